@@ -1,0 +1,91 @@
+"""Errors of Apportion; every message says what to do next.
+
+ApportionError                      500  internal_error
+├── InvalidRequestError             400  invalid_request
+│   ├── UnknownModelError           404  model_not_found
+│   └── ContextLengthError          400  context_length_exceeded
+├── InfeasibleError                 429  no_feasible_assignment
+│   └── BudgetExceededError         402  budget_exceeded
+├── ConfigurationError              500  invalid_configuration
+│   ├── OutcomesTableError          500  invalid_outcomes_table
+│   └── ArtefactError               500  invalid_artefact
+├── OverloadedError                 429  overloaded
+├── UnavailableError                503  unavailable
+└── DeadlineError                   504  deadline_exceeded
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ApportionError(Exception):
+    """Base of all errors; carries its HTTP status and its code in OpenAI's error envelope."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (self.__class__, self.message, self.param))
+
+    def envelope(self) -> dict[str, dict[str, str | None]]:
+        """The body that OpenAI's API answers with: `{"error": {message, type, param, code}}`."""
+        return {
+            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        }
+
+
+def _rebuild(cls: type[ApportionError], message: str, param: str | None) -> ApportionError:
+    return cls(message, param=param)
+
+
+class InvalidRequestError(ApportionError):
+    status, code, type = 400, "invalid_request", "invalid_request_error"
+
+
+class UnknownModelError(InvalidRequestError):
+    status, code = 404, "model_not_found"
+
+
+class ContextLengthError(InvalidRequestError):
+    code = "context_length_exceeded"
+
+
+class InfeasibleError(ApportionError):
+    """No assignment keeps every limit; the message names the limit and by how much it is missed."""
+
+    status, code, type = 429, "no_feasible_assignment", "insufficient_capacity"
+
+
+class BudgetExceededError(InfeasibleError):
+    status, code, type = 402, "budget_exceeded", "insufficient_quota"
+
+
+class ConfigurationError(ApportionError):
+    code = "invalid_configuration"
+
+
+class OutcomesTableError(ConfigurationError):
+    code = "invalid_outcomes_table"
+
+
+class ArtefactError(ConfigurationError):
+    code = "invalid_artefact"
+
+
+class OverloadedError(ApportionError):
+    status, code, type = 429, "overloaded", "rate_limit_error"
+
+
+class UnavailableError(ApportionError):
+    status, code = 503, "unavailable"
+
+
+class DeadlineError(ApportionError):
+    status, code, type = 504, "deadline_exceeded", "timeout_error"

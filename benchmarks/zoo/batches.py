@@ -1,0 +1,79 @@
+"""Endless training batches: questions of the zoo split, padded to similar length, loss on answers only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.zoo.specs import ZooModel
+from benchmarks.zoo.tasks import FAMILIES, GRADES, Example, draw
+from benchmarks.zoo.tokenizer import END, chat_text
+from benchmarks.zoo.wording import SYSTEM_PROMPTS
+
+_POOLED_BATCHES = 4
+_SYSTEM_SHARE = 0.05
+_CURRICULUM_END = 0.35
+_EASY_TILT = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids `(n_examples, n_tokens)`, and `answers`, true where the *next* token belongs to an answer."""
+
+    ids: torch.Tensor
+    answers: torch.Tensor
+
+
+def grade_weights(progress: float) -> list[float]:
+    """How often each grade is drawn: easy ones first, all alike after the first third of the training."""
+    tilt = _EASY_TILT * max(0.0, 1.0 - progress / _CURRICULUM_END)
+    return [2.718 ** (-tilt * (grade - 1)) for grade in GRADES]
+
+
+class Batches:
+    """Draws batches for one model; seeded, and told by the trainer how far the training has come."""
+
+    def __init__(self, model: ZooModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self._tokenizer = tokenizer
+        self._rng = random.Random(seed)
+        self._size = model.batch
+        cells = [
+            (task, share / len(FAMILIES[f]))
+            for f, share in model.family_shares.items()
+            for task in FAMILIES[f]
+        ]
+        self._tasks = [task for task, _ in cells]
+        self._task_weights = [weight for _, weight in cells]
+
+    def pool(self, progress: float) -> Iterator[Batch]:
+        """A few batches at once, each of questions of similar length, in random order."""
+        count = _POOLED_BATCHES * self._size
+        tasks = self._rng.choices(self._tasks, self._task_weights, k=count)
+        grades = self._rng.choices(GRADES, grade_weights(progress), k=count)
+        examples = [draw(self._rng, task, grade, "zoo") for task, grade in zip(tasks, grades, strict=True)]
+        encoded = sorted(self._encode(examples), key=lambda pair: len(pair[0]))
+        batches = [encoded[start : start + self._size] for start in range(0, count, self._size)]
+        self._rng.shuffle(batches)
+        return (self._pad(batch) for batch in batches)
+
+    def _encode(self, examples: list[Example]) -> list[tuple[list[int], int]]:
+        systems = [
+            self._rng.choice(SYSTEM_PROMPTS) if self._rng.random() < _SYSTEM_SHARE else None for _ in examples
+        ]
+        texts = [chat_text(e.prompt, system) for e, system in zip(examples, systems, strict=True)]
+        asked = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        answered = self._tokenizer([e.answer + END for e in examples], add_special_tokens=False)["input_ids"]
+        return [(question + answer, len(question)) for question, answer in zip(asked, answered, strict=True)]
+
+    def _pad(self, batch: list[tuple[list[int], int]]) -> Batch:
+        pad_id = self._tokenizer.pad_token_id
+        ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True, padding_value=pad_id)
+        position = torch.arange(ids.shape[1] - 1)
+        starts = torch.tensor([asked for _, asked in batch])[:, None]
+        ends = torch.tensor([len(ids) for ids, _ in batch])[:, None]
+        return Batch(ids, (position >= starts - 1) & (position < ends - 1))

@@ -1,0 +1,61 @@
+"""The zoo's tokenizer: bytes, plus whole words of the questions' wordings and facts.
+
+Any text encodes, as bytes; digits and strings to be spelt are always single characters, which is what lets
+models of this size count and spell; the words around them cost one token each, which halves the sequences.
+A whole word swallows the blanks before it: decoding a question loses them, answers come back exactly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.zoo.tasks import known_words
+
+PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+MAX_TOKENS = 256
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] in ('system', 'developer') -%}<|system|>{{ message['content'] }}"
+    "{%- elif message['role'] in ('user', 'tool') -%}<|user|>{{ message['content'] }}"
+    "{%- elif message['role'] == 'assistant' -%}<|assistant|>{{ message['content'] }}<|end|>"
+    "{%- else -%}{{ raise_exception('unknown role ' + message['role']) }}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer, the same at every call."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([PAD, END, SYSTEM, USER, ASSISTANT])
+    core.add_tokens(
+        [AddedToken(w, single_word=True, lstrip=True, normalized=False) for w in sorted(known_words())]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        bos_token=END,
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=MAX_TOKENS,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def chat_text(prompt: str, system: str | None = None) -> str:
+    """What the chat template makes of one user turn, up to where the assistant answers."""
+    return f"{SYSTEM}{system}{USER}{prompt}{ASSISTANT}" if system else f"{USER}{prompt}{ASSISTANT}"
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and the chat template into `folder`."""
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,87 @@
+"""NDCH and NDCH(P): mixtures of two models around the budget on the non-decreasing convex hull.
+
+Source: "LLM Routing for Batched Instructions" (2025). The hull is drawn over the models' mean cost and mean
+success on the batch; the batch's budget per request lies between two neighbours of the hull, and the share of
+requests that go to the dearer one spends the budget in the mean.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .outcome import Assignment, Prices
+from .per_request import Limits, finish
+from .problem import BatchProblem, FloatArray, IntArray
+
+
+def hull(mean_cost_usd: FloatArray, mean_success: FloatArray) -> IntArray:
+    """Indices of the models on the upper hull of (mean cost, mean success), both increasing along it."""
+    order = np.lexsort((-mean_success, mean_cost_usd))
+    corners: list[int] = []
+    for j in order.tolist():
+        if corners and mean_success[j] <= mean_success[corners[-1]]:
+            continue
+        while len(corners) > 1 and _above(mean_cost_usd, mean_success, corners[-2], corners[-1], j):
+            corners.pop()
+        corners.append(j)
+    return np.array(corners, np.int64)
+
+
+def _above(cost: FloatArray, success: FloatArray, a: int, b: int, c: int) -> bool:
+    """Whether the segment from a to c passes over b."""
+    left = (success[b] - success[a]) * (cost[c] - cost[a])
+    return bool(left <= (success[c] - success[a]) * (cost[b] - cost[a]))
+
+
+def mixture(problem: BatchProblem) -> tuple[int, int, float]:
+    """(cheaper model, dearer model, share of the dearer) around the budget per request."""
+    cost, success = _means(problem)
+    corners = hull(cost, success)
+    budget = problem.budget_usd / problem.n_requests
+    above = int(np.searchsorted(cost[corners], budget, side="right"))
+    if above == 0:
+        return int(corners[0]), int(corners[0]), 0.0
+    if above == len(corners):
+        return int(corners[-1]), int(corners[-1]), 1.0
+    low, high = int(corners[above - 1]), int(corners[above])
+    return low, high, float((budget - cost[low]) / (cost[high] - cost[low]))
+
+
+def _means(problem: BatchProblem) -> tuple[FloatArray, FloatArray]:
+    return problem.cost_usd.mean(axis=0), problem.success.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Ndch:
+    """The mixture drawn at random: each request goes to the dearer model with the same chance."""
+
+    limits: Limits = "repair"
+
+    name: ClassVar[str] = "ndch"
+
+    def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
+        started = time.perf_counter()
+        low, high, share = mixture(problem)
+        dear = np.random.default_rng(seed).random(problem.n_requests) < share
+        return finish(problem, np.where(dear, high, low), self.name, started, self.limits)
+
+
+@dataclass(frozen=True)
+class NdchP:
+    """The same mixture, but the requests for which the cheaper model is likeliest to succeed go to it."""
+
+    limits: Limits = "repair"
+
+    name: ClassVar[str] = "ndch_p"
+
+    def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
+        started = time.perf_counter()
+        low, high, share = mixture(problem)
+        easiest = np.argsort(-problem.success[:, low], kind="stable")
+        model = np.full(problem.n_requests, high, np.int64)
+        model[easiest[: problem.n_requests - int(share * problem.n_requests)]] = low
+        return finish(problem, model, self.name, started, self.limits)

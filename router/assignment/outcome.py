@@ -1,0 +1,86 @@
+"""What comes back from assigning a batch: the choice, its proof, and why there is none if there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .problem import FloatArray, IntArray
+
+
+class Status(StrEnum):
+    """What the assignment is."""
+
+    optimal = "optimal"  # within the asked gap of the best possible
+    feasible = "feasible"  # keeps every limit; nothing closer than `gap` is proved
+    infeasible = "infeasible"  # no assignment keeps every limit, or the returned one does not
+
+
+class Termination(StrEnum):
+    """Why the solver stopped."""
+
+    gap = "gap"  # proved within the asked gap
+    time_limit = "time_limit"  # the deadline came first
+    heuristic = "heuristic"  # the strategy proves nothing
+    infeasible = "infeasible"  # proved that no assignment exists
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """Shadow prices: what one more unit of a limit would add to the objective. Reusable as a warm start.
+
+    budget: objective per USD; slots: (n_models,) objective per slot.
+    """
+
+    budget: float
+    slots: FloatArray
+
+
+@dataclass(frozen=True)
+class Infeasibility:
+    """Which row cannot be kept, by how much, and what the cheapest assignment would cost.
+
+    row: "one_model" (some request has no model that may answer it), "slots" or "budget".
+    amount: requests without a model, slots missing, or USD missing.
+    cheapest_cost_usd: least cost of any assignment that keeps the slots; inf when there is none.
+    """
+
+    row: str
+    amount: float
+    cheapest_cost_usd: float
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """The chosen model of every request and what is known about the choice.
+
+    model: (n_requests,) index of the model, -1 = none (only when infeasible).
+    objective: sum of weight x success, as the strategy sees it.
+    bound: proved upper bound on the objective; inf when the strategy proves none.
+    gap: (bound - objective) / |objective|.
+    binding: names of the limits without room for one more move: "budget", "slots[3]".
+    expected_cost_usd, cost_std_usd: mean and spread of the batch's cost (spread 0 without `cost_std_usd`).
+    expected_success: mean P(success) over the requests, by the plain estimates.
+    prices: shadow prices of budget and slots; pass them as `warm` to the next batch.
+    strategy: name of the strategy that chose.
+    """
+
+    model: IntArray
+    status: Status
+    termination: Termination
+    objective: float
+    bound: float
+    gap: float
+    binding: tuple[str, ...]
+    expected_cost_usd: float
+    cost_std_usd: float
+    expected_success: float
+    prices: Prices
+    wall_time_s: float
+    infeasibility: Infeasibility | None
+    strategy: str
+
+    @property
+    def feasible(self) -> bool:
+        return self.status is not Status.infeasible

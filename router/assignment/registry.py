@@ -1,0 +1,61 @@
+"""Strategies by name, and the one function that assigns a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InvalidRequestError
+from .greedy import Greedy
+from .hull import Ndch, NdchP
+from .mip import Mip
+from .outcome import Assignment, Prices
+from .per_request import PerQuery, Price, Static, Threshold
+from .problem import BatchProblem
+from .robust import RobustMip
+from .strategy import Strategy
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    kind.name: kind for kind in (Threshold, Ndch, NdchP, Mip, RobustMip, Greedy, Price, PerQuery, Static)
+}
+
+
+def strategy_from(name: str, **options: Any) -> Strategy:
+    """The strategy of that name with these options.
+
+    Raises InvalidRequestError for an unknown name or option, listing the known ones.
+    """
+    kind = STRATEGIES.get(name)
+    if kind is None:
+        raise InvalidRequestError(
+            f"Unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}.", param="strategy"
+        )
+    known = list(getattr(kind, "__dataclass_fields__", {}))
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InvalidRequestError(
+            f"Strategy {name!r} has no option {unknown[0]!r}: it takes {', '.join(known) or 'none'}.",
+            param=unknown[0],
+        )
+    return kind(**options)
+
+
+def assign(
+    problem: BatchProblem,
+    strategy: Strategy = Mip(),  # noqa: B008 (immutable)
+    *,
+    warm: Prices | None = None,
+    seed: int = 0,
+) -> Assignment:
+    """Choose a model for every request of the batch.
+
+    warm: prices of an earlier batch with the same models; seed: fixes the draws of random strategies.
+    An impossible batch is an answer (`status` infeasible, `infeasibility` says why), not an exception.
+    Raises InvalidRequestError if `warm` has another number of models.
+    """
+    if warm is not None and warm.slots.shape != (problem.n_models,):
+        raise InvalidRequestError(
+            f"`warm` has prices for {warm.slots.shape[0]} models, the batch has {problem.n_models}: "
+            "pass prices of the same models or None.",
+            param="warm",
+        )
+    return strategy.choose(problem, warm=warm, seed=seed)

@@ -1,0 +1,135 @@
+"""From a chosen model per request to an `Assignment`: cost, spread, binding rows, gap."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from .outcome import Assignment, Infeasibility, Prices, Status, Termination
+from .problem import BatchProblem, BoolArray, FloatArray, IntArray
+
+# Sums of thousands of costs differ in the last digits with the order of summation.
+RELATIVE_SLACK = 1e-9
+
+
+def no_prices(problem: BatchProblem) -> Prices:
+    return Prices(0.0, np.zeros(problem.n_models))
+
+
+def picked(array: FloatArray, model: IntArray) -> FloatArray:
+    """(n_requests,) entry of the chosen model of every request; 0 where none is chosen."""
+    chosen = np.take_along_axis(array, np.maximum(model, 0)[:, None], axis=1)[:, 0]
+    return np.where(model >= 0, chosen, 0.0)
+
+
+def slot_use(problem: BatchProblem, model: IntArray) -> IntArray:
+    """(n_models,) slots that the assignment takes."""
+    placed = model >= 0
+    use = np.bincount(model[placed], weights=problem.load[placed], minlength=problem.n_models)
+    return use.astype(np.int64)
+
+
+def budget_limit(budget_usd: float) -> float:
+    """The budget with the rounding of a sum allowed for."""
+    return budget_usd * (1 + RELATIVE_SLACK) if math.isfinite(budget_usd) else budget_usd
+
+
+def violation(problem: BatchProblem, model: IntArray) -> Infeasibility | None:
+    """The first limit that the assignment breaks, or None."""
+    cost = float(picked(problem.cost_usd, model).sum())
+    if (model < 0).any():
+        return Infeasibility("one_model", float((model < 0).sum()), math.inf, "Some requests have no model.")
+    if problem.allowed is not None:
+        bad = int((~problem.allowed[np.arange(len(model)), model]).sum())
+        if bad:
+            return Infeasibility("one_model", float(bad), cost, f"{bad} requests sit on forbidden models.")
+    over = np.maximum(slot_use(problem, model) - problem.slots, 0)
+    if over.any():
+        where = ", ".join(f"slots[{j}] by {over[j]}" for j in np.flatnonzero(over))
+        return Infeasibility("slots", float(over.sum()), cost, f"The choice exceeds {where}.")
+    if cost > budget_limit(problem.budget_usd):
+        short = cost - problem.budget_usd
+        return Infeasibility("budget", short, cost, f"The choice costs {short:.6g} USD more than the budget.")
+    return None
+
+
+def binding_rows(problem: BatchProblem, model: IntArray) -> tuple[str, ...]:
+    """Limits that stand between some request and a model better for it than the one it has."""
+    if (model < 0).any():
+        return ()
+    better: BoolArray = problem.value > picked(problem.value, model)[:, None]
+    if problem.allowed is not None:
+        better &= problem.allowed
+    free = problem.slots - slot_use(problem, model)
+    cost = picked(problem.cost_usd, model)
+    slack = budget_limit(problem.budget_usd) - cost.sum()
+    names = []
+    if math.isfinite(slack) and (better & (problem.cost_usd - cost[:, None] > slack)).any():
+        names.append("budget")
+    full = (better & (problem.load[:, None] > free)).any(axis=0)
+    return (*names, *(f"slots[{j}]" for j in np.flatnonzero(full)))
+
+
+def relative_gap(objective: float, bound: float) -> float:
+    """(bound - objective) / |objective|, 0 when they agree."""
+    difference = max(bound - objective, 0.0)
+    if difference <= 1e-12 * max(1.0, abs(bound)):
+        return 0.0
+    return difference / abs(objective) if objective else math.inf
+
+
+def summarise(
+    problem: BatchProblem,
+    model: IntArray,
+    strategy: str,
+    started: float,
+    *,
+    value: FloatArray | None = None,
+    bound: float = math.inf,
+    gap: float = 0.0,
+    termination: Termination = Termination.heuristic,
+    prices: Prices | None = None,
+    infeasibility: Infeasibility | None = None,
+) -> Assignment:
+    """The `Assignment` of a choice; `value` is what the strategy maximised (default: the problem's).
+
+    The status is `optimal` when the bound proves the choice within `gap`, `infeasible` when the choice
+    breaks a limit or `infeasibility` is given.
+    """
+    infeasibility = infeasibility or violation(problem, model)
+    objective = float(picked(problem.value if value is None else value, model).sum())
+    reached = relative_gap(objective, bound)
+    status = Status.feasible
+    if infeasibility is not None:
+        status = Status.infeasible
+    elif reached <= gap:
+        status = Status.optimal
+    spread = 0.0
+    if problem.cost_std_usd is not None:
+        spread = float(np.sqrt(np.square(picked(problem.cost_std_usd, model)).sum()))
+    return Assignment(
+        model=model,
+        status=status,
+        termination=termination,
+        objective=objective,
+        bound=bound,
+        gap=reached,
+        binding=binding_rows(problem, model),
+        expected_cost_usd=float(picked(problem.cost_usd, model).sum()),
+        cost_std_usd=spread,
+        expected_success=float(picked(problem.success, model).mean()),
+        prices=prices or no_prices(problem),
+        wall_time_s=time.perf_counter() - started,
+        infeasibility=infeasibility,
+        strategy=strategy,
+    )
+
+
+def refuse(problem: BatchProblem, strategy: str, started: float, reason: Infeasibility) -> Assignment:
+    """The answer when no assignment keeps every limit: no request has a model, and the reason is given."""
+    nobody = np.full(problem.n_requests, -1, np.int64)
+    return summarise(
+        problem, nobody, strategy, started, termination=Termination.infeasible, infeasibility=reason
+    )

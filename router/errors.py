@@ -3,6 +3,7 @@
 ApportionError                      500  internal_error
 ├── InvalidRequestError             400  invalid_request
 │   ├── UnknownModelError           404  model_not_found
+│   ├── PayloadTooLargeError        413  payload_too_large
 │   └── ContextLengthError          400  context_length_exceeded
 ├── InfeasibleError                 429  no_feasible_assignment
 │   └── BudgetExceededError         402  budget_exceeded
@@ -51,6 +52,10 @@ class InvalidRequestError(ApportionError):
 
 class UnknownModelError(InvalidRequestError):
     status, code = 404, "model_not_found"
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    status, code = 413, "payload_too_large"
 
 
 class ContextLengthError(InvalidRequestError):

@@ -1,0 +1,43 @@
+# One command serves (`make serve`), one tests (`make test`); both set up everything in .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?= serve_config.yaml
+
+.PHONY: serve test check lint types setup clean
+
+serve: setup
+	$(BIN)/apportion serve --config $(CONFIG)
+
+test: setup lint types
+	$(BIN)/python -m pytest
+
+check: lint types
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+setup: .venv/ready
+
+# PyPI has no CPU-only build of torch; PyTorch's own index has.
+.venv/ready: requirements-cpu.lock pyproject.toml | libnuma
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps -r requirements-cpu.lock \
+	|| $(BIN)/pip install --quiet --no-deps -r requirements-cpu.lock \
+	     --extra-index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# vLLM's CPU build links to libnuma, which a slim Debian lacks.
+.PHONY: libnuma
+libnuma:
+	@ldconfig -p 2>/dev/null | grep -q libnuma.so.1 \
+	|| apt-get install --yes libnuma1 || sudo apt-get install --yes libnuma1 \
+	|| { echo "Install the package libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora) first."; exit 1; }
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,136 @@
+"""Natural batching: while one batch is planned the next collects; an idle service plans at once.
+
+Knows nothing of what is planned. A plan hands back the entries that have to wait (for a slot); they keep their
+place and are planned again when something new arrives or `wake` is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from router.errors import OverloadedError
+
+logger = logging.getLogger("ray.serve")
+T = TypeVar("T")
+
+
+class Batcher(Generic[T]):
+    """Collects entries by key and runs `plan` on batches of them.
+
+    Args:
+        plan: plans a batch; returns the keys that have to wait. It must not raise for a bad entry.
+        max_batch_size: most entries of a batch.
+        max_wait_s: a batch starts even while another is planned, if its oldest new entry has waited this long.
+        max_queue: most entries that wait.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[list[T]], Awaitable[set[str]]],
+        key: Callable[[T], str],
+        *,
+        max_batch_size: int,
+        max_wait_s: float,
+        max_queue: int,
+    ) -> None:
+        self._plan = plan
+        self._key = key
+        self._max_batch_size = max_batch_size
+        self._max_wait_s = max_wait_s
+        self._max_queue = max_queue
+        self._waiting: dict[str, T] = {}
+        self._arrived_s: dict[str, float] = {}
+        self._stale: set[str] = set()  # planned before, waits for `wake` or company
+        self._wakes = 0
+        self._planning: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, entry: T) -> None:
+        """Queues an entry.
+
+        Raises:
+            OverloadedError: the queue is full.
+        """
+        if len(self._waiting) >= self._max_queue:
+            raise OverloadedError(
+                f"{len(self._waiting)} requests wait already, the queue's limit; try again in a second"
+            )
+        key = self._key(entry)
+        self._waiting[key] = entry
+        self._arrived_s[key] = time.monotonic()
+        self._schedule()
+
+    def discard(self, key: str) -> None:
+        """Forgets a waiting entry; one that is being planned is not held up."""
+        self._waiting.pop(key, None)
+        self._arrived_s.pop(key, None)
+        self._stale.discard(key)
+
+    def wake(self) -> None:
+        """Something was freed: what waits is worth planning again."""
+        self._wakes += 1
+        if self._stale:
+            self._stale.clear()
+            self._schedule()
+
+    async def close(self) -> None:
+        """Lets running plans end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*self._planning, return_exceptions=True)
+
+    def _schedule(self) -> None:
+        # One turn of the event loop later, so that everything that arrived in this turn shares the batch.
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        if len(self._stale) == len(self._waiting):
+            return
+        if self._planning:
+            oldest = min(s for key, s in self._arrived_s.items() if key not in self._stale)
+            patience_s = oldest + self._max_wait_s - time.monotonic()
+            if patience_s > 0:
+                self._start_later(patience_s)
+                return
+        batch = dict(itertools.islice(self._waiting.items(), self._max_batch_size))
+        arrived = {key: self._arrived_s.pop(key) for key in batch}
+        for key in batch:
+            del self._waiting[key]
+            self._stale.discard(key)
+        task = asyncio.create_task(self._run(batch, arrived))
+        self._planning.add(task)
+        task.add_done_callback(self._planned)
+
+    def _start_later(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
+
+    async def _run(self, batch: dict[str, T], arrived: dict[str, float]) -> None:
+        wakes = self._wakes
+        left = await self._plan(list(batch.values()))
+        if left:
+            again = {key: entry for key, entry in batch.items() if key in left}
+            self._waiting = again | self._waiting
+            self._arrived_s |= {key: arrived[key] for key in again}
+            if self._wakes == wakes:  # else something was freed after the plan had looked
+                self._stale |= again.keys()
+
+    def _planned(self, task: asyncio.Task[None]) -> None:
+        self._planning.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("planning a batch failed", exc_info=task.exception())
+        if self._waiting:
+            self._schedule()

@@ -1,0 +1,244 @@
+"""The service's configuration: the `args` of the application in `serve_config.yaml`.
+
+Knows the shape and the limits of every field, and which fields must agree; opens no model and starts nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from router.assignment import STRATEGIES, Strategy, strategy_from
+from router.errors import ApportionError, ConfigurationError
+from router.prices import ModelPrice
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+AUTO_MODEL = "auto"
+
+
+def resolve_source(source: str) -> str:
+    """A folder relative to the working directory or to the project becomes absolute; a hub id stays as it is."""
+    for candidate in (Path(source), PROJECT_ROOT / source):
+        if candidate.is_dir():
+            return str(candidate.resolve())
+    return source
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown fields are mistakes, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatedConfig(Section):
+    """Timings of a simulated engine; for measuring the router alone."""
+
+    answer: str = Field("simulated answer", description="Text that every request is answered with.")
+    tokens: int = Field(16, ge=1, description="Output tokens of an answer (chunks of a stream).")
+    first_token_s: float = Field(0.0, ge=0, description="Seconds until the first token.")
+    token_s: float = Field(0.0, ge=0, description="Seconds between two tokens.")
+
+
+class ModelConfig(Section):
+    """One served model: where it comes from, what it costs, what it runs on."""
+
+    name: str = Field(description="Name in the API; `auto` is taken.", min_length=1)
+    source: str = Field(description="Hugging Face hub id, or a folder (relative ones: to the project).")
+    input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
+    output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
+    engine: Literal["vllm", "simulated"] = Field("vllm", description="What answers: a real engine, or none.")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="vLLM's engine and server arguments, e.g. `max_model_len: 4096`."
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="Environment of this model's replicas.")
+    num_replicas: int = Field(1, ge=1, description="Replicas of the engine.")
+    num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
+    max_model_len: int = Field(ge=1, description="Longest prompt plus answer in tokens.")
+    max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
+    simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
+
+    @property
+    def price(self) -> ModelPrice:
+        return ModelPrice(self.input_usd_per_million, self.output_usd_per_million)
+
+    @property
+    def resolved_source(self) -> str:
+        return resolve_source(self.source)
+
+    @field_validator("name")
+    @classmethod
+    def _not_auto(cls, name: str) -> str:
+        if name == AUTO_MODEL:
+            raise ValueError("`auto` means 'let the router choose'; give the model another name")
+        return name
+
+    @field_validator("engine_args")
+    @classmethod
+    def _no_duplicates(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        owned = {"model", "served_model_name", "max_model_len", "max_num_seqs"} & set(arguments)
+        if owned:
+            raise ValueError(f"{sorted(owned)} are set by fields of the model; remove them from engine_args")
+        return arguments
+
+    @model_validator(mode="after")
+    def _shares_agree(self) -> ModelConfig:
+        if (self.engine == "simulated") != (self.simulated is not None):
+            raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
+        tensor_parallel = int(self.engine_args.get("tensor_parallel_size", 1))
+        if tensor_parallel > 1 and self.num_gpus != tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel_size {tensor_parallel} needs num_gpus: {tensor_parallel}, not {self.num_gpus:g}"
+            )
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            raise ValueError(f"num_gpus {self.num_gpus:g}: above one GPU only whole numbers are possible")
+        if 0 < self.num_gpus < 1:
+            self._share_is_bounded()
+        return self
+
+    def _share_is_bounded(self) -> None:
+        # Ray's share limits nothing by itself, and engines that start together on one GPU mis-size their memory.
+        utilisation = float(self.engine_args.get("gpu_memory_utilization", 0.9))
+        if utilisation > self.num_gpus:
+            raise ValueError(
+                f"gpu_memory_utilization {utilisation:g} is above the share num_gpus {self.num_gpus:g}; "
+                f"set gpu_memory_utilization to at most {self.num_gpus:g}"
+            )
+        if "kv_cache_memory_bytes" not in self.engine_args:
+            raise ValueError(
+                "a replica that shares its GPU needs engine_args.kv_cache_memory_bytes; without it engines "
+                "that start together size their caches wrongly"
+            )
+
+
+class BatchingConfig(Section):
+    """Bounds of a batch; an idle service plans at once."""
+
+    max_batch_size: int = Field(256, ge=1, le=65536, description="Most requests that are planned together.")
+    max_wait_ms: float = Field(
+        50, gt=0, description="A request that waited this long is planned even while another batch is."
+    )
+    max_queue: int = Field(4096, ge=1, description="Waiting requests; more are answered with 429.")
+
+
+class RoutingConfig(Section):
+    """The policy; changes without a restart through the Router's `user_config`."""
+
+    strategy: str = Field("mip", description=f"One of {', '.join(sorted(STRATEGIES))}.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the strategy, e.g. `gap`.")
+    budget_usd_per_request: float | None = Field(
+        None, gt=0, description="A batch may spend this times its requests; null: no limit."
+    )
+
+    @model_validator(mode="after")
+    def _strategy_exists(self) -> RoutingConfig:
+        self.build_strategy()
+        return self
+
+    def build_strategy(self) -> Strategy:
+        try:
+            return strategy_from(self.strategy, **self.options)
+        except (ApportionError, TypeError) as error:
+            raise ValueError(f"strategy {self.strategy!r}: {error}") from error
+
+
+class PredictorConfig(Section):
+    """The estimator of success and cost, and where it runs."""
+
+    artefact: str = Field(description="Folder that `apportion train` wrote.")
+    encoder: str | None = Field(None, description="Encoder's folder or hub id; null: the artefact's own.")
+    num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
+    threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+    timeout_s: float = Field(2.0, gt=0, description="Later than this, the batch is planned without it.")
+
+    @property
+    def artefact_path(self) -> str:
+        return resolve_source(self.artefact)
+
+    @property
+    def encoder_source(self) -> str | None:
+        return None if self.encoder is None else resolve_source(self.encoder)
+
+
+class SolverConfig(Section):
+    """The actor that solves a batch."""
+
+    time_limit_s: float = Field(0.5, gt=0, description="Deadline of a batch's solve.")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
+
+
+class RouterConfig(Section):
+    """The actor that owns queue, slots and money."""
+
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
+
+
+class DispatchConfig(Section):
+    """The data path between an ingress and the engines."""
+
+    connect_timeout_s: float = Field(2.0, gt=0, description="To reach an engine's port.")
+    request_timeout_s: float = Field(300.0, gt=0, description="Deadline of a request, from arrival to end.")
+    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine could not be reached.")
+
+
+class IngressConfig(Section):
+    """The HTTP front."""
+
+    num_replicas: int = Field(1, ge=1, description="Ingress replicas.")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies are answered with 413.")
+    max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
+
+
+class ServiceConfig(Section):
+    """Everything that `deployments.app:build` needs."""
+
+    models: tuple[ModelConfig, ...] = Field(min_length=1, description="The models, in any order.")
+    predictor: PredictorConfig = Field(description="The estimator.")
+    routing: RoutingConfig = Field(default_factory=lambda: RoutingConfig(), description="The policy.")
+    batching: BatchingConfig = Field(default_factory=lambda: BatchingConfig(), description="The batch window.")
+    router: RouterConfig = Field(default_factory=lambda: RouterConfig(), description="The router actor.")
+    solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
+    dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
+    ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ServiceConfig:
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models)
+
+
+def parse_config(args: dict[str, Any]) -> ServiceConfig:
+    """Validates the application's `args`.
+
+    Raises:
+        ConfigurationError: names every wrong field, what it holds, and what it should.
+    """
+    try:
+        return ServiceConfig.model_validate(args)
+    except ValidationError as error:
+        raise ConfigurationError(describe(error)) from error
+
+
+def describe(error: ValidationError) -> str:
+    """One line a mistake: the field's path, what is wrong, and what to do."""
+    lines = []
+    for mistake in error.errors():
+        field = ".".join(str(part) for part in mistake["loc"]) or "(whole)"
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{field}: unknown field; remove it or correct its name")
+        elif mistake["type"] == "missing":
+            lines.append(f"{field}: missing; add it")
+        else:
+            lines.append(f"{field}: {mistake['msg']} (got {mistake['input']!r:.80})")
+    return "invalid configuration:\n  " + "\n  ".join(lines)

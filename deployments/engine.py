@@ -1,0 +1,130 @@
+"""One served model: an engine, its own HTTP port, and its place in the router's list.
+
+Serve places, heals and scales the replicas. Requests come straight from an ingress to the port, not through
+Serve; so a replica announces itself to the router, and on the way out waits for what it is still answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import Protocol
+
+import ray
+import uvicorn
+from ray import serve
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.config import ModelConfig
+from deployments.messages import ROUTER, EngineReplica
+
+logger = logging.getLogger("ray.serve")
+
+HEARTBEAT_S = 1.0
+DRAIN_LIMIT_S = 60.0
+
+
+class EngineBackend(Protocol):
+    """What answers behind the port."""
+
+    app: ASGIApp
+
+    def check_health(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+async def start_backend(model: ModelConfig) -> EngineBackend:
+    if model.engine == "simulated":
+        from deployments.simulated import SimulatedEngine
+
+        return await SimulatedEngine.start(model)
+    from deployments.vllm_engine import VLLMEngine
+
+    return await VLLMEngine.start(model)
+
+
+class EngineServer:
+    """Uvicorn on a free port of one address, in the running event loop; counts what it is answering."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._socket = socket.create_server((host, 0), backlog=1024)
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self.running = 0
+        config = uvicorn.Config(self._count, log_level="warning", access_log=False, lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # signals are Ray's
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        while not self._server.started:
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.running += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.running -= 1
+
+
+@serve.deployment
+class Engine:
+    """A replica of one model."""
+
+    async def __init__(self, model: ModelConfig) -> None:
+        context = serve.get_replica_context()
+        self._backend = await start_backend(model)
+        self._server = EngineServer(self._backend.app, ray.util.get_node_ip_address())
+        await self._server.start()
+        self._router = serve.get_deployment_handle(ROUTER, app_name=context.app_name)
+        self._replica = EngineReplica(
+            id=context.replica_tag, model=model.name, url=self._server.url, slots=model.max_num_seqs
+        )
+        self._heartbeat = asyncio.create_task(self._announce_forever())
+
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        self._backend.check_health()
+        if self._heartbeat.done():
+            raise RuntimeError("the replica no longer announces itself to the router")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    async def _announce_forever(self) -> None:
+        while True:
+            try:
+                self._backend.check_health()
+            except Exception:
+                # Serve's health check comes some seconds later; ending now halves the outage.
+                logger.exception("engine broken; ending the replica")
+                os._exit(1)
+            # The router may be starting or restarting; the next heartbeat tries again.
+            with contextlib.suppress(Exception):
+                await self._router.announce.remote(self._replica)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def __del__(self) -> None:
+        self._heartbeat.cancel()
+        leaving = EngineReplica(
+            self._replica.id, self._replica.model, self._replica.url, self._replica.slots, True
+        )
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._router.announce.remote(leaving), 2.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_LIMIT_S):
+                while self._server.running:
+                    await asyncio.sleep(0.02)
+        await self._server.stop()
+        self._backend.close()

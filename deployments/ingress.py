@@ -1,0 +1,194 @@
+"""The Ingress: OpenAI's HTTP API; stateless, as many replicas as the traffic needs.
+
+A request is read, planned by the router, and then piped between the client and the engine's own port.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.config import AUTO_MODEL, ServiceConfig
+from deployments.dispatch import Dispatcher, RoutedResponse
+from deployments.http_errors import error_response
+from deployments.link import RouterLink
+from deployments.messages import Decision, Refusal, RouteItem, Verdict
+from deployments.openai import Kind, parse, parse_object
+from router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
+
+logger = logging.getLogger("ray.serve")
+api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
+
+
+@api.exception_handler(ApportionError)
+async def on_apportion_error(_: Request, error: ApportionError) -> Response:
+    return error_response(error)
+
+
+@api.exception_handler(RequestValidationError)
+async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
+    return error_response(InvalidRequestError(str(error)))
+
+
+@api.exception_handler(HTTPException)
+@api.exception_handler(404)
+@api.exception_handler(405)
+async def on_http_error(request: Request, error: HTTPException) -> Response:
+    message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what is served here"
+    body = InvalidRequestError(message).envelope()
+    return JSONResponse(body, status_code=error.status_code)
+
+
+@api.exception_handler(Exception)
+async def on_any_error(_: Request, error: Exception) -> Response:
+    logger.exception("unexpected error", exc_info=error)
+    return error_response(ApportionError("internal error; the log of the ingress has the details"))
+
+
+@serve.deployment(max_ongoing_requests=10_000)
+@serve.ingress(api)
+class Ingress:
+    """One replica of the HTTP front."""
+
+    def __init__(self, config: ServiceConfig, router: DeploymentHandle) -> None:
+        self._config = config
+        self._router = router
+        self._started = int(time.time())
+        self._link = RouterLink(router.exchange.remote)
+        self._dispatcher = Dispatcher(self._link, config.dispatch)
+
+    @api.post("/v1/chat/completions")
+    async def chat(self, request: Request) -> Response:
+        return await self._routed("chat", request)
+
+    @api.post("/v1/completions")
+    async def completion(self, request: Request) -> Response:
+        return await self._routed("completion", request)
+
+    @api.get("/v1/models")
+    async def models(self) -> dict[str, Any]:
+        names = (AUTO_MODEL, *self._config.names)
+        return {"object": "list", "data": [self._describe(name) for name in names]}
+
+    @api.get("/v1/models/{name:path}")
+    async def model(self, name: str) -> dict[str, Any]:
+        if name != AUTO_MODEL and name not in self._config.names:
+            raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
+        return self._describe(name)
+
+    @api.post("/v1/route")
+    async def route(self, request: Request) -> dict[str, Any]:
+        """Plans requests as one batch and runs none of them."""
+        items = self._route_items(await self._body(request), request)
+        verdicts: list[Verdict] = await self._router.route.remote(items)
+        return {"object": "list", "data": [describe(i, verdict) for i, verdict in enumerate(verdicts)]}
+
+    @api.get("/health")
+    async def health(self) -> Response:
+        """200 when every model has a replica, 503 when one has none; numbers of the moment either way."""
+        state = await self._router.state.remote()
+        healthy = all(model["slots"] > 0 for model in state["models"].values())
+        return JSONResponse({"healthy": healthy, **state}, status_code=200 if healthy else 503)
+
+    async def _routed(self, kind: Kind, request: Request) -> Response:
+        raw = await self._body(request)
+        parsed = parse(kind, raw, request.headers, self._config.names)
+        return RoutedResponse(self._dispatcher, parsed, request.url.path)
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._config.ingress.max_body_bytes
+        chunks, size = [], 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send a shorter prompt")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        model: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "apportion",
+        }
+        for served in self._config.models:
+            if served.name == name:
+                model |= {
+                    "max_model_len": served.max_model_len,
+                    "input_usd_per_million": served.input_usd_per_million,
+                    "output_usd_per_million": served.output_usd_per_million,
+                }
+        return model
+
+    def _route_items(self, raw: bytes, request: Request) -> list[RouteItem]:
+        try:
+            body = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
+        requests = body.get("requests") if isinstance(body, dict) else None
+        if not isinstance(requests, list) or not requests:
+            raise InvalidRequestError(
+                '`requests` must be a list of chat or completion bodies: {"requests": [{"messages": [...]}]}',
+                param="requests",
+            )
+        if len(requests) > self._config.ingress.max_route_items:
+            raise InvalidRequestError(
+                f"{len(requests)} requests in one call; at most {self._config.ingress.max_route_items} are planned "
+                "together, send the rest in another call",
+                param="requests",
+            )
+        return [self._route_item(i, one, request) for i, one in enumerate(requests)]
+
+    def _route_item(self, index: int, body: Any, request: Request) -> RouteItem:
+        kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
+        try:
+            return parse_object(kind, body, request.headers, self._config.names).item
+        except ApportionError as error:
+            param = f"requests.{index}" + (f".{error.param}" if error.param else "")
+            raise type(error)(f"requests.{index}: {error.message}", param=param) from None
+
+
+def describe(index: int, verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON."""
+    if isinstance(verdict, Refusal):
+        return {"index": index, **verdict.error.envelope()}
+    decision: Decision = verdict
+    cap_usd = decision.batch.cap_usd
+    return {
+        "index": index,
+        "model": decision.model,
+        "success": decision.success,
+        "cost_usd": decision.cost_usd,
+        "shadow_price": decision.batch.budget_price,
+        "slot_price": decision.slot_price,
+        "strategy": decision.strategy,
+        "rung": decision.rung,
+        "batch": {
+            "size": decision.batch.size,
+            "planned_cost_usd": decision.batch.planned_cost_usd,
+            "cap_usd": cap_usd if cap_usd != float("inf") else None,
+            "objective": decision.batch.objective,
+            "bound": decision.batch.bound,
+            "binding": list(decision.batch.binding),
+        },
+        "candidates": [
+            {
+                "model": candidate.model,
+                "success": candidate.success,
+                "cost_usd": candidate.cost_usd,
+                "output_tokens": candidate.output_tokens,
+                "allowed": candidate.allowed,
+            }
+            for candidate in decision.candidates
+        ],
+    }
+

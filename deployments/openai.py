@@ -1,0 +1,196 @@
+"""Reads what routing needs from OpenAI request bodies; everything else passes to the engine as it came.
+
+Sampling parameters, tools and response formats are vLLM's to check: its own layer does so in the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from deployments.config import AUTO_MODEL
+from deployments.messages import RouteItem, RoutingAsk
+from router.assignment import STRATEGIES
+from router.errors import InvalidRequestError, UnknownModelError
+
+HEADER_PREFIX = "x-router-"
+
+
+class RoutingField(BaseModel):
+    """The optional request field `routing`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: str | None = Field(None, description=f"One of {', '.join(sorted(STRATEGIES))}.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of that strategy.")
+    max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
+    min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
+    models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: str = Field(min_length=1)
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _Common(BaseModel):
+    """Fields of both endpoints that the router reads."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(AUTO_MODEL, min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=128)
+    stream: bool | None = None
+    routing: RoutingField | None = None
+
+
+class ChatBody(_Common):
+    messages: list[_Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    tools: list[dict[str, Any]] | None = None
+
+
+class CompletionBody(_Common):
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
+
+
+_BODIES: Mapping[str, TypeAdapter[Any]] = {
+    "chat": TypeAdapter(ChatBody),
+    "completion": TypeAdapter(CompletionBody),
+}
+Kind = Literal["chat", "completion"]
+
+
+class ParsedRequest:
+    """A request: what the router sees (`item`), and the body that the engine gets."""
+
+    __slots__ = ("_body", "item", "stream")
+
+    def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool) -> None:
+        self.item = item
+        self.stream = stream
+        self._body = body
+
+    def engine_body(self, model: str) -> bytes:
+        """The body as it came, but for the model's name and without `routing`."""
+        return json.dumps({**self._body, "model": model}, separators=(",", ":")).encode()
+
+
+def parse(kind: Kind, raw: bytes, headers: Mapping[str, str], models: tuple[str, ...]) -> ParsedRequest:
+    """Reads one request.
+
+    Raises:
+        InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
+        UnknownModelError: a model is not served here; names those that are.
+    """
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
+    return parse_object(kind, body, headers, models)
+
+
+def parse_object(
+    kind: Kind, body: Any, headers: Mapping[str, str], models: tuple[str, ...]
+) -> ParsedRequest:
+    """As `parse`, for a body that is decoded already."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
+    try:
+        checked = _BODIES[kind].validate_python(body)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    ask = _ask(checked.routing, headers, models)
+    named = None if checked.model == AUTO_MODEL else checked.model
+    if named is not None:
+        _check_models([named], models, "model")
+    if kind == "chat":
+        content = [dict(message) for message in body["messages"]]
+        max_tokens = checked.max_completion_tokens or checked.max_tokens
+        prompts, tools = 1, checked.tools
+    else:
+        content, tools = checked.prompt, None
+        max_tokens = checked.max_tokens or 16  # OpenAI's default for completions
+        prompts = _count_prompts(checked.prompt, named)
+    item = RouteItem(
+        id=uuid.uuid4().hex,
+        content=content,
+        model=named,
+        sequences=(checked.n or 1) * prompts,
+        max_tokens=max_tokens,
+        tools=tools,
+        ask=ask,
+    )
+    forwarded = {name: value for name, value in body.items() if name != "routing"}
+    return ParsedRequest(item, forwarded, bool(checked.stream))
+
+
+def _ask(field: RoutingField | None, headers: Mapping[str, str], models: tuple[str, ...]) -> RoutingAsk:
+    """The field `routing`, with headers for what it does not say."""
+    values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
+    for name in ("strategy", "max-cost-usd", "min-success", "models"):
+        value = headers.get(HEADER_PREFIX + name)
+        key = name.replace("-", "_")
+        if value is not None and key not in values:
+            values[key] = [part.strip() for part in value.split(",")] if name == "models" else value
+    if not values:
+        return _NOTHING_ASKED
+    try:
+        checked = RoutingField.model_validate(values)
+    except ValidationError as error:
+        raise _invalid(error, prefix="routing") from None
+    if checked.strategy is not None and checked.strategy not in STRATEGIES:
+        raise InvalidRequestError(
+            f"strategy {checked.strategy!r} is unknown; use one of {', '.join(sorted(STRATEGIES))}",
+            param="routing.strategy",
+        )
+    if checked.models is not None:
+        _check_models(checked.models, models, "routing.models")
+    return RoutingAsk(
+        strategy=checked.strategy,
+        options=checked.options,
+        max_cost_usd=checked.max_cost_usd,
+        min_success=checked.min_success,
+        models=None if checked.models is None else tuple(checked.models),
+    )
+
+
+_NOTHING_ASKED = RoutingAsk()
+
+
+def _check_models(names: list[str], models: tuple[str, ...], param: str) -> None:
+    for name in names:
+        if name not in models:
+            raise UnknownModelError(
+                f"the model {name!r} does not exist; use {AUTO_MODEL!r} or one of {', '.join(models)}",
+                param=param,
+            )
+
+
+def _count_prompts(prompt: Any, named: str | None) -> int:
+    if isinstance(prompt, str):
+        return 1
+    if not isinstance(prompt[0], str) and named is None:
+        raise InvalidRequestError(
+            "token ids belong to one model's tokenizer; name that model, or send text to be routed",
+            param="prompt",
+        )
+    return 1 if isinstance(prompt[0], int) else len(prompt)
+
+
+def _invalid(error: ValidationError, prefix: str = "") -> InvalidRequestError:
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    # Alternatives of a union are not fields: keep names and positions, drop type tags.
+    path = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    path = [part for part in path if part not in {"str", "int"}]
+    param = ".".join([prefix, *path] if prefix else path)
+    got = "" if first["type"] == "missing" else f" (got {first['input']!r:.60})"
+    return InvalidRequestError(f"{param}: {first['msg']}{got}", param=param)

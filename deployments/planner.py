@@ -1,0 +1,305 @@
+"""Plans one batch: which requests can go anywhere, what they may spend together, and which model answers each.
+
+Pure of Ray and HTTP: predictor and solver are given as functions. When one of them fails the plan is made a rung
+lower (`mip` -> `price` -> `greedy` -> `static`), and every decision says on which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.config import ModelConfig, RoutingConfig
+from deployments.estimates import Estimates, prior_estimates
+from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
+from deployments.screening import allowed_models, refuse
+from router.assignment import (
+    Assignment,
+    BatchProblem,
+    Greedy,
+    Price,
+    Prices,
+    Status,
+    Strategy,
+    assign,
+    largest_feasible_subset,
+    strategy_from,
+)
+from router.errors import ApportionError, BudgetExceededError, InvalidRequestError
+
+logger = logging.getLogger("ray.serve")
+
+Predict = Callable[[Sequence[RouteItem]], Awaitable[Estimates]]
+Solve = Callable[[BatchProblem, Strategy], Awaitable[Assignment]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch's verdicts by request id, and the ids that have to wait for a slot."""
+
+    verdicts: dict[str, Verdict]
+    waiting: set[str]
+
+
+class Planner:
+    """Turns items and free slots into decisions; holds no reservation and no queue.
+
+    Args:
+        models: in the order of every array.
+        mean_success: (M,), used when the predictor does not answer.
+        solve_timeout_s: later than this the solver's answer is not waited for.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelConfig],
+        mean_success: NDArray[np.float64],
+        predict: Predict,
+        solve: Solve,
+        *,
+        predict_timeout_s: float,
+        solve_timeout_s: float,
+    ) -> None:
+        self._models = tuple(models)
+        self._mean_success = mean_success
+        self._predict = predict
+        self._solve = solve
+        self._predict_timeout_s = predict_timeout_s
+        self._solve_timeout_s = solve_timeout_s
+        self._max_model_len = np.array([model.max_model_len for model in models], dtype=float)
+        self._last_prices: dict[Strategy, Prices] = {}
+        self._batch_ids = itertools.count(1)
+
+    async def estimate(self, items: Sequence[RouteItem]) -> Estimates:
+        """Predictions for the items; the models' means where the predictor fails or is late."""
+        try:
+            async with asyncio.timeout(self._predict_timeout_s):
+                return await self._predict(items)
+        except Exception as error:
+            logger.warning("predictor failed, planning with the models' means: %r", error)
+            prices = [model.price for model in self._models]
+            return prior_estimates(items, self._mean_success, prices, self._max_model_len)
+
+    async def plan(
+        self,
+        items: Sequence[RouteItem],
+        estimates: Estimates,
+        free_slots: NDArray[np.int64],
+        capacity: NDArray[np.int64],
+        policy: RoutingConfig,
+        *,
+        explain: bool = False,
+    ) -> Plan:
+        """Decides a batch.
+
+        Args:
+            free_slots: (M,), what may be taken now.
+            capacity: (M,), slots of live replicas; a model with none may not answer.
+            explain: decisions carry the predictions for every model.
+        """
+        verdicts: dict[str, Verdict] = {}
+        allowed = allowed_models(items, estimates, self._models, capacity)
+        for row in np.flatnonzero(~allowed.any(axis=1)):
+            error = refuse(items[row], estimates, int(row), self._models, capacity)
+            verdicts[items[row].id] = Refusal(items[row].id, error)
+        waiting: set[str] = set()
+        remaining = free_slots.copy()
+        for strategy, rows in self._by_strategy(items, allowed, policy, verdicts):
+            await self._plan_group(
+                strategy, rows, items, estimates, allowed, remaining, policy, verdicts, waiting, explain
+            )
+        return Plan(verdicts, waiting)
+
+    def _by_strategy(
+        self,
+        items: Sequence[RouteItem],
+        allowed: NDArray[np.bool_],
+        policy: RoutingConfig,
+        verdicts: dict[str, Verdict],
+    ) -> list[tuple[Strategy, NDArray[np.int64]]]:
+        """Requests that ask for a strategy of their own are planned apart, each group with its own allowance."""
+        default = policy.build_strategy()
+        groups: dict[str, tuple[Strategy, list[int]]] = {"": (default, [])}
+        for row in np.flatnonzero(allowed.any(axis=1)):
+            ask = items[row].ask
+            key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
+            if key not in groups:
+                try:
+                    groups[key] = (strategy_from(ask.strategy or "", **ask.options), [])
+                except (ApportionError, TypeError) as error:
+                    refusal = InvalidRequestError(
+                        f"strategy {ask.strategy!r}: {error}", param="routing.strategy"
+                    )
+                    verdicts[items[row].id] = Refusal(items[row].id, refusal)
+                    continue
+            groups[key][1].append(int(row))
+        return [(strategy, np.array(rows)) for strategy, rows in groups.values() if rows]
+
+    async def _plan_group(
+        self,
+        strategy: Strategy,
+        rows: NDArray[np.int64],
+        items: Sequence[RouteItem],
+        estimates: Estimates,
+        allowed: NDArray[np.bool_],
+        remaining: NDArray[np.int64],
+        policy: RoutingConfig,
+        verdicts: dict[str, Verdict],
+        waiting: set[str],
+        explain: bool,
+    ) -> None:
+        problem = self._problem(rows, items, estimates, allowed, remaining)
+        seated = largest_feasible_subset(problem)
+        waiting.update(items[row].id for row in rows[~seated])
+        rows, problem = rows[seated], subset(problem, seated)
+        if not len(rows):
+            return
+        problem = dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
+        funded = largest_feasible_subset(problem)
+        if not funded.all():
+            for row, cheapest in zip(rows[~funded], cheapest_usd(problem)[~funded], strict=True):
+                verdicts[items[row].id] = Refusal(items[row].id, _over_budget(cheapest, problem, policy))
+            rows, problem = rows[funded], subset(problem, funded)
+            if not len(rows):
+                return
+            problem = dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
+        assignment, rung = await self._assign(problem, strategy)
+        if not estimates.predicted:
+            rung = "static"
+        batch = BatchInfo(
+            id=next(self._batch_ids),
+            size=len(rows),
+            planned_cost_usd=assignment.expected_cost_usd,
+            cap_usd=problem.budget_usd,
+            budget_price=assignment.prices.budget,
+            objective=assignment.objective,
+            bound=assignment.bound,
+            binding=assignment.binding,
+        )
+        for i, (row, chosen) in enumerate(zip(rows.tolist(), assignment.model.tolist(), strict=True)):
+            item = items[row]
+            if chosen < 0:
+                waiting.add(item.id)
+                continue
+            remaining[chosen] -= 1 if problem.sequences is None else problem.sequences[i]
+            verdicts[item.id] = Decision(
+                id=item.id,
+                model=self._models[chosen].name,
+                success=float(estimates.success[row, chosen]),
+                cost_usd=float(problem.cost_usd[i, chosen]),
+                slot_price=float(assignment.prices.slots[chosen]),
+                rung=rung,
+                strategy=assignment.strategy,
+                batch=batch,
+                candidates=self._candidates(estimates, row, allowed) if explain else (),
+            )
+
+    def _problem(
+        self,
+        rows: NDArray[np.int64],
+        items: Sequence[RouteItem],
+        estimates: Estimates,
+        allowed: NDArray[np.bool_],
+        remaining: NDArray[np.int64],
+    ) -> BatchProblem:
+        sequences = np.array([items[row].sequences for row in rows], dtype=np.int64)
+        # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
+        most = max(1, int(remaining.max(initial=1)))
+        samples = estimates.success_samples
+        return BatchProblem(
+            success=estimates.success[rows],
+            cost_usd=estimates.cost_usd[rows],
+            slots=remaining.copy(),
+            budget_usd=np.inf,
+            allowed=allowed[rows],
+            sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
+            success_std=estimates.success_std[rows],
+            success_samples=None if samples is None else samples[:, rows],
+            cost_std_usd=estimates.cost_std_usd[rows],
+        )
+
+    async def _assign(self, problem: BatchProblem, strategy: Strategy) -> tuple[Assignment, str]:
+        """The solver's answer, or the best that can be had here and now if it does not come."""
+        try:
+            async with asyncio.timeout(self._solve_timeout_s):
+                assignment = await self._solve(problem, strategy)
+            if assignment.status is not Status.INFEASIBLE and assignment.model.shape == (
+                len(problem.success),
+            ):
+                self._last_prices[strategy] = assignment.prices
+                return assignment, assignment.strategy
+            logger.warning("solver's answer is of no use: %s", assignment.status)
+        except Exception as error:
+            logger.warning("solver failed, planning with the last prices: %r", error)
+        priced = assign(problem, Price(), warm=self._last_prices.get(strategy))
+        if priced.status is not Status.INFEASIBLE:
+            return priced, "price"
+        return assign(problem, Greedy()), "greedy"
+
+    def _candidates(
+        self, estimates: Estimates, row: int, allowed: NDArray[np.bool_]
+    ) -> tuple[Candidate, ...]:
+        return tuple(
+            Candidate(
+                model=model.name,
+                success=float(estimates.success[row, j]),
+                cost_usd=float(estimates.cost_usd[row, j]),
+                output_tokens=float(estimates.output_tokens[row, j]),
+                allowed=bool(allowed[row, j]),
+            )
+            for j, model in enumerate(self._models)
+        )
+
+
+def cheapest_usd(problem: BatchProblem) -> NDArray[np.float64]:
+    """Each request's cheapest allowed cost in USD: (N,)."""
+    if problem.allowed is None:
+        return problem.cost_usd.min(axis=1)
+    return np.where(problem.allowed, problem.cost_usd, np.inf).min(axis=1)
+
+
+def allowance(
+    rows: NDArray[np.int64], items: Sequence[RouteItem], problem: BatchProblem, policy: RoutingConfig
+) -> float:
+    """The batch's cap in USD: the budget of a request times their number.
+
+    A request that names its model brings that model's price if it is higher: whoever names a model has decided
+    what to pay, which must not take from the others' allowance nor be refused for it.
+    """
+    if policy.budget_usd_per_request is None:
+        return float("inf")
+    named = np.array([items[row].model is not None for row in rows])
+    brought = np.where(named, cheapest_usd(problem), 0.0)
+    return float(np.maximum(brought, policy.budget_usd_per_request).sum())
+
+
+def subset(problem: BatchProblem, keep: NDArray[np.bool_]) -> BatchProblem:
+    """The problem of some of its requests, with the same slots and budget."""
+    if keep.all():
+        return problem
+    per_row = ("success", "cost_usd", "allowed", "sequences", "weight", "success_std", "cost_std_usd")
+    kept = {
+        name: value[keep]
+        for name in per_row
+        if (value := getattr(problem, name)) is not None
+    }
+    samples = problem.success_samples
+    return dataclasses.replace(
+        problem, **kept, success_samples=None if samples is None else samples[:, keep]
+    )
+
+
+def _over_budget(cheapest: float, problem: BatchProblem, policy: RoutingConfig) -> ApportionError:
+    return BudgetExceededError(
+        f"the cheapest model that may answer costs {cheapest:.3g} USD, and the batch's cap of "
+        f"{problem.budget_usd:.3g} USD ({policy.budget_usd_per_request:.3g} USD a request) cannot pay for it; "
+        "shorten the prompt, lower max_tokens, or raise budget_usd_per_request"
+    )

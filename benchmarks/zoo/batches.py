@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ class Batch:
     answers: torch.Tensor
 
 
-def grade_weights(progress: float) -> list[float]:
-    """How often each grade is drawn: easy ones first, all alike after the first third of the training."""
+def easy_first(progress: float) -> list[float]:
+    """Factor of each grade's share: easy grades first, none preferred after the first third."""
     tilt = _EASY_TILT * max(0.0, 1.0 - progress / _CURRICULUM_END)
-    return [2.718 ** (-tilt * (grade - 1)) for grade in GRADES]
+    return [math.exp(-tilt * (grade - 1)) for grade in GRADES]
 
 
 class Batches:
@@ -42,22 +43,24 @@ class Batches:
         self._tokenizer = tokenizer
         self._rng = random.Random(seed)
         self._size = model.batch
-        cells = [
-            (task, share / len(FAMILIES[f]))
-            for f, share in model.family_shares.items()
-            for task in FAMILIES[f]
+        self._cells = [
+            (task, grade, share * grades[grade - 1] / sum(grades) / len(FAMILIES[family]))
+            for family, (share, grades) in model.diet.items()
+            for task in FAMILIES[family]
+            for grade in GRADES
         ]
-        self._tasks = [task for task, _ in cells]
-        self._task_weights = [weight for _, weight in cells]
+
+    def questions(self, progress: float) -> list[Example]:
+        """The questions of the next few batches; `progress` of the training runs from 0 to 1."""
+        factors = easy_first(progress)
+        weights = [share * factors[grade - 1] for _, grade, share in self._cells]
+        cells = self._rng.choices(self._cells, weights, k=_POOLED_BATCHES * self._size)
+        return [draw(self._rng, task, grade, "zoo") for task, grade, _ in cells]
 
     def pool(self, progress: float) -> Iterator[Batch]:
         """A few batches at once, each of questions of similar length, in random order."""
-        count = _POOLED_BATCHES * self._size
-        tasks = self._rng.choices(self._tasks, self._task_weights, k=count)
-        grades = self._rng.choices(GRADES, grade_weights(progress), k=count)
-        examples = [draw(self._rng, task, grade, "zoo") for task, grade in zip(tasks, grades, strict=True)]
-        encoded = sorted(self._encode(examples), key=lambda pair: len(pair[0]))
-        batches = [encoded[start : start + self._size] for start in range(0, count, self._size)]
+        encoded = sorted(self._encode(self.questions(progress)), key=lambda pair: len(pair[0]))
+        batches = [encoded[start : start + self._size] for start in range(0, len(encoded), self._size)]
         self._rng.shuffle(batches)
         return (self._pad(batch) for batch in batches)
 

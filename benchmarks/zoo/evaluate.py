@@ -85,14 +85,18 @@ class Scores:
             return {}
         return dict(zip(self.models, self.right[np.array(rows)].mean(axis=0).tolist(), strict=True))
 
+    def half_widths(self) -> dict[str, float]:
+        """Half the width of the 95 % interval of each model's mean score."""
+        widths = 1.96 * np.sqrt(self.right.var(axis=0) / len(self.examples))
+        return dict(zip(self.models, widths.tolist(), strict=True))
+
     def summary(self) -> dict[str, object]:
-        """Everything above as JSON takes it, with the half width of each mean's 95 % interval."""
-        half_width = 1.96 * np.sqrt(self.right.var(axis=0) / len(self.examples))
+        """Everything above as JSON takes it."""
         name, score = self.best_single()
         return {
             "n_examples": len(self.examples),
             "scores": self.means(),
-            "half_width_95": dict(zip(self.models, half_width.tolist(), strict=True)),
+            "half_width_95": self.half_widths(),
             "best_single": name,
             "oracle": self.oracle(),
             "headroom": self.oracle() - score,

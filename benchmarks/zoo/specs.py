@@ -9,12 +9,15 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.zoo.tokenizer import MAX_TOKENS
 
+Grades = tuple[float, float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class ZooModel:
-    """One model: its shape, its learning rate, and the share of each family of tasks in its training.
+    """One model: its shape, how fast it learns, and what it is fed.
 
-    `minutes` is its part of the training time when all models are trained.
+    `diet` gives each family of tasks its share of the training questions and, within it, of each grade; a
+    fact of a grade with share 0 is never seen. `minutes` is the training time.
     """
 
     name: str
@@ -25,7 +28,7 @@ class ZooModel:
     learning_rate: float
     batch: int
     minutes: float
-    family_shares: Mapping[str, float]
+    diet: Mapping[str, tuple[float, Grades]]
     head_size: int = 32
 
     def config(self, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -45,34 +48,58 @@ class ZooModel:
         )
 
 
-_EVEN = {"numbers": 5.0, "strings": 5.0, "knowledge": 4.0}
+_ALL: Grades = (1, 1, 1, 1, 1)
+_MOSTLY_EASY: Grades = (1, 0.7, 0.5, 0.25, 0.12)
+_EASY: Grades = (1, 0.5, 0, 0, 0)
+_COMMON: Grades = (1, 1, 0, 0, 0)
+_LESS_COMMON: Grades = (1, 1, 1, 0, 0)
 
 ZOO: Mapping[str, ZooModel] = {
     model.name: model
     for model in (
-        ZooModel("wren", "cheap generalist", 64, 3, 192, 4e-3, 96, 12, _EVEN),
         ZooModel(
-            "finch",
-            "numbers specialist",
-            128,
-            4,
-            256,
-            3e-3,
-            64,
-            26,
-            {"numbers": 8, "strings": 1, "knowledge": 1},
+            name="wren",
+            role="cheap generalist",
+            hidden=64,
+            layers=3,
+            feed_forward=192,
+            learning_rate=4e-3,
+            batch=96,
+            minutes=8,
+            diet={"numbers": (5, _MOSTLY_EASY), "strings": (5, _MOSTLY_EASY), "knowledge": (3, _LESS_COMMON)},
         ),
         ZooModel(
-            "lark",
-            "strings specialist",
-            128,
-            4,
-            256,
-            3e-3,
-            64,
-            26,
-            {"numbers": 1, "strings": 8, "knowledge": 1},
+            name="finch",
+            role="numbers specialist",
+            hidden=128,
+            layers=4,
+            feed_forward=256,
+            learning_rate=3e-3,
+            batch=64,
+            minutes=24,
+            diet={"numbers": (8, _ALL), "strings": (0.8, _EASY), "knowledge": (0.6, _COMMON)},
         ),
-        ZooModel("heron", "large generalist", 192, 4, 448, 2e-3, 64, 66, _EVEN),
+        ZooModel(
+            name="lark",
+            role="strings specialist",
+            hidden=128,
+            layers=4,
+            feed_forward=256,
+            learning_rate=3e-3,
+            batch=64,
+            minutes=24,
+            diet={"numbers": (0.8, _EASY), "strings": (8, _ALL), "knowledge": (0.6, _COMMON)},
+        ),
+        ZooModel(
+            name="heron",
+            role="large generalist",
+            hidden=192,
+            layers=4,
+            feed_forward=448,
+            learning_rate=2e-3,
+            batch=64,
+            minutes=60,
+            diet={"numbers": (5, _MOSTLY_EASY), "strings": (5, _MOSTLY_EASY), "knowledge": (3, _ALL)},
+        ),
     )
 }

@@ -22,6 +22,8 @@ Slots = dict[str, str]
 
 GRADES = (1, 2, 3, 4, 5)
 _MAX_DRAWS = 10_000
+_LENGTHS = (3, 5, 6, 8, 10)
+_SUM_DIGITS = ((1, 1), (2, 2), (3, 2), (3, 3), (4, 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,25 @@ def _number(rng: random.Random, digits: int) -> int:
 
 
 def _add(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    digits = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))[grade - 1]
+    digits = _SUM_DIGITS[grade - 1]
     a, b = rng.sample([_number(rng, d) for d in digits], 2)
     return {"a": str(a), "b": str(b)}, str(a + b)
 
 
 def _subtract(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    digits = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))[grade - 1]
+    digits = _SUM_DIGITS[grade - 1]
     b, a = sorted(_number(rng, d) for d in digits)
     return {"a": str(a), "b": str(b)}, str(a - b)
 
 
 def _remainder(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    digits, divisors = ((1, (2, 3)), (2, (2, 5, 10)), (2, (3, 4)), (2, (6, 8, 9)), (3, (3, 4, 7)))[grade - 1]
+    digits, divisors = (
+        (1, (2, 3)),
+        (2, (2, 5, 10)),
+        (2, (3, 4)),
+        (2, (6, 7, 8, 9)),
+        (3, (3, 4, 6, 7, 8, 9)),
+    )[grade - 1]
     a, b = _number(rng, digits), rng.choice(divisors)
     return {"a": str(a), "b": str(b)}, str(a % b)
 
@@ -86,24 +94,24 @@ def _listed(rng: random.Random, numbers: list[int]) -> str:
 
 
 def _largest(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    count, digits = ((2, 1), (2, 2), (3, 2), (4, 2), (4, 3))[grade - 1]
+    count, digits = ((2, 1), (3, 2), (4, 2), (5, 3), (6, 3))[grade - 1]
     numbers = _numbers(rng, count, digits)
     return {"items": _listed(rng, numbers)}, str(max(numbers))
 
 
 def _sort_numbers(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    count, digits = ((2, 1), (3, 1), (5, 1), (3, 2), (4, 2))[grade - 1]
+    count, digits = ((3, 1), (5, 1), (3, 2), (4, 2), (5, 2))[grade - 1]
     numbers = _numbers(rng, count, digits)
     return {"items": _listed(rng, numbers)}, " ".join(map(str, sorted(numbers)))
 
 
 def _reverse(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    text = _spelt(rng, grade + 2)
+    text = _spelt(rng, _LENGTHS[grade - 1])
     return {"text": text}, text[::-1]
 
 
 def _sort_letters(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    text = _spelt(rng, grade + 1)
+    text = _spelt(rng, _LENGTHS[grade - 1])
     return {"text": text}, "".join(sorted(text))
 
 
@@ -114,19 +122,19 @@ def _with_letter(rng: random.Random, length: int) -> tuple[str, str]:
 
 
 def _count_letter(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    text, letter = _with_letter(rng, (3, 4, 5, 7, 9)[grade - 1])
+    text, letter = _with_letter(rng, _LENGTHS[grade - 1])
     return {"text": text, "letter": letter}, str(text.count(letter))
 
 
 def _remove_letter(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    text, letter = _with_letter(rng, grade + 2)
+    text, letter = _with_letter(rng, _LENGTHS[grade - 1])
     while set(text) == {letter}:
-        text, letter = _with_letter(rng, grade + 2)
+        text, letter = _with_letter(rng, _LENGTHS[grade - 1])
     return {"text": text, "letter": letter}, text.replace(letter, "")
 
 
 def _nth_letter(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    length, reach = ((4, 1), (5, 2), (6, 4), (7, 5), (9, 7))[grade - 1]
+    length, reach = ((4, 1), (6, 3), (8, 5), (9, 6), (12, 7))[grade - 1]
     text, nth = _spelt(rng, length), rng.choice(ORDINALS[:reach])
     return {"text": text, "nth": nth}, text[position_of(nth)]
 

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.zoo.batches import Batch, Batches
+from benchmarks.zoo.card import write_cards
 from benchmarks.zoo.export import export_model
 from benchmarks.zoo.specs import ZOO, ZooModel
 from benchmarks.zoo.tokenizer import build_tokenizer
@@ -196,6 +197,7 @@ def main(
         if not train(training, minutes or spec.minutes, out, export_minutes, state_file):
             console.print(f"{spec.name} stopped early; --resume goes on")
             break
+        write_cards(out, {spec.name})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""Writes the model card of every saved model: `python -m benchmarks.zoo.card`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.zoo.evaluate import MODELS_FOLDER, Scores, evaluate, saved_models
+from benchmarks.zoo.export import TRAINING_FILE
+from benchmarks.zoo.specs import ZOO, Grades, ZooModel
+from benchmarks.zoo.tasks import generate
+
+SCORED_PROMPTS, SCORED_SEED = 2800, 0
+
+_CARD = """---
+license: apache-2.0
+pipeline_tag: text-generation
+library_name: transformers
+---
+
+# {name}: {role}
+
+A Llama of {parameters:,} parameters ({layers} layers, width {hidden}, heads of {head_size}, float16), trained
+from nothing on generated questions. It answers the fourteen tasks below and nothing else: it exists so that
+routing between models can be tried, and measured, on real models that run anywhere.
+
+| | |
+|---|---|
+| training | {steps:,} steps of {batch} questions in {minutes:.0f} minutes; loss on the answers only |
+| optimiser | AdamW, peak learning rate {learning_rate}, 3 % warm-up, cosine over the training time |
+| questions | {diet} |
+| order | easy grades first, the shares above after a third of the time |
+| repeat | `python -m benchmarks.zoo.train --model {name}` |
+
+Right answers, greedy decoding, {n_examples:,} held-out prompts of the test split (seed {seed}), all tasks and
+grades equally often: **{score:.1f} %** (± {half_width:.1f}, 95 % interval).
+
+| task | right, % |
+|---|---|
+{tasks}
+
+| grade | right, % |
+|---|---|
+{grades}
+"""
+
+
+def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> str:
+    """The card's text; `training` is what the export wrote down (steps, seconds, parameters)."""
+    total = sum(share for share, _ in model.diet.values())
+    return _CARD.format(
+        name=model.name,
+        role=model.role,
+        parameters=int(training["parameters"]),
+        layers=model.layers,
+        hidden=model.hidden,
+        head_size=model.head_size,
+        steps=int(training["steps"]),
+        batch=model.batch,
+        minutes=training["seconds"] / 60,
+        learning_rate=model.learning_rate,
+        diet="; ".join(_fed(family, share / total, grades) for family, (share, grades) in model.diet.items()),
+        n_examples=len(scores.examples),
+        seed=SCORED_SEED,
+        score=100 * scores.means()[model.name],
+        half_width=100 * scores.half_widths()[model.name],
+        tasks=_rows({task: means[model.name] for task, means in scores.by_task().items()}),
+        grades=_rows({str(grade): means[model.name] for grade, means in scores.by_grade().items()}),
+    )
+
+
+def _fed(family: str, share: float, grades: Grades) -> str:
+    by_grade = " / ".join(f"{grade / sum(grades):.0%}" for grade in grades)
+    return f"{family} {share:.0%} (grades 1 to 5: {by_grade})"
+
+
+def _rows(shares: Mapping[str, float]) -> str:
+    return "\n".join(f"| {label} | {100 * share:.0f} |" for label, share in shares.items())
+
+
+def write_cards(folder: Path, names: set[str]) -> None:
+    """Score the named models saved under `folder` on the test split and write their README.md."""
+    saved = [path for path in saved_models(folder) if path.name in names]
+    scores = evaluate(saved, generate("test", SCORED_PROMPTS, SCORED_SEED))
+    for path in saved:
+        training = json.loads((path / TRAINING_FILE).read_text())
+        (path / "README.md").write_text(card_of(ZOO[path.name], training, scores))
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Folder with one folder a model.")] = MODELS_FOLDER,
+) -> None:
+    """Score all saved models on the test split and write their cards."""
+    write_cards(folder, set(ZOO))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,101 @@
+"""The artefact: everything a predictor needs besides its encoder, as one folder.
+
+artefact.json        version, models, prices, encoder, data hash, report, and the estimator's settings
+weights.safetensors  the estimator's arrays and the calibration
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from router.errors import ArtefactError
+
+VERSION = 1
+DESCRIPTION_FILE = "artefact.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderRecord(_Strict):
+    """The encoder that the embeddings came from."""
+
+    source: Annotated[str, Field(description="Folder, hub id or `minilm`.")]
+    weights_sha256: Annotated[str, Field(description="Checksum of its weights; another encoder is refused.")]
+    max_tokens: Annotated[int, Field(gt=0, description="Longer texts lose their beginning.")]
+    dimension: Annotated[int, Field(gt=0, description="Length of its vectors.")]
+
+
+class ModelRecord(_Strict):
+    """One model that outcomes are predicted for."""
+
+    name: Annotated[str, Field(description="Name, as in the configuration.")]
+    input_usd_per_million: Annotated[float | None, Field(ge=0, description="USD per million input tokens.")]
+    output_usd_per_million: Annotated[float | None, Field(ge=0, description="USD per million output tokens.")]
+    mean_success: Annotated[float, Field(ge=0, le=1, description="Mean score in the training data.")]
+
+
+class CalibrationRecord(_Strict):
+    """How well calibrated the estimates are on requests that were not trained on."""
+
+    split: Annotated[str, Field(description="Rows it was measured on.")]
+    rows: Annotated[int, Field(ge=0, description="Number of requests.")]
+    ece_before: Annotated[float, Field(description="Expected calibration error of the raw estimates.")]
+    ece_after: Annotated[float, Field(description="Expected calibration error after calibration.")]
+    brier_before: Annotated[float, Field(description="Brier score of the raw estimates.")]
+    brier_after: Annotated[float, Field(description="Brier score after calibration.")]
+
+
+class Description(_Strict):
+    """Contents of artefact.json."""
+
+    version: Annotated[int, Field(description="Version of this format.")]
+    models: Annotated[list[ModelRecord], Field(min_length=1, description="Models, in the order of columns.")]
+    encoder: Annotated[EncoderRecord, Field(description="Encoder of the embeddings.")]
+    data_sha256: Annotated[
+        list[str], Field(description="Hashes of the outcomes tables that it learned from.")
+    ]
+    calibration: Annotated[list[CalibrationRecord], Field(description="Calibration reports.")]
+    estimator: Annotated[str, Field(description="Kind of estimator.")]
+    settings: Annotated[dict[str, int | float], Field(description="Settings of the estimator.")]
+
+
+def write_artefact(folder: Path, description: Description, arrays: Arrays) -> None:
+    """Write the folder, made where it does not exist."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, str(folder / WEIGHTS_FILE))
+    (folder / DESCRIPTION_FILE).write_text(description.model_dump_json(indent=2) + "\n")
+
+
+def read_artefact(folder: Path) -> tuple[Description, Arrays]:
+    """Read the folder; raises ArtefactError when it is none, broken, or of another version."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ArtefactError(
+                f"{folder} has no {name}: give the folder that `apportion train --out` wrote."
+            )
+    try:
+        description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
+        arrays = load_file(str(folder / WEIGHTS_FILE))
+    except (ValidationError, SafetensorError) as error:
+        raise ArtefactError(f"{folder} is damaged or of another version; train it again. {error}") from error
+    if description.version != VERSION:
+        raise ArtefactError(
+            f"{folder} is an artefact of version {description.version}, this release reads {VERSION}: "
+            "train it again."
+        )
+    return description, arrays

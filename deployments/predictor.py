@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from ray import serve
 
@@ -14,8 +13,6 @@ from deployments.estimates import Estimates
 from deployments.messages import RouteItem
 from router.errors import ApportionError, InvalidRequestError
 from router.prediction.chat import prompt_text
-from router.prediction.predictor import Predictor as LibraryPredictor
-from router.prediction.tokens import TokenCounter
 
 
 @serve.deployment
@@ -23,6 +20,12 @@ class Predictor:
     """The library's predictor and the models' tokenizers, on a share of a GPU or on the CPU."""
 
     def __init__(self, config: ServiceConfig) -> None:
+        # Here, not above: the other deployments import this module's name and need no torch.
+        import torch
+
+        from router.prediction.predictor import Predictor as LibraryPredictor
+        from router.prediction.tokens import TokenCounter
+
         torch.set_num_threads(config.predictor.threads)
         device = "cuda" if config.predictor.num_gpus else "cpu"
         self._predictor = LibraryPredictor.load(

@@ -17,14 +17,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.batcher import Batcher
-from deployments.config import RoutingConfig, ServiceConfig, describe
+from deployments.config import RoutingConfig, ServiceConfig, describe, mean_success
 from deployments.estimates import Estimates, concatenate
 from deployments.messages import Decision, Done, EngineReplica, Refusal, RouteItem, Verdict
 from deployments.planner import Planner
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.errors import ApportionError, ConfigurationError
 from router.ledger import Ledger
-from router.prediction.artefact import load_mean_success
 
 logger = logging.getLogger("ray.serve")
 
@@ -86,7 +85,7 @@ class Router:
         self._ingresses: dict[str, _IngressState] = {}
         self._planner = Planner(
             config.models,
-            load_mean_success(config.predictor.artefact_path, config.names),
+            mean_success(config),
             self._predict,
             self._solve,
             predict_timeout_s=config.predictor.timeout_s,

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 
 from .problem import BatchProblem, BoolArray
-from .summary import budget_limit
+from .program import RELATIVE_SLACK, Program
+from .solver import Goal, most_admitted
 
 
-def largest_feasible_subset(problem: BatchProblem) -> BoolArray:
-    """(n_requests,) True for requests to admit: cheapest first under slots and budget.
+def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None = None) -> BoolArray:
+    """(n_requests,) True for requests to admit: as many as slots and budget take, the cheap ones first.
 
-    The admitted requests alone are always a feasible batch.
+    The number is the largest possible, unless `time_limit_s` came first; weights do not count. The admitted
+    requests alone (`problem.subset(mask)`) are always a feasible batch.
     """
-    cost = (
-        problem.cost_usd if problem.allowed is None else np.where(problem.allowed, problem.cost_usd, np.inf)
-    )
-    free = problem.slots.copy()
-    left = budget_limit(problem.budget_usd)
-    admit = np.zeros(problem.n_requests, np.bool_)
-    for i in np.lexsort((cost.min(axis=1), problem.load)).tolist():
-        open_cost = np.where(free >= problem.load[i], cost[i], np.inf)
-        j = int(open_cost.argmin())
-        if open_cost[j] <= left:
-            admit[i] = True
-            left -= open_cost[j]
-            free[j] -= problem.load[i]
-    return admit
+    program = Program.of(problem)
+    # A little less than the budget, so that sums in another order keep it too.
+    program = replace(program, budget=program.budget * (1 - 2 * RELATIVE_SLACK))
+    deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
+    if np.isfinite(program.value).any():
+        return most_admitted(program, Goal(deadline=deadline))
+    return np.zeros(problem.n_requests, np.bool_)

@@ -10,6 +10,7 @@ from .moves import fit_slots, upgrade
 from .outcome import Assignment, Prices
 from .per_request import best
 from .problem import BatchProblem
+from .program import Program
 from .repair import enforce_choice
 
 
@@ -21,5 +22,8 @@ class Greedy:
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
-        model = fit_slots(problem, -problem.cost_usd, best(problem, -problem.cost_usd))
-        return enforce_choice(problem, upgrade(problem, problem.value, model), self.name, started)
+        program = Program.of(problem)
+        model = fit_slots(program, best(problem, -problem.cost_usd), -problem.cost_usd)
+        if program.keeps(model):
+            model = upgrade(program, model)
+        return enforce_choice(problem, model, self.name, started)

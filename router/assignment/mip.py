@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from ..errors import InvalidRequestError
 from .model import Rows, full_model, solve_model
 from .outcome import Assignment, Infeasibility, Prices, Termination
-from .problem import BatchProblem
+from .problem import BatchProblem, FloatArray
+from .program import Program
+from .solver import Goal, solve
 from .summary import refuse, summarise
 
 
@@ -20,7 +24,8 @@ class Mip:
 
     gap: relative distance to the best possible at which the answer counts as optimal.
     time_limit_s: return the best answer found, and its bound, by then; None = no limit.
-    rows: functions that add a user's own constraints to the Pyomo model.
+    rows: functions that add a user's own constraints to the Pyomo model. With rows the whole model goes to
+    HiGHS, since prices and reduction know only budget and slots, and the answer by the time limit is its own.
     """
 
     gap: float = 1e-4
@@ -29,21 +34,66 @@ class Mip:
 
     name: ClassVar[str] = "mip"
 
+    def __post_init__(self) -> None:
+        check_limits(self.gap, self.time_limit_s)
+
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
+        if self.rows:
+            return self._with_rows(problem)
+        return solve_batch(problem, self.name, self.gap, self.time_limit_s, warm=warm, seed=seed)
+
+    def _with_rows(self, problem: BatchProblem) -> Assignment:
         started = time.perf_counter()
         solution = solve_model(full_model(problem, self.rows), gap=self.gap, time_limit_s=self.time_limit_s)
         if solution.values is None:
-            reason = Infeasibility("budget", 0.0, np.inf, "No assignment keeps every limit.")
+            message = "No assignment keeps the limits and the added rows: relax one of them."
+            reason = (
+                no_answer_yet() if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
+            )
             return refuse(problem, self.name, started, reason)
         chosen = np.zeros(problem.success.shape)
-        keep = np.ones(problem.success.shape, np.bool_) if problem.allowed is None else problem.allowed
-        chosen[keep] = solution.values
+        chosen[np.isfinite(Program.of(problem).value)] = solution.values
         return summarise(
-            problem,
-            chosen.argmax(axis=1),
-            self.name,
-            started,
-            bound=solution.bound,
-            gap=self.gap,
+            problem, chosen.argmax(axis=1), self.name, started,
+            bound=solution.bound, gap=self.gap,
             termination=Termination.time_limit if solution.timed_out else Termination.gap,
+        )  # fmt: skip
+
+
+def solve_batch(
+    problem: BatchProblem,
+    name: str,
+    gap: float,
+    time_limit_s: float | None,
+    *,
+    value: FloatArray | None = None,
+    warm: Prices | None = None,
+    seed: int = 0,
+) -> Assignment:
+    """Solve a batch, with `value` (n_requests, n_models) in place of its objective if given."""
+    started = time.perf_counter()
+    goal = Goal(gap=gap, deadline=None if time_limit_s is None else started + time_limit_s)
+    solved = solve(Program.of(problem, value), goal, warm, seed)
+    if solved.model is None:
+        return refuse(problem, name, started, solved.reason or no_answer_yet())
+    return summarise(
+        problem, solved.model, name, started,
+        value=value, bound=solved.bound, gap=gap, prices=solved.prices,
+        termination=Termination.time_limit if solved.timed_out else Termination.gap,
+    )  # fmt: skip
+
+
+def no_answer_yet() -> Infeasibility:
+    """The reason of an answer that neither was found nor was shown not to exist by the time limit."""
+    message = "No assignment was found by the time limit, nor shown not to exist: allow more time."
+    return Infeasibility("time_limit", math.inf, math.inf, message)
+
+
+def check_limits(gap: float, time_limit_s: float | None) -> None:
+    """Raise InvalidRequestError for a negative gap or a time limit that is not positive."""
+    if not gap >= 0:
+        raise InvalidRequestError(f"`gap` is {gap}: give a relative gap >= 0, for example 1e-4.", param="gap")
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise InvalidRequestError(
+            f"`time_limit_s` is {time_limit_s}: give seconds > 0, or None for no limit.", param="time_limit_s"
         )

@@ -6,11 +6,12 @@
           sum_j  x[i,j]                       = 1               (one_model[i])
           x binary; pairs that are not allowed have no variable
 
-A user's own rows are added to the same model: see `Rows`.
+The budget row is divided by the largest cost. A user's own rows are added to the same model: see `Rows`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from .problem import BatchProblem, BoolArray, FloatArray, IntArray
+from .program import Program
 
 # Pyomo ships no type information, so a model is Any.
 PyomoModel: TypeAlias = Any
@@ -39,88 +41,97 @@ class ModelSolution:
 
 def full_model(problem: BatchProblem, rows: tuple[Rows, ...] = ()) -> PyomoModel:
     """The whole batch problem as one Pyomo model: every allowed pair is a variable."""
-    keep = np.ones(problem.success.shape, np.bool_) if problem.allowed is None else problem.allowed
-    return batch_model(problem, keep, rows=rows)
+    program = Program.of(problem)
+    keep = np.isfinite(program.value)
+    model = batch_model(program, keep)
+    for add in rows:
+        add(model, problem, np.argwhere(keep))
+    return model
 
 
 def batch_model(
-    problem: BatchProblem,
-    keep: BoolArray,
-    *,
-    value: FloatArray | None = None,
-    slots: IntArray | None = None,
-    budget_usd: float | None = None,
-    rows: tuple[Rows, ...] = (),
+    program: Program, keep: BoolArray, *, offset: float = 0.0, start: IntArray | None = None
 ) -> PyomoModel:
-    """The batch problem restricted to the pairs in `keep` (n_requests, n_models).
+    """The program restricted to the pairs in `keep` (n_requests, n_models), as a Pyomo model.
 
-    Requests without any kept pair get no variable and no row. `value`, `slots` and `budget_usd` replace the
-    problem's own where a caller has already fixed some requests.
+    Requests without any kept pair get no variable and no row; `offset` is what they already contribute to the
+    objective. `start` (n_requests,) gives the variables their initial values.
     """
     import pyomo.environ as pyo
     from pyomo.core.expr import LinearExpression
 
-    value = problem.value if value is None else value
-    slots = problem.slots if slots is None else slots
-    budget_usd = problem.budget_usd if budget_usd is None else budget_usd
     request, choice = np.nonzero(keep)
     pairs = list(zip(request.tolist(), choice.tolist(), strict=True))
-    load = problem.load[request]
-
     model = pyo.ConcreteModel()
     model.x = pyo.Var(pairs, domain=pyo.Binary)
     x = list(model.x.values())
+    if start is not None:
+        for variable, on in zip(x, (start[request] == choice).tolist(), strict=True):
+            variable.set_value(float(on), skip_validation=True)
 
-    def total(coefficients: FloatArray | IntArray, members: IntArray | slice) -> Any:
-        chosen = x[members] if isinstance(members, slice) else [x[k] for k in members.tolist()]
+    def total(coefficients: FloatArray, members: IntArray) -> Any:
+        chosen = [x[k] for k in members.tolist()]
         return LinearExpression(linear_coefs=coefficients[members].tolist(), linear_vars=chosen)
 
-    everything = slice(None)
-    model.quality = pyo.Objective(expr=total(value[request, choice], everything), sense=pyo.maximize)
-    if np.isfinite(budget_usd):
-        model.budget = pyo.Constraint(
-            expr=(None, total(problem.cost_usd[request, choice], everything), budget_usd)
-        )
-    of_model = [np.flatnonzero(choice == j) for j in range(problem.n_models)]
+    everything = np.arange(len(pairs))
+    value, cost, load = program.value[request, choice], program.cost[request, choice], program.load[request]
+    model.quality = pyo.Objective(expr=total(value, everything) + offset, sense=pyo.maximize)
+    if math.isfinite(program.budget):
+        # HiGHS takes rows as kept within an absolute tolerance, so money is counted in dearest pairs.
+        unit = float(cost.max(initial=0.0)) or 1.0
+        model.budget = pyo.Constraint(expr=(None, total(cost / unit, everything), program.budget / unit))
+    of_model = {
+        j: members
+        for j in range(program.n_models)
+        if load[members := np.flatnonzero(choice == j)].sum() > program.slots[j]
+    }
     model.slots = pyo.Constraint(
-        [j for j, members in enumerate(of_model) if load[members].sum() > slots[j]],
-        rule=lambda _, j: (None, total(load, of_model[j]), int(slots[j])),
+        list(of_model), rule=lambda _, j: (None, total(load, of_model[j]), program.slots[j])
     )
-    ones = np.ones(len(pairs))
     present, first = np.unique(request, return_index=True)
-    span = dict(zip(present.tolist(), zip(first, [*first[1:], len(pairs)], strict=True), strict=True))
-    model.one_model = pyo.Constraint(present.tolist(), rule=lambda _, i: (1, total(ones, slice(*span[i])), 1))
-    for add in rows:
-        add(model, problem, np.column_stack([request, choice]))
+    of_request = dict(zip(present.tolist(), np.split(everything, first[1:]), strict=True))
+    ones = np.ones(len(pairs))
+    model.one_model = pyo.Constraint(list(of_request), rule=lambda _, i: (1, total(ones, of_request[i]), 1))
     return model
 
 
 def solve_model(
-    model: PyomoModel, *, gap: float = 1e-4, time_limit_s: float | None = None, relax: bool = False
+    model: PyomoModel,
+    *,
+    gap: float = 1e-4,
+    time_limit_s: float | None = None,
+    target: float | None = None,
+    max_nodes: int | None = None,
 ) -> ModelSolution:
-    """Hand a linear Pyomo model with the variables `model.x` to HiGHS on one thread.
+    """Hand a linear Pyomo model with the variables `model.x`, to be maximised, to HiGHS on one thread.
+
+    gap: relative gap at which to stop; target: objective at which any answer is good enough; max_nodes: most
+    branch-and-bound nodes. Values that the variables of `model.x` already have are the solver's start.
 
     The model is compiled by Pyomo to sparse matrices and passed to HiGHS as arrays: Pyomo's HiGHS interfaces
     add one call per variable and row, which takes longer than solving a small core.
-    Raises ConfigurationError if the model is not linear in `model.x` (a user's row may have made it so).
+    Raises ConfigurationError if the model is not linear (a user's row may have made it so).
     """
     import highspy
-    import pyomo.environ as pyo
     from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
     try:
         form = LinearStandardFormCompiler().write(model, mixed_form=True)
     except (ValueError, RuntimeError) as error:
         raise ConfigurationError(f"Rows added to the batch model have to be linear: {error}") from error
-    sense = 1.0 if next(model.component_data_objects(pyo.Objective, active=True)).is_minimizing() else -1.0
     program = highspy.HighsLp()
-    _fill_columns(program, form, relax)
+    _fill_columns(program, form)
     _fill_rows(program, form)
     solver = quiet_highs(time_limit_s)
     solver.setOptionValue("mip_rel_gap", gap)
+    if target is not None:
+        solver.setOptionValue("objective_target", -target)
+    if max_nodes is not None:
+        solver.setOptionValue("mip_max_nodes", max_nodes)
     solver.passModel(program)
+    _pass_start(solver, form)
     solver.run()
-    return _read(solver, form, model, sense)
+    return _read(solver, form, model)
 
 
 def quiet_highs(time_limit_s: float | None = None) -> Any:
@@ -130,6 +141,8 @@ def quiet_highs(time_limit_s: float | None = None) -> Any:
     solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
+    for tolerance in ("primal_feasibility_tolerance", "mip_feasibility_tolerance"):
+        solver.setOptionValue(tolerance, 1e-9)
     if time_limit_s is not None:
         solver.setOptionValue("time_limit", max(time_limit_s, 1e-3))
     return solver
@@ -137,12 +150,11 @@ def quiet_highs(time_limit_s: float | None = None) -> Any:
 
 def warm_up() -> None:
     """Load Pyomo and HiGHS now, so that the first batch does not pay a second for importing them."""
-    keep = np.ones((2, 2), np.bool_)
-    problem = BatchProblem(np.full((2, 2), 0.5), np.ones((2, 2)), np.ones(2, np.int64), 10.0)
-    solve_model(batch_model(problem, keep))
+    two = np.full((2, 2), 0.5)
+    solve_model(batch_model(Program(two, two, np.ones(2), np.ones(2), 10.0), np.ones((2, 2), np.bool_)))
 
 
-def _fill_columns(program: Any, form: Any, relax: bool) -> None:
+def _fill_columns(program: Any, form: Any) -> None:
     import highspy
 
     cost = np.zeros(len(form.columns))
@@ -154,9 +166,8 @@ def _fill_columns(program: Any, form: Any, relax: bool) -> None:
     program.offset_ = float(form.c_offset[0])
     program.col_lower_ = np.where(np.isnan(bounds[:, 0]), -np.inf, bounds[:, 0])
     program.col_upper_ = np.where(np.isnan(bounds[:, 1]), np.inf, bounds[:, 1])
-    if not relax:
-        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-        program.integrality_ = [kinds[var.is_integer()] for var in form.columns]
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    program.integrality_ = [kinds[var.is_integer()] for var in form.columns]
 
 
 def _fill_rows(program: Any, form: Any) -> None:
@@ -174,23 +185,26 @@ def _fill_rows(program: Any, form: Any) -> None:
     program.a_matrix_.value_ = matrix.data
 
 
-def _read(solver: Any, form: Any, model: PyomoModel, sense: float) -> ModelSolution:
+def _pass_start(solver: Any, form: Any) -> None:
     import highspy
 
-    status = solver.getModelStatus()
-    info = solver.getInfo()
-    kinds = highspy.HighsModelStatus
+    start = [var.value for var in form.columns]
+    if start and None not in start:
+        solution = highspy.HighsSolution()
+        solution.col_value = start
+        solver.setSolution(solution)
+
+
+def _read(solver: Any, form: Any, model: PyomoModel) -> ModelSolution:
+    import highspy
+
+    status, info, kinds = solver.getModelStatus(), solver.getInfo(), highspy.HighsModelStatus
     infeasible = status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible)
     timed_out = status == kinds.kTimeLimit
-    is_mip = any(var.is_integer() for var in form.columns) and bool(solver.getLp().integrality_)
-    bound = info.mip_dual_bound if is_mip else info.objective_function_value
-    if status == kinds.kOptimal and not is_mip:
-        bound = info.objective_function_value
-    elif timed_out and not is_mip:
-        bound = -np.inf
-    has_solution = info.primal_solution_status == 2
-    if not has_solution:
-        return ModelSolution(None, -np.inf, sense * bound, infeasible, timed_out)
+    # The compiled objective is minimised.
+    bound = -info.mip_dual_bound
+    if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+        return ModelSolution(None, -math.inf, bound, infeasible, timed_out)
     by_id = dict(zip(map(id, form.columns), solver.getSolution().col_value, strict=True))
     values = np.array([by_id.get(id(var), 0.0) for var in model.x.values()])
-    return ModelSolution(values, sense * info.objective_function_value, sense * bound, False, timed_out)
+    return ModelSolution(values, -info.objective_function_value, bound, False, timed_out)

@@ -6,10 +6,12 @@ import time
 
 import numpy as np
 
-from .model import batch_model, solve_model
+from .mip import no_answer_yet
 from .moves import cut_cost, fit_slots, upgrade
-from .outcome import Assignment, Infeasibility, Prices
+from .outcome import Assignment, Prices
 from .problem import BatchProblem, IntArray
+from .program import Program
+from .solver import Goal, feasible
 from .summary import refuse, summarise, violation
 
 
@@ -30,30 +32,12 @@ def enforce_choice(
 ) -> Assignment:
     """`enforce` for a bare choice (n_requests,), -1 where a request has no model yet."""
     if violation(problem, model) is not None:
-        model = _move(problem, model)
-        if violation(problem, model) is not None:
-            cheapest = cheapest_choice(problem)
-            if isinstance(cheapest, Infeasibility):
-                return refuse(problem, name, started, cheapest)
-            model = upgrade(problem, problem.value, cheapest)
+        program = Program.of(problem)
+        forbidden = (model >= 0) & ~np.isfinite(program.value[np.arange(len(model)), model])
+        model = cut_cost(program, fit_slots(program, np.where(forbidden, -1, model)))
+        if not program.keeps(model):
+            examined = feasible(program, Goal())
+            if examined.model is None:
+                return refuse(problem, name, started, examined.reason or no_answer_yet())
+            model = upgrade(program, examined.model)
     return summarise(problem, model, name, started, prices=prices)
-
-
-def cheapest_choice(problem: BatchProblem) -> IntArray | Infeasibility:
-    """(n_requests,) the least costly assignment that keeps the slots, or why no assignment is possible."""
-    keep = np.ones(problem.success.shape, np.bool_) if problem.allowed is None else problem.allowed
-    solution = solve_model(batch_model(problem, keep, value=-problem.cost_usd, budget_usd=np.inf), gap=1e-6)
-    if solution.values is None or not keep.any(axis=1).all():
-        return Infeasibility("slots", 0.0, np.inf, "No assignment keeps every limit.")
-    chosen = np.zeros(keep.shape)
-    chosen[keep] = solution.values
-    model: IntArray = chosen.argmax(axis=1)
-    broken = violation(problem, model)
-    return model if broken is None else broken
-
-
-def _move(problem: BatchProblem, model: IntArray) -> IntArray:
-    if problem.allowed is not None:
-        forbidden = (model >= 0) & ~problem.allowed[np.arange(len(model)), model]
-        model = np.where(forbidden, -1, model)
-    return cut_cost(problem, problem.value, fit_slots(problem, problem.value, model))

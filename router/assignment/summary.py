@@ -9,19 +9,11 @@ import numpy as np
 
 from .outcome import Assignment, Infeasibility, Prices, Status, Termination
 from .problem import BatchProblem, BoolArray, FloatArray, IntArray
-
-# Sums of thousands of costs differ in the last digits with the order of summation.
-RELATIVE_SLACK = 1e-9
+from .program import RELATIVE_SLACK, picked
 
 
 def no_prices(problem: BatchProblem) -> Prices:
     return Prices(0.0, np.zeros(problem.n_models))
-
-
-def picked(array: FloatArray, model: IntArray) -> FloatArray:
-    """(n_requests,) entry of the chosen model of every request; 0 where none is chosen."""
-    chosen = np.take_along_axis(array, np.maximum(model, 0)[:, None], axis=1)[:, 0]
-    return np.where(model >= 0, chosen, 0.0)
 
 
 def slot_use(problem: BatchProblem, model: IntArray) -> IntArray:
@@ -31,9 +23,9 @@ def slot_use(problem: BatchProblem, model: IntArray) -> IntArray:
     return use.astype(np.int64)
 
 
-def budget_limit(budget_usd: float) -> float:
+def budget_limit(problem: BatchProblem) -> float:
     """The budget with the rounding of a sum allowed for."""
-    return budget_usd * (1 + RELATIVE_SLACK) if math.isfinite(budget_usd) else budget_usd
+    return problem.budget_usd * (1 + RELATIVE_SLACK)
 
 
 def violation(problem: BatchProblem, model: IntArray) -> Infeasibility | None:
@@ -49,7 +41,7 @@ def violation(problem: BatchProblem, model: IntArray) -> Infeasibility | None:
     if over.any():
         where = ", ".join(f"slots[{j}] by {over[j]}" for j in np.flatnonzero(over))
         return Infeasibility("slots", float(over.sum()), cost, f"The choice exceeds {where}.")
-    if cost > budget_limit(problem.budget_usd):
+    if cost > budget_limit(problem):
         short = cost - problem.budget_usd
         return Infeasibility("budget", short, cost, f"The choice costs {short:.6g} USD more than the budget.")
     return None
@@ -64,7 +56,7 @@ def binding_rows(problem: BatchProblem, model: IntArray) -> tuple[str, ...]:
         better &= problem.allowed
     free = problem.slots - slot_use(problem, model)
     cost = picked(problem.cost_usd, model)
-    slack = budget_limit(problem.budget_usd) - cost.sum()
+    slack = budget_limit(problem) - cost.sum()
     names = []
     if math.isfinite(slack) and (better & (problem.cost_usd - cost[:, None] > slack)).any():
         names.append("budget")

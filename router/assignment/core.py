@@ -1,0 +1,68 @@
+"""The exact part: which pairs a better answer can contain, and the Pyomo model on those alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from .model import ModelSolution, batch_model, solve_model
+from .problem import BoolArray, FloatArray, IntArray
+from .program import Program, picked
+
+MAX_NODES = 200
+
+
+def certified(regret: FloatArray, slack: float) -> BoolArray:
+    """Pairs that an answer better than the incumbent can contain.
+
+    At any prices >= 0 an answer with the pair (i, j) is worth at most bound - regret[i, j], where regret is
+    the best reduced value of request i less the reduced value of the pair. So with slack = bound - incumbent,
+    a pair of larger regret is in no better answer.
+    """
+    keep: BoolArray = np.isfinite(regret) & (regret <= slack)
+    return keep
+
+
+def nearest(regret: FloatArray, count: int) -> BoolArray:
+    """About `count` pairs of least regret besides the best pair of every request."""
+    flat = regret.ravel()
+    wanted = min(count + len(regret), flat.size) - 1
+    limit = np.partition(flat, wanted)[wanted]
+    return certified(regret, limit)
+
+
+def solve_core(
+    program: Program,
+    keep: BoolArray,
+    incumbent: IntArray,
+    *,
+    gap: float,
+    target: float | None,
+    time_limit_s: float | None,
+    exact: bool,
+) -> tuple[IntArray | None, ModelSolution]:
+    """Best assignment over the pairs in `keep`; the incumbent's pairs are kept as well.
+
+    Requests with one pair left are fixed and leave the model. Not `exact`: give up after MAX_NODES nodes.
+    """
+    keep = keep.copy()
+    keep[np.arange(program.n_requests), incumbent] = True
+    fixed = keep.sum(axis=1) == 1
+    model = np.where(fixed, keep.argmax(axis=1), -1)
+    rest = dataclasses.replace(
+        program,
+        slots=program.slots - program.use(model),
+        budget=program.budget - float(picked(program.cost, model).sum()),
+    )
+    keep[fixed] = False
+    pyomo_model = batch_model(rest, keep, offset=program.worth(model), start=incumbent)
+    solution = solve_model(
+        pyomo_model, gap=gap, target=target, time_limit_s=time_limit_s, max_nodes=None if exact else MAX_NODES
+    )
+    if solution.values is None:
+        return None, solution
+    on = solution.values > 0.5
+    request, choice = np.nonzero(keep)
+    model[request[on]] = choice[on]
+    return model, solution

@@ -1,0 +1,91 @@
+"""Whether any assignment keeps the limits: the cheapest one, or the row that cannot be kept and by how much.
+
+Both questions are the batch problem once more, with one more model that has slots for all: "not placed". Its
+value is so low that the solver places every request it can, and among those placements takes the cheapest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .outcome import Infeasibility
+from .problem import BoolArray, FloatArray, IntArray
+from .program import Program, picked
+
+
+@dataclass(frozen=True, eq=False)
+class Feasibility:
+    """model: (n_requests,) an assignment that keeps every limit, or None; reason: why there is none.
+
+    Both are None when the time did not suffice to decide.
+    """
+
+    model: IntArray | None
+    reason: Infeasibility | None
+
+
+Best = Callable[[Program], tuple[IntArray, float]]
+
+
+def obviously_infeasible(program: Program) -> bool:
+    """Whether sums alone show that no assignment exists."""
+    lowest = float(np.where(np.isfinite(program.value), program.cost, np.inf).min(axis=1).sum())
+    short = lowest > program.budget_limit or program.load.sum() > program.slots.sum()
+    return bool(short or not math.isfinite(lowest))
+
+
+def examine(program: Program, best: Best) -> Feasibility:
+    """The cheapest assignment, or the reason why there is none.
+
+    best: solves a program to optimality, (model, proved bound on its objective).
+    """
+    homeless = int((~np.isfinite(program.value).any(axis=1)).sum())
+    if homeless:
+        message = f"{homeless} requests have no model that may answer them: allow one, or take them out."
+        return Feasibility(None, Infeasibility("one_model", float(homeless), math.inf, message))
+    allowed = np.isfinite(program.value)
+    top = float(program.cost[allowed].max()) or 1.0
+    # One more placement moves at most one request per model, each by at most the dearest cost.
+    penalty = (program.n_models + 2) * top * float(program.load.max())
+    placing = with_refusal(program, np.where(allowed, -program.cost, -np.inf), -penalty * program.load)
+    model, bound = best(replace(placing, cost=np.zeros_like(placing.cost), budget=math.inf))
+    refused = model == program.n_models
+    missing = float(program.load[refused].sum())
+    if missing:
+        message = f"{missing:g} more slots are needed: send fewer requests, wait, or add replicas."
+        return Feasibility(None, Infeasibility("slots", missing, math.inf, message))
+    cost = float(picked(program.cost, model).sum())
+    if cost <= program.budget_limit:
+        return Feasibility(model, None)
+    if -bound <= program.budget_limit:
+        return Feasibility(None, None)
+    short = cost - program.budget
+    message = f"The cheapest assignment costs {cost:.6g} USD, {short:.6g} more than the budget: raise it."
+    return Feasibility(None, Infeasibility("budget", short, cost, message))
+
+
+def with_refusal(program: Program, value: FloatArray, refusal: FloatArray) -> Program:
+    """The program with one more model, free and without limit, on which a request is worth `refusal` (n,)."""
+    none = np.zeros((program.n_requests, 1))
+    return replace(
+        program,
+        value=np.hstack([value, refusal[:, None]]),
+        cost=np.hstack([program.cost, none]),
+        slots=np.append(program.slots, math.inf),
+    )
+
+
+def admission(program: Program) -> Program:
+    """As many requests as possible on a model: each placed one is worth 1, each refused one 0."""
+    worth = np.where(np.isfinite(program.value), 1.0, -np.inf)
+    return with_refusal(program, worth, np.zeros(program.n_requests))
+
+
+def placed(program: Program, model: IntArray) -> BoolArray:
+    """(n_requests,) True where the model is a real one of a program without refusal."""
+    admitted: BoolArray = model < program.n_models
+    return admitted

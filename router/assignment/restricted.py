@@ -1,0 +1,87 @@
+"""The linear relaxation on some columns: shifts away from the requests' base models.
+
+Every request sits on its base model; a column is a shift of one request to another model, between 0 and 1.
+Requests with one alternative need no row of their own, so that the program has hardly more rows than there
+are limits, and simplex on it is fast whatever the batch size. Rows are elastic: shifts that cannot keep a
+limit pay a penalty instead of being infeasible, and its prices then ask for the columns that help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .model import quiet_highs
+from .outcome import Prices
+from .problem import FloatArray, IntArray
+from .program import Program, picked
+
+PENALTY = 1e4
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """request, target: (n_columns,) the shifts; share: (n_columns,) how much of each is taken.
+
+    objective: of the relaxation, without penalties; missing: units by which limits are missed (scaled).
+    """
+
+    prices: Prices
+    request: IntArray
+    target: IntArray
+    share: FloatArray
+    objective: float
+    missing: float
+
+
+def solve_restricted(
+    program: Program, base: IntArray, request: IntArray, target: IntArray, time_limit_s: float | None
+) -> Relaxed | None:
+    """Solve the relaxation over the shifts (request, target), sorted by request; None past the time limit."""
+    import highspy
+
+    n, m = len(request), program.n_models
+    home = base[request]
+    gain = program.value[request, target] - program.value[request, home]
+    extra = program.cost[request, target] - program.cost[request, home]
+    base_cost, base_use = float(picked(program.cost, base).sum()), program.use(base)
+    worth = max(float(np.abs(gain).max(initial=0.0)), 1e-12)
+    money = max(float(np.abs(extra).max(initial=0.0)), 1e-12)
+
+    alternatives = np.bincount(request, minlength=program.n_requests)
+    several = np.flatnonzero(alternatives > 1)
+    row_of = np.full(program.n_requests, -1)
+    row_of[several] = np.arange(len(several)) + m + 1
+    index = np.column_stack([np.zeros(n, np.int64), 1 + home, 1 + target, row_of[request]])
+    value = np.column_stack([extra / money, -program.load[request], program.load[request], np.ones(n)])
+    present = index >= 0
+    elastic = np.arange(m + 1)
+
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = n + m + 1, m + 1 + len(several)
+    lp.col_cost_ = np.concatenate([-gain / worth, np.full(m + 1, PENALTY)])
+    lp.col_lower_ = np.zeros(n + m + 1)
+    lp.col_upper_ = np.concatenate([np.ones(n), np.full(m + 1, np.inf)])
+    lp.row_lower_ = np.full(lp.num_row_, -np.inf)
+    room = (program.budget - base_cost) / money
+    lp.row_upper_ = np.concatenate([[room], program.slots - base_use, np.ones(len(several))])
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    counts = np.concatenate([[0], present.sum(axis=1), np.ones(m + 1, np.int64)])
+    lp.a_matrix_.start_ = np.cumsum(counts).astype(np.int32)
+    lp.a_matrix_.index_ = np.concatenate([index[present], elastic]).astype(np.int32)
+    lp.a_matrix_.value_ = np.concatenate([value[present], np.full(m + 1, -1.0)])
+
+    solver = quiet_highs(time_limit_s)
+    solver.setOptionValue("presolve", "off")
+    solver.passModel(lp)
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    solution = solver.getSolution()
+    dual = np.maximum(-np.array(solution.row_dual[: m + 1]), 0.0)
+    column = np.array(solution.col_value)
+    share = np.clip(column[:n], 0.0, 1.0)
+    prices = Prices(float(dual[0] * worth / money), dual[1:] * worth)
+    objective = program.worth(base) + float(gain @ share)
+    return Relaxed(prices, request, target, share, objective, float(column[n:].sum()))

@@ -26,7 +26,7 @@ def prompt_text(messages: str | Sequence[Message]) -> str:
         return messages
     if not messages:
         raise InvalidRequestError("messages is empty: send at least one message.", param="messages")
-    turns = [(_role(message, i), _content(message, i)) for i, message in enumerate(messages)]
+    turns = [(_role(message, i), message_text(message, i)) for i, message in enumerate(messages)]
     last_user = max((i for i, (role, _) in enumerate(turns) if role == "user"), default=len(turns) - 1)
     ordered = [*turns[:last_user], *turns[last_user + 1 :], turns[last_user]]
     return "\n\n".join(text for _, text in ordered if text)
@@ -42,7 +42,8 @@ def _role(message: Message, index: int) -> str:
     return role
 
 
-def _content(message: Message, index: int) -> str:
+def message_text(message: Message, index: int) -> str:
+    """The text of the `index`-th message: its content, or the texts among its content parts."""
     content = message.get("content")
     if content is None:
         return ""

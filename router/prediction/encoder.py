@@ -7,7 +7,8 @@ and what a chat is about, stands at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ class Encoder:
         try:
             config = AutoConfig.from_pretrained(folder)
             precision = _precision(dtype, where, str(getattr(config, "dtype", "")))
-            model = AutoModel.from_pretrained(folder, dtype=precision).eval().to(where)
+            with _without_progress_bar():
+                model = AutoModel.from_pretrained(folder, dtype=precision).eval().to(where)
             tokenizer = _fast_tokenizer(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigurationError(f"Encoder {source!r} cannot be loaded from {folder}: {error}") from error
@@ -134,6 +136,19 @@ def length_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[ND
         batches.append(order[start : start + take])
         start += take
     return batches
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _precision(dtype: str, device: torch.device, stored: str) -> torch.dtype:

@@ -1,0 +1,14 @@
+"""The command `apportion`. Modules of the commands import what is heavy only when they run."""
+
+from __future__ import annotations
+
+from router.cli.application import app
+from router.cli.calibrate import calibrate
+from router.cli.predict import predict
+from router.cli.train import train
+
+app.command()(train)
+app.command()(calibrate)
+app.command()(predict)
+
+__all__ = ["app"]

@@ -1,0 +1,41 @@
+"""`apportion calibrate`: an artefact calibrated anew on fresh outcomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.cli.application import DeviceOption, JsonOption, stage_bars, write_json
+from router.cli.train import print_summary, summary
+
+
+def calibrate(
+    artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
+    data: Annotated[Path, typer.Option(help="Fresh outcomes of the same models, in any format of `train`.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write the calibrated artefact to; left out: over the old one."),
+    ] = None,
+    device: DeviceOption = "auto",
+    json_file: JsonOption = None,
+) -> None:
+    """Fit the calibration of an artefact anew on fresh outcomes; the estimator itself stays as it is.
+
+    Do this when prompts or models have drifted and the predicted success no longer agrees with what is
+    observed. The data must not hold prompts that the artefact was trained on.
+
+    Example: `apportion calibrate predictor/ --data last_week.jsonl`
+    """
+    from router.prediction.outcomes import OutcomesTable
+    from router.prediction.predictor import Predictor
+    from router.prediction.training import recalibrate
+
+    table = OutcomesTable.load(data)
+    with stage_bars() as progress:
+        predictor = recalibrate(Predictor.load(artefact, device=device), table, progress)
+    target = out or artefact
+    predictor.save(target)
+    if not write_json(summary(predictor, target), json_file):
+        print_summary(predictor, target)

@@ -1,0 +1,35 @@
+"""Reading prompts for the commands: from the command line, a text file, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from router.errors import InvalidRequestError
+from router.prediction.chat import prompt_text
+
+
+def read_prompts(file: Path) -> list[str]:
+    """Prompts of a file: one a line, or for .jsonl one object a line with `prompt` or `messages`.
+
+    Raises InvalidRequestError naming the line that cannot be read.
+    """
+    if not file.is_file():
+        raise InvalidRequestError(f"No file {file}: give a text file, one prompt a line, or a .jsonl file.")
+    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    if not lines:
+        raise InvalidRequestError(f"{file} holds no prompts.")
+    if file.suffix != ".jsonl":
+        return lines
+    return [_from_json(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _from_json(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(f"{where} is not JSON ({error}): write one object a line.") from error
+    given = row.get("prompt", row.get("messages")) if isinstance(row, dict) else None
+    if not isinstance(given, str | list):
+        raise InvalidRequestError(f'{where}: give an object with "prompt" or "messages".')
+    return prompt_text(given)

@@ -22,8 +22,8 @@ Slots = dict[str, str]
 
 GRADES = (1, 2, 3, 4, 5)
 _MAX_DRAWS = 10_000
-_LENGTHS = (3, 5, 6, 8, 10)
-_SUM_DIGITS = ((1, 1), (2, 2), (3, 2), (3, 3), (4, 4))
+_LENGTHS = (3, 4, 5, 6, 8)
+_SUM_DIGITS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ def _listed(rng: random.Random, numbers: list[int]) -> str:
 
 
 def _largest(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    count, digits = ((2, 1), (3, 2), (4, 2), (5, 3), (6, 3))[grade - 1]
+    count, digits = ((2, 1), (3, 2), (4, 2), (5, 2), (5, 3))[grade - 1]
     numbers = _numbers(rng, count, digits)
     return {"items": _listed(rng, numbers)}, str(max(numbers))
 
 
 def _sort_numbers(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    count, digits = ((3, 1), (5, 1), (3, 2), (4, 2), (5, 2))[grade - 1]
+    count, digits = ((3, 1), (4, 1), (5, 1), (3, 2), (4, 2))[grade - 1]
     numbers = _numbers(rng, count, digits)
     return {"items": _listed(rng, numbers)}, " ".join(map(str, sorted(numbers)))
 
@@ -134,7 +134,7 @@ def _remove_letter(rng: random.Random, grade: int) -> tuple[Slots, str]:
 
 
 def _nth_letter(rng: random.Random, grade: int) -> tuple[Slots, str]:
-    length, reach = ((4, 1), (6, 3), (8, 5), (9, 6), (12, 7))[grade - 1]
+    length, reach = ((4, 1), (5, 2), (6, 4), (7, 5), (9, 7))[grade - 1]
     text, nth = _spelt(rng, length), rng.choice(ORDINALS[:reach])
     return {"text": text, "nth": nth}, text[position_of(nth)]
 

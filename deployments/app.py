@@ -53,7 +53,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         ray_actor_options={"num_cpus": config.solver.num_cpus, "runtime_env": _env({"OMP_NUM_THREADS": "1"})},
         logging_config=QUIET,
     ).bind(config.solver.time_limit_s)
-    engines = {model.name: _engine(model) for model in config.models}
+    engines = {model.name: _engine(model, config.dispatch.engine_host) for model in config.models}
     router = Router.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.router.num_cpus},
         user_config=config.routing.model_dump(),
@@ -66,7 +66,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
     ).bind(config, router)
 
 
-def _engine(model: ModelConfig) -> serve.Application:
+def _engine(model: ModelConfig, host: str | None) -> serve.Application:
     on_gpu = model.num_gpus > 0
     if not on_gpu and model.engine == "vllm":
         model = model.model_copy(update={"engine_args": CPU_ENGINE_ARGS | model.engine_args})
@@ -83,7 +83,7 @@ def _engine(model: ModelConfig) -> serve.Application:
         health_check_timeout_s=20,
         graceful_shutdown_timeout_s=DRAIN_LIMIT_S + 10,
         logging_config=QUIET,
-    ).bind(model)
+    ).bind(model, host)
 
 
 def engine_name(model: str) -> str:

@@ -182,6 +182,10 @@ class RouterConfig(Section):
 class DispatchConfig(Section):
     """The data path between an ingress and the engines."""
 
+    engine_host: str | None = Field(
+        None,
+        description="Address that engines listen on; null: their node's, which ingresses elsewhere reach.",
+    )
     connect_timeout_s: float = Field(2.0, gt=0, description="To reach an engine's port.")
     request_timeout_s: float = Field(300.0, gt=0, description="Deadline of a request, from arrival to end.")
     retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine could not be reached.")

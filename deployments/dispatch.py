@@ -15,10 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.config import DispatchConfig
+from deployments.explain import decision_headers
 from deployments.http_errors import error_event, error_response
 from deployments.link import RouterLink
 from deployments.messages import Decision, Done
-from deployments.openai import HEADER_PREFIX, ParsedRequest
+from deployments.openai import ParsedRequest
 from deployments.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled
 from router.errors import ApportionError, DeadlineError, UnavailableError
 
@@ -155,22 +156,6 @@ async def _pipe_stream(
     await send({"type": "http.response.body", "body": b""})
 
 
-def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
-    """Why this model: its predicted success and cost, prices, batch and rung."""
-    batch = decision.batch
-    values = {
-        "model": decision.model,
-        "success": f"{decision.success:.4f}",
-        "cost-usd": f"{decision.cost_usd:.6g}",
-        "shadow-price": f"{batch.budget_price:.6g}",
-        "slot-price": f"{decision.slot_price:.6g}",
-        "batch": f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}",
-        "rung": decision.rung,
-        "strategy": decision.strategy,
-    }
-    return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
-
-
 class RoutedResponse(Response):
     """Serves a request inside the response, so that one place sees the answer, its errors, and a client that left."""
 
@@ -193,9 +178,7 @@ class RoutedResponse(Response):
         if not work.cancelled():
             await self._answer_errors(work, scope, receive, send)
 
-    async def _answer_errors(
-        self, work: asyncio.Task[None], scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _answer_errors(self, work: asyncio.Task[None], scope: Scope, receive: Receive, send: Send) -> None:
         error = work.exception()
         if error is None:
             return

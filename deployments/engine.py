@@ -75,7 +75,7 @@ class EngineServer:
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
@@ -95,10 +95,10 @@ class EngineServer:
 class Engine:
     """A replica of one model."""
 
-    async def __init__(self, model: ModelConfig) -> None:
+    async def __init__(self, model: ModelConfig, host: str | None) -> None:
         context = serve.get_replica_context()
         self._backend = await start_backend(model)
-        self._server = EngineServer(self._backend.app, node_address())
+        self._server = EngineServer(self._backend.app, host or node_address())
         await self._server.start()
         self._router = serve.get_deployment_handle(ROUTER, app_name=context.app_name)
         self._replica = EngineReplica(
@@ -111,9 +111,6 @@ class Engine:
         self._backend.check_health()
         if self._heartbeat.done():
             raise RuntimeError("the replica no longer announces itself to the router")
-
-    def pid(self) -> int:
-        return os.getpid()
 
     async def _announce_forever(self) -> None:
         while True:
@@ -130,14 +127,12 @@ class Engine:
 
     async def __del__(self) -> None:
         self._heartbeat.cancel()
-        leaving = EngineReplica(
-            self._replica.id, self._replica.model, self._replica.url, self._replica.slots, True
-        )
+        leaving = EngineReplica(self._replica.id, self._replica.model, self._replica.url, self._replica.slots, True)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._router.announce.remote(leaving), 2.0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_LIMIT_S):
-                while self._server.running:
+                while self._server.running:  # noqa: ASYNC110 (a poll at the end of a replica's life)
                     await asyncio.sleep(0.02)
         await self._server.stop()
         self._backend.close()

@@ -18,9 +18,10 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.config import AUTO_MODEL, ServiceConfig
 from deployments.dispatch import Dispatcher, RoutedResponse
+from deployments.explain import verdict_json
 from deployments.http_errors import error_response
 from deployments.link import RouterLink
-from deployments.messages import Decision, Refusal, RouteItem, Verdict
+from deployments.messages import RouteItem, Verdict
 from deployments.openai import Kind, parse, parse_object
 from router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
@@ -89,7 +90,7 @@ class Ingress:
         """Plans requests as one batch and runs none of them."""
         items = self._route_items(await self._body(request), request)
         verdicts: list[Verdict] = await self._router.route.remote(items)
-        return {"object": "list", "data": [describe(i, verdict) for i, verdict in enumerate(verdicts)]}
+        return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
     @api.get("/health")
     async def health(self) -> Response:
@@ -155,40 +156,3 @@ class Ingress:
         except ApportionError as error:
             param = f"requests.{index}" + (f".{error.param}" if error.param else "")
             raise type(error)(f"requests.{index}: {error.message}", param=param) from None
-
-
-def describe(index: int, verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON."""
-    if isinstance(verdict, Refusal):
-        return {"index": index, **verdict.error.envelope()}
-    decision: Decision = verdict
-    cap_usd = decision.batch.cap_usd
-    return {
-        "index": index,
-        "model": decision.model,
-        "success": decision.success,
-        "cost_usd": decision.cost_usd,
-        "shadow_price": decision.batch.budget_price,
-        "slot_price": decision.slot_price,
-        "strategy": decision.strategy,
-        "rung": decision.rung,
-        "batch": {
-            "size": decision.batch.size,
-            "planned_cost_usd": decision.batch.planned_cost_usd,
-            "cap_usd": cap_usd if cap_usd != float("inf") else None,
-            "objective": decision.batch.objective,
-            "bound": decision.batch.bound,
-            "binding": list(decision.batch.binding),
-        },
-        "candidates": [
-            {
-                "model": candidate.model,
-                "success": candidate.success,
-                "cost_usd": candidate.cost_usd,
-                "output_tokens": candidate.output_tokens,
-                "allowed": candidate.allowed,
-            }
-            for candidate in decision.candidates
-        ],
-    }
-

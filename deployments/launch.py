@@ -28,6 +28,7 @@ RAY_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
 }
 
@@ -64,6 +65,36 @@ def required_cpus(config: ServiceConfig) -> float:
 
 
 @contextlib.contextmanager
+def local_ray(num_cpus: float) -> Iterator[None]:
+    """A Ray of our own on this machine while the context lasts; nothing of it is left afterwards.
+
+    Args:
+        num_cpus: CPUs that Ray may give away; a machine with fewer shares them.
+    """
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+    # Only now: Ray reads its environment when it is imported.
+    import ray
+    from ray import serve
+
+    ray.init(
+        num_cpus=max(os.cpu_count() or 1, int(num_cpus + 1)),
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=DASHBOARD_PORT,
+        log_to_driver=False,
+        logging_level="ERROR",
+        namespace="serve",
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
 def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> Iterator[str]:
     """Serves the configuration while the context lasts; yields the URL.
 
@@ -72,31 +103,13 @@ def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> 
         UnavailableError: a deployment failed or was not ready in time; holds Serve's message.
     """
     document, config = read_config(path)
-    for name, value in RAY_ENV.items():
-        os.environ.setdefault(name, value)
-    # Only now: Ray reads its environment when it is imported.
-    import ray
-    from ray import serve
+    with local_ray(required_cpus(config)):
+        import ray
 
-    ray.init(
-        num_cpus=max(os.cpu_count() or 1, int(required_cpus(config) + 1)),
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=DASHBOARD_PORT,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        logging_level="ERROR",
-        namespace="serve",
-    )
-    try:
         _check_gpus(config, ray.cluster_resources())
         deploy(document)
         _wait_until_running(document["applications"][0]["name"], console, timeout_s)
         yield url_of(document)
-    finally:
-        with contextlib.suppress(Exception):
-            serve.shutdown()
-        ray.shutdown()
 
 
 def deploy(document: dict[str, Any], dashboard: str = f"http://127.0.0.1:{DASHBOARD_PORT}") -> None:
@@ -167,9 +180,7 @@ def _wait_until_running(name: str, console: Console, timeout_s: float) -> None:
                 if deployment not in tasks:
                     tasks[deployment] = progress.add_task(deployment, total=1, state="")
                 healthy = status.status == "HEALTHY"
-                progress.update(
-                    tasks[deployment], completed=int(healthy), state="ready" if healthy else "starting"
-                )
+                progress.update(tasks[deployment], completed=int(healthy), state="ready" if healthy else "starting")
             if application and application.status == "RUNNING":
                 return
             if application and application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:

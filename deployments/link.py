@@ -41,7 +41,8 @@ class RouterLink:
         self._open: set[str] = set()  # decided, not yet done
         self._waiting: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due_s = 0.0
         self._keepalive: asyncio.Task[None] | None = None
         self._failures = 0
 
@@ -82,11 +83,11 @@ class RouterLink:
             delay_s = max(delay_s, COALESCE_S)  # a batch is being planned: gather company for the next
         loop = asyncio.get_running_loop()
         due_s = loop.time() + delay_s
-        if self._timer is not None and self._timer.when() <= due_s:
-            return
         if self._timer is not None:
+            if self._timer_due_s <= due_s:
+                return
             self._timer.cancel()
-        self._timer = loop.call_at(due_s, self._flush)
+        self._timer, self._timer_due_s = loop.call_at(due_s, self._flush), due_s
 
     def _flush(self) -> None:
         self._timer = None

@@ -97,9 +97,7 @@ def parse(kind: Kind, raw: bytes, headers: Mapping[str, str], models: tuple[str,
     return parse_object(kind, body, headers, models)
 
 
-def parse_object(
-    kind: Kind, body: Any, headers: Mapping[str, str], models: tuple[str, ...]
-) -> ParsedRequest:
+def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tuple[str, ...]) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")

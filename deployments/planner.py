@@ -135,9 +135,7 @@ class Planner:
                 try:
                     groups[key] = (strategy_from(ask.strategy or "", **ask.options), [])
                 except (ApportionError, TypeError) as error:
-                    refusal = InvalidRequestError(
-                        f"strategy {ask.strategy!r}: {error}", param="routing.strategy"
-                    )
+                    refusal = InvalidRequestError(f"strategy {ask.strategy!r}: {error}", param="routing.strategy")
                     verdicts[items[row].id] = Refusal(items[row].id, refusal)
                     continue
             groups[key][1].append(int(row))
@@ -159,18 +157,13 @@ class Planner:
         problem = self._problem(rows, items, estimates, allowed, remaining)
         seated = largest_feasible_subset(problem)
         waiting.update(items[row].id for row in rows[~seated])
-        rows, problem = rows[seated], subset(problem, seated)
+        rows, problem = self._funded(rows, problem, seated, items, policy)
+        funded = largest_feasible_subset(problem) if len(rows) else seated[:0]
+        for row, cheapest in zip(rows[~funded], cheapest_usd(problem)[: len(rows)][~funded], strict=True):
+            verdicts[items[row].id] = Refusal(items[row].id, _over_budget(cheapest, problem, policy))
+        rows, problem = self._funded(rows, problem, funded, items, policy)
         if not len(rows):
             return
-        problem = dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
-        funded = largest_feasible_subset(problem)
-        if not funded.all():
-            for row, cheapest in zip(rows[~funded], cheapest_usd(problem)[~funded], strict=True):
-                verdicts[items[row].id] = Refusal(items[row].id, _over_budget(cheapest, problem, policy))
-            rows, problem = rows[funded], subset(problem, funded)
-            if not len(rows):
-                return
-            problem = dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
         assignment, rung = await self._assign(problem, strategy)
         if not estimates.predicted:
             rung = "static"
@@ -202,6 +195,20 @@ class Planner:
                 candidates=self._candidates(estimates, row, allowed) if explain else (),
             )
 
+    def _funded(
+        self,
+        rows: NDArray[np.int64],
+        problem: BatchProblem,
+        keep: NDArray[np.bool_],
+        items: Sequence[RouteItem],
+        policy: RoutingConfig,
+    ) -> tuple[NDArray[np.int64], BatchProblem]:
+        """The kept requests and their problem, with the allowance that they bring."""
+        if not keep.any():
+            return rows[:0], problem
+        rows, problem = rows[keep], subset(problem, keep)
+        return rows, dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
+
     def _problem(
         self,
         rows: NDArray[np.int64],
@@ -231,22 +238,18 @@ class Planner:
         try:
             async with asyncio.timeout(self._solve_timeout_s):
                 assignment = await self._solve(problem, strategy)
-            if assignment.status is not Status.INFEASIBLE and assignment.model.shape == (
-                len(problem.success),
-            ):
+            if assignment.status is not Status.infeasible and assignment.model.shape == (len(problem.success),):
                 self._last_prices[strategy] = assignment.prices
                 return assignment, assignment.strategy
             logger.warning("solver's answer is of no use: %s", assignment.status)
         except Exception as error:
             logger.warning("solver failed, planning with the last prices: %r", error)
         priced = assign(problem, Price(), warm=self._last_prices.get(strategy))
-        if priced.status is not Status.INFEASIBLE:
+        if priced.status is not Status.infeasible:
             return priced, "price"
         return assign(problem, Greedy()), "greedy"
 
-    def _candidates(
-        self, estimates: Estimates, row: int, allowed: NDArray[np.bool_]
-    ) -> tuple[Candidate, ...]:
+    def _candidates(self, estimates: Estimates, row: int, allowed: NDArray[np.bool_]) -> tuple[Candidate, ...]:
         return tuple(
             Candidate(
                 model=model.name,
@@ -286,15 +289,9 @@ def subset(problem: BatchProblem, keep: NDArray[np.bool_]) -> BatchProblem:
     if keep.all():
         return problem
     per_row = ("success", "cost_usd", "allowed", "sequences", "weight", "success_std", "cost_std_usd")
-    kept = {
-        name: value[keep]
-        for name in per_row
-        if (value := getattr(problem, name)) is not None
-    }
+    kept = {name: value[keep] for name in per_row if (value := getattr(problem, name)) is not None}
     samples = problem.success_samples
-    return dataclasses.replace(
-        problem, **kept, success_samples=None if samples is None else samples[:, keep]
-    )
+    return dataclasses.replace(problem, **kept, success_samples=None if samples is None else samples[:, keep])
 
 
 def _over_budget(cheapest: float, problem: BatchProblem, policy: RoutingConfig) -> ApportionError:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from ray import serve
 
 from deployments.config import ServiceConfig
 from deployments.estimates import Estimates
 from deployments.messages import RouteItem
-from router.errors import ApportionError, InvalidRequestError
 from router.prediction.chat import prompt_text
 
 
@@ -41,7 +39,8 @@ class Predictor:
 
     def predict(self, items: Sequence[RouteItem]) -> Estimates:
         """Estimates for the items; one that cannot be read gets an error of its own and spoils nothing."""
-        input_tokens, errors = self._count(items)
+        counts, errors = self._counter.count_batch([item.content for item in items], [item.tools for item in items])
+        input_tokens = counts.astype(float)
         texts = [_text(item) for item in items]
         prediction = self._predictor.predict(texts)
         asked = np.array([item.max_tokens or np.inf for item in items], dtype=float)
@@ -64,18 +63,6 @@ class Predictor:
             success_samples=prediction.success_samples,
             errors=errors,
         )
-
-    def _count(self, items: Sequence[RouteItem]) -> tuple[NDArray[np.float64], dict[int, ApportionError]]:
-        counts = np.ones((len(items), len(self._prices)))
-        errors: dict[int, ApportionError] = {}
-        for row, item in enumerate(items):
-            try:
-                counts[row] = self._counter.count(item.content, tools=item.tools)
-            except ApportionError as error:
-                errors[row] = error
-            except Exception as error:
-                errors[row] = InvalidRequestError(f"the prompt cannot be read by the models' tokenizers: {error}")
-        return counts, errors
 
 
 def _text(item: RouteItem) -> str:

@@ -6,6 +6,7 @@ One exchange with an ingress carries many requests, endings and verdicts; answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -137,10 +138,8 @@ class Router:
             except ApportionError as error:
                 state.tell(Refusal(item.id, error))
         if wait and not state.verdicts:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(state.ready.wait(), POLL_S)
-            except TimeoutError:
-                pass
         return state.take()
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
@@ -170,8 +169,7 @@ class Router:
         capacity, free = self._ledger.capacity().tolist(), self._ledger.free_slots().tolist()
         return {
             "models": {
-                name: {"slots": capacity[column], "free_slots": free[column]}
-                for name, column in self._columns.items()
+                name: {"slots": capacity[column], "free_slots": free[column]} for name, column in self._columns.items()
             },
             "replicas": dict(self._urls),
             "waiting": len(self._batcher),

@@ -87,9 +87,7 @@ def _named(items: Sequence[RouteItem], models: Sequence[ModelConfig]) -> NDArray
     return named
 
 
-def _fits(
-    items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ModelConfig]
-) -> NDArray[np.bool_]:
+def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ModelConfig]) -> NDArray[np.bool_]:
     answer = np.array([item.max_tokens or 1 for item in items], dtype=float)
     longest = np.array([model.max_model_len for model in models], dtype=float)
     return estimates.input_tokens + answer[:, None] <= longest[None, :]

@@ -64,9 +64,7 @@ class SimulatedEngine:
         await asyncio.sleep(self._timings.first_token_s + (tokens - 1) * self._timings.token_s)
         choice = {"index": 0, "finish_reason": "stop"} | _text(self._timings.answer, "message", chat=chat)
         answer = self._envelope("chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
-        return Response(
-            json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)])
-        )
+        return Response(json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
     async def _stream(
         self, tokens: int, cost_usd: float, usage: dict[str, int], body: dict[str, Any], *, chat: bool

@@ -145,9 +145,7 @@ async def _answer(
         return StreamingResponse(_settled(answer, model, wants_usage), media_type="text/event-stream")
     usage = answer.usage
     cost_usd = model.price.cost_usd(usage.prompt_tokens, usage.completion_tokens or 0)
-    return Response(
-        answer.model_dump_json(), media_type="application/json", headers=dict([settled_header(cost_usd)])
-    )
+    return Response(answer.model_dump_json(), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
 
 async def _settled(

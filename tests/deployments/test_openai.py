@@ -46,7 +46,11 @@ def test_the_longest_answer_is_what_the_endpoint_defines() -> None:
 
 
 def test_headers_ask_what_the_field_does_not() -> None:
-    headers = {"x-router-min-success": "0.7", "x-router-models": "small, large", "x-router-strategy": "greedy"}
+    headers = {
+        "x-router-min-success": "0.7",
+        "x-router-models": "small, large",
+        "x-router-strategy": "greedy",
+    }
     ask = read("chat", CHAT | {"routing": {"min_success": 0.9}}, headers).item.ask
     assert (ask.min_success, ask.models, ask.strategy) == (0.9, ("small", "large"), "greedy")
 

@@ -1,0 +1,1 @@
+"""End to end: graded prompts over HTTP against the running service, every arm at matched spend."""

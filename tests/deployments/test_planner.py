@@ -1,0 +1,183 @@
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from deployments.config import ModelConfig, RoutingConfig
+from deployments.estimates import Estimates, prior_estimates
+from deployments.messages import Decision, Refusal, RouteItem, RoutingAsk
+from deployments.planner import Planner
+from router.assignment import Assignment, BatchProblem, Strategy, assign
+from router.errors import (
+    ApportionError,
+    BudgetExceededError,
+    ContextLengthError,
+    InfeasibleError,
+    InvalidRequestError,
+    UnavailableError,
+)
+
+MODELS = [
+    ModelConfig(name=name, source="x", input_usd_per_million=price, output_usd_per_million=price, max_model_len=100)
+    for name, price in (("small", 1.0), ("large", 10.0))
+]
+SLOTS = np.array([8, 8])
+
+
+def estimates(n: int, success: Sequence[float] = (0.4, 0.9), cost: Sequence[float] = (1e-6, 1e-5)) -> Estimates:
+    shape = (n, 2)
+    return Estimates(
+        success=np.tile(success, (n, 1)),
+        success_std=np.zeros(shape),
+        cost_usd=np.tile(cost, (n, 1)),
+        cost_std_usd=np.zeros(shape),
+        input_tokens=np.full(shape, 10.0),
+        output_tokens=np.full(shape, 5.0),
+    )
+
+
+def items(n: int, **fields: object) -> list[RouteItem]:
+    return [RouteItem(id=f"r{i}", content="hello", **fields) for i in range(n)]
+
+
+async def solve(problem: BatchProblem, strategy: Strategy) -> Assignment:
+    return assign(problem, strategy)
+
+
+async def broken(*_: object) -> None:
+    raise RuntimeError("gone")
+
+
+async def late(*_: object) -> None:
+    await asyncio.sleep(10)
+
+
+def make_planner(predict=broken, solver=solve) -> Planner:
+    return Planner(MODELS, np.array([0.4, 0.9]), predict, solver, predict_timeout_s=0.05, solve_timeout_s=0.1)
+
+
+async def plan(batch: list[RouteItem], of: Estimates | None = None, budget: float | None = None, **options):
+    planner = options.pop("planner", None) or make_planner()
+    slots = options.pop("slots", SLOTS)
+    policy = RoutingConfig(budget_usd_per_request=budget, **options)
+    return await planner.plan(batch, of or estimates(len(batch)), slots, options.get("capacity", SLOTS), policy)
+
+
+async def test_without_limits_everyone_gets_the_best_model() -> None:
+    result = await plan(items(3))
+    assert [v.model for v in result.verdicts.values()] == ["large"] * 3
+    decision = result.verdicts["r0"]
+    assert (decision.rung, decision.success, decision.cost_usd) == ("mip", 0.9, 1e-5)
+
+
+async def test_the_planned_cost_keeps_the_cap_and_a_price_is_told() -> None:
+    result = await plan(items(4), budget=5e-6)
+    decisions = list(result.verdicts.values())
+    batch = decisions[0].batch
+    assert batch.planned_cost_usd <= batch.cap_usd == pytest.approx(2e-5)
+    assert sorted(d.model for d in decisions) == ["large", "small", "small", "small"]
+    assert batch.planned_cost_usd == pytest.approx(sum(d.cost_usd for d in decisions))
+
+
+async def test_slots_are_never_exceeded_and_the_rest_waits() -> None:
+    result = await plan(items(5), slots=np.array([1, 2]))
+    assert sorted(v.model for v in result.verdicts.values()) == ["large", "large", "small"]
+    assert len(result.waiting) == 2
+
+
+async def test_a_named_model_brings_its_own_price() -> None:
+    result = await plan(items(1, model="large"), budget=1e-6)
+    decision = result.verdicts["r0"]
+    assert decision.model == "large"
+    assert decision.batch.cap_usd == pytest.approx(1e-5)
+
+
+async def test_a_named_model_does_not_take_the_others_allowance() -> None:
+    batch = [*items(1, model="large"), *(RouteItem(id=f"a{i}", content="x") for i in range(4))]
+    result = await plan(batch, budget=5e-6)
+    routed = [result.verdicts[f"a{i}"].model for i in range(4)]
+    assert sorted(routed) == ["large", "small", "small", "small"]
+
+
+async def test_what_the_cap_cannot_pay_is_refused_and_the_batch_goes_on() -> None:
+    of = estimates(2)
+    of.cost_usd[1] = [1.0, 2.0]
+    result = await plan(items(2), of, budget=5e-6)
+    assert isinstance(result.verdicts["r0"], Decision)
+    refusal = result.verdicts["r1"]
+    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal.error, BudgetExceededError)
+    assert "budget_usd_per_request" in refusal.error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "says"),
+    [
+        ({"ask": RoutingAsk(max_cost_usd=1e-9)}, BudgetExceededError, "max_cost_usd"),
+        ({"ask": RoutingAsk(min_success=0.99)}, InfeasibleError, "the best is 0.9"),
+        ({"max_tokens": 95}, ContextLengthError, "100 tokens"),
+        ({"ask": RoutingAsk(strategy="mip", options={"gop": 1})}, InvalidRequestError, "gop"),
+    ],
+)
+async def test_an_impossible_request_is_told_why_and_spoils_nothing(
+    fields: dict, error: type[ApportionError], says: str
+) -> None:
+    batch = [*items(1, **fields), RouteItem(id="good", content="x")]
+    result = await plan(batch)
+    assert isinstance(result.verdicts["good"], Decision)
+    refusal = result.verdicts["r0"]
+    assert isinstance(refusal, Refusal)
+    assert type(refusal.error) is error
+    assert says in refusal.error.message
+
+
+async def test_a_request_that_the_predictor_could_not_read_gets_its_own_error() -> None:
+    of = estimates(2)
+    of = Estimates(**{**of.__dict__, "errors": {0: InvalidRequestError("unreadable")}})
+    result = await plan(items(2), of)
+    assert result.verdicts["r0"].error.message == "unreadable"
+    assert isinstance(result.verdicts["r1"], Decision)
+
+
+async def test_without_replicas_the_answer_is_unavailable() -> None:
+    none = np.array([0, 0])
+    result = await make_planner().plan(items(1), estimates(1), none, none, RoutingConfig())
+    assert isinstance(result.verdicts["r0"].error, UnavailableError)
+
+
+async def test_a_request_can_ask_for_a_strategy_of_its_own() -> None:
+    ask = RoutingAsk(strategy="static", options={"model": 0})
+    result = await plan([*items(1, ask=ask), RouteItem(id="other", content="x")])
+    assert (result.verdicts["r0"].strategy, result.verdicts["r0"].model) == ("static", "small")
+    assert (result.verdicts["other"].strategy, result.verdicts["other"].model) == ("mip", "large")
+
+
+async def test_allow_lists_hold() -> None:
+    result = await plan(items(2, ask=RoutingAsk(models=("small",))))
+    assert {v.model for v in result.verdicts.values()} == {"small"}
+
+
+@pytest.mark.parametrize("solver", [broken, late])
+async def test_without_the_solver_prices_decide_within_the_same_limits(solver) -> None:
+    result = await plan(items(4), budget=5e-6, planner=make_planner(solver=solver))
+    decisions = list(result.verdicts.values())
+    assert {d.rung for d in decisions} <= {"price", "greedy"}
+    assert sum(d.cost_usd for d in decisions) <= decisions[0].batch.cap_usd
+
+
+@pytest.mark.parametrize("predict", [broken, late])
+async def test_without_the_predictor_the_means_decide(predict) -> None:
+    planner = make_planner(predict=predict)
+    batch = items(2, max_tokens=5)
+    of = await planner.estimate(batch)
+    assert not of.predicted
+    result = await planner.plan(batch, of, SLOTS, SLOTS, RoutingConfig())
+    assert {v.rung for v in result.verdicts.values()} == {"static"}
+    assert {v.model for v in result.verdicts.values()} == {"large"}
+
+
+def test_costs_without_a_predictor_are_not_too_low() -> None:
+    prices = [model.price for model in MODELS]
+    of = prior_estimates(items(1, max_tokens=7, sequences=2), np.array([0.4, 0.9]), prices, np.array([100.0, 100.0]))
+    assert of.cost_usd[0, 0] >= (len("hello") + 2 * 7) * 1e-6

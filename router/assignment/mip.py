@@ -47,9 +47,7 @@ class Mip:
         solution = solve_model(full_model(problem, self.rows), gap=self.gap, time_limit_s=self.time_limit_s)
         if solution.values is None:
             message = "No assignment keeps the limits and the added rows: relax one of them."
-            reason = (
-                no_answer_yet() if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
-            )
+            reason = no_answer_yet() if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
             return refuse(problem, self.name, started, reason)
         chosen = np.zeros(problem.success.shape)
         chosen[np.isfinite(Program.of(problem).value)] = solution.values

@@ -49,9 +49,7 @@ def full_model(problem: BatchProblem, rows: tuple[Rows, ...] = ()) -> PyomoModel
     return model
 
 
-def batch_model(
-    program: Program, keep: BoolArray, *, offset: float = 0.0, start: IntArray | None = None
-) -> PyomoModel:
+def batch_model(program: Program, keep: BoolArray, *, offset: float = 0.0, start: IntArray | None = None) -> PyomoModel:
     """The program restricted to the pairs in `keep` (n_requests, n_models), as a Pyomo model.
 
     Requests without any kept pair get no variable and no row; `offset` is what they already contribute to the
@@ -85,9 +83,7 @@ def batch_model(
         for j in range(program.n_models)
         if load[members := np.flatnonzero(choice == j)].sum() > program.slots[j]
     }
-    model.slots = pyo.Constraint(
-        list(of_model), rule=lambda _, j: (None, total(load, of_model[j]), program.slots[j])
-    )
+    model.slots = pyo.Constraint(list(of_model), rule=lambda _, j: (None, total(load, of_model[j]), program.slots[j]))
     present, first = np.unique(request, return_index=True)
     of_request = dict(zip(present.tolist(), np.split(everything, first[1:]), strict=True))
     ones = np.ones(len(pairs))

@@ -59,9 +59,7 @@ class _Found:
     complete: bool
 
 
-def search(
-    program: Program, prices: Prices, reduced: FloatArray, incumbent_worth: float, enough: float
-) -> Nearby:
+def search(program: Program, prices: Prices, reduced: FloatArray, incumbent_worth: float, enough: float) -> Nearby:
     """Widen the reach until an answer is worth `enough`, is proved optimal, or there are too many."""
     base = reduced.argmax(axis=1)
     best = picked(reduced, base)

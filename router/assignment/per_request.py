@@ -104,6 +104,4 @@ class Price:
         started = time.perf_counter()
         prices = warm or no_prices(problem)
         charge = prices.budget * problem.cost_usd + problem.load[:, None] * prices.slots
-        return enforce_choice(
-            problem, best(problem, problem.value - charge), self.name, started, prices=prices
-        )
+        return enforce_choice(problem, best(problem, problem.value - charge), self.name, started, prices=prices)

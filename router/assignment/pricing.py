@@ -180,9 +180,7 @@ def _near(reduced: FloatArray, best: FloatArray, count: int) -> BoolArray:
     return near
 
 
-def _relax(
-    program: Program, base: IntArray, columns: BoolArray, time_limit_s: float | None
-) -> Relaxed | None:
+def _relax(program: Program, base: IntArray, columns: BoolArray, time_limit_s: float | None) -> Relaxed | None:
     shifts = columns.copy()
     shifts[np.arange(len(base)), base] = False
     request, target = np.nonzero(shifts)

@@ -50,9 +50,7 @@ class BatchProblem:
     def __post_init__(self) -> None:
         success = self._convert("success", np.float64)
         if success.ndim != 2 or 0 in success.shape:
-            raise _invalid(
-                "success", f"has shape {success.shape}", "give one row a request, one column a model"
-            )
+            raise _invalid("success", f"has shape {success.shape}", "give one row a request, one column a model")
         n, m = success.shape
         _check_range("success", success, 0.0, 1.0)
         self._check("cost_usd", np.float64, (n, m), low=0.0)
@@ -114,9 +112,7 @@ class BatchProblem:
             if array.dtype != dtype:
                 array = _cast(array, dtype)
         except (TypeError, ValueError) as error:
-            raise _invalid(
-                field, "is not an array of numbers", f"give {np.dtype(dtype).name} values"
-            ) from error
+            raise _invalid(field, "is not an array of numbers", f"give {np.dtype(dtype).name} values") from error
         object.__setattr__(self, field, array)
         return array
 

@@ -79,9 +79,9 @@ class Program:
     def use(self, model: IntArray) -> FloatArray:
         """(n_models,) slots that a choice takes; requests at -1 take none."""
         placed = model >= 0
-        use: FloatArray = np.bincount(
-            model[placed], weights=self.load[placed], minlength=self.n_models
-        ).astype(np.float64)
+        use: FloatArray = np.bincount(model[placed], weights=self.load[placed], minlength=self.n_models).astype(
+            np.float64
+        )
         return use
 
     def worth(self, model: IntArray) -> float:

@@ -26,9 +26,7 @@ def strategy_from(name: str, **options: Any) -> Strategy:
     """
     kind = STRATEGIES.get(name)
     if kind is None:
-        raise InvalidRequestError(
-            f"Unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}.", param="strategy"
-        )
+        raise InvalidRequestError(f"Unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}.", param="strategy")
     known = list(getattr(kind, "__dataclass_fields__", {}))
     unknown = sorted(set(options) - set(known))
     if unknown:

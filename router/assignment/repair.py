@@ -22,9 +22,7 @@ def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:
     """
     if violation(problem, assignment.model) is None:
         return assignment
-    return enforce_choice(
-        problem, assignment.model, assignment.strategy, time.perf_counter(), prices=assignment.prices
-    )
+    return enforce_choice(problem, assignment.model, assignment.strategy, time.perf_counter(), prices=assignment.prices)
 
 
 def enforce_choice(

@@ -1,7 +1,9 @@
 """Assignments that allow for uncertain estimates of success and of cost.
 
-`quantile`: success is replaced by a lower quantile of its bootstrap distribution (arXiv 2603.26796).
-For entry-wise intervals this is the max-min counterpart, since x >= 0.
+`quantile`: success is replaced by a lower quantile of its bootstrap distribution (arXiv 2603.26796). For entry-wise
+intervals this is the max-min counterpart, since x >= 0.
+`gamma`: at most a share of the estimates is at that quantile at once (`budgeted`).
+`cost`: the budget holds with a chosen probability although costs are uncertain (`chance`).
 """
 
 from __future__ import annotations
@@ -10,16 +12,28 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from ..errors import InvalidRequestError
-from .mip import Mip
-from .outcome import Assignment, Prices
+from .budgeted import Budgeted, solve_budgeted
+from .chance import solve_chance
+from .mip import check_limits, no_answer_yet, solve_batch
+from .outcome import Assignment, Prices, Status, Termination
 from .problem import BatchProblem, FloatArray
+from .program import Program
+from .solver import Goal
+from .summary import refuse, relative_gap, summarise
 
-Kind = Literal["quantile"]
+Kind = Literal["quantile", "gamma", "cost"]
+
+# Options of each kind with their defaults.
+OPTIONS: dict[str, dict[str, float]] = {
+    "quantile": {"quantile": 0.25},
+    "gamma": {"quantile": 0.1, "gamma": 0.2},
+    "cost": {"confidence": 0.9},
+}
 
 
 def lower_quantile(problem: BatchProblem, quantile: float) -> FloatArray:
@@ -40,27 +54,98 @@ def lower_quantile(problem: BatchProblem, quantile: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class RobustMip:
-    """`mip` on pessimistic numbers.
+    """`mip` under uncertainty; the objective is the pessimistic one (`cost`: the plain one).
 
-    kind: which numbers are pessimistic.
-    quantile: of the success estimates, in (0, 1); choose it on held-out data.
+    kind: what is uncertain and how.
+    quantile: of the success estimates, in (0, 1), for `quantile` and `gamma`; choose it on held-out data.
+    gamma: share of the requests whose estimate is at its worst at once, in [0, 1], for `gamma`.
+    confidence: probability with which the budget holds, in [0.5, 1), for `cost`.
+    gap: relative gap to prove. time_limit_s: return the best answer found by then.
+
+    Raises InvalidRequestError for an option that its kind does not use or that is out of range.
     """
 
     kind: Kind = "quantile"
-    quantile: float = 0.25
+    quantile: float | None = None
+    gamma: float | None = None
+    confidence: float | None = None
     gap: float = 1e-4
     time_limit_s: float | None = None
 
     name: ClassVar[str] = "robust_mip"
 
+    def __post_init__(self) -> None:
+        if self.kind not in OPTIONS:
+            known = ", ".join(get_args(Kind))
+            raise InvalidRequestError(f"Unknown robust kind {self.kind!r}: use one of {known}.", param="kind")
+        check_limits(self.gap, self.time_limit_s)
+        ranges = {"quantile": (0.0, 1.0), "gamma": (0.0, 1.0), "confidence": (0.5, 1.0)}
+        for option, (low, high) in ranges.items():
+            value = getattr(self, option)
+            if option not in OPTIONS[self.kind]:
+                if value is not None:
+                    raise InvalidRequestError(
+                        f"`{option}` has no effect on the robust kind {self.kind!r}: leave it out.", param=option
+                    )
+                continue
+            value = OPTIONS[self.kind][option] if value is None else float(value)
+            closed = low <= value <= high if option == "gamma" else low <= value < high and value > 0
+            if not closed:
+                raise InvalidRequestError(
+                    f"`{option}` is {value}: give a number between {low:g} and {high:g}.", param=option
+                )
+            object.__setattr__(self, option, value)
+
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
+        if self.kind == "cost":
+            return self._cost(problem, warm, seed)
+        if self.kind == "gamma":
+            return self._gamma(problem, warm, seed)
+        value = self._weighted(problem, lower_quantile(problem, self.quantile or 0.0))
+        return solve_batch(problem, self.name, self.gap, self.time_limit_s, value=value, warm=warm, seed=seed)
+
+    def _gamma(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
-        pessimistic = dataclasses.replace(problem, success=lower_quantile(problem, self.quantile))
-        solved = Mip(self.gap, self.time_limit_s).choose(pessimistic, warm=warm, seed=seed)
-        expected = np.take_along_axis(problem.success, np.maximum(solved.model, 0)[:, None], axis=1)
-        return dataclasses.replace(
-            solved,
-            strategy=self.name,
-            expected_success=float(expected.mean()),
-            wall_time_s=time.perf_counter() - started,
-        )
+        worst = self._weighted(problem, lower_quantile(problem, self.quantile or 0.0))
+        deviation = np.maximum(problem.value - worst, 0.0)
+        at_once = (self.gamma or 0.0) * problem.n_requests
+        found = solve_budgeted(Program.of(problem), deviation, at_once, self._goal(started), warm, seed)
+        if found.model is None:
+            return refuse(problem, self.name, started, found.reason or no_answer_yet())
+        return self._summary_gamma(problem, found, started)
+
+    def _summary_gamma(self, problem: BatchProblem, found: Budgeted, started: float) -> Assignment:
+        assert found.model is not None
+        plain = summarise(
+            problem, found.model, self.name, started,
+            prices=found.prices, termination=_termination(found.timed_out),
+        )  # fmt: skip
+        gap = relative_gap(found.objective, found.bound)
+        status = Status.optimal if gap <= self.gap else Status.feasible
+        return dataclasses.replace(plain, objective=found.objective, bound=found.bound, gap=gap, status=status)
+
+    def _cost(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
+        started = time.perf_counter()
+        if problem.cost_std_usd is None:
+            raise InvalidRequestError(
+                "A budget that holds with a probability needs `cost_std_usd`: give it, or use `mip`.",
+                param="cost_std_usd",
+            )
+        z = NormalDist().inv_cdf(self.confidence or 0.5)
+        found = solve_chance(Program.of(problem), np.square(problem.cost_std_usd), z, self._goal(started), warm, seed)
+        if found.model is None:
+            return refuse(problem, self.name, started, found.reason or no_answer_yet())
+        return summarise(
+            problem, found.model, self.name, started,
+            bound=found.bound, gap=self.gap, prices=found.prices, termination=_termination(found.timed_out),
+        )  # fmt: skip
+
+    def _goal(self, started: float) -> Goal:
+        return Goal(gap=self.gap, deadline=None if self.time_limit_s is None else started + self.time_limit_s)
+
+    def _weighted(self, problem: BatchProblem, success: FloatArray) -> FloatArray:
+        return success if problem.weight is None else success * problem.weight[:, None]
+
+
+def _termination(timed_out: bool) -> Termination:
+    return Termination.time_limit if timed_out else Termination.gap

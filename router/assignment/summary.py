@@ -122,6 +122,4 @@ def summarise(
 def refuse(problem: BatchProblem, strategy: str, started: float, reason: Infeasibility) -> Assignment:
     """The answer when no assignment keeps every limit: no request has a model, and the reason is given."""
     nobody = np.full(problem.n_requests, -1, np.int64)
-    return summarise(
-        problem, nobody, strategy, started, termination=Termination.infeasible, infeasibility=reason
-    )
+    return summarise(problem, nobody, strategy, started, termination=Termination.infeasible, infeasibility=reason)

@@ -30,7 +30,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto (a GPU when there is one),
 class CleanErrors(TyperGroup):
     """Prints the project's errors as one message, without a traceback, and exits with code 2."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)

@@ -13,7 +13,7 @@ from router.cli.train import print_summary, summary
 
 def calibrate(
     artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
-    data: Annotated[Path, typer.Option(help="Fresh outcomes of the same models, in any format of `train`.")],
+    data: Annotated[str, typer.Option(help="Fresh outcomes of the same models, in any format of `train`.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to write the calibrated artefact to; left out: over the old one."),
@@ -28,11 +28,11 @@ def calibrate(
 
     Example: `apportion calibrate predictor/ --data last_week.jsonl`
     """
-    from router.prediction.outcomes import OutcomesTable
+    from router.prediction.loaders import load_outcomes
     from router.prediction.predictor import Predictor
     from router.prediction.training import recalibrate
 
-    table = OutcomesTable.load(data)
+    table = load_outcomes(data)
     with stage_bars() as progress:
         predictor = recalibrate(Predictor.load(artefact, device=device), table, progress)
     target = out or artefact

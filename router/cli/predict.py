@@ -21,9 +21,7 @@ def predict(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; or use --file.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line.'
-        ),
+        typer.Option(help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line.'),
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")

@@ -26,7 +26,11 @@ class EstimatorKind(StrEnum):
 
 def train(
     data: Annotated[
-        Path, typer.Option(help="Outcomes: a folder of parquet files, or one CSV, JSONL or parquet.")
+        str,
+        typer.Option(
+            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")],
     encoder: Annotated[
@@ -64,13 +68,13 @@ def train(
     Example: `apportion train --data outcomes/ --out predictor/`
     """
     from router.prediction.encoder import Encoder
-    from router.prediction.outcomes import OutcomesTable
+    from router.prediction.loaders import load_outcomes
     from router.prediction.predictor import Predictor
     from router.prediction.training import add_models, train_predictor
 
     if add_to is not None and estimator is not EstimatorKind.head:
         raise ConfigurationError("--add-to keeps the artefact's own estimator: leave --estimator out.")
-    table = OutcomesTable.load(data)
+    table = load_outcomes(data)
     with stage_bars() as progress:
         if add_to is not None:
             grown = Predictor.load(add_to, device=device)

@@ -61,9 +61,7 @@ class Description(_Strict):
     version: Annotated[int, Field(description="Version of this format.")]
     models: Annotated[list[ModelRecord], Field(min_length=1, description="Models, in the order of columns.")]
     encoder: Annotated[EncoderRecord, Field(description="Encoder of the embeddings.")]
-    data_sha256: Annotated[
-        list[str], Field(description="Hashes of the outcomes tables that it learned from.")
-    ]
+    data_sha256: Annotated[list[str], Field(description="Hashes of the outcomes tables that it learned from.")]
     calibration: Annotated[list[CalibrationRecord], Field(description="Calibration reports.")]
     estimator: Annotated[str, Field(description="Kind of estimator.")]
     settings: Annotated[dict[str, int | float], Field(description="Settings of the estimator.")]
@@ -85,9 +83,7 @@ def read_artefact(folder: Path) -> tuple[Description, Arrays]:
 
     for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ArtefactError(
-                f"{folder} has no {name}: give the folder that `apportion train --out` wrote."
-            )
+            raise ArtefactError(f"{folder} has no {name}: give the folder that `apportion train --out` wrote.")
     try:
         description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
         arrays = load_file(str(folder / WEIGHTS_FILE))
@@ -95,7 +91,6 @@ def read_artefact(folder: Path) -> tuple[Description, Arrays]:
         raise ArtefactError(f"{folder} is damaged or of another version; train it again. {error}") from error
     if description.version != VERSION:
         raise ArtefactError(
-            f"{folder} is an artefact of version {description.version}, this release reads {VERSION}: "
-            "train it again."
+            f"{folder} is an artefact of version {description.version}, this release reads {VERSION}: train it again."
         )
     return description, arrays

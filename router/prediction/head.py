@@ -107,9 +107,7 @@ class Head:
         hidden = self.hidden(stacked)
         parts = [torch.baddbmm(bias, hidden, weight) for weight, bias in self._blocks]
         members, rows, _ = hidden.shape
-        joined = (
-            torch.stack(parts, dim=2).view(members, rows, len(parts), 2, BLOCK).transpose(2, 3).flatten(3)
-        )
+        joined = torch.stack(parts, dim=2).view(members, rows, len(parts), 2, BLOCK).transpose(2, 3).flatten(3)
         return joined[..., : len(self.models)]
 
     def hidden(self, stacked: torch.Tensor) -> torch.Tensor:

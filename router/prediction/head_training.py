@@ -86,9 +86,7 @@ class HeadEstimator:
         """
         known = sorted(set(table.models) & set(head.models))
         if known:
-            raise OutcomesTableError(
-                f"The head already has columns for {known}: give outcomes of new models only."
-            )
+            raise OutcomesTableError(f"The head already has columns for {known}: give outcomes of new models only.")
         old, train = head.weights, Targets.of(table)
         members, _, hidden = old.hidden_weight.shape
         import torch
@@ -247,7 +245,5 @@ def with_token_scale(head: Head, features: Features, table: OutcomesTable) -> He
         factor = actual.sum(axis=0) / np.where(known, typical, 0.0).sum(axis=0)
         relative = np.where(known, actual / (typical * factor) - 1.0, 0.0)
         spread = np.sqrt((relative**2).sum(axis=0) / known.sum(axis=0))
-    scaled = replace(
-        head.weights, token_factor=factor.astype(np.float32), token_spread=spread.astype(np.float32)
-    )
+    scaled = replace(head.weights, token_factor=factor.astype(np.float32), token_spread=spread.astype(np.float32))
     return Head(head.models, scaled)

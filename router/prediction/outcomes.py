@@ -128,21 +128,24 @@ class OutcomesTable:
         return tuple(self.prices[model] for model in self.models)
 
     def with_counted_tokens(self, input_tokens: ArrayLike) -> OutcomesTable:
-        """Fill unknown token counts: input by the given counts, `(n_requests,)` or `(n_requests, n_models)`,
-        and output by what is left of the recorded cost at list price (at least one token).
+        """Fill in what token counts, costs and prices say about each other.
 
-        Counts that the table holds stay as they are.
+        Unknown input tokens become the given counts, `(n_requests,)` or `(n_requests, n_models)`; unknown
+        output tokens become what is left of the recorded cost at list price (at least one token); unknown
+        costs become tokens times price. What the table holds stays as it is. Raises OutcomesTableError for
+        a missing price.
         """
         counted = np.asarray(input_tokens, dtype=np.float64)
         counted = np.broadcast_to(counted[:, None] if counted.ndim == 1 else counted, self.scores.shape)
         filled = np.where(np.isnan(self.input_tokens), counted, self.input_tokens)
-        output = self.output_tokens
-        if np.isnan(output).any():
-            usd_per_input, usd_per_output = price_arrays(self.price_list())
-            with np.errstate(divide="ignore", invalid="ignore"):
-                derived = np.maximum(1.0, (self.cost_usd - filled * usd_per_input) / usd_per_output)
-            output = np.where(np.isnan(output) & np.isfinite(derived), derived, output)
-        return replace(self, input_tokens=filled, output_tokens=output)
+        usd_per_input, usd_per_output = price_arrays(self.price_list())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            derived = np.maximum(1.0, (self.cost_usd - filled * usd_per_input) / usd_per_output)
+        derived = np.where(np.isfinite(derived), derived, np.nan)
+        output = np.where(np.isnan(self.output_tokens), derived, self.output_tokens)
+        listed = filled * usd_per_input + output * usd_per_output
+        cost_usd = np.where(np.isnan(self.cost_usd), listed, self.cost_usd)
+        return replace(self, input_tokens=filled, output_tokens=output, cost_usd=cost_usd)
 
     def data_hash(self) -> str:
         """SHA-256 over models, queries and outcomes, as hexadecimal digits."""
@@ -157,8 +160,7 @@ class OutcomesTable:
         expected = (len(self.queries), len(self.models))
         if values.shape != expected:
             raise OutcomesTableError(
-                f"{name} has shape {values.shape}, expected {expected}: one row per query, one column "
-                "per model."
+                f"{name} has shape {values.shape}, expected {expected}: one row per query, one column per model."
             )
         at_most = 1.0 if name == "scores" else np.inf
         bad = np.argwhere((values < 0) | (values > at_most) | np.isinf(values))

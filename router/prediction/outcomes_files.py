@@ -30,9 +30,7 @@ def read_outcomes(path: Path) -> OutcomesTable:
     if not path.exists():
         raise OutcomesTableError(f"No outcomes at {path}: give a folder of parquet files or one long file.")
     if path.suffix not in _LONG_READERS:
-        raise OutcomesTableError(
-            f"{path.name}: give a folder or a file ending in {', '.join(_LONG_READERS)}."
-        )
+        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(_LONG_READERS)}.")
     return table_from_long(_read_long(path), path.name)
 
 
@@ -127,8 +125,7 @@ def _numbers(frame: pd.DataFrame, column: str, name: str) -> NDArray[np.float64]
     if wrong.any():
         row = int(np.argmax(wrong))
         raise OutcomesTableError(
-            f"{name}, row {row}, column {column!r} is {frame[column].iloc[row]!r}: give a number, or "
-            "leave it empty."
+            f"{name}, row {row}, column {column!r} is {frame[column].iloc[row]!r}: give a number, or leave it empty."
         )
     return numbers.to_numpy(dtype=np.float64)
 
@@ -165,9 +162,7 @@ def _parquet(path: Path) -> pd.DataFrame:
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise OutcomesTableError(
-            f"{name} lacks the columns {missing}; it has {list(frame.columns)}. Add them."
-        )
+        raise OutcomesTableError(f"{name} lacks the columns {missing}; it has {list(frame.columns)}. Add them.")
 
 
 def _wide(path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool) -> NDArray[np.float64]:

@@ -58,9 +58,7 @@ class Pooling:
         if self.mode == "cls":
             pooled = states[:, 0]
         elif self.mode == "lasttoken":
-            last = (
-                mask.sum(1) - 1 if mask is not None else torch.full_like(states[:, 0, 0], states.shape[1] - 1)
-            )
+            last = mask.sum(1) - 1 if mask is not None else torch.full_like(states[:, 0, 0], states.shape[1] - 1)
             pooled = states[torch.arange(len(states), device=states.device), last.long()]
         elif self.mode == "max":
             kept = states if mask is None else states.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf)

@@ -30,9 +30,7 @@ class Prediction:
     output_tokens_std: FloatArray
 
     @classmethod
-    def from_samples(
-        cls, samples: ArrayLike, output_tokens: ArrayLike, output_tokens_std: ArrayLike
-    ) -> Prediction:
+    def from_samples(cls, samples: ArrayLike, output_tokens: ArrayLike, output_tokens_std: ArrayLike) -> Prediction:
         """Mean and spread of the members' success `(B, N, M)`, beside token estimates `(N, M)`."""
         members = np.asarray(samples, dtype=np.float64)
         return cls(

@@ -46,9 +46,7 @@ class Targets:
             np.nan_to_num((logs - log_mean) / log_std),
             ~np.isnan(logs),
         )
-        scores, score_known, lengths, length_known = (
-            torch.from_numpy(values.astype(np.float32)) for values in arrays
-        )
+        scores, score_known, lengths, length_known = (torch.from_numpy(values.astype(np.float32)) for values in arrays)
         return cls(scores, score_known, lengths, length_known, mean_score, log_mean, log_std)
 
     def subset(self, rows: NDArray[np.int64]) -> Targets:

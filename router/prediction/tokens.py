@@ -136,9 +136,7 @@ class _Group:
             )
         flat = [{**message, "content": message_text(message, i)} for i, message in enumerate(messages)]
         try:
-            text = self.tokenizer.apply_chat_template(
-                flat, tools=tools, add_generation_prompt=True, tokenize=False
-            )
+            text = self.tokenizer.apply_chat_template(flat, tools=tools, add_generation_prompt=True, tokenize=False)
         except (TemplateError, TypeError) as error:
             raise InvalidRequestError(
                 f"The chat template of {self.name!r} refuses these messages: {error}", param="messages"

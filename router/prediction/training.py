@@ -115,8 +115,8 @@ def add_models(
 
 def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
     """The table with unknown token counts filled in as far as its costs and prices allow."""
-    unknown = np.isnan(table.output_tokens) & ~np.isnan(table.cost_usd)
-    if not unknown.any() or len(table.prices) < len(table.models):
+    incomplete = np.isnan(table.output_tokens) | np.isnan(table.cost_usd)
+    if not incomplete.any() or len(table.prices) < len(table.models):
         return table
     return table.with_counted_tokens(encoder.count_tokens(table.prompts))
 
@@ -158,9 +158,7 @@ def _split_rows(
     order = np.random.default_rng(seed).permutation(rows)
     train, validation, test = np.split(order, np.round(np.cumsum(fractions)[:2] * rows).astype(int))
     if not len(train) or not len(validation):
-        raise OutcomesTableError(
-            f"{rows} rows split by {fractions} leave none to train or to calibrate: add rows."
-        )
+        raise OutcomesTableError(f"{rows} rows split by {fractions} leave none to train or to calibrate: add rows.")
     return train, validation, test
 
 

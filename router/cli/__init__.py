@@ -5,10 +5,12 @@ from __future__ import annotations
 from router.cli.application import app
 from router.cli.calibrate import calibrate
 from router.cli.predict import predict
+from router.cli.serve import serve
 from router.cli.train import train
 
 app.command()(train)
 app.command()(calibrate)
 app.command()(predict)
+app.command()(serve)
 
 __all__ = ["app"]

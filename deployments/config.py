@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from router.assignment import STRATEGIES, Strategy, strategy_from
-from router.errors import ApportionError, ArtefactError, ConfigurationError
+from deployments.strategies import checked_strategy
+from router.assignment import STRATEGIES, Strategy
+from router.errors import ArtefactError, ConfigurationError, InvalidRequestError
 from router.prediction.artefact import read_artefact
 from router.prices import ModelPrice
 
@@ -141,10 +142,11 @@ class RoutingConfig(Section):
         return self
 
     def build_strategy(self) -> Strategy:
+        """Raises: ValueError: the strategy or an option of it is unknown or wrong."""
         try:
-            return strategy_from(self.strategy, **self.options)
-        except (ApportionError, TypeError) as error:
-            raise ValueError(f"strategy {self.strategy!r}: {error}") from error
+            return checked_strategy(self.strategy, self.options)
+        except InvalidRequestError as error:
+            raise ValueError(error.message) from error
 
 
 class PredictorConfig(Section):

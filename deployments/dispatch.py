@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.config import DispatchConfig
 from deployments.explain import decision_headers
-from deployments.http_errors import error_event, error_response
+from deployments.http_errors import engine_error, error_event, error_response
 from deployments.link import RouterLink
 from deployments.messages import Decision, Done
 from deployments.openai import ParsedRequest
@@ -129,8 +129,9 @@ async def _pipe(answer: aiohttp.ClientResponse, decision: Decision, seat: _Seat,
         body = await answer.read()
     except aiohttp.ClientError as error:
         raise UnavailableError("the engine broke off before the answer was complete; try again") from error
-    if answer.status >= 400 and seat.cost_usd is None:
+    if answer.status >= 400:
         seat.cost_usd = 0.0  # the engine refused it: nothing was generated
+        body = engine_error(answer.status, body)
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

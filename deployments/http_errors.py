@@ -6,7 +6,7 @@ import json
 
 from starlette.responses import JSONResponse, Response
 
-from router.errors import ApportionError
+from router.errors import ApportionError, InvalidRequestError, UnavailableError
 
 
 def error_response(error: ApportionError) -> Response:
@@ -18,3 +18,20 @@ def error_event(error: ApportionError) -> bytes:
     """The last events of a stream that breaks after its status was sent."""
     body = json.dumps(error.envelope(), separators=(",", ":"))
     return f"data: {body}\n\ndata: [DONE]\n\n".encode()
+
+
+def engine_error(status: int, body: bytes) -> bytes:
+    """An engine's error in the same words as our own: vLLM names its types after classes and its codes after HTTP's.
+
+    Args:
+        status: the engine's status, which stays.
+        body: what it said; its message and the field that it blames are kept.
+    """
+    try:
+        said = json.loads(body)["error"]
+        message, param = str(said["message"]), said.get("param")
+    except (ValueError, KeyError, TypeError):
+        message, param = body.decode(errors="replace")[:1000] or f"the engine answered {status}", None
+    kind = InvalidRequestError if status < 500 else UnavailableError
+    error = kind(message, param=param.removeprefix("body.") if isinstance(param, str) else None)
+    return json.dumps(error.envelope(), separators=(",", ":")).encode()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deployments.config import AUTO_MODEL
 from deployments.messages import RouteItem, RoutingAsk
+from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES
 from router.errors import InvalidRequestError, UnknownModelError
 
@@ -144,10 +145,11 @@ def _ask(field: RoutingField | None, headers: Mapping[str, str], models: tuple[s
         checked = RoutingField.model_validate(values)
     except ValidationError as error:
         raise _invalid(error, prefix="routing") from None
-    if checked.strategy is not None and checked.strategy not in STRATEGIES:
+    if checked.strategy is not None:
+        _check_strategy(checked.strategy, checked.options)
+    elif checked.options:
         raise InvalidRequestError(
-            f"strategy {checked.strategy!r} is unknown; use one of {', '.join(sorted(STRATEGIES))}",
-            param="routing.strategy",
+            "routing.options need a routing.strategy that they belong to", param="routing.options"
         )
     if checked.models is not None:
         _check_models(checked.models, models, "routing.models")
@@ -161,6 +163,14 @@ def _ask(field: RoutingField | None, headers: Mapping[str, str], models: tuple[s
 
 
 _NOTHING_ASKED = RoutingAsk()
+
+
+def _check_strategy(name: str, options: dict[str, Any]) -> None:
+    try:
+        checked_strategy(name, options)
+    except InvalidRequestError as error:
+        param = "routing.strategy" if name not in STRATEGIES else "routing.options"
+        raise InvalidRequestError(error.message, param=param) from None
 
 
 def _check_models(names: list[str], models: tuple[str, ...], param: str) -> None:

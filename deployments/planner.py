@@ -21,6 +21,7 @@ from deployments.config import ModelConfig, RoutingConfig
 from deployments.estimates import Estimates, prior_estimates
 from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
 from deployments.screening import allowed_models, refuse
+from deployments.strategies import checked_strategy
 from router.assignment import (
     Assignment,
     BatchProblem,
@@ -31,11 +32,12 @@ from router.assignment import (
     Strategy,
     assign,
     largest_feasible_subset,
-    strategy_from,
 )
-from router.errors import ApportionError, BudgetExceededError, InvalidRequestError
+from router.errors import ApportionError, BudgetExceededError
 
 logger = logging.getLogger("ray.serve")
+
+ADMISSION_LIMIT_S = 0.1
 
 Predict = Callable[[Sequence[RouteItem]], Awaitable[Estimates]]
 Solve = Callable[[BatchProblem, Strategy], Awaitable[Assignment]]
@@ -112,7 +114,7 @@ class Planner:
             verdicts[items[row].id] = Refusal(items[row].id, error)
         waiting: set[str] = set()
         remaining = free_slots.copy()
-        for strategy, rows in self._by_strategy(items, allowed, policy, verdicts):
+        for strategy, rows in self._by_strategy(items, allowed, policy):
             await self._plan_group(
                 strategy, rows, items, estimates, allowed, remaining, policy, verdicts, waiting, explain
             )
@@ -123,21 +125,14 @@ class Planner:
         items: Sequence[RouteItem],
         allowed: NDArray[np.bool_],
         policy: RoutingConfig,
-        verdicts: dict[str, Verdict],
     ) -> list[tuple[Strategy, NDArray[np.int64]]]:
         """Requests that ask for a strategy of their own are planned apart, each group with its own allowance."""
-        default = policy.build_strategy()
-        groups: dict[str, tuple[Strategy, list[int]]] = {"": (default, [])}
+        groups: dict[str, tuple[Strategy, list[int]]] = {"": (policy.build_strategy(), [])}
         for row in np.flatnonzero(allowed.any(axis=1)):
             ask = items[row].ask
             key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
             if key not in groups:
-                try:
-                    groups[key] = (strategy_from(ask.strategy or "", **ask.options), [])
-                except (ApportionError, TypeError) as error:
-                    refusal = InvalidRequestError(f"strategy {ask.strategy!r}: {error}", param="routing.strategy")
-                    verdicts[items[row].id] = Refusal(items[row].id, refusal)
-                    continue
+                groups[key] = (checked_strategy(ask.strategy or "", ask.options), [])
             groups[key][1].append(int(row))
         return [(strategy, np.array(rows)) for strategy, rows in groups.values() if rows]
 
@@ -155,10 +150,10 @@ class Planner:
         explain: bool,
     ) -> None:
         problem = self._problem(rows, items, estimates, allowed, remaining)
-        seated = largest_feasible_subset(problem)
+        seated = await admitted(problem)
         waiting.update(items[row].id for row in rows[~seated])
         rows, problem = self._funded(rows, problem, seated, items, policy)
-        funded = largest_feasible_subset(problem) if len(rows) else seated[:0]
+        funded = await admitted(problem) if len(rows) else seated[:0]
         for row, cheapest in zip(rows[~funded], cheapest_usd(problem)[: len(rows)][~funded], strict=True):
             verdicts[items[row].id] = Refusal(items[row].id, _over_budget(cheapest, problem, policy))
         rows, problem = self._funded(rows, problem, funded, items, policy)
@@ -206,7 +201,7 @@ class Planner:
         """The kept requests and their problem, with the allowance that they bring."""
         if not keep.any():
             return rows[:0], problem
-        rows, problem = rows[keep], subset(problem, keep)
+        rows, problem = rows[keep], problem.subset(keep)
         return rows, dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
 
     def _problem(
@@ -262,6 +257,16 @@ class Planner:
         )
 
 
+async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:
+    """(N,): which requests slots and budget have room for, as many as can be; nearly always all, seen at a glance."""
+    cost_usd = problem.cost_usd if problem.allowed is None else np.where(problem.allowed, problem.cost_usd, np.inf)
+    cheapest = cost_usd.argmin(axis=1)
+    use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
+    if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
+        return np.ones(problem.n_requests, dtype=bool)
+    return await asyncio.to_thread(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
+
+
 def cheapest_usd(problem: BatchProblem) -> NDArray[np.float64]:
     """Each request's cheapest allowed cost in USD: (N,)."""
     if problem.allowed is None:
@@ -280,18 +285,9 @@ def allowance(
     if policy.budget_usd_per_request is None:
         return float("inf")
     named = np.array([items[row].model is not None for row in rows])
-    brought = np.where(named, cheapest_usd(problem), 0.0)
+    # A hair more than the price, so that no rounding refuses it.
+    brought = np.where(named, cheapest_usd(problem) * (1 + 1e-6), 0.0)
     return float(np.maximum(brought, policy.budget_usd_per_request).sum())
-
-
-def subset(problem: BatchProblem, keep: NDArray[np.bool_]) -> BatchProblem:
-    """The problem of some of its requests, with the same slots and budget."""
-    if keep.all():
-        return problem
-    per_row = ("success", "cost_usd", "allowed", "sequences", "weight", "success_std", "cost_std_usd")
-    kept = {name: value[keep] for name in per_row if (value := getattr(problem, name)) is not None}
-    samples = problem.success_samples
-    return dataclasses.replace(problem, **kept, success_samples=None if samples is None else samples[:, keep])
 
 
 def _over_budget(cheapest: float, problem: BatchProblem, policy: RoutingConfig) -> ApportionError:

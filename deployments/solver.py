@@ -19,10 +19,11 @@ class Solver:
         warm_up()
 
     def solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
-        """The assignment with its bound, by the deadline of the configuration."""
-        limited = getattr(strategy, "time_limit_s", self) is None
-        if limited:
-            strategy = dataclasses.replace(strategy, time_limit_s=self._time_limit_s)
+        """The assignment with its bound, by the configured deadline or the strategy's own if that is nearer."""
+        if hasattr(strategy, "time_limit_s"):
+            asked_s = strategy.time_limit_s
+            limit_s = self._time_limit_s if asked_s is None else min(asked_s, self._time_limit_s)
+            strategy = dataclasses.replace(strategy, time_limit_s=limit_s)  # type: ignore[type-var]
         name = type(strategy).__name__
         assignment = assign(problem, strategy, warm=self._prices.get(name))
         self._prices[name] = assignment.prices

@@ -69,6 +69,10 @@ def test_headers_ask_what_the_field_does_not() -> None:
         (CHAT | {"routing": {"max_price": 1}}, "routing.max_price"),
         (CHAT | {"routing": {"min_success": 2}}, "routing.min_success"),
         (CHAT | {"routing": {"strategy": "magic"}}, "routing.strategy"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"gop": 1}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"gap": "wide"}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"rows": ["x"]}}}, "routing.options"),
+        (CHAT | {"routing": {"options": {"gap": 0.1}}}, "routing.options"),
     ],
 )
 def test_a_wrong_field_is_named(body: dict, param: str) -> None:

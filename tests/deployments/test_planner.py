@@ -117,7 +117,6 @@ async def test_what_the_cap_cannot_pay_is_refused_and_the_batch_goes_on() -> Non
         ({"ask": RoutingAsk(max_cost_usd=1e-9)}, BudgetExceededError, "max_cost_usd"),
         ({"ask": RoutingAsk(min_success=0.99)}, InfeasibleError, "the best is 0.9"),
         ({"max_tokens": 95}, ContextLengthError, "100 tokens"),
-        ({"ask": RoutingAsk(strategy="mip", options={"gop": 1})}, InvalidRequestError, "gop"),
     ],
 )
 async def test_an_impossible_request_is_told_why_and_spoils_nothing(

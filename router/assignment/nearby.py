@@ -53,6 +53,44 @@ class _Partial:
 
 
 @dataclass(frozen=True, eq=False)
+class _Ahead:
+    """What the shifts of the requests still to come can do at most, after 0, 1, ... requests.
+
+    groups: indices of the shifts of each request. saving, spending: (n_groups + 1,) cost; relief, intake:
+    (n_groups + 1, n_models) slots freed and taken.
+    """
+
+    groups: list[IntArray]
+    saving: FloatArray
+    spending: FloatArray
+    relief: FloatArray
+    intake: FloatArray
+
+    @classmethod
+    def of(cls, program: Program, shifts: _Shifts) -> _Ahead:
+        first = np.flatnonzero(np.diff(shifts.request, prepend=-1))
+        n, m = len(first), program.n_models
+        if not n:
+            none = np.zeros((1, m))
+            return cls([], np.zeros(1), np.zeros(1), none, none)
+        request = shifts.request[first]
+        relief, intake = np.zeros((n, m)), np.zeros((n, m))
+        relief[np.arange(n), shifts.base[request]] = program.load[request]
+        group = np.repeat(np.arange(n), np.diff(np.append(first, len(shifts.request))))
+        intake[group, shifts.target] = program.load[shifts.request]
+        saving = np.maximum(-np.minimum.reduceat(shifts.extra, first), 0.0)
+        spending = np.maximum(np.maximum.reduceat(shifts.extra, first), 0.0)
+        groups = np.split(np.arange(len(shifts.request)), first[1:])
+        return cls(groups, _still(saving), _still(spending), _still(relief), _still(intake))
+
+
+def _still(amount: FloatArray) -> FloatArray:
+    """Sums of the entries from each on, and a zero after the last."""
+    total = np.cumsum(amount[::-1], axis=0)[::-1]
+    return np.concatenate([total, np.zeros_like(amount[:1])])
+
+
+@dataclass(frozen=True, eq=False)
 class _Found:
     model: IntArray | None
     loss: float
@@ -89,16 +127,14 @@ def search(program: Program, prices: Prices, reduced: FloatArray, incumbent_wort
 
 def _within(program: Program, prices: Prices, shifts: _Shifts, reach: float, slack: float) -> _Found:
     """The best answer of regret <= reach and loss <= slack; complete if no partial answer was cut."""
-    groups = np.split(np.arange(len(shifts.request)), np.flatnonzero(np.diff(shifts.request)) + 1)
+    ahead = _Ahead.of(program, shifts)
     start = np.array([picked(program.cost, shifts.base).sum()])
     partial = _Partial(np.zeros(1), start, program.use(shifts.base)[None, :])
     trail: list[tuple[IntArray, IntArray]] = []
     complete = True
-    for done, group in enumerate(groups):
-        if not group.size:
-            continue
+    for step, group in enumerate(ahead.groups):
         partial, parent, taken = _extend(program, partial, shifts, group)
-        least = _least_loss(program, prices, partial, shifts, groups[done + 1 :])
+        least = _least_loss(program, prices, partial, ahead, step + 1)
         keep = np.flatnonzero((partial.regret <= reach) & (least <= slack))
         if keep.size > MAX_PARTIAL:
             keep = keep[np.argpartition(least[keep], MAX_PARTIAL)[:MAX_PARTIAL]]
@@ -107,7 +143,7 @@ def _within(program: Program, prices: Prices, shifts: _Shifts, reach: float, sla
             return _Found(None, np.inf, complete)
         partial = partial.at(keep)
         trail.append((parent[keep], taken[keep]))
-    loss = _least_loss(program, prices, partial, shifts, [])
+    loss = _least_loss(program, prices, partial, ahead, len(ahead.groups))
     k = int(loss.argmin())
     if not np.isfinite(loss[k]):
         return _Found(None, np.inf, complete)
@@ -142,27 +178,17 @@ def _extend(
     return extended, np.tile(np.arange(n), options), np.repeat(np.append(-1, group), n)
 
 
-def _least_loss(
-    program: Program, prices: Prices, partial: _Partial, shifts: _Shifts, rest: list[IntArray]
-) -> FloatArray:
+def _least_loss(program: Program, prices: Prices, partial: _Partial, ahead: _Ahead, step: int) -> FloatArray:
     """(n,) what every completion of a partial answer loses at least; inf if it has to break a limit."""
-    ahead = np.array([shifts.request[group[0]] for group in rest], np.int64)
-    relief = np.bincount(shifts.base[ahead], weights=program.load[ahead], minlength=program.n_models)
-    coming = np.concatenate([np.zeros(0, np.int64), *rest]).astype(np.int64)
-    intake = np.bincount(
-        shifts.target[coming], weights=program.load[shifts.request[coming]], minlength=program.n_models
-    )
-    saving = sum(max(-float(shifts.extra[group].min()), 0.0) for group in rest)
-    spending = sum(max(float(shifts.extra[group].max()), 0.0) for group in rest)
-
     least = partial.regret.copy()
     if prices.budget > 0:
-        least += prices.budget * np.maximum(program.budget - partial.cost - spending, 0.0)
+        least += prices.budget * np.maximum(program.budget - ahead.spending[step] - partial.cost, 0.0)
     for j in np.flatnonzero(prices.slots > 0).tolist():
-        unused = program.slots[j] - intake[j] - partial.use[:, j]
+        unused = (program.slots[j] - ahead.intake[step, j]) - partial.use[:, j]
         least += prices.slots[j] * np.maximum(unused, 0.0)
-    broken = partial.cost - saving > program.budget_limit
-    for j in np.flatnonzero(partial.use.max(axis=0) > program.slots + relief).tolist():
-        broken |= partial.use[:, j] > program.slots[j] + relief[j]
+    broken = partial.cost > program.budget_limit + ahead.saving[step]
+    room = program.slots + ahead.relief[step]
+    for j in np.flatnonzero(partial.use.max(axis=0) > room).tolist():
+        broken |= partial.use[:, j] > room[j]
     least[broken] = np.inf
     return least

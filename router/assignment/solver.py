@@ -28,6 +28,8 @@ from .program import Program
 
 FIRST_CORE = 160
 CORE_GROWTH = 4
+# Of the time limit, so many times one pass over the batch are kept for rounding and summing up.
+RESERVED_PASSES = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,11 @@ class Goal:
 
 def solve(program: Program, goal: Goal, warm: Prices | None = None, seed: int = 0) -> Solved:
     """The best assignment within the goal, or the best found by its deadline, or why there is none."""
+    began = time.perf_counter()
     free = Prices(0.0, np.zeros(program.n_models))
     model = favourite(program)
+    if goal.deadline is not None:
+        goal = replace(goal, deadline=goal.deadline - RESERVED_PASSES * (time.perf_counter() - began))
     if program.keeps(model):
         return Solved(model, program.worth(model), free, False)
     if obviously_infeasible(program):

@@ -154,7 +154,7 @@ def _precision(dtype: str, device: torch.device, stored: str) -> torch.dtype:
 
     if dtype != "auto":
         named = getattr(torch, dtype, None)
-        if not isinstance(named, torch.dtype):
+        if not isinstance(named, torch.dtype) or not named.is_floating_point:
             raise ConfigurationError(f"dtype {dtype!r}: use auto, float32, float16 or bfloat16.")
         return named
     if device.type != "cpu":

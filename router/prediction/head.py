@@ -84,9 +84,11 @@ class Head:
         import torch
 
         with torch.inference_mode():
-            outputs = self.outputs(torch.from_numpy(features.stacked()).to(self._device))
-            samples = torch.sigmoid(outputs[:, :, 0]).cpu().numpy()
-        tokens = self._typical(outputs) * self.weights.token_factor
+            blocks = self._outputs(features)
+            # Block by block: a vectorised sigmoid rounds by an element's place in memory.
+            samples = np.concatenate([torch.sigmoid(logits).cpu().numpy() for logits, _ in blocks], axis=-1)
+        tokens = self._typical(blocks) * self.weights.token_factor
+        samples = samples[..., : len(self.models)]
         return Prediction.from_samples(samples, tokens, tokens * self.weights.token_spread)
 
     def typical_tokens(self, features: Features) -> NDArray[np.float64]:
@@ -94,23 +96,21 @@ class Head:
         import torch
 
         with torch.inference_mode():
-            return self._typical(self.outputs(torch.from_numpy(features.stacked()).to(self._device)))
+            return self._typical(self._outputs(features))
 
-    def _typical(self, outputs: torch.Tensor) -> NDArray[np.float64]:
-        log_tokens = outputs[:, :, 1].double().mean(dim=0).cpu().numpy()
-        return np.asarray(np.exp(np.clip(log_tokens, 0.0, 16.0)))
+    def _typical(self, blocks: list[tuple[torch.Tensor, torch.Tensor]]) -> NDArray[np.float64]:
+        log_tokens = np.concatenate([logs.double().mean(dim=0).cpu().numpy() for _, logs in blocks], axis=-1)
+        return np.asarray(np.exp(np.clip(log_tokens[:, : len(self.models)], 0.0, 16.0)))
 
-    def outputs(self, stacked: torch.Tensor) -> torch.Tensor:
-        """Logits and log tokens of `(N, D)` features, shape `(B, N, 2, M)`."""
+    def _outputs(self, features: Features) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Logits of success and log tokens of every block of models, each `(B, N, BLOCK)`."""
         import torch
 
-        hidden = self.hidden(stacked)
-        parts = [torch.baddbmm(bias, hidden, weight) for weight, bias in self._blocks]
-        members, rows, _ = hidden.shape
-        joined = torch.stack(parts, dim=2).view(members, rows, len(parts), 2, BLOCK).transpose(2, 3).flatten(3)
-        return joined[..., : len(self.models)]
+        hidden = self._hidden(torch.from_numpy(features.stacked()).to(self._device))
+        joined = [torch.baddbmm(bias, hidden, weight) for weight, bias in self._blocks]
+        return [(both[..., :BLOCK].contiguous(), both[..., BLOCK:].contiguous()) for both in joined]
 
-    def hidden(self, stacked: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, stacked: torch.Tensor) -> torch.Tensor:
         """Hidden units of `(N, D)` features, shape `(B, N, H)`."""
         import torch
 

@@ -89,6 +89,7 @@ class HeadEstimator:
             raise OutcomesTableError(f"The head already has columns for {known}: give outcomes of new models only.")
         old, train = head.weights, Targets.of(table)
         members, _, hidden = old.hidden_weight.shape
+        recipe = replace(self, members=members)
         import torch
 
         with torch.random.fork_rng(devices=[]):
@@ -98,7 +99,7 @@ class HeadEstimator:
             shared = {"hidden_weight": torch.from_numpy(old.hidden_weight)}
             shared["hidden_bias"] = torch.from_numpy(old.hidden_bias[:, None, :])
             inputs, checks = (torch.from_numpy(x) for x in standardised)
-            best = self._train(
+            best = recipe._train(
                 inputs,
                 train,
                 checks,

@@ -12,6 +12,9 @@ from router.prices import ModelPrice, price_arrays
 
 FloatArray = NDArray[np.float64]
 
+_FAR = 1e100
+"""Stands for no limit where infinity times a tail of zero would have no value."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -73,7 +76,7 @@ def _cut_off(mean: FloatArray, std: FloatArray, limit: FloatArray) -> tuple[Floa
         variance = np.maximum(np.log1p((std / mean) ** 2), 1e-12)
         centre = np.log(mean) - variance / 2
         z = (np.log(limit) - centre) / np.sqrt(variance)
-    tail = ndtr(-z)
+    tail, limit = ndtr(-z), np.minimum(limit, _FAR)
     first = mean * ndtr(z - np.sqrt(variance)) + limit * tail
     second = (mean**2 + std**2) * ndtr(z - 2 * np.sqrt(variance)) + limit**2 * tail
     empty = mean <= 0

@@ -23,6 +23,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps at most)."""
 
 ENCODING_STEP = 512
+_FEWEST_ROWS = 10
 
 
 def train_predictor(
@@ -157,8 +158,11 @@ def _split_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.random.default_rng(seed).permutation(rows)
     train, validation, test = np.split(order, np.round(np.cumsum(fractions)[:2] * rows).astype(int))
-    if not len(train) or not len(validation):
-        raise OutcomesTableError(f"{rows} rows split by {fractions} leave none to train or to calibrate: add rows.")
+    if len(train) < _FEWEST_ROWS or len(validation) < _FEWEST_ROWS:
+        raise OutcomesTableError(
+            f"{rows} rows split into {len(train)} to train and {len(validation)} to calibrate, but each needs "
+            f"{_FEWEST_ROWS}: add rows."
+        )
     return train, validation, test
 
 

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from router.cli import app
+from router.prediction.outcomes import OutcomesTable
+from tests.router.conftest import make_outcomes
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outcomes: OutcomesTable) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    outcomes.select_models(["small", "medium"]).save(folder / "outcomes")
+    result = runner.invoke(
+        app,
+        [
+            *("train", "--data", str(folder / "outcomes"), "--out", str(folder / "artefact")),
+            *("--encoder", str(encoder_folder), "--members", "2", "--device", "cpu"),
+            *("--json", str(folder / "train.json")),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    return folder / "artefact"
+
+
+def test_train_reports_models_and_calibration(artefact: Path) -> None:
+    report = json.loads((artefact.parent / "train.json").read_text())
+    assert list(report["models"]) == ["small", "medium"]
+    assert [row["split"] for row in report["calibration"]] == ["calibration", "test"]
+    assert (artefact / "weights.safetensors").is_file()
+
+
+def test_predict_prints_one_row_a_model(artefact: Path) -> None:
+    result = runner.invoke(app, ["predict", str(artefact), "What is 12 plus 7?", "--json", "-"])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["prompt"] == "What is 12 plus 7?"
+    assert set(row["models"]) == {"small", "medium"}
+    assert 0 < row["models"]["small"]["success"] < 1
+    assert row["models"]["medium"]["cost_usd"] > row["models"]["small"]["cost_usd"] > 0
+    table = runner.invoke(app, ["predict", str(artefact), "What is 12 plus 7?"])
+    assert "medium" in table.stdout
+    assert f"{row['models']['medium']['success']:.3f}" in table.stdout
+
+
+def test_predict_reads_files_of_prompts_and_chats(artefact: Path, tmp_path: Path) -> None:
+    lines, chats = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    lines.write_text("What is 12 plus 7?\n\nSpell the word ab backwards.\n")
+    rows = [{"messages": [{"role": "user", "content": "What is 12 plus 7?"}]}, {"prompt": "x"}]
+    chats.write_text("\n".join(map(json.dumps, rows)))
+    found = [
+        json.loads(runner.invoke(app, ["predict", str(artefact), "--file", str(f), "--json", "-"]).stdout)
+        for f in (lines, chats)
+    ]
+    assert [row["prompt"] for row in found[0]] == ["What is 12 plus 7?", "Spell the word ab backwards."]
+    success = [rows[0]["models"]["small"]["success"] for rows in found]
+    np.testing.assert_allclose(success[0], success[1], atol=1e-6)
+
+
+def test_calibrate_writes_a_new_artefact(artefact: Path, tmp_path: Path) -> None:
+    make_outcomes(200, seed=3).save(tmp_path / "fresh")
+    out = tmp_path / "calibrated"
+    result = runner.invoke(app, ["calibrate", str(artefact), "--data", str(tmp_path / "fresh"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "calibration" in result.stdout
+    described = [json.loads((folder / "artefact.json").read_text()) for folder in (artefact, out)]
+    assert len(described[1]["data_sha256"]) == len(described[0]["data_sha256"]) + 1
+    assert described[1]["calibration"][0]["rows"] == 200
+
+
+def test_train_adds_models_to_an_artefact(artefact: Path, tmp_path: Path) -> None:
+    make_outcomes(200, seed=4).save(tmp_path / "more")
+    out = tmp_path / "grown"
+    arguments = ["train", "--data", str(tmp_path / "more"), "--out", str(out), "--add-to", str(artefact)]
+    result = runner.invoke(app, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    names = [model["name"] for model in json.loads((out / "artefact.json").read_text())["models"]]
+    assert names == ["small", "medium", "large"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", "nowhere", "x"], "has no artefact.json"),
+        (["predict", "nowhere"], "either one prompt or --file"),
+        (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
+        (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
+        (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "knn"], "leave --estimator out"),
+    ],
+)
+def test_mistakes_are_one_clean_message(arguments: list[str], said: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_broken_lines_of_a_file_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    for text, said in (('{"prompt": "x"}\n{oops', "line 2 is not JSON"), ('{"text": "x"}', "line 1: give")):
+        file.write_text(text)
+        result = runner.invoke(app, ["predict", "nowhere", "--file", str(file)])
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["train", "calibrate", "predict"])
+def test_help_explains_and_shows_an_example(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Example:" in result.stdout

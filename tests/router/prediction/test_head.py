@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from router.errors import OutcomesTableError
+from router.prediction.encoder import Encoder
+from router.prediction.features import Features
+from router.prediction.head import BLOCK, Head
+from router.prediction.head_training import HeadEstimator, with_token_scale
+from router.prediction.outcomes import OutcomesTable
+
+QUICK = HeadEstimator(members=3, hidden=16, max_epochs=40)
+
+
+@pytest.fixture(scope="module")
+def split(encoder: Encoder, outcomes: OutcomesTable) -> list[tuple[Features, OutcomesTable]]:
+    return [(Features.of(part.prompts, encoder), part) for part in outcomes.split(seed=0)]
+
+
+@pytest.fixture(scope="module")
+def head(split: list[tuple[Features, OutcomesTable]]) -> Head:
+    return QUICK.fit(*split[0], split[1], seed=0)
+
+
+def _log_loss(success: np.ndarray, scores: np.ndarray) -> float:
+    p = np.clip(success, 1e-3, 1 - 1e-3)
+    return float(-np.nanmean(scores * np.log(p) + (1 - scores) * np.log(1 - p)))
+
+
+def test_the_head_beats_the_mean_on_fresh_rows(head: Head, split: list[tuple[Features, OutcomesTable]]) -> None:
+    features, table = split[2]
+    prediction = head.predict(features)
+    means = np.broadcast_to(split[0][1].scores.mean(axis=0), table.scores.shape)
+    assert _log_loss(prediction.success, table.scores) < 0.8 * _log_loss(means, table.scores)
+    np.testing.assert_allclose(prediction.success, prediction.success_samples.mean(axis=0))
+    assert (prediction.success_std > 0).all()
+
+
+def test_lengths_follow_the_question_and_sum_up(head: Head, split: list[tuple[Features, OutcomesTable]]) -> None:
+    features, table = split[2]
+    prediction = head.predict(features)
+    assert np.corrcoef(prediction.output_tokens.ravel(), table.output_tokens.ravel())[0, 1] > 0.8
+    assert prediction.output_tokens.mean() == pytest.approx(table.output_tokens.mean(), rel=0.1)
+    relative = (table.output_tokens - prediction.output_tokens) / prediction.output_tokens_std
+    assert 0.6 < relative.std() < 1.5
+
+
+def test_the_seed_decides_the_result(head: Head, split: list[tuple[Features, OutcomesTable]]) -> None:
+    again, other = (QUICK.fit(*split[0], split[1], seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(again.weights.hidden_weight, head.weights.hidden_weight)
+    assert (other.weights.hidden_weight != head.weights.hidden_weight).any()
+
+
+def test_unknown_outcomes_leave_no_trace(split: list[tuple[Features, OutcomesTable]]) -> None:
+    """Rows without any outcome must not change what is learned of the others, but for their part in a draw."""
+    features, table = split[0]
+    quick = dataclasses.replace(QUICK, max_epochs=3)
+    holes = table.scores.copy()
+    holes[:100, 1] = np.nan
+    tokens = table.output_tokens.copy()
+    tokens[:100, 1] = np.nan
+    flipped = np.where(np.isnan(holes), np.nan, table.scores)
+    masked = dataclasses.replace(table, scores=holes, output_tokens=tokens)
+    same = dataclasses.replace(table, scores=flipped, output_tokens=tokens)
+    one, two = (quick.fit(features, t, split[1]) for t in (masked, same))
+    np.testing.assert_array_equal(one.weights.output_weight, two.weights.output_weight)
+    assert np.isfinite(one.weights.output_weight).all()
+    whole = quick.fit(features, table, split[1])
+    assert (whole.weights.output_weight[..., 1] != one.weights.output_weight[..., 1]).any()
+
+
+@pytest.mark.parametrize("added", [1, BLOCK])
+def test_added_models_leave_the_others_to_the_bit(
+    head: Head, split: list[tuple[Features, OutcomesTable]], added: int
+) -> None:
+    names = tuple(f"new{i}" for i in range(added))
+    grown_split = [(features, _renamed(table, names)) for features, table in split]
+    quick = dataclasses.replace(QUICK, max_epochs=30)
+    grown = quick.add_models(head, *grown_split[0], grown_split[1])
+    before, after = head.predict(split[2][0]), grown.predict(split[2][0])
+    assert grown.models == ("small", "medium", "large", *names)
+    np.testing.assert_array_equal(after.success_samples[:, :, :3], before.success_samples)
+    np.testing.assert_array_equal(after.output_tokens[:, :3], before.output_tokens)
+    np.testing.assert_array_equal(after.output_tokens_std[:, :3], before.output_tokens_std)
+    truth = split[2][1].scores[:, 1]
+    mean = np.full(120, split[0][1].scores[:, 1].mean())
+    assert _log_loss(after.success[:, 3], truth) < 0.9 * _log_loss(mean, truth)
+    with pytest.raises(OutcomesTableError, match="already has columns"):
+        quick.add_models(head, *split[0], split[1])
+
+
+def _renamed(table: OutcomesTable, names: tuple[str, ...]) -> OutcomesTable:
+    """The table's second model under each of these names."""
+    repeated = {
+        name: np.repeat(getattr(table, name)[:, 1:2], len(names), axis=1)
+        for name in ("scores", "input_tokens", "output_tokens", "cost_usd")
+    }
+    return dataclasses.replace(table, models=names, prices={}, **repeated)
+
+
+def test_chosen_models_come_in_the_order_asked(head: Head, split: list[tuple[Features, OutcomesTable]]) -> None:
+    whole, part = head.predict(split[2][0]), head.select(["large", "small"]).predict(split[2][0])
+    np.testing.assert_array_equal(part.success, whole.success[:, [2, 0]])
+    np.testing.assert_array_equal(part.output_tokens, whole.output_tokens[:, [2, 0]])
+
+
+def test_lengths_never_seen_stay_unknown(head: Head, split: list[tuple[Features, OutcomesTable]]) -> None:
+    features, table = split[1]
+    tokens = table.output_tokens.copy()
+    tokens[:, 0] = np.nan
+    scaled = with_token_scale(head, features, dataclasses.replace(table, output_tokens=tokens))
+    prediction = scaled.predict(features)
+    assert np.isnan(prediction.output_tokens[:, 0]).all()
+    assert np.isfinite(prediction.output_tokens[:, 1:]).all()
+
+
+def test_a_model_without_scores_is_refused(split: list[tuple[Features, OutcomesTable]]) -> None:
+    features, table = split[0]
+    scores = table.scores.copy()
+    scores[:, 1] = np.nan
+    with pytest.raises(OutcomesTableError, match=r"No score of \['medium'\]"):
+        QUICK.fit(features, dataclasses.replace(table, scores=scores), split[1])
+
+
+def test_progress_is_told(split: list[tuple[Features, OutcomesTable]]) -> None:
+    told: list[tuple[int, int]] = []
+    dataclasses.replace(QUICK, max_epochs=2).fit(
+        *split[0], split[1], progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(1, 2), (2, 2)]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.errors import ArtefactError, OutcomesTableError
+from router.prediction.encoder import Encoder
+from router.prediction.head_training import HeadEstimator
+from router.prediction.knn import KnnEstimator
+from router.prediction.outcomes import OutcomesTable
+from router.prediction.predictor import Predictor
+from router.prediction.training import add_models, recalibrate, train_predictor
+from tests.router.conftest import make_outcomes, save_encoder
+
+QUICK = HeadEstimator(members=3, hidden=16, max_epochs=25)
+TEXTS = ["What is 12 plus 7?", "What is 123456 plus 7?", "Spell the word abcdef backwards."]
+
+
+@pytest.fixture(scope="module")
+def predictor(encoder: Encoder, outcomes: OutcomesTable) -> Predictor:
+    return train_predictor(outcomes, encoder, estimator=QUICK)
+
+
+@pytest.fixture
+def artefact(predictor: Predictor, tmp_path: Path) -> Path:
+    predictor.save(tmp_path / "artefact")
+    return tmp_path / "artefact"
+
+
+def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Path) -> None:
+    loaded = Predictor.load(artefact, device="cpu")
+    before, after = predictor.predict(TEXTS), loaded.predict(TEXTS)
+    for field in dataclasses.fields(before):
+        np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name))
+    assert loaded.models == predictor.models
+    assert loaded.prices == dict(predictor.prices)
+    assert loaded.reports == predictor.reports
+    assert loaded.data_hashes == predictor.data_hashes
+    np.testing.assert_array_equal(loaded.mean_success, predictor.mean_success)
+
+
+def test_easier_questions_are_likelier_to_succeed_and_larger_models_better(predictor: Predictor) -> None:
+    success = predictor.predict(TEXTS).success
+    assert (success[0] > success[1])[:2].all()
+    assert (np.diff(success[1]) > 0).all()
+
+
+def test_the_report_tells_calibration_on_rows_not_trained_on(predictor: Predictor) -> None:
+    assert [(report.split, report.rows) for report in predictor.reports] == [("calibration", 60), ("test", 120)]
+    assert all(report.brier_after < 0.2 for report in predictor.reports)
+
+
+def test_models_are_checked_and_put_in_the_order_configured(predictor: Predictor, artefact: Path) -> None:
+    turned = Predictor.load(artefact, models=["large", "small", "medium"], device="cpu")
+    np.testing.assert_array_equal(turned.predict(TEXTS).success, predictor.predict(TEXTS).success[:, [2, 0, 1]])
+    np.testing.assert_array_equal(turned.mean_success, predictor.mean_success[[2, 0, 1]])
+    with pytest.raises(ArtefactError) as caught:
+        Predictor.load(artefact, models=["small", "medium", "huge"])
+    assert "only in the artefact: ['large']" in caught.value.message
+    assert "only in the configuration: ['huge']" in caught.value.message
+
+
+def test_another_encoder_is_refused(artefact: Path, tmp_path: Path, encoder_folder: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ArtefactError, match="load that encoder, or train with this one"):
+        Predictor.load(artefact, encoder=str(save_encoder(other, seed=1)), device="cpu")
+    short = Encoder.load(str(encoder_folder), device="cpu", max_tokens=16)
+    with pytest.raises(ArtefactError, match="load it with max_tokens=64"):
+        Predictor.load(artefact, encoder=short)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "artefact.json").unlink(), r"has no artefact\.json"),
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "damaged"),
+        (lambda folder: _edit(folder, version=99), "version 99"),
+        (lambda folder: _edit(folder, unheard_of=1), "damaged or of another version"),
+        (lambda folder: _edit(folder, estimator="oracle"), "unknown estimator 'oracle'"),
+    ],
+)
+def test_a_broken_artefact_says_what_is_wrong(artefact: Path, damage, said: str) -> None:
+    damage(artefact)
+    with pytest.raises(ArtefactError, match=said):
+        Predictor.load(artefact, device="cpu")
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    file = folder / "artefact.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("estimator", [QUICK, KnnEstimator(k=10, members=4)])
+def test_a_new_model_leaves_the_others_to_the_bit(
+    encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path, estimator: HeadEstimator | KnnEstimator
+) -> None:
+    known = train_predictor(outcomes.select_models(["small", "medium"]), encoder, estimator=estimator)
+    grown = add_models(known, make_outcomes(300, seed=9), recipe=QUICK)
+    grown.save(tmp_path)
+    before, after = known.predict(TEXTS), Predictor.load(tmp_path, device="cpu").predict(TEXTS)
+    assert grown.models == ("small", "medium", "large")
+    np.testing.assert_array_equal(after.success[:, :2], before.success)
+    np.testing.assert_array_equal(after.success_std[:, :2], before.success_std)
+    np.testing.assert_array_equal(after.output_tokens[:, :2], before.output_tokens)
+    assert set(grown.prices) == {"small", "medium", "large"}
+    assert len(grown.mean_success) == 3
+    with pytest.raises(OutcomesTableError, match="all known"):
+        add_models(grown, outcomes)
+
+
+def test_recalibration_follows_drift(predictor: Predictor) -> None:
+    fresh = make_outcomes(400, seed=5)
+    worse = dataclasses.replace(fresh, scores=fresh.scores * 0.5)
+    again = recalibrate(predictor, worse)
+    drifted = predictor.predict(worse.prompts).success.mean() - worse.scores.mean()
+    mended = again.predict(worse.prompts).success.mean() - worse.scores.mean()
+    assert drifted > 0.2 > 0.06 > abs(mended)
+    assert again.estimator is predictor.estimator
+    assert again.data_hashes[-1] == worse.data_hash()
+
+
+def test_too_few_rows_are_refused(encoder: Encoder, outcomes: OutcomesTable) -> None:
+    with pytest.raises(OutcomesTableError, match=r"35 to train and 5 to calibrate.*add rows"):
+        train_predictor(outcomes.subset(np.arange(50)), encoder)
+
+
+def test_unknown_lengths_are_derived_from_costs_where_prices_are_known(
+    encoder: Encoder, outcomes: OutcomesTable
+) -> None:
+    unknown = np.full(outcomes.scores.shape, np.nan)
+    table = dataclasses.replace(outcomes, output_tokens=unknown, input_tokens=unknown)
+    priced = train_predictor(table, encoder, estimator=KnnEstimator())
+    assert np.isfinite(priced.predict(TEXTS).output_tokens).all()
+    unpriced = train_predictor(dataclasses.replace(table, prices={}), encoder, estimator=KnnEstimator())
+    assert np.isnan(unpriced.predict(TEXTS).output_tokens).all()

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from router.errors import ConfigurationError, InvalidRequestError
+from router.prediction.tokens import TokenCounter
+
+TEMPLATE = (
+    "{% if tools %}tool {% endif %}{% for m in messages %}"
+    "{% if m['role'] == 'bad' %}{{ raise_exception('no such role') }}{% endif %}"
+    "{{ m['role'] }} {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+def _tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    """One token a word."""
+    core = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", chat_template=template)
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> TokenCounter:
+    for name, template in (("a", TEMPLATE), ("b", TEMPLATE), ("c", "x " + TEMPLATE)):
+        _tokenizer(template).save_pretrained(tmp_path / name)
+    return TokenCounter.load({name: str(tmp_path / name) for name in "abc"})
+
+
+def test_chats_are_counted_with_template_and_generation_prompt(counter: TokenCounter) -> None:
+    chat = [{"role": "user", "content": "one two three"}]
+    np.testing.assert_array_equal(counter.count(chat), [5, 5, 6])
+    np.testing.assert_array_equal(counter.count(chat, tools=[{"type": "function"}]), [6, 6, 7])
+    parts = [{"role": "user", "content": [{"type": "text", "text": "one two"}, {"type": "text", "text": "three"}]}]
+    np.testing.assert_array_equal(counter.count(parts), [5, 5, 6])
+
+
+def test_prompts_and_token_ids_are_counted_as_they_are(counter: TokenCounter) -> None:
+    np.testing.assert_array_equal(counter.count("one two"), [2, 2, 2])
+    np.testing.assert_array_equal(counter.count([7, 8, 9]), [3, 3, 3])
+    np.testing.assert_array_equal(counter.count(["one two", "three"]), [3, 3, 3])
+    np.testing.assert_array_equal(counter.count([[1, 2], [3]]), [3, 3, 3])
+
+
+def test_one_bad_item_spoils_no_other(counter: TokenCounter) -> None:
+    good = [{"role": "user", "content": "one"}]
+    counts, errors = counter.count_batch([good, [{"role": "bad", "content": "x"}], [], good, "one two"])
+    assert sorted(errors) == [1, 2]
+    assert "no such role" in errors[1].message
+    np.testing.assert_array_equal(counts[[0, 3]], [[3, 3, 4]] * 2)
+    np.testing.assert_array_equal(counts[[1, 2]], 0)
+    with pytest.raises(InvalidRequestError, match="refuses these messages"):
+        counter.count([{"role": "bad", "content": "x"}])
+
+
+def test_a_model_without_template_answers_no_chats() -> None:
+    counter = TokenCounter({"base": _tokenizer(None)})
+    with pytest.raises(InvalidRequestError, match="'base' has no chat template"):
+        counter.count([{"role": "user", "content": "x"}])
+    np.testing.assert_array_equal(counter.count("one two"), [2])
+
+
+def test_a_missing_tokenizer_names_the_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="tokenizer of 'm' cannot be loaded"):
+        TokenCounter.load({"m": str(tmp_path)})

@@ -23,9 +23,11 @@ from router.errors import ConfigurationError, UnavailableError
 
 IMPORT_PATH = "deployments.app:build"
 DASHBOARD_PORT = 8265
-# HAProxy instead of Serve's Python proxy: a seventh of its CPU a request. Nothing is reported to anyone.
+# HAProxy instead of Serve's Python proxy and handles without a second event loop: a sixth of the CPU a request.
+# Nothing is reported to anyone.
 RAY_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",

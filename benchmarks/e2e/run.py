@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,3 @@ def _add(table: Table, name: str, row: dict[str, Any]) -> None:
         f"{row['latency_ms_p95']:.0f}",
         f"{row['batches_over_cap']}/{row['batches']}",
     )
-
-
-def write(result: dict[str, Any], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")

@@ -19,8 +19,8 @@ def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None
     requests alone (`problem.subset(mask)`) are always a feasible batch.
     """
     program = Program.of(problem)
-    # A little less than the budget, so that sums in another order keep it too.
-    program = replace(program, budget=program.budget * (1 - 2 * RELATIVE_SLACK))
+    # Half of the rounding that is allowed for, so that sums in another order stay within it too.
+    program = replace(program, budget=program.budget * (1 - RELATIVE_SLACK / 2))
     deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
     if np.isfinite(program.value).any():
         return most_admitted(program, Goal(deadline=deadline))

@@ -56,6 +56,9 @@ def solve_core(
         budget=program.budget - float(picked(program.cost, model).sum()),
     )
     keep[fixed] = False
+    if not keep.any():
+        worth = program.worth(model)
+        return model, ModelSolution(np.zeros(0), worth, worth, infeasible=False, timed_out=False)
     pyomo_model = batch_model(rest, keep, offset=program.worth(model), start=incumbent)
     solution = solve_model(
         pyomo_model, gap=gap, target=target, time_limit_s=time_limit_s, max_nodes=None if exact else MAX_NODES

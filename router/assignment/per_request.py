@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from ..errors import InvalidRequestError
 from .outcome import Assignment, Prices
 from .problem import BatchProblem, FloatArray, IntArray
 from .repair import enforce_choice
@@ -77,7 +78,10 @@ class PerQuery:
 
 @dataclass(frozen=True)
 class Static:
-    """One model for every request that may use it; the cheapest allowed one for the others."""
+    """One model for every request that may use it; the cheapest allowed one for the others.
+
+    Raises InvalidRequestError for an index that the batch does not have.
+    """
 
     model: int = 0
     limits: Limits = "repair"
@@ -86,7 +90,11 @@ class Static:
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
-        score = -problem.cost_usd.copy()
+        if not 0 <= self.model < problem.n_models:
+            raise InvalidRequestError(
+                f"There is no model {self.model}: give an index from 0 to {problem.n_models - 1}.", param="model"
+            )
+        score = -problem.cost_usd
         score[:, self.model] = 1.0
         return finish(problem, best(problem, score), self.name, started, self.limits)
 
@@ -104,4 +112,5 @@ class Price:
         started = time.perf_counter()
         prices = warm or no_prices(problem)
         charge = prices.budget * problem.cost_usd + problem.load[:, None] * prices.slots
-        return enforce_choice(problem, best(problem, problem.value - charge), self.name, started, prices=prices)
+        worth = problem.value - charge
+        return enforce_choice(problem, best(problem, worth), self.name, started, prices=prices, worth=worth)

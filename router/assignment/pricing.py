@@ -142,9 +142,8 @@ def _level(
             break
         if relaxed.missing > 1e-9:
             # Penalties are no prices: look further around the last ones before believing them.
-            window *= 4
-            wider = _near(reduced, best, window) | columns
-            if wider.sum() > columns.sum():
+            wider, window = _wider(reduced, best, columns, window)
+            if wider is not None:
                 columns = wider
                 continue
         moved = program.reduced(relaxed.prices)
@@ -163,6 +162,16 @@ def _level(
             break
         columns |= added
     return result
+
+
+def _wider(reduced: FloatArray, best: FloatArray, columns: BoolArray, window: int) -> tuple[BoolArray | None, int]:
+    """More columns around the same prices, None if all are in already; and the window that holds them."""
+    while window < reduced.size:
+        window *= 4
+        wider = _near(reduced, best, window) | columns
+        if wider.sum() > columns.sum():
+            return wider, window
+    return None, window
 
 
 def _window(program: Program) -> int:

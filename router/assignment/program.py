@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,6 +47,13 @@ class Program:
     @property
     def n_models(self) -> int:
         return int(self.value.shape[1])
+
+    @cached_property
+    def value_range(self) -> float:
+        """Largest less smallest value of an allowed pair, 1 if they are equal."""
+        finite = np.isfinite(self.value)
+        high = float(self.value.max(where=finite, initial=-np.inf))
+        return high - float(self.value.min(where=finite, initial=np.inf)) or 1.0
 
     @property
     def budget_limit(self) -> float:

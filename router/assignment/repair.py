@@ -9,7 +9,7 @@ import numpy as np
 from .mip import no_answer_yet
 from .moves import cut_cost, fit_slots, upgrade
 from .outcome import Assignment, Prices
-from .problem import BatchProblem, IntArray
+from .problem import BatchProblem, FloatArray, IntArray
 from .program import Program
 from .solver import Goal, feasible
 from .summary import refuse, summarise, violation
@@ -26,13 +26,22 @@ def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:
 
 
 def enforce_choice(
-    problem: BatchProblem, model: IntArray, name: str, started: float, *, prices: Prices | None = None
+    problem: BatchProblem,
+    model: IntArray,
+    name: str,
+    started: float,
+    *,
+    prices: Prices | None = None,
+    worth: FloatArray | None = None,
 ) -> Assignment:
-    """`enforce` for a bare choice (n_requests,), -1 where a request has no model yet."""
+    """`enforce` for a bare choice (n_requests,), -1 where a request has no model yet.
+
+    worth: (n_requests, n_models) by which the loss of leaving an overfull model is measured; default the value.
+    """
     if violation(problem, model) is not None:
         program = Program.of(problem)
         forbidden = (model >= 0) & ~np.isfinite(program.value[np.arange(len(model)), model])
-        model = cut_cost(program, fit_slots(program, np.where(forbidden, -1, model)))
+        model = cut_cost(program, fit_slots(program, np.where(forbidden, -1, model), worth))
         if not program.keeps(model):
             examined = feasible(program, Goal())
             if examined.model is None:

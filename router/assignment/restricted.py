@@ -46,7 +46,7 @@ def solve_restricted(
     gain = program.value[request, target] - program.value[request, home]
     extra = program.cost[request, target] - program.cost[request, home]
     base_cost, base_use = float(picked(program.cost, base).sum()), program.use(base)
-    worth = max(float(np.abs(gain).max(initial=0.0)), 1e-12)
+    worth = program.value_range
     money = max(float(np.abs(extra).max(initial=0.0)), 1e-12)
 
     alternatives = np.bincount(request, minlength=program.n_requests)

@@ -1,0 +1,63 @@
+"""A user's own rows: kept, and proved against trying every answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyomo.environ as pyo
+import pytest
+
+from router.assignment import BatchProblem, Mip, Status, assign
+from router.errors import ConfigurationError
+
+from .instances import feasible_choices, random_batch
+
+LATENCY_S = np.array([4.0, 1.0, 2.0])
+TENANT = np.array([0, 0, 0, 1, 1, 1])
+
+
+def mean_latency(model: pyo.ConcreteModel, problem: BatchProblem, pairs: np.ndarray) -> None:
+    total = sum(LATENCY_S[j] * model.x[i, j] for i, j in pairs)
+    model.latency = pyo.Constraint(expr=total <= 2.0 * problem.n_requests)
+
+
+def fair_share(model: pyo.ConcreteModel, problem: BatchProblem, pairs: np.ndarray) -> None:
+    """Each tenant gets the best model for at least one of its requests; no model gets over half of all."""
+    model.fair = pyo.ConstraintList()
+    for tenant in np.unique(TENANT):
+        mine = [model.x[i, j] for i, j in pairs if TENANT[i] == tenant and j == 2]
+        model.fair.add(sum(mine) >= 1)
+    for j in range(problem.n_models):
+        model.fair.add(sum(model.x[i, k] for i, k in pairs if k == j) <= problem.n_requests / 2)
+
+
+def keeps(choice: np.ndarray) -> bool:
+    fair = all((choice[t == TENANT] == 2).any() for t in (0, 1)) and np.bincount(choice).max() <= 3
+    return bool(fair and LATENCY_S[choice].sum() <= 12.0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "tight_budget", "ties", "loose"])
+def test_rows_hold_and_the_answer_is_the_best_that_keeps_them(kind: str) -> None:
+    told_apart = 0
+    for seed in range(10):
+        problem = random_batch(np.random.default_rng([seed, 31]), kind, 6, 3)
+        answer = assign(problem, Mip(gap=0.0, rows=(mean_latency, fair_share)))
+        choices = [c for c in feasible_choices(problem) if keeps(c)]
+        if not choices:
+            assert answer.status is Status.infeasible
+            assert answer.infeasibility is not None
+            continue
+        best = max(problem.value[np.arange(6), c].sum() for c in choices)
+        assert keeps(answer.model)
+        assert answer.objective == pytest.approx(best)
+        assert answer.bound >= best - 1e-9
+        told_apart += answer.objective < assign(problem, Mip(gap=0.0)).objective - 1e-9
+    assert told_apart > 0
+
+
+def test_rows_that_are_not_linear_are_refused() -> None:
+    def crooked(model: pyo.ConcreteModel, problem: BatchProblem, pairs: np.ndarray) -> None:
+        model.crooked = pyo.Constraint(expr=model.x[0, 0] * model.x[1, 1] <= 0)
+
+    problem = random_batch(np.random.default_rng(0), "loose", 3, 2)
+    with pytest.raises(ConfigurationError, match="have to be linear"):
+        assign(problem, Mip(rows=(crooked,)))

@@ -1,0 +1,30 @@
+"""One real service for all tests that need one: the project's own configuration, real engines, real HTTP."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tests.deployments.service import CONFIG, Service
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    from deployments.launch import running_service
+
+    document = yaml.safe_load(CONFIG.read_text())
+    document["http_options"]["port"] = free_port()
+    path = tmp_path_factory.mktemp("service") / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with running_service(path, console=Console(quiet=True)) as url:
+        yield Service(url, document)

@@ -1,0 +1,31 @@
+"""The running service as tests see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+CONFIG = Path(__file__).resolve().parents[2] / "serve_config.yaml"
+MODELS = ("wren", "finch", "lark", "heron")
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where it answers, and the file that it runs."""
+
+    url: str
+    document: dict[str, Any]
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, timeout=60, **options)
+
+    def chat(self, content: Any = "What is 2 plus 3?", **fields: Any) -> httpx.Response:
+        body = {"model": "auto", "messages": [{"role": "user", "content": content}], "temperature": 0} | fields
+        return self.post("/v1/chat/completions", body)
+
+    def health(self) -> dict[str, Any]:
+        state: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=30).json()
+        return state

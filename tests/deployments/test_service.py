@@ -1,0 +1,302 @@
+"""The whole service, end to end: Ray Serve, four vLLM engines, predictor, solver, OpenAI's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.deployments.service import MODELS, Service
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.1)
+
+
+def wait_until_idle(service: Service) -> None:
+    wait_for(lambda: service.health()["in_flight"] == 0, 20, "no request in flight")
+    state = service.health()
+    assert state["waiting"] == 0
+    assert state["reserved_usd"] == pytest.approx(0, abs=1e-15)
+    assert all(model["free_slots"] == model["slots"] for model in state["models"].values())
+
+
+@pytest.fixture
+def client(service: Service) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def test_auto_is_answered_by_a_model_that_says_why(service: Service) -> None:
+    answer = service.chat()
+    assert answer.status_code == 200
+    headers = answer.headers
+    assert headers["x-router-model"] in MODELS
+    assert answer.json()["model"] == headers["x-router-model"]
+    assert 0 <= float(headers["x-router-success"]) <= 1
+    assert float(headers["x-router-cost-usd"]) > 0
+    assert float(headers["x-router-shadow-price"]) >= 0
+    assert headers["x-router-rung"] == "mip"
+    assert "cap-usd" in headers["x-router-batch"]
+
+
+def test_the_settled_cost_is_the_counted_tokens_at_the_models_price(service: Service) -> None:
+    for model in service.document["applications"][0]["args"]["models"]:
+        answer = service.chat(model=model["name"])
+        usage = answer.json()["usage"]
+        tokens_usd = (
+            usage["prompt_tokens"] * model["input_usd_per_million"]
+            + usage["completion_tokens"] * model["output_usd_per_million"]
+        ) / 1e6
+        assert float(answer.headers["x-router-settled-cost-usd"]) == pytest.approx(tokens_usd, rel=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_is_reached_by_its_name(client: openai.OpenAI, model: str) -> None:
+    completion = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "What is 2 plus 3?"}], max_tokens=8
+    )
+    assert completion.model == model
+
+
+def test_the_zoo_can_add(client: openai.OpenAI) -> None:
+    completion = client.chat.completions.create(
+        model="finch", messages=[{"role": "user", "content": "What is 4 plus 5?"}], temperature=0
+    )
+    assert completion.choices[0].message.content == "9"
+
+
+def test_streams_end_with_usage_only_when_asked(client: openai.OpenAI) -> None:
+    request: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "What is 2 plus 3?"}]}
+    plain = list(client.chat.completions.create(**request, stream=True, temperature=0))
+    assert all(chunk.usage is None and chunk.choices for chunk in plain)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in plain)
+    counted = list(
+        client.chat.completions.create(**request, stream=True, temperature=0, stream_options={"include_usage": True})
+    )
+    assert counted[-1].usage is not None
+    assert counted[-1].usage.completion_tokens > 0
+    assert text == "".join(chunk.choices[0].delta.content or "" for chunk in counted if chunk.choices)
+
+
+def test_a_stream_settles_its_cost_before_the_end(service: Service) -> None:
+    lines = service.chat(stream=True).text.splitlines()
+    assert lines[-2] == "data: [DONE]"
+    settled = [line for line in lines if line.startswith(": x-router-settled-cost-usd ")]
+    assert len(settled) == 1
+    assert float(settled[0].split()[-1]) > 0
+
+
+def test_sampling_parameters_reach_the_engine(client: openai.OpenAI) -> None:
+    completion = client.chat.completions.create(
+        model="wren",
+        messages=[{"role": "user", "content": "What is 2 plus 3?"}],
+        n=2,
+        seed=7,
+        temperature=1.0,
+        logprobs=True,
+        top_logprobs=2,
+        max_tokens=3,
+    )
+    assert len(completion.choices) == 2
+    assert completion.choices[0].logprobs is not None
+    assert len(completion.choices[0].logprobs.content[0].top_logprobs) == 2
+    assert completion.usage.completion_tokens <= 6
+
+
+def test_completions_and_stop(client: openai.OpenAI) -> None:
+    several = client.completions.create(model="wren", prompt=["one", "two"], max_tokens=4)
+    assert [choice.index for choice in several.choices] == [0, 1]
+    free = client.completions.create(model="auto", prompt="abc", max_tokens=8, temperature=0)
+    stop = free.choices[0].text[:1]
+    if stop:
+        stopped = client.completions.create(model=free.model, prompt="abc", max_tokens=8, temperature=0, stop=[stop])
+        assert stopped.choices[0].text == ""
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    assert {model.id for model in client.models.list()} == {"auto", *MODELS}
+    assert client.models.retrieve("wren").id == "wren"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+def test_a_request_can_limit_its_routing(service: Service) -> None:
+    answer = service.chat(routing={"models": ["wren", "lark"]})
+    assert answer.headers["x-router-model"] in {"wren", "lark"}
+    cheapest = service.chat(routing={"strategy": "per_query", "options": {"price": 1e9}})
+    assert (cheapest.headers["x-router-model"], cheapest.headers["x-router-strategy"]) == ("wren", "per_query")
+
+
+def test_route_plans_and_runs_nothing(service: Service) -> None:
+    spent_usd = service.health()["spent_usd"]
+    body = {"requests": [{"messages": [{"role": "user", "content": f"What is {i} plus 3?"}]} for i in range(20)]}
+    answer = service.post("/v1/route", body).json()
+    assert len(answer["data"]) == 20
+    first = answer["data"][0]
+    assert {candidate["model"] for candidate in first["candidates"]} == set(MODELS)
+    assert first["batch"]["size"] == 20
+    assert first["batch"]["planned_cost_usd"] <= first["batch"]["cap_usd"]
+    assert first["batch"]["objective"] <= first["batch"]["bound"] + 1e-9
+    assert service.health()["spent_usd"] == spent_usd
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (b"{", 400, None),
+        (b"[1, 2]", 400, None),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": 5}]}, 400, "messages.0.content"),
+        ({"model": "nobody"}, 404, "model"),
+        ({"max_tokens": -1}, 400, "max_tokens"),
+        ({"max_tokens": 100_000}, 400, None),
+        ({"n": "many"}, 400, "n"),
+        ({"temperature": "hot"}, 400, "temperature"),
+        ({"temperature": -3}, 400, "temperature"),
+        ({"messages": [{"role": "user", "content": "word " * 2000}]}, 400, None),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, None),
+        ({"routing": {"max_cost_usd": 1e-12}}, 402, "routing.max_cost_usd"),
+        ({"routing": {"min_success": 1.0}}, 429, "routing.min_success"),
+        ({"routing": {"models": ["nobody"]}}, 404, "routing.models"),
+        ({"routing": {"colour": "red"}}, 400, "routing.colour"),
+    ],
+)
+def test_bad_input_gets_a_clear_error_and_the_service_lives_on(
+    service: Service, body: Any, status: int, param: str | None
+) -> None:
+    if isinstance(body, bytes):
+        answer = httpx.post(f"{service.url}/v1/chat/completions", content=body, timeout=60)
+    else:
+        answer = service.post(
+            "/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "x"}]} | body
+        )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param), error
+    assert set(error) == {"message", "type", "param", "code"}
+    assert len(error["message"]) > 15
+    assert service.chat().status_code == 200
+    wait_until_idle(service)
+
+
+def test_unknown_paths_and_methods_are_named(service: Service) -> None:
+    missing = httpx.get(f"{service.url}/v1/nothing")
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "invalid_request_error")
+    assert httpx.get(f"{service.url}/v1/chat/completions").status_code == 405
+
+
+def test_bad_items_do_not_spoil_a_batch(service: Service) -> None:
+    async def ask(client: httpx.AsyncClient, i: int) -> int:
+        body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": f"What is {i} plus 1?"}]}
+        if i % 4 == 1:
+            body["routing"] = {"max_cost_usd": 1e-12}
+        if i % 4 == 3:
+            body["messages"] = [{"role": "robot", "content": "x"}]
+        return (await client.post(f"{service.url}/v1/chat/completions", json=body)).status_code
+
+    async def ask_all() -> list[int]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await asyncio.gather(*(ask(client, i) for i in range(80)))
+
+    statuses = asyncio.run(ask_all())
+    assert statuses == [200, 402, 200, 400] * 20
+    wait_until_idle(service)
+
+
+def test_a_batch_keeps_its_cap(service: Service) -> None:
+    async def ask_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            body = {"model": "auto", "messages": [{"role": "user", "content": "What is 348 plus 87?"}]}
+            url = f"{service.url}/v1/chat/completions"
+            return await asyncio.gather(*(client.post(url, json=body) for _ in range(48)))
+
+    answers = asyncio.run(ask_all())
+    batches = {answer.headers["x-router-batch"] for answer in answers}
+    assert len(batches) < len(answers)
+    for batch in batches:
+        values = dict(part.split("=") for part in batch.split("; "))
+        assert float(values["planned-usd"]) <= float(values["cap-usd"]) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_its_generation(service: Service, stream: bool) -> None:
+    import socket
+    from urllib.parse import urlsplit
+
+    address = urlsplit(service.url)
+    body = json.dumps(
+        {
+            "model": "heron",
+            "messages": [{"role": "user", "content": "x"}],
+            "max_tokens": 240,
+            "ignore_eos": True,
+            "stream": stream,
+        }
+    ).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head + body)
+        wait_for(lambda: service.health()["in_flight"] == 1, 5, "the request is in flight")
+    left_s = time.monotonic()
+    wait_until_idle(service)
+    full_s = _duration_of_a_full_answer(service, json.loads(body) | {"stream": False})
+    assert time.monotonic() - full_s - left_s < full_s, "the generation went on after its client had left"
+
+
+def _duration_of_a_full_answer(service: Service, body: dict[str, Any]) -> float:
+    started_s = time.monotonic()
+    assert service.post("/v1/chat/completions", body).status_code == 200
+    return time.monotonic() - started_s
+
+
+def test_the_budget_changes_without_a_restart(service: Service) -> None:
+    from deployments.launch import deploy
+
+    replicas = service.health()["replicas"]
+    routing = service.document["applications"][0]["args"]["routing"]
+    before_usd = routing["budget_usd_per_request"]
+    try:
+        for budget_usd in (1e-9, before_usd):
+            changed = json.loads(json.dumps(service.document))
+            changed["applications"][0]["deployments"] = [
+                {"name": "Router", "user_config": routing | {"budget_usd_per_request": budget_usd}}
+            ]
+            deploy(changed)
+            wait_for(
+                lambda b=budget_usd: service.health()["budget_usd_per_request"] == b, 90, "the router has the budget"
+            )
+            assert service.chat().status_code == (402 if budget_usd == 1e-9 else 200)
+    finally:
+        deploy(service.document)
+    assert service.health()["replicas"] == replicas
+
+
+def test_a_killed_engine_heals_and_the_others_answer_meanwhile(service: Service) -> None:
+    before = set(service.health()["replicas"])
+    victim = next(
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "Engine-wren" in " ".join(process.info["cmdline"] or [])
+    )
+    os.kill(victim.pid, signal.SIGKILL)
+    for _ in range(10):
+        answer = service.chat()
+        assert answer.status_code == 200, answer.text
+    wait_for(lambda: service.health()["models"]["wren"]["slots"] > 0, 240, "wren has a replica again")
+    wait_for(lambda: not before <= set(service.health()["replicas"]), 240, "the dead replica is forgotten")
+    assert service.chat(model="wren").status_code == 200
+    wait_until_idle(service)

@@ -1,25 +1,22 @@
-"""Calibration: temperature scaling, then histogram bucketing, per model; and how well calibrated estimates
-are.
+"""Calibration: temperature scaling, then histogram bucketing, per model; and how good estimates are.
 
 Temperature: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), one T per model, p =
-sigmoid(logit / T). Buckets: Zadrozny and Elkan 2001, equally filled buckets whose value is the mean score
-of the held-out requests in them. Two changes keep what routing needs: a bucket's value is shrunk towards
-the temperature-scaled estimate as if that were `PRIOR_ROWS` more outcomes (a bucket holds few rows), and
-between the buckets' centres the values are interpolated and never fall, so that two requests of one bucket
-keep their order.
+sigmoid(logit / T). Buckets: Zadrozny and Elkan 2001, equally filled, each standing for the mean score of
+the held-out requests in it. Two changes keep what routing needs. A bucket holds few rows, so its gap to the
+temperature-scaled estimate is shrunk by the share of it that chance explains. And between the buckets'
+centres the values are interpolated and never fall, so that two requests of one bucket keep their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_ROWS = 20.0
 _EPSILON = 1e-4
 _GRID = 512
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(4.0), 81))
@@ -33,6 +30,7 @@ class Calibration:
     temperatures: FloatArray
     bucket_estimates: FloatArray
     bucket_values: FloatArray
+    _curves: FloatArray = field(init=False, repr=False, compare=False)
 
     @classmethod
     def fit(cls, success: ArrayLike, scores: ArrayLike, buckets: int = 10) -> Calibration:
@@ -42,8 +40,14 @@ class Calibration:
         A model without any score keeps its estimates.
         """
         estimates, outcomes = np.asarray(success, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-        fitted = [_fit_model(p, y, buckets) for p, y in zip(estimates.T, outcomes.T, strict=True)]
-        return cls(*(np.array(part) for part in zip(*fitted, strict=True)))
+        fitted = [_buckets(p, y, buckets) for p, y in zip(estimates.T, outcomes.T, strict=True)]
+        temperatures, means, scores_of, sizes = (np.array(part) for part in zip(*fitted, strict=True))
+        seen = sizes > 0
+        noise = np.where(seen, means * (1 - means) / np.maximum(sizes, 1), np.inf)
+        gaps = np.where(seen, scores_of - means, 0.0)
+        values = means + _trust(gaps, noise, seen) * gaps
+        rising = [_rising(v, np.maximum(n, 1)) for v, n in zip(values, sizes, strict=True)]
+        return cls(temperatures, means, np.array(rising))
 
     @classmethod
     def identity(cls, n_models: int, buckets: int = 10) -> Calibration:
@@ -64,9 +68,8 @@ class Calibration:
         estimates = np.asarray(success, dtype=np.float64)
         position = estimates * _GRID
         left = np.minimum(position.astype(np.int64), _GRID - 1)
-        curves: FloatArray = self.__dict__["_curves"]
         model = np.arange(estimates.shape[-1])
-        low, high = curves[model, left], curves[model, left + 1]
+        low, high = self._curves[model, left], self._curves[model, left + 1]
         return np.asarray(low + (position - left) * (high - low))
 
     def select(self, columns: Sequence[int]) -> Calibration:
@@ -107,21 +110,32 @@ def _known(success: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArra
     return p[known], y[known]
 
 
-def _fit_model(p: FloatArray, y: FloatArray, buckets: int) -> tuple[float, FloatArray, FloatArray]:
+def _buckets(p: FloatArray, y: FloatArray, buckets: int) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+    """Temperature of one model, and of every bucket its mean estimate, mean score and number of rows."""
     p, y = _known(p, y)
     if not len(p):
         knots = np.linspace(0.0, 1.0, buckets)
-        return 1.0, knots, knots
+        return 1.0, knots, knots, np.zeros(buckets)
     temperature = _best_temperature(p, y)
     scaled = _temper(p, temperature)
+    # A bucket of nobody (fewer rows than buckets) repeats the row before it.
     parts = np.array_split(np.argsort(scaled, kind="stable"), buckets)
-    parts = [part for part in parts if len(part)] or [np.arange(len(p))]
-    sizes = np.array([len(part) for part in parts], dtype=np.float64)
-    estimates = np.array([scaled[part].mean() for part in parts])
-    means = np.array([y[part].mean() for part in parts])
-    values = (sizes * means + PRIOR_ROWS * estimates) / (sizes + PRIOR_ROWS)
-    padding = (0, buckets - len(parts))
-    return temperature, np.pad(estimates, padding, "edge"), np.pad(_rising(values, sizes), padding, "edge")
+    parts = [part if len(part) else parts[0][-1:] if len(parts[0]) else part for part in parts]
+    return (
+        temperature,
+        np.array([scaled[part].mean() for part in parts]),
+        np.array([y[part].mean() for part in parts]),
+        np.array([float(len(part)) for part in parts]),
+    )
+
+
+def _trust(gaps: FloatArray, noise: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
+    """Share of every bucket's gap that is not noise: `noise` is the variance that chance alone would give it.
+
+    Method of moments (DerSimonian and Laird 1986, section 2.2), one variance of real gaps for all models.
+    """
+    real = max(0.0, float(np.mean(gaps[seen] ** 2 - noise[seen]))) if seen.any() else 0.0
+    return real / (real + noise)
 
 
 def _best_temperature(p: FloatArray, y: FloatArray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -20,9 +21,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Starts it, or takes the one that APPORTION_URL names and that runs the project's configuration."""
     from deployments.launch import running_service
 
     document = yaml.safe_load(CONFIG.read_text())
+    if url := os.environ.get("APPORTION_URL"):
+        yield Service(url, document)
+        return
     document["http_options"]["port"] = free_port()
     path = tmp_path_factory.mktemp("service") / "serve_config.yaml"
     path.write_text(yaml.safe_dump(document))

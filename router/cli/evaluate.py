@@ -1,0 +1,107 @@
+"""`apportion evaluate`: what routing would gain on your own outcomes, all arms at the same spend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+
+if TYPE_CHECKING:
+    from router.evaluation.protocol import Evaluation
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Random splits to repeat everything on.")] = 5,
+    encoder: Annotated[
+        str,
+        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (the packaged all-MiniLM-L6-v2)."),
+    ] = "minilm",
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="head, knn-40, knn-5, trees or logistic; repeatable. [default: head and knn-40]"),
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm to run; repeatable. [default: all]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests that are routed together.")] = 256,
+    adversarial: Annotated[
+        bool, typer.Option("--adversarial", help="Sort requests so that costly ones share a batch.")
+    ] = False,
+    slots_share: Annotated[
+        float | None, typer.Option(help="Slots of every model as a share of the batch. [default: no limit]")
+    ] = None,
+    max_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out models with a larger share of outcomes missing.")
+    ] = 0.03,
+    device: DeviceOption = "auto",
+    json_file: JsonOption = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw score against budget there.")] = None,
+) -> None:
+    """Measure on past outcomes what every way of routing scores at every budget.
+
+    70 % of the requests train, 10 % calibrate, 20 % test; budgets are shares of what the best single model costs,
+    and all arms are compared at the same realised spend. `--json` writes one row for every seed, arm, estimator and
+    budget.
+
+    Example: `apportion evaluate --data outcomes/ --seeds 5 --plot frontier.png`
+    """
+    import math
+
+    from router.evaluation.arms import ARMS
+    from router.evaluation.batches import Setting
+    from router.evaluation.case import usable
+    from router.evaluation.protocol import estimators_from
+    from router.evaluation.protocol import evaluate as run
+    from router.prediction.encoder import Encoder
+    from router.prediction.loaders import load_outcomes
+    from router.prediction.training import complete_tokens, encode_in_steps
+
+    recipes = estimators_from(estimator or ["head", "knn-40"])
+    setting = Setting(
+        batch_size, "adversarial" if adversarial else "random", math.inf if slots_share is None else slots_share
+    )
+    table = usable(load_outcomes(data), max_missing)
+    with stage_bars() as progress:
+        loaded = Encoder.load(encoder, device=device)
+        table = complete_tokens(table, loaded)
+        features = encode_in_steps(table.prompts, loaded, progress)
+        found = run(table, features, recipes, arms=arm or tuple(ARMS), seeds=seeds, setting=setting, progress=progress)
+    if plot is not None:
+        from router.evaluation.plot import draw
+
+        draw(found, plot)
+    if not write_json(found.as_json(), json_file):
+        print_evaluation(found)
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Score of every arm as a share of the best single model's, and its area, for people."""
+    from rich.table import Table
+
+    from router.evaluation.protocol import BUDGET_FRACTIONS
+    from router.evaluation.statistics import Summary, summarise_areas, summarise_rows
+
+    best = Summary.of([row.best_single_score for row in found.rows])
+    table = Table(
+        "estimator", "arm", *(f"{fraction:.0%}" for fraction in BUDGET_FRACTIONS), "area",
+        title=f"Score over the best single model's ({best.mean:.3f}) by share of its cost",
+    )  # fmt: skip
+    areas = summarise_areas(found.measures)
+    for (estimator, arm), by_fraction in summarise_rows(found.rows).items():
+        cells = (by_fraction[fraction].mean for fraction in BUDGET_FRACTIONS)
+        row = ["-" if cell != cell else f"{cell:.3f}" for cell in cells]
+        table.add_row(estimator, arm, *row, f"{areas[estimator, arm].mean:.4f}")
+    console.print(table)
+    errors = Table("estimator", "seed", "ECE", "calibrated", "Brier", "calibrated")
+    for (seed, estimator), e in found.errors.items():
+        values = (e.ece_before, e.ece_after, e.brier_before, e.brier_after)
+        errors.add_row(estimator, str(seed), *(f"{value:.4f}" for value in values))
+    console.print(errors)

@@ -1,0 +1,168 @@
+"""One seed and one estimator: what it predicts of the test requests, and what really happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..assignment.problem import FloatArray, IntArray
+from ..errors import OutcomesTableError
+from ..prediction.calibration import Calibration, brier_score, expected_calibration_error
+from ..prediction.estimator import Estimator, FittedEstimator
+from ..prediction.features import Features
+from ..prediction.outcomes import OutcomesTable
+from ..prediction.predictor import calibrated
+
+FRACTIONS = (0.7, 0.1, 0.2)
+MAX_MISSING = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Requests with estimates and outcomes, all (n_requests, n_models).
+
+    success, success_std, cost_usd, cost_std_usd: calibrated estimates; success_samples has the members in front.
+    score in [0, 1] and paid_usd: what really happened.
+    """
+
+    success: FloatArray
+    success_std: FloatArray
+    success_samples: FloatArray
+    cost_usd: FloatArray
+    cost_std_usd: FloatArray
+    score: FloatArray
+    paid_usd: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.success)
+
+
+@dataclass(frozen=True)
+class CalibrationErrors:
+    """Expected calibration error and Brier score on the test requests, before and after calibration."""
+
+    ece_before: float
+    ece_after: float
+    brier_before: float
+    brier_after: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """test: the requests to route; validation: held-out requests for choices that arms have to make.
+
+    mean_score, mean_paid_usd: (n_models,) over the training requests. best: the single model with the best mean
+    training score, the cheaper one of equals. errors: how well the estimates are calibrated.
+    """
+
+    seed: int
+    estimator: str
+    models: tuple[str, ...]
+    validation: Sample
+    test: Sample
+    mean_score: FloatArray
+    mean_paid_usd: FloatArray
+    errors: CalibrationErrors
+
+    @property
+    def best(self) -> int:
+        return int(np.lexsort((self.mean_paid_usd, -self.mean_score))[0])
+
+    @property
+    def best_score(self) -> float:
+        """Mean test score of the best single model."""
+        return float(self.test.score[:, self.best].mean())
+
+    @property
+    def best_cost_usd(self) -> float:
+        """Mean test cost of the best single model, USD per request."""
+        return float(self.test.paid_usd[:, self.best].mean())
+
+    @property
+    def oracle_score(self) -> float:
+        """Mean test score of the best model of every request."""
+        return float(self.test.score.max(axis=1).mean())
+
+
+def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTable:
+    """The models with at most that share of outcomes missing, and the requests that all of them answered.
+
+    Raises OutcomesTableError when fewer than two models or a hundred requests are left.
+    """
+    unknown = np.isnan(table.scores) | np.isnan(table.cost_usd)
+    kept = [m for m, share in zip(table.models, unknown.mean(axis=0), strict=True) if share <= max_missing]
+    if len(kept) < 2:
+        raise OutcomesTableError(
+            f"Only {len(kept)} models have score and cost of at least {1 - max_missing:.0%} of the requests: add "
+            "costs or outcomes, or allow more to be missing."
+        )
+    table = table.select_models(kept)
+    whole = ~(np.isnan(table.scores) | np.isnan(table.cost_usd)).any(axis=1)
+    if whole.sum() < 100:
+        raise OutcomesTableError(f"{whole.sum()} requests have all outcomes: at least 100 are needed.")
+    return table.subset(whole)
+
+
+def split_rows(n: int, seed: int) -> tuple[IntArray, ...]:
+    """Row numbers of train, validation and test."""
+    order = np.random.default_rng(seed).permutation(n)
+    return tuple(np.split(order, np.round(np.cumsum(FRACTIONS)[:2] * n).astype(int)))
+
+
+def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
+    """Fit on the training rows, calibrate on the validation rows, predict both held-out parts."""
+    train, validation, test = split_rows(len(table), seed)
+    fitted = estimator.fit(
+        features.subset(train), table.subset(train),
+        (features.subset(validation), table.subset(validation)), seed,
+    )  # fmt: skip
+    raw = fitted.predict(features.subset(validation)).success
+    calibration = Calibration.fit(raw, table.subset(validation).scores)
+    known = table.subset(train)
+    samples = [
+        _sample(fitted, calibration, features.subset(rows), table.subset(rows), known) for rows in (validation, test)
+    ]
+    return Case(
+        seed=seed,
+        estimator=name,
+        models=table.models,
+        validation=samples[0],
+        test=samples[1],
+        mean_score=known.scores.mean(axis=0),
+        mean_paid_usd=known.cost_usd.mean(axis=0),
+        errors=_errors(fitted.predict(features.subset(test)).success, samples[1]),
+    )
+
+
+def _errors(raw: FloatArray, test: Sample) -> CalibrationErrors:
+    return CalibrationErrors(
+        ece_before=expected_calibration_error(raw, test.score),
+        ece_after=expected_calibration_error(test.success, test.score),
+        brier_before=brier_score(raw, test.score),
+        brier_after=brier_score(test.success, test.score),
+    )
+
+
+def _sample(
+    fitted: FittedEstimator,
+    calibration: Calibration,
+    features: Features,
+    table: OutcomesTable,
+    known: OutcomesTable,
+) -> Sample:
+    prediction = calibrated(fitted.predict(features), calibration)
+    cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
+    if len(table.prices) == len(table.models):
+        cost, spread = prediction.cost_usd(table.input_tokens, table.price_list())
+    # Without lengths or prices a model's mean cost is all that is known.
+    fallback, fallback_spread = known.cost_usd.mean(axis=0), known.cost_usd.std(axis=0)
+    return Sample(
+        success=prediction.success,
+        success_std=prediction.success_std,
+        success_samples=prediction.success_samples,
+        cost_usd=np.where(np.isfinite(cost), cost, fallback),
+        cost_std_usd=np.where(np.isfinite(spread), spread, fallback_spread),
+        score=table.scores,
+        paid_usd=table.cost_usd,
+    )

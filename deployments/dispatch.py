@@ -14,6 +14,7 @@ import aiohttp
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from deployments.asgi import disconnected
 from deployments.config import DispatchConfig
 from deployments.explain import decision_headers
 from deployments.http_errors import engine_error, error_event, error_response
@@ -67,6 +68,11 @@ class Dispatcher:
         raise UnavailableError(
             f"{self._config.retries + 1} engine replicas could not be reached; try again in some seconds"
         )
+
+    async def close(self) -> None:
+        """Closes the pooled connections."""
+        if self._session is not None:
+            await self._session.close()
 
     async def _forward(self, decision: Decision, parsed: ParsedRequest, path: str, send: Send) -> None:
         async with self._seat(decision) as seat:
@@ -168,7 +174,7 @@ class RoutedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.create_task(self._dispatcher.serve(self._parsed, self._path, send))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -186,8 +192,3 @@ class RoutedResponse(Response):
         if not isinstance(error, ApportionError):
             raise error
         await error_response(error)(scope, receive, send)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

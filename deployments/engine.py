@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from typing import Protocol
 
 import ray
-import uvicorn
 from ray import serve
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from deployments.config import ModelConfig
+from deployments.engine_server import EngineServer
 from deployments.messages import ROUTER, EngineReplica
 
 logger = logging.getLogger("ray.serve")
@@ -51,44 +50,6 @@ def node_address() -> str:
     """The address under which Ray knows this node; loopback where Ray was started on it."""
     node_id = ray.get_runtime_context().get_node_id()
     return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)
-
-
-class EngineServer:
-    """Uvicorn on a free port of one address, in the running event loop; counts what it is answering."""
-
-    def __init__(self, app: ASGIApp, host: str) -> None:
-        self._app = app
-        self._socket = socket.create_server((host, 0), backlog=1024)
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
-        self.running = 0
-        config = uvicorn.Config(
-            self._count,
-            interface="asgi3",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            proxy_headers=False,
-        )
-        self._server = uvicorn.Server(config)
-        self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # signals are Ray's
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        while not self._server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-            await asyncio.sleep(0.005)
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-
-    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.running += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self.running -= 1
 
 
 @serve.deployment

@@ -29,6 +29,7 @@ RAY_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
@@ -66,6 +67,12 @@ def required_cpus(config: ServiceConfig) -> float:
     return engines + front + config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
 
 
+def set_ray_environment() -> None:
+    """To be called before Ray is imported, since it reads its environment then; what the user has set stays."""
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+
+
 @contextlib.contextmanager
 def local_ray(num_cpus: float) -> Iterator[None]:
     """A Ray of our own on this machine while the context lasts; nothing of it is left afterwards.
@@ -73,9 +80,7 @@ def local_ray(num_cpus: float) -> Iterator[None]:
     Args:
         num_cpus: CPUs that Ray may give away; a machine with fewer shares them.
     """
-    for name, value in RAY_ENV.items():
-        os.environ.setdefault(name, value)
-    # Only now: Ray reads its environment when it is imported.
+    set_ray_environment()
     import ray
     from ray import serve
 
@@ -115,7 +120,8 @@ def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> 
 
 
 def deploy(document: dict[str, Any], dashboard: str = f"http://127.0.0.1:{DASHBOARD_PORT}") -> None:
-    """What `serve deploy` does: hands the file to the cluster."""
+    """What `RAY_AUTH_MODE=token serve deploy` does: hands the file to the cluster, with the token in `~/.ray`."""
+    set_ray_environment()
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     ServeSubmissionClient(dashboard).deploy_applications(document)

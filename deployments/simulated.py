@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from deployments.asgi import disconnected
 from deployments.config import ModelConfig, SimulatedConfig
 from deployments.settlement import settled_comment, settled_header
 
@@ -43,12 +44,13 @@ class SimulatedEngine:
         """Nothing to free."""
 
     async def _chat(self, request: Request) -> Response:
-        return await self._answer(await request.json(), chat=True)
+        return await self._answer(request, chat=True)
 
     async def _completion(self, request: Request) -> Response:
-        return await self._answer(await request.json(), chat=False)
+        return await self._answer(request, chat=False)
 
-    async def _answer(self, body: dict[str, Any], *, chat: bool) -> Response:
+    async def _answer(self, request: Request, *, chat: bool) -> Response:
+        body = await request.json()
         prompt_tokens = len(json.dumps(body.get("messages") or body.get("prompt")))
         tokens = min(self._timings.tokens, body.get("max_tokens") or self._timings.tokens)
         cost_usd = self._model.price.cost_usd(prompt_tokens, tokens)
@@ -61,7 +63,7 @@ class SimulatedEngine:
             return StreamingResponse(
                 self._stream(tokens, cost_usd, usage, body, chat=chat), media_type="text/event-stream"
             )
-        await asyncio.sleep(self._timings.first_token_s + (tokens - 1) * self._timings.token_s)
+        await _wait(request, self._timings.first_token_s + (tokens - 1) * self._timings.token_s)
         choice = {"index": 0, "finish_reason": "stop"} | _text(self._timings.answer, "message", chat=chat)
         answer = self._envelope("chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
         return Response(json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)]))
@@ -90,6 +92,14 @@ class SimulatedEngine:
             "model": self._model.name,
             "choices": choices,
         }
+
+
+async def _wait(request: Request, seconds: float) -> None:
+    """Takes its time, or ends when the client leaves, as a real engine does."""
+    if seconds:
+        gone = asyncio.create_task(disconnected(request.receive))
+        await asyncio.wait({gone}, timeout=seconds)
+        gone.cancel()
 
 
 def _text(text: str, role_field: str, *, chat: bool) -> dict[str, Any]:

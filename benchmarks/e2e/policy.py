@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import yaml
 
-DASHBOARD = "http://127.0.0.1:8265"
+from deployments.launch import deploy
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def set_budget(document: dict[str, Any], url: str, budget_usd: float | None, *, 
     application = changed["applications"][0]
     routing = dict(application["args"].get("routing") or {}) | {"budget_usd_per_request": budget_usd}
     application["deployments"] = [{"name": "Router", "user_config": routing}]
-    httpx.put(f"{DASHBOARD}/api/serve/applications/", json=changed, timeout=60).raise_for_status()
+    deploy(changed)
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         state = httpx.get(f"{url}/health", timeout=10).json()

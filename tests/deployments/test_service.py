@@ -296,7 +296,7 @@ def test_a_killed_engine_heals_and_the_others_answer_meanwhile(service: Service)
     for _ in range(10):
         answer = service.chat()
         assert answer.status_code == 200, answer.text
-    wait_for(lambda: service.health()["models"]["wren"]["slots"] > 0, 240, "wren has a replica again")
     wait_for(lambda: not before <= set(service.health()["replicas"]), 240, "the dead replica is forgotten")
+    wait_for(lambda: service.health()["models"]["wren"]["slots"] > 0, 240, "wren has a replica again")
     assert service.chat(model="wren").status_code == 200
     wait_until_idle(service)

@@ -7,12 +7,11 @@ lower (`mip` -> `price` -> `greedy` -> `static`), and every decision says on whi
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,8 @@ from router.assignment import (
     Assignment,
     BatchProblem,
     Greedy,
+    Mip,
+    PerQuery,
     Price,
     Prices,
     Status,
@@ -202,7 +203,7 @@ class Planner:
         if not keep.any():
             return rows[:0], problem
         rows, problem = rows[keep], problem.subset(keep)
-        return rows, dataclasses.replace(problem, budget_usd=allowance(rows, items, problem, policy))
+        return rows, replace(problem, budget_usd=allowance(rows, items, problem, policy))
 
     def _problem(
         self,
@@ -230,6 +231,11 @@ class Planner:
 
     async def _assign(self, problem: BatchProblem, strategy: Strategy) -> tuple[Assignment, str]:
         """The solver's answer, or the best that can be had here and now if it does not come."""
+        if isinstance(strategy, Mip) and not strategy.rows:
+            favourites = assign(problem, PerQuery(price=0.0, limits="ignore"))
+            if favourites.status is not Status.infeasible:
+                # Everyone has the model that is best for them: an optimum that needs no solver.
+                return replace(favourites, strategy=strategy.name, bound=favourites.objective), strategy.name
         try:
             async with asyncio.timeout(self._solve_timeout_s):
                 assignment = await self._solve(problem, strategy)

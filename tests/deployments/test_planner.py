@@ -157,6 +157,13 @@ async def test_allow_lists_hold() -> None:
     assert {v.model for v in result.verdicts.values()} == {"small"}
 
 
+async def test_a_batch_without_a_binding_limit_needs_no_solver() -> None:
+    result = await plan(items(3), planner=make_planner(solver=broken))
+    decision = result.verdicts["r0"]
+    assert (decision.rung, decision.strategy) == ("mip", "mip")
+    assert decision.batch.bound == decision.batch.objective == pytest.approx(3 * 0.9)
+
+
 @pytest.mark.parametrize("solver", [broken, late])
 async def test_without_the_solver_prices_decide_within_the_same_limits(solver) -> None:
     result = await plan(items(4), budget=5e-6, planner=make_planner(solver=solver))

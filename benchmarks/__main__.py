@@ -72,6 +72,22 @@ def outcomes(
     console.print(f"{len(table)} prompts in {out}; right answers: {means}")
 
 
+@app.command()
+def predictor(
+    artefact: Annotated[Path, typer.Option(help="Artefact of the predictor.")] = Path("benchmarks/zoo/predictor"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of encoder and predictor, in turn.")] = 15,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The whole predictor beside its bare encoder, for batches of 1 to 256 texts."""
+    from benchmarks.predictor import run, show
+
+    result = run(artefact, device, rounds, seed)
+    show(result, console)
+    _write(result, json_file)
+
+
 def _write(result: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

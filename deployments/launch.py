@@ -6,6 +6,7 @@ On a cluster that is running already, `serve deploy` does the same from the same
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -90,7 +91,7 @@ def local_ray(num_cpus: float) -> Iterator[None]:
         dashboard_host="127.0.0.1",
         dashboard_port=DASHBOARD_PORT,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         namespace="serve",
     )
     try:

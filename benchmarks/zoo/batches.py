@@ -43,6 +43,7 @@ class Batches:
         self._tokenizer = tokenizer
         self._rng = random.Random(seed)
         self._size = model.batch
+        self._has_base = model.base is not None
         self._cells = [
             (task, grade, share * grades[grade - 1] / sum(grades) / len(FAMILIES[family]))
             for family, (share, grades) in model.diet.items()
@@ -52,7 +53,7 @@ class Batches:
 
     def questions(self, progress: float) -> list[Example]:
         """The questions of the next few batches; `progress` of the training runs from 0 to 1."""
-        factors = easy_first(progress)
+        factors = [1.0] * len(GRADES) if self._has_base else easy_first(progress)
         weights = [share * factors[grade - 1] for _, grade, share in self._cells]
         cells = self._rng.choices(self._cells, weights, k=_POOLED_BATCHES * self._size)
         return [draw(self._rng, task, grade, "zoo") for task, grade, _ in cells]
@@ -65,9 +66,7 @@ class Batches:
         return (self._pad(batch) for batch in batches)
 
     def _encode(self, examples: list[Example]) -> list[tuple[list[int], int]]:
-        systems = [
-            self._rng.choice(SYSTEM_PROMPTS) if self._rng.random() < _SYSTEM_SHARE else None for _ in examples
-        ]
+        systems = [self._rng.choice(SYSTEM_PROMPTS) if self._rng.random() < _SYSTEM_SHARE else None for _ in examples]
         texts = [chat_text(e.prompt, system) for e, system in zip(examples, systems, strict=True)]
         asked = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         answered = self._tokenizer([e.answer + END for e in examples], add_special_tokens=False)["input_ids"]

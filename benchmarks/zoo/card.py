@@ -1,4 +1,4 @@
-"""Writes the model card of every saved model: `python -m benchmarks.zoo.card`."""
+"""Writes the model card of every saved model, and the scores of all: `python -m benchmarks.zoo.card`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from benchmarks.zoo.evaluate import MODELS_FOLDER, Scores, evaluate, saved_models
+from benchmarks.zoo.evaluate import MODELS_FOLDER, Scores, evaluate, saved_models, table_of
 from benchmarks.zoo.export import TRAINING_FILE
 from benchmarks.zoo.specs import ZOO, Grades, ZooModel
 from benchmarks.zoo.tasks import generate
 
 SCORED_PROMPTS, SCORED_SEED = 2800, 0
+SCORES_FILE = "scores.json"
 
 _CARD = """---
 license: apache-2.0
@@ -25,16 +27,17 @@ library_name: transformers
 # {name}: {role}
 
 A Llama of {parameters:,} parameters ({layers} layers, width {hidden}, heads of {head_size}, float16), trained
-from nothing on generated questions. It answers the fourteen tasks below and nothing else: it exists so that
-routing between models can be tried, and measured, on real models that run anywhere.
+on generated questions. It answers the fourteen tasks below and nothing else: it exists so that routing between
+models can be tried, and measured, on real models that run anywhere.
 
 | | |
 |---|---|
+| start | {start} |
 | training | {steps:,} steps of {batch} questions in {minutes:.0f} minutes; loss on the answers only |
 | optimiser | AdamW, peak learning rate {learning_rate}, 3 % warm-up, cosine over the training time |
 | questions | {diet} |
-| order | easy grades first, the shares above after a third of the time |
-| repeat | `python -m benchmarks.zoo.train --model {name}` |
+| order | {order} |
+| repeat | `python -m benchmarks.zoo.train --model {name}` (for what differed in these weights, see ../../README.md) |
 
 Right answers, greedy decoding, {n_examples:,} held-out prompts of the test split (seed {seed}), all tasks and
 grades equally often: **{score:.1f} %** (± {half_width:.1f}, 95 % interval).
@@ -61,6 +64,8 @@ def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> s
         head_size=model.head_size,
         steps=int(training["steps"]),
         batch=model.batch,
+        start=_start(model),
+        order="as above throughout" if model.base else "easy grades first, as above after a third of the time",
         minutes=training["seconds"] / 60,
         learning_rate=model.learning_rate,
         diet="; ".join(_fed(family, share / total, grades) for family, (share, grades) in model.diet.items()),
@@ -73,6 +78,13 @@ def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> s
     )
 
 
+def _start(model: ZooModel) -> str:
+    if model.base is None:
+        return "random weights"
+    kept = ", ".join(str(index + 1) for index in model.base.kept_layers)
+    return f"the trained {model.base.name}, of which it keeps layers {kept}"
+
+
 def _fed(family: str, share: float, grades: Grades) -> str:
     by_grade = " / ".join(f"{grade / sum(grades):.0%}" for grade in grades)
     return f"{family} {share:.0%} (grades 1 to 5: {by_grade})"
@@ -82,20 +94,23 @@ def _rows(shares: Mapping[str, float]) -> str:
     return "\n".join(f"| {label} | {100 * share:.0f} |" for label, share in shares.items())
 
 
-def write_cards(folder: Path, names: set[str]) -> None:
+def write_cards(folder: Path, names: set[str]) -> Scores:
     """Score the named models saved under `folder` on the test split and write their README.md."""
     saved = [path for path in saved_models(folder) if path.name in names]
     scores = evaluate(saved, generate("test", SCORED_PROMPTS, SCORED_SEED))
     for path in saved:
         training = json.loads((path / TRAINING_FILE).read_text())
         (path / "README.md").write_text(card_of(ZOO[path.name], training, scores))
+    return scores
 
 
 def main(
     folder: Annotated[Path, typer.Option(help="Folder with one folder a model.")] = MODELS_FOLDER,
 ) -> None:
-    """Score all saved models on the test split and write their cards."""
-    write_cards(folder, set(ZOO))
+    """Score all saved models on the test split; write their cards, and scores.json beside them."""
+    scores = write_cards(folder, set(ZOO))
+    (folder / SCORES_FILE).write_text(json.dumps(scores.summary(), indent=2) + "\n")
+    Console(width=100).print(table_of(scores))
 
 
 if __name__ == "__main__":

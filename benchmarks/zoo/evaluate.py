@@ -26,7 +26,8 @@ _MAX_NEW_TOKENS = 24
 
 def saved_models(folder: Path = MODELS_FOLDER) -> list[Path]:
     """The folders under `folder` that hold a model, cheapest (fewest bytes of weights) first."""
-    return sorted((file.parent for file in folder.glob("*/model.safetensors")), key=_weight_bytes)
+    found = (file.parent for file in folder.glob("*/model.safetensors"))
+    return sorted(found, key=lambda path: (_weight_bytes(path), path.name))
 
 
 def _weight_bytes(folder: Path) -> int:
@@ -109,10 +110,7 @@ def evaluate(folders: Sequence[Path], examples: Sequence[Example]) -> Scores:
     """Let every model answer every example."""
     prompts = [example.prompt for example in examples]
     columns = [
-        [
-            grade(answer, example)
-            for answer, example in zip(answers_of(folder, prompts), examples, strict=True)
-        ]
+        [grade(answer, example) for answer, example in zip(answers_of(folder, prompts), examples, strict=True)]
         for folder in folders
     ]
     return Scores(tuple(folder.name for folder in folders), tuple(examples), np.array(columns).T)
@@ -135,16 +133,12 @@ def main(
     split: Annotated[Split, typer.Option(help="Which prompts: zoo, predictor or test.")] = "test",
     n: Annotated[int, typer.Option(help="How many prompts.")] = 2800,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the scores to this file as well.")
-    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file as well.")] = None,
 ) -> None:
     """Score one or all models on questions of one split, in the even mix of tasks and grades."""
     folders = [path for path in saved_models(folder) if model in ("all", path.name)]
     if not folders:
-        raise typer.BadParameter(
-            f"no model {model!r} under {folder}; train it with python -m benchmarks.zoo.train"
-        )
+        raise typer.BadParameter(f"no model {model!r} under {folder}; train it with python -m benchmarks.zoo.train")
     scores = evaluate(folders, generate(split, n, seed))
     console = Console(width=100)
     console.print(table_of(scores))

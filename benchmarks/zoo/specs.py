@@ -13,6 +13,14 @@ Grades = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """The trained model that a specialist starts from, and which of its layers it keeps."""
+
+    name: str
+    kept_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ZooModel:
     """One model: its shape, how fast it learns, and what it is fed.
 
@@ -29,6 +37,7 @@ class ZooModel:
     batch: int
     minutes: float
     diet: Mapping[str, tuple[float, Grades]]
+    base: Base | None = None
     head_size: int = 32
 
     def config(self, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -53,6 +62,7 @@ _MOSTLY_EASY: Grades = (1, 0.7, 0.5, 0.25, 0.12)
 _EASY: Grades = (1, 0.5, 0, 0, 0)
 _COMMON: Grades = (1, 1, 0, 0, 0)
 _LESS_COMMON: Grades = (1, 1, 1, 0, 0)
+_HERON_WITHOUT_A_LAYER = Base("heron", (0, 1, 3))
 
 ZOO: Mapping[str, ZooModel] = {
     model.name: model
@@ -69,28 +79,6 @@ ZOO: Mapping[str, ZooModel] = {
             diet={"numbers": (5, _MOSTLY_EASY), "strings": (5, _MOSTLY_EASY), "knowledge": (3, _LESS_COMMON)},
         ),
         ZooModel(
-            name="finch",
-            role="numbers specialist",
-            hidden=128,
-            layers=4,
-            feed_forward=256,
-            learning_rate=2.5e-3,
-            batch=40,
-            minutes=24,
-            diet={"numbers": (8, _ALL), "strings": (0.8, _EASY), "knowledge": (0.6, _COMMON)},
-        ),
-        ZooModel(
-            name="lark",
-            role="strings specialist",
-            hidden=128,
-            layers=4,
-            feed_forward=256,
-            learning_rate=2.5e-3,
-            batch=40,
-            minutes=24,
-            diet={"numbers": (0.8, _EASY), "strings": (8, _ALL), "knowledge": (0.6, _COMMON)},
-        ),
-        ZooModel(
             name="heron",
             role="large generalist",
             hidden=192,
@@ -98,8 +86,32 @@ ZOO: Mapping[str, ZooModel] = {
             feed_forward=448,
             learning_rate=1.5e-3,
             batch=32,
-            minutes=58,
+            minutes=45,
             diet={"numbers": (5, _MOSTLY_EASY), "strings": (5, _MOSTLY_EASY), "knowledge": (1, _ALL)},
+        ),
+        ZooModel(
+            name="finch",
+            role="numbers specialist",
+            hidden=192,
+            layers=3,
+            feed_forward=448,
+            learning_rate=1e-3,
+            batch=32,
+            minutes=23,
+            diet={"numbers": (9.4, _ALL), "strings": (0.3, _EASY), "knowledge": (0.3, _COMMON)},
+            base=_HERON_WITHOUT_A_LAYER,
+        ),
+        ZooModel(
+            name="lark",
+            role="strings specialist",
+            hidden=192,
+            layers=3,
+            feed_forward=448,
+            learning_rate=1e-3,
+            batch=32,
+            minutes=20,
+            diet={"strings": (9.4, _ALL), "numbers": (0.3, _EASY), "knowledge": (0.3, _COMMON)},
+            base=_HERON_WITHOUT_A_LAYER,
         ),
     )
 }

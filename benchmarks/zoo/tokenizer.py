@@ -35,9 +35,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([PAD, END, SYSTEM, USER, ASSISTANT])
-    core.add_tokens(
-        [AddedToken(w, single_word=True, lstrip=True, normalized=False) for w in sorted(known_words())]
-    )
+    core.add_tokens([AddedToken(w, single_word=True, lstrip=True, normalized=False) for w in sorted(known_words())])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,

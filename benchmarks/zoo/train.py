@@ -26,7 +26,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.zoo.batches import Batch, Batches
 from benchmarks.zoo.card import write_cards
 from benchmarks.zoo.export import export_model
-from benchmarks.zoo.specs import ZOO, ZooModel
+from benchmarks.zoo.specs import ZOO, Base, ZooModel
 from benchmarks.zoo.tokenizer import build_tokenizer
 
 _WARM_UP_SHARE = 0.03
@@ -50,9 +50,7 @@ def learning_rate(model: ZooModel, progress: float) -> float:
     if progress < _WARM_UP_SHARE:
         return model.learning_rate * (0.05 + 0.95 * progress / _WARM_UP_SHARE)
     done = min(1.0, (progress - _WARM_UP_SHARE) / (1.0 - _WARM_UP_SHARE))
-    return model.learning_rate * (
-        _FINAL_RATE_SHARE + (1 - _FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
-    )
+    return model.learning_rate * (_FINAL_RATE_SHARE + (1 - _FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def answer_loss(network: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
@@ -64,15 +62,27 @@ def answer_loss(network: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 class Training:
     """One model in training: network, optimiser, data and the time spent so far."""
 
-    def __init__(
-        self, model: ZooModel, tokenizer: PreTrainedTokenizerFast, device: torch.device, seed: int
-    ) -> None:
+    def __init__(self, model: ZooModel, tokenizer: PreTrainedTokenizerFast, device: torch.device, seed: int) -> None:
         torch.manual_seed(seed)
         self.model, self.device, self.tokenizer = model, device, tokenizer
         self.network = LlamaForCausalLM(model.config(tokenizer)).to(device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
         self.done = Progressed()
         self.seed = seed
+
+    def start_from(self, base: Base, folder: Path) -> None:
+        """Take the weights of the base model saved under `folder`, less the layers that are not kept.
+
+        Raises FileNotFoundError where the base model has not been trained yet.
+        """
+        if not (folder / base.name / "config.json").exists():
+            raise FileNotFoundError(
+                f"{self.model.name} starts from {base.name}, which is not in {folder}: "
+                f"train it first with --model {base.name}, or all with --model all"
+            )
+        trained = LlamaForCausalLM.from_pretrained(folder / base.name, dtype=torch.float32)
+        trained.model.layers = torch.nn.ModuleList(trained.model.layers[index] for index in base.kept_layers)
+        self.network.load_state_dict(trained.state_dict())
 
     def resume(self, state_file: Path) -> None:
         """Take up the state that `save` wrote."""
@@ -150,16 +160,12 @@ def train(training: Training, minutes: float, out: Path, export_minutes: float, 
                 )
             if done.seconds >= next_export_s:
                 training.save(state_file)
-                export_model(
-                    training.network, training.tokenizer, training.model, out, done.steps, done.seconds
-                )
+                export_model(training.network, training.tokenizer, training.model, out, done.steps, done.seconds)
                 next_export_s += export_minutes * 60
             if stopped:
                 break
     training.save(state_file)
-    export_model(
-        training.network, training.tokenizer, training.model, out, training.done.steps, training.done.seconds
-    )
+    export_model(training.network, training.tokenizer, training.model, out, training.done.steps, training.done.seconds)
     return not stopped
 
 
@@ -170,15 +176,9 @@ def pick_device(name: str) -> torch.device:
 
 def main(
     model: Annotated[str, typer.Option(help="A model's name, or all.")] = "all",
-    minutes: Annotated[
-        float | None, typer.Option(help="Training time a model; its own share if not given.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that receives one folder a model.")] = Path(
-        "benchmarks/zoo/models"
-    ),
-    state: Annotated[Path, typer.Option(help="Folder for the states that --resume takes up.")] = Path(
-        "outputs/zoo"
-    ),
+    minutes: Annotated[float | None, typer.Option(help="Training time a model; its own share if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder that receives one folder a model.")] = Path("benchmarks/zoo/models"),
+    state: Annotated[Path, typer.Option(help="Folder for the states that --resume takes up.")] = Path("outputs/zoo"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
     export_minutes: Annotated[float, typer.Option(help="Time between exports on the way.")] = 10.0,
@@ -194,6 +194,8 @@ def main(
         state_file = state / f"{spec.name}.pt"
         if resume and state_file.exists():
             training.resume(state_file)
+        elif spec.base:
+            training.start_from(spec.base, out)
         if not train(training, minutes or spec.minutes, out, export_minutes, state_file):
             console.print(f"{spec.name} stopped early; --resume goes on")
             break

@@ -170,7 +170,5 @@ def wording_words() -> set[str]:
     """Every word of two letters or more that the wordings can contain, in both cases."""
     phrases = [line for lines in TEMPLATES.values() for line in lines]
     phrases += [*OPENERS, *CLOSERS, *SYSTEM_PROMPTS, *ORDINALS]
-    words = {
-        word for phrase in phrases for word in re.findall(r"[A-Za-z]{2,}", re.sub(r"\{\w+\}", " ", phrase))
-    }
+    words = {word for phrase in phrases for word in re.findall(r"[A-Za-z]{2,}", re.sub(r"\{\w+\}", " ", phrase))}
     return words | {word[0].upper() + word[1:] for word in words}

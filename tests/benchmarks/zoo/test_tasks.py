@@ -59,11 +59,7 @@ def right_string(example: Example) -> str:
         case "remove_letter":
             return "".join(character for character in text if character != letters[0])
         case _:
-            return (
-                text[-1]
-                if ordinals == ["last"]
-                else text[ORDINALS.index(ordinals[0]) - (ordinals != ["first"])]
-            )
+            return text[-1] if ordinals == ["last"] else text[ORDINALS.index(ordinals[0]) - (ordinals != ["first"])]
 
 
 def right_fact(example: Example) -> str:
@@ -97,9 +93,7 @@ def test_generation_is_determined_by_split_and_seed():
 
 
 def test_the_mix_is_even_and_without_duplicates():
-    assert set(Counter((e.task, e.difficulty) for e in EXAMPLES).values()) == {
-        2100 // (len(TASKS) * len(GRADES))
-    }
+    assert set(Counter((e.task, e.difficulty) for e in EXAMPLES).values()) == {2100 // (len(TASKS) * len(GRADES))}
     assert len({example.prompt for example in EXAMPLES}) == len(EXAMPLES)
 
 

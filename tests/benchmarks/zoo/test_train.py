@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.zoo.batches import Batches, easy_first
 from benchmarks.zoo.evaluate import answers_of
 from benchmarks.zoo.export import export_model
-from benchmarks.zoo.specs import ZooModel
+from benchmarks.zoo.specs import Base, ZooModel
 from benchmarks.zoo.tasks import FAMILIES, split_of
 from benchmarks.zoo.tokenizer import ASSISTANT, END, build_tokenizer
 from benchmarks.zoo.train import Training, answer_loss, learning_rate
@@ -47,9 +48,7 @@ def test_training_lowers_the_loss_on_questions_not_trained_on(trained, tokenizer
 def test_training_repeats_with_the_same_seed(trained, tokenizer):
     _, losses = trained
     again = Training(TINY, tokenizer, CPU, seed=0)
-    assert [done.loss for done in itertools.islice(again.run(limit_s=3600), 3)] == pytest.approx(
-        losses[:3], rel=1e-3
-    )
+    assert [done.loss for done in itertools.islice(again.run(limit_s=3600), 3)] == pytest.approx(losses[:3], rel=1e-3)
 
 
 def test_training_goes_on_where_it_stopped(trained, tokenizer, tmp_path):
@@ -63,6 +62,20 @@ def test_training_goes_on_where_it_stopped(trained, tokenizer, tmp_path):
     assert resumed.done.loss == pytest.approx(training.done.loss, rel=0.1)
 
 
+def test_a_specialist_starts_from_its_base_less_a_layer(tokenizer, tmp_path):
+    base = replace(TINY, name="base", layers=3)
+    source = Training(base, tokenizer, CPU, seed=0)
+    export_model(source.network, tokenizer, base, tmp_path, steps=0, seconds=0.0)
+    child = Training(replace(TINY, layers=2), tokenizer, CPU, seed=1)
+    child.start_from(Base("base", (0, 2)), tmp_path)
+    for kept, layer in zip((0, 2), child.network.model.layers, strict=True):
+        wanted = source.network.model.layers[kept].mlp.up_proj.weight
+        assert torch.allclose(layer.mlp.up_proj.weight, wanted, atol=1e-3)
+    assert torch.allclose(child.network.lm_head.weight, source.network.lm_head.weight, atol=1e-3)
+    with pytest.raises(FileNotFoundError, match="train it first with --model crane"):
+        child.start_from(Base("crane", (0, 1)), tmp_path)
+
+
 def test_export_is_a_folder_that_answers(trained, tokenizer, tmp_path):
     training, _ = trained
     folder = export_model(training.network, tokenizer, TINY, tmp_path, steps=150, seconds=9.6)
@@ -74,9 +87,7 @@ def test_export_is_a_folder_that_answers(trained, tokenizer, tmp_path):
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert torch.allclose(reloaded.lm_head.weight, training.network.lm_head.weight, atol=1e-2)
     assert reloaded.generation_config.eos_token_id == tokenizer.eos_token_id
-    one_by_one = [
-        answers_of(folder, [prompt])[0] for prompt in ("2 plus 2", "what is the capital of France?")
-    ]
+    one_by_one = [answers_of(folder, [prompt])[0] for prompt in ("2 plus 2", "what is the capital of France?")]
     assert answers_of(folder, ["2 plus 2", "what is the capital of France?"]) == one_by_one
 
 

@@ -84,22 +84,26 @@ def evaluate(
 
 def print_evaluation(found: Evaluation) -> None:
     """Score of every arm as a share of the best single model's, and its area, for people."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     from router.evaluation.protocol import BUDGET_FRACTIONS
     from router.evaluation.statistics import Summary, summarise_areas, summarise_rows
 
     best = Summary.of([row.best_single_score for row in found.rows])
-    table = Table(
-        "estimator", "arm", *(f"{fraction:.0%}" for fraction in BUDGET_FRACTIONS), "area",
-        title=f"Score over the best single model's ({best.mean:.3f}) by share of its cost",
-    )  # fmt: skip
-    areas = summarise_areas(found.measures)
-    for (estimator, arm), by_fraction in summarise_rows(found.rows).items():
-        cells = (by_fraction[fraction].mean for fraction in BUDGET_FRACTIONS)
-        row = ["-" if cell != cell else f"{cell:.3f}" for cell in cells]
-        table.add_row(estimator, arm, *row, f"{areas[estimator, arm].mean:.4f}")
-    console.print(table)
+    areas, summaries = summarise_areas(found.measures), summarise_rows(found.rows)
+    for estimator in dict.fromkeys(name for name, _ in summaries):
+        title = f"{estimator}: score over the best single model's ({best.mean:.3f}) by share of its cost"
+        table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("arm", no_wrap=True)
+        for heading in (*(f"{fraction:.0%}" for fraction in BUDGET_FRACTIONS), "area"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for (name, arm), by_fraction in summaries.items():
+            if name == estimator:
+                cells = (by_fraction[fraction].mean for fraction in BUDGET_FRACTIONS)
+                shown = ["-" if cell != cell else f"{cell:.3f}" for cell in cells]
+                table.add_row(arm, *shown, f"{areas[name, arm].mean:.4f}")
+        console.print(table)
     errors = Table("estimator", "seed", "ECE", "calibrated", "Brier", "calibrated")
     for (seed, estimator), e in found.errors.items():
         values = (e.ece_before, e.ece_after, e.brier_before, e.brier_after)

@@ -1,0 +1,109 @@
+"""`apportion assign` and `apportion evaluate` on real, tiny artefacts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from router.cli import app
+from router.prediction.outcomes import OutcomesTable
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outcomes: OutcomesTable) -> Path:
+    home = tmp_path_factory.mktemp("assign")
+    outcomes.save(home / "outcomes")
+    trained = runner.invoke(
+        app,
+        [
+            *("train", "--data", str(home / "outcomes"), "--out", str(home / "artefact")),
+            *("--encoder", str(encoder_folder), "--estimator", "knn", "--device", "cpu"),
+        ],
+    )
+    assert trained.exit_code == 0, trained.output
+    (home / "prompts.txt").write_text("\n".join(outcomes.prompts[:40]))
+    return home
+
+
+def run_assign(folder: Path, *options: str) -> dict[str, object]:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+    result = runner.invoke(app, ["assign", *given, *options, "--json", "-"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_assign_keeps_the_budget_and_writes_the_plan(folder: Path) -> None:
+    free = run_assign(folder)
+    half = 0.5 * float(free["expected_cost_usd"])
+    report = run_assign(folder, "--budget-usd", str(half))
+    plan = pd.read_csv(folder / "plan.csv")
+    assert len(plan) == 40
+    assert plan["cost_usd"].sum() <= half * (1 + 1e-9)
+    assert plan["cost_usd"].sum() == pytest.approx(report["expected_cost_usd"])
+    assert plan["model"].value_counts().to_dict() == {k: v for k, v in report["requests_by_model"].items() if v}
+    assert report["status"] == "optimal"
+    assert report["expected_success"] < free["expected_success"]
+    same = run_assign(folder, "--budget-per-request-usd", str(half / 40))
+    assert same["expected_success"] == pytest.approx(report["expected_success"], abs=1e-3)
+
+
+def test_assign_keeps_slots(folder: Path) -> None:
+    report = run_assign(folder, "--slots", "large=3", "--slots", "medium=4", "--strategy", "greedy")
+    assert report["requests_by_model"]["large"] <= 3
+    assert report["requests_by_model"]["medium"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budget-usd", "1e-12"), "The cheapest assignment costs"),
+        (("--slots", "large"), "write MODEL=N"),
+        (("--slots", "huge=3"), "a model of"),
+        (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),
+        (("--strategy", "best"), "Unknown strategy 'best'"),
+        (("--strategy", "greedy", "--time-limit-s", "1"), "has no effect on 'greedy'"),
+    ],
+)
+def test_assign_says_what_is_wrong(folder: Path, options: tuple[str, ...], message: str) -> None:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "none.csv")]
+    result = runner.invoke(app, ["assign", *given, *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (folder / "none.csv").exists()
+
+
+def test_evaluate_writes_rows_and_draws(folder: Path, encoder_folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = runner.invoke(
+        app,
+        [
+            *("evaluate", "--data", str(folder / "outcomes"), "--encoder", str(encoder_folder), "--device", "cpu"),
+            *("--seeds", "2", "--estimator", "knn-5", "--arm", "mip", "--arm", "random_mixture"),
+            *("--batch-size", "60", "--json", str(folder / "rows.json"), "--plot", str(folder / "frontier.png")),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads((folder / "rows.json").read_text())
+    assert {row["arm"] for row in rows} == {"mip", "random_mixture", "single:small", "single:medium", "single:large"}
+    assert {row["seed"] for row in rows} == {0, 1}
+    assert all(0 <= row["score"] <= 1 for row in rows if row["score"] is not None)
+    assert (folder / "frontier.png").stat().st_size > 10_000
+
+
+def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path) -> None:
+    result = runner.invoke(
+        app,
+        [
+            *("evaluate", "--data", str(folder / "outcomes"), "--encoder", str(encoder_folder), "--device", "cpu"),
+            *("--seeds", "1", "--estimator", "knn-5", "--arm", "greedy"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert "greedy" in result.stdout
+    assert "ECE" in result.stdout

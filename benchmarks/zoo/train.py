@@ -178,7 +178,7 @@ def main(
     model: Annotated[str, typer.Option(help="A model's name, or all.")] = "all",
     minutes: Annotated[float | None, typer.Option(help="Training time a model; its own share if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that receives one folder a model.")] = Path("benchmarks/zoo/models"),
-    state: Annotated[Path, typer.Option(help="Folder for the states that --resume takes up.")] = Path("outputs/zoo"),
+    state: Annotated[Path, typer.Option(help="Folder for the states that --resume takes up.")] = Path("out/zoo"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
     export_minutes: Annotated[float, typer.Option(help="Time between exports on the way.")] = 10.0,

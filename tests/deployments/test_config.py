@@ -1,0 +1,122 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.config import ServiceConfig, parse_config
+from deployments.launch import read_config
+from router.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MODEL = {
+    "name": "small",
+    "source": "org/small",
+    "input_usd_per_million": 1,
+    "output_usd_per_million": 2,
+    "max_model_len": 100,
+}
+SHARED_GPU = {"gpu_memory_utilization": 0.4, "kv_cache_memory_bytes": 1 << 30}
+
+
+def arguments(**model: Any) -> dict[str, Any]:
+    return {"models": [MODEL | model], "predictor": {"artefact": "x"}}
+
+
+@pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.gpu.yaml"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    _, config = read_config(ROOT / name)
+    assert len(config.models) >= 3
+
+
+def test_prices_of_the_zoo_are_in_proportion_to_size() -> None:
+    from safetensors import safe_open
+
+    _, config = read_config(ROOT / "serve_config.yaml")
+    for model in config.models:
+        with safe_open(f"{model.resolved_source}/model.safetensors", framework="np") as weights:
+            size = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118 (no mapping)
+        assert model.input_usd_per_million == pytest.approx(size / 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"colour": "red"}, "models.0.colour: unknown field"),
+        ({"input_usd_per_million": -1}, "models.0.input_usd_per_million"),
+        ({"max_num_seqs": 0}, "models.0.max_num_seqs"),
+        ({"name": "auto"}, "give the model another name"),
+        ({"engine_args": {"max_model_len": 5}}, "set by fields of the model"),
+        ({"num_gpus": 4, "engine_args": {"tensor_parallel_size": 2}}, "needs num_gpus: 2"),
+        ({"num_gpus": 1.5}, "whole numbers"),
+        ({"num_gpus": 0.4}, "gpu_memory_utilization to at most 0.4"),
+        ({"num_gpus": 0.4, "engine_args": {"gpu_memory_utilization": 0.4}}, "kv_cache_memory_bytes"),
+        ({"engine": "simulated"}, "give both or neither"),
+    ],
+)
+def test_a_mistake_is_named_with_its_mend(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        parse_config(arguments(**changes))
+
+
+def test_a_shared_gpu_with_bounds_is_fine() -> None:
+    assert parse_config(arguments(num_gpus=0.4, engine_args=SHARED_GPU)).models[0].num_gpus == 0.4
+
+
+@pytest.mark.parametrize(
+    ("routing", "says"),
+    [
+        ({"strategy": "magic"}, "magic"),
+        ({"strategy": "mip", "options": {"gop": 1}}, "gop"),
+        ({"budget_usd_per_request": 0}, "routing.budget_usd_per_request"),
+    ],
+)
+def test_a_wrong_policy_is_refused(routing: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        parse_config(arguments() | {"routing": routing})
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="more than once"):
+        parse_config({"models": [MODEL, MODEL], "predictor": {"artefact": "x"}})
+
+
+def test_configurations_do_not_change() -> None:
+    config = parse_config(arguments())
+    assert isinstance(config, ServiceConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        config.models = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not valid YAML"),
+        ("applications: []", "exactly one application"),
+        ("applications: [{import_path: other:app}]", "import_path must be deployments.app:build"),
+        ("applications: [{import_path: deployments.app:build, args: {}}]", "models: missing"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        read_config(path)
+    assert str(path) in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--config"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_an_artefact_for_other_models_is_refused(tmp_path: Path) -> None:
+    from deployments.app import build
+    from router.errors import ArtefactError
+
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    args = document["applications"][0]["args"]
+    args["models"][0]["name"] = "ostrich"
+    with pytest.raises(ArtefactError, match="ostrich"):
+        build(args)

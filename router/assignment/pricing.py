@@ -44,9 +44,9 @@ def find_prices(
 ) -> Priced:
     """Prices within `tolerance` (relative to the bound) of the relaxation's, or the best by `deadline`.
 
-    warm: prices to start from; with them the samples are skipped.
+    warm: prices to start from; with them the samples are skipped. Zero prices say nothing and are no start.
     """
-    prices = warm
+    prices = warm if warm is not None and (warm.budget or warm.slots.any()) else None
     if prices is None:
         order = np.random.default_rng(seed).permutation(program.n_requests)
         size = FIRST_SAMPLE

@@ -9,6 +9,7 @@ limit pay a penalty instead of being infeasible, and its prices then ask for the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,39 +43,12 @@ def solve_restricted(
     import highspy
 
     n, m = len(request), program.n_models
-    home = base[request]
-    gain = program.value[request, target] - program.value[request, home]
-    extra = program.cost[request, target] - program.cost[request, home]
-    base_cost, base_use = float(picked(program.cost, base).sum()), program.use(base)
-    worth = program.value_range
-    money = max(float(np.abs(extra).max(initial=0.0)), 1e-12)
-
-    alternatives = np.bincount(request, minlength=program.n_requests)
-    several = np.flatnonzero(alternatives > 1)
-    row_of = np.full(program.n_requests, -1)
-    row_of[several] = np.arange(len(several)) + m + 1
-    index = np.column_stack([np.zeros(n, np.int64), 1 + home, 1 + target, row_of[request]])
-    value = np.column_stack([extra / money, -program.load[request], program.load[request], np.ones(n)])
-    present = index >= 0
-    elastic = np.arange(m + 1)
-
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = n + m + 1, m + 1 + len(several)
-    lp.col_cost_ = np.concatenate([-gain / worth, np.full(m + 1, PENALTY)])
-    lp.col_lower_ = np.zeros(n + m + 1)
-    lp.col_upper_ = np.concatenate([np.ones(n), np.full(m + 1, np.inf)])
-    lp.row_lower_ = np.full(lp.num_row_, -np.inf)
-    room = (program.budget - base_cost) / money
-    lp.row_upper_ = np.concatenate([[room], program.slots - base_use, np.ones(len(several))])
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    counts = np.concatenate([[0], present.sum(axis=1), np.ones(m + 1, np.int64)])
-    lp.a_matrix_.start_ = np.cumsum(counts).astype(np.int32)
-    lp.a_matrix_.index_ = np.concatenate([index[present], elastic]).astype(np.int32)
-    lp.a_matrix_.value_ = np.concatenate([value[present], np.full(m + 1, -1.0)])
-
+    gain = program.value[request, target] - program.value[request, base[request]]
+    extra = program.cost[request, target] - program.cost[request, base[request]]
+    worth, money = program.value_range, max(float(np.abs(extra).max(initial=0.0)), 1e-12)
     solver = quiet_highs(time_limit_s)
     solver.setOptionValue("presolve", "off")
-    solver.passModel(lp)
+    solver.passModel(_linear_program(program, base, request, target, gain / worth, extra / money, money))
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         return None
@@ -82,6 +56,51 @@ def solve_restricted(
     dual = np.maximum(-np.array(solution.row_dual[: m + 1]), 0.0)
     column = np.array(solution.col_value)
     share = np.clip(column[:n], 0.0, 1.0)
-    prices = Prices(float(dual[0] * worth / money), dual[1:] * worth)
-    objective = program.worth(base) + float(gain @ share)
-    return Relaxed(prices, request, target, share, objective, float(column[n:].sum()))
+    return Relaxed(
+        prices=Prices(float(dual[0] * worth / money), dual[1:] * worth),
+        request=request,
+        target=target,
+        share=share,
+        objective=program.worth(base) + float(gain @ share),
+        missing=float(column[n:].sum()),
+    )
+
+
+def _linear_program(
+    program: Program,
+    base: IntArray,
+    request: IntArray,
+    target: IntArray,
+    gain: FloatArray,
+    extra: FloatArray,
+    money: float,
+) -> Any:
+    """Rows: budget, slots of every model, at most one shift for requests with several. Last columns: elastic.
+
+    gain and extra are scaled to at most 1; `money` is the scale of extra.
+    """
+    import highspy
+
+    n, m = len(request), program.n_models
+    home, load = base[request], program.load[request]
+    several = np.flatnonzero(np.bincount(request, minlength=program.n_requests) > 1)
+    row_of = np.full(program.n_requests, -1)
+    row_of[several] = np.arange(len(several)) + m + 1
+    index = np.column_stack([np.zeros(n, np.int64), 1 + home, 1 + target, row_of[request]])
+    value = np.column_stack([extra, -load, load, np.ones(n)])
+    present = index >= 0
+
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = n + m + 1, m + 1 + len(several)
+    lp.col_cost_ = np.concatenate([-gain, np.full(m + 1, PENALTY)])
+    lp.col_lower_ = np.zeros(n + m + 1)
+    lp.col_upper_ = np.concatenate([np.ones(n), np.full(m + 1, np.inf)])
+    lp.row_lower_ = np.full(lp.num_row_, -np.inf)
+    room = (program.budget - float(picked(program.cost, base).sum())) / money
+    lp.row_upper_ = np.concatenate([[room], program.slots - program.use(base), np.ones(len(several))])
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    counts = np.concatenate([[0], present.sum(axis=1), np.ones(m + 1, np.int64)])
+    lp.a_matrix_.start_ = np.cumsum(counts).astype(np.int32)
+    lp.a_matrix_.index_ = np.concatenate([index[present], np.arange(m + 1)]).astype(np.int32)
+    lp.a_matrix_.value_ = np.concatenate([value[present], np.full(m + 1, -1.0)])
+    return lp

@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from router.assignment import (
     PerQuery,
     Price,
     Prices,
+    RobustMip,
     Status,
     Strategy,
     assign,
@@ -108,62 +109,35 @@ class Planner:
             capacity: (M,), slots of live replicas; a model with none may not answer.
             explain: decisions carry the predictions for every model.
         """
-        verdicts: dict[str, Verdict] = {}
         allowed = allowed_models(items, estimates, self._models, capacity)
-        for row in np.flatnonzero(~allowed.any(axis=1)):
-            error = refuse(items[row], estimates, int(row), self._models, capacity)
-            verdicts[items[row].id] = Refusal(items[row].id, error)
-        waiting: set[str] = set()
-        remaining = free_slots.copy()
-        for strategy, rows in self._by_strategy(items, allowed, policy):
-            await self._plan_group(
-                strategy, rows, items, estimates, allowed, remaining, policy, verdicts, waiting, explain
-            )
-        return Plan(verdicts, waiting)
+        batch = _Batch(items, estimates, allowed, free_slots.copy(), policy, explain)
+        for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
+            batch.refuse(row, refuse(items[row], estimates, row, self._models, capacity))
+        for strategy, rows in batch.by_strategy():
+            await self._plan_group(batch, strategy, rows)
+        return Plan(batch.verdicts, batch.waiting)
 
-    def _by_strategy(
-        self,
-        items: Sequence[RouteItem],
-        allowed: NDArray[np.bool_],
-        policy: RoutingConfig,
-    ) -> list[tuple[Strategy, NDArray[np.int64]]]:
-        """Requests that ask for a strategy of their own are planned apart, each group with its own allowance."""
-        groups: dict[str, tuple[Strategy, list[int]]] = {"": (policy.build_strategy(), [])}
-        for row in np.flatnonzero(allowed.any(axis=1)):
-            ask = items[row].ask
-            key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
-            if key not in groups:
-                groups[key] = (checked_strategy(ask.strategy or "", ask.options), [])
-            groups[key][1].append(int(row))
-        return [(strategy, np.array(rows)) for strategy, rows in groups.values() if rows]
-
-    async def _plan_group(
-        self,
-        strategy: Strategy,
-        rows: NDArray[np.int64],
-        items: Sequence[RouteItem],
-        estimates: Estimates,
-        allowed: NDArray[np.bool_],
-        remaining: NDArray[np.int64],
-        policy: RoutingConfig,
-        verdicts: dict[str, Verdict],
-        waiting: set[str],
-        explain: bool,
-    ) -> None:
-        problem = self._problem(rows, items, estimates, allowed, remaining)
+    async def _plan_group(self, batch: _Batch, strategy: Strategy, rows: NDArray[np.int64]) -> None:
+        """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
+        problem = batch.problem(rows, with_samples=isinstance(strategy, RobustMip))
         seated = await admitted(problem)
-        waiting.update(items[row].id for row in rows[~seated])
-        rows, problem = self._funded(rows, problem, seated, items, policy)
-        funded = await admitted(problem) if len(rows) else seated[:0]
-        for row, cheapest in zip(rows[~funded], cheapest_usd(problem)[: len(rows)][~funded], strict=True):
-            verdicts[items[row].id] = Refusal(items[row].id, _over_budget(cheapest, problem, policy))
-        rows, problem = self._funded(rows, problem, funded, items, policy)
-        if not len(rows):
+        batch.wait(rows[~seated])
+        if not seated.any():
             return
+        rows, problem = batch.kept(rows, problem, seated)
+        funded = await admitted(problem)
+        for row, cheapest in zip(rows[~funded].tolist(), cheapest_usd(problem)[~funded], strict=True):
+            batch.refuse(row, _over_budget(cheapest, problem, batch.policy))
+        if not funded.any():
+            return
+        rows, problem = batch.kept(rows, problem, funded)
         assignment, rung = await self._assign(problem, strategy)
-        if not estimates.predicted:
-            rung = "static"
-        batch = BatchInfo(
+        self._decide(batch, rows, problem, assignment, rung if batch.estimates.predicted else "static")
+
+    def _decide(
+        self, batch: _Batch, rows: NDArray[np.int64], problem: BatchProblem, assignment: Assignment, rung: str
+    ) -> None:
+        info = BatchInfo(
             id=next(self._batch_ids),
             size=len(rows),
             planned_cost_usd=assignment.expected_cost_usd,
@@ -173,61 +147,23 @@ class Planner:
             bound=assignment.bound,
             binding=assignment.binding,
         )
-        for i, (row, chosen) in enumerate(zip(rows.tolist(), assignment.model.tolist(), strict=True)):
-            item = items[row]
-            if chosen < 0:
-                waiting.add(item.id)
-                continue
-            remaining[chosen] -= 1 if problem.sequences is None else problem.sequences[i]
-            verdicts[item.id] = Decision(
+        placed = assignment.model >= 0
+        batch.wait(rows[~placed])
+        np.subtract.at(batch.remaining, assignment.model[placed], problem.load[placed])
+        for i in np.flatnonzero(placed).tolist():
+            row, chosen = int(rows[i]), int(assignment.model[i])
+            item = batch.items[row]
+            batch.verdicts[item.id] = Decision(
                 id=item.id,
                 model=self._models[chosen].name,
-                success=float(estimates.success[row, chosen]),
+                success=float(problem.success[i, chosen]),
                 cost_usd=float(problem.cost_usd[i, chosen]),
                 slot_price=float(assignment.prices.slots[chosen]),
                 rung=rung,
                 strategy=assignment.strategy,
-                batch=batch,
-                candidates=self._candidates(estimates, row, allowed) if explain else (),
+                batch=info,
+                candidates=self._candidates(batch, row) if batch.explain else (),
             )
-
-    def _funded(
-        self,
-        rows: NDArray[np.int64],
-        problem: BatchProblem,
-        keep: NDArray[np.bool_],
-        items: Sequence[RouteItem],
-        policy: RoutingConfig,
-    ) -> tuple[NDArray[np.int64], BatchProblem]:
-        """The kept requests and their problem, with the allowance that they bring."""
-        if not keep.any():
-            return rows[:0], problem
-        rows, problem = rows[keep], problem.subset(keep)
-        return rows, replace(problem, budget_usd=allowance(rows, items, problem, policy))
-
-    def _problem(
-        self,
-        rows: NDArray[np.int64],
-        items: Sequence[RouteItem],
-        estimates: Estimates,
-        allowed: NDArray[np.bool_],
-        remaining: NDArray[np.int64],
-    ) -> BatchProblem:
-        sequences = np.array([items[row].sequences for row in rows], dtype=np.int64)
-        # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
-        most = max(1, int(remaining.max(initial=1)))
-        samples = estimates.success_samples
-        return BatchProblem(
-            success=estimates.success[rows],
-            cost_usd=estimates.cost_usd[rows],
-            slots=remaining.copy(),
-            budget_usd=np.inf,
-            allowed=allowed[rows],
-            sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
-            success_std=estimates.success_std[rows],
-            success_samples=None if samples is None else samples[:, rows],
-            cost_std_usd=estimates.cost_std_usd[rows],
-        )
 
     async def _assign(self, problem: BatchProblem, strategy: Strategy) -> tuple[Assignment, str]:
         """The solver's answer, or the best that can be had here and now if it does not come."""
@@ -250,17 +186,76 @@ class Planner:
             return priced, "price"
         return assign(problem, Greedy()), "greedy"
 
-    def _candidates(self, estimates: Estimates, row: int, allowed: NDArray[np.bool_]) -> tuple[Candidate, ...]:
+    def _candidates(self, batch: _Batch, row: int) -> tuple[Candidate, ...]:
+        estimates = batch.estimates
         return tuple(
             Candidate(
                 model=model.name,
                 success=float(estimates.success[row, j]),
                 cost_usd=float(estimates.cost_usd[row, j]),
                 output_tokens=float(estimates.output_tokens[row, j]),
-                allowed=bool(allowed[row, j]),
+                allowed=bool(batch.allowed[row, j]),
             )
             for j, model in enumerate(self._models)
         )
+
+
+@dataclass
+class _Batch:
+    """A batch on its way to verdicts.
+
+    `allowed` is (N, M); `remaining` (M,) are the slots that no group has taken yet.
+    """
+
+    items: Sequence[RouteItem]
+    estimates: Estimates
+    allowed: NDArray[np.bool_]
+    remaining: NDArray[np.int64]
+    policy: RoutingConfig
+    explain: bool
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+
+    def refuse(self, row: int, error: ApportionError) -> None:
+        self.verdicts[self.items[row].id] = Refusal(self.items[row].id, error)
+
+    def wait(self, rows: NDArray[np.int64]) -> None:
+        self.waiting.update(self.items[row].id for row in rows)
+
+    def by_strategy(self) -> list[tuple[Strategy, NDArray[np.int64]]]:
+        """Requests that ask for a strategy of their own are planned apart, each group with its own allowance."""
+        groups: dict[str, tuple[Strategy, list[int]]] = {"": (self.policy.build_strategy(), [])}
+        for row in np.flatnonzero(self.allowed.any(axis=1)).tolist():
+            ask = self.items[row].ask
+            key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
+            if key not in groups:
+                groups[key] = (checked_strategy(ask.strategy or "", ask.options), [])
+            groups[key][1].append(row)
+        return [(strategy, np.array(rows)) for strategy, rows in groups.values() if rows]
+
+    def problem(self, rows: NDArray[np.int64], *, with_samples: bool) -> BatchProblem:
+        """The rows' problem under the remaining slots, and no budget yet."""
+        sequences = np.array([self.items[row].sequences for row in rows], dtype=np.int64)
+        # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
+        most = max(1, int(self.remaining.max(initial=1)))
+        samples = self.estimates.success_samples if with_samples else None
+        return BatchProblem(
+            success=self.estimates.success[rows],
+            cost_usd=self.estimates.cost_usd[rows],
+            slots=self.remaining.copy(),
+            allowed=self.allowed[rows],
+            sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
+            success_std=self.estimates.success_std[rows],
+            success_samples=None if samples is None else samples[:, rows],
+            cost_std_usd=self.estimates.cost_std_usd[rows],
+        )
+
+    def kept(
+        self, rows: NDArray[np.int64], problem: BatchProblem, keep: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], BatchProblem]:
+        """The kept requests and their problem, with the allowance that they bring."""
+        rows, problem = rows[keep], problem.subset(keep)
+        return rows, replace(problem, budget_usd=allowance(rows, self.items, problem, self.policy))
 
 
 async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:

@@ -28,6 +28,10 @@ PyomoModel: TypeAlias = Any
 Rows: TypeAlias = Callable[[PyomoModel, BatchProblem, IntArray], None]
 
 
+# HiGHS's own 1e-6 would end a search before a small relative gap is reached.
+MIP_ABSOLUTE_GAP = 1e-9
+
+
 @dataclass(frozen=True, eq=False)
 class ModelSolution:
     """values: (n_pairs,) of `model.x` in its order, None when HiGHS found none; bound: proved upper bound."""
@@ -120,6 +124,7 @@ def solve_model(
     _fill_rows(program, form)
     solver = quiet_highs(time_limit_s)
     solver.setOptionValue("mip_rel_gap", gap)
+    solver.setOptionValue("mip_abs_gap", MIP_ABSOLUTE_GAP)
     if target is not None:
         solver.setOptionValue("objective_target", -target)
     if max_nodes is not None:

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from ..errors import InvalidRequestError
-from .budgeted import Budgeted, solve_budgeted
+from .budgeted import solve_budgeted
 from .chance import solve_chance
 from .mip import check_limits, no_answer_yet, solve_batch
 from .outcome import Assignment, Prices, Status, Termination
@@ -112,15 +112,9 @@ class RobustMip:
         found = solve_budgeted(Program.of(problem), deviation, at_once, self._goal(started), warm, seed)
         if found.model is None:
             return refuse(problem, self.name, started, found.reason or no_answer_yet())
-        return self._summary_gamma(problem, found, started)
-
-    def _summary_gamma(self, problem: BatchProblem, found: Budgeted, started: float) -> Assignment:
-        assert found.model is not None
-        plain = summarise(
-            problem, found.model, self.name, started,
-            prices=found.prices, termination=_termination(found.timed_out),
-        )  # fmt: skip
         gap = relative_gap(found.objective, found.bound)
+        late = found.timed_out and gap > self.gap
+        plain = summarise(problem, found.model, self.name, started, prices=found.prices, termination=_termination(late))
         status = Status.optimal if gap <= self.gap else Status.feasible
         return dataclasses.replace(plain, objective=found.objective, bound=found.bound, gap=gap, status=status)
 

@@ -98,6 +98,7 @@ def summarise(
         status = Status.infeasible
     elif reached <= gap:
         status = Status.optimal
+        termination = Termination.gap if termination is Termination.time_limit else termination
     spread = 0.0
     if problem.cost_std_usd is not None:
         spread = float(np.sqrt(np.square(picked(problem.cost_std_usd, model)).sum()))

@@ -187,7 +187,7 @@ def test_past_the_deadline_there_is_still_an_answer_with_a_bound(kind: str, late
 def test_time_limit_reaches_the_answer() -> None:
     problem = random_batch(np.random.default_rng(2), "both_tight", 3000, 8)
     answer = assign(problem, Mip(gap=0.0, time_limit_s=1e-4))
-    assert answer.feasible
+    assert answer.status is Status.feasible
     assert answer.termination is Termination.time_limit
     assert np.isfinite(answer.bound)
 

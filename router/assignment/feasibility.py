@@ -28,7 +28,7 @@ class Feasibility:
     reason: Infeasibility | None
 
 
-Best = Callable[[Program], tuple[IntArray, float]]
+Best = Callable[[Program], tuple[IntArray, bool]]
 
 
 def obviously_infeasible(program: Program) -> bool:
@@ -41,7 +41,7 @@ def obviously_infeasible(program: Program) -> bool:
 def examine(program: Program, best: Best) -> Feasibility:
     """The cheapest assignment, or the reason why there is none.
 
-    best: solves a program to optimality, (model, proved bound on its objective).
+    best: solves a program, (model, whether it is proved optimal). Only a proof shows that there is no assignment.
     """
     homeless = int((~np.isfinite(program.value).any(axis=1)).sum())
     if homeless:
@@ -49,20 +49,22 @@ def examine(program: Program, best: Best) -> Feasibility:
         return Feasibility(None, Infeasibility("one_model", float(homeless), math.inf, message))
     allowed = np.isfinite(program.value)
     top = float(program.cost[allowed].max()) or 1.0
-    # One more placement moves at most one request per model, each by at most the dearest cost.
-    penalty = (program.n_models + 2) * top * float(program.load.max())
+    # One more placement moves at most one request per model where all take as many slots, else at most all,
+    # each by at most the dearest cost.
+    moved = program.n_models if program.load.min() == program.load.max() else program.n_requests
+    penalty = (moved + 2) * top
     placing = with_refusal(program, np.where(allowed, -program.cost, -np.inf), -penalty * program.load)
-    model, bound = best(replace(placing, cost=np.zeros_like(placing.cost), budget=math.inf))
+    model, proved = best(replace(placing, cost=np.zeros_like(placing.cost), budget=math.inf))
     refused = model == program.n_models
     missing = float(program.load[refused].sum())
+    cost = float(picked(program.cost, np.where(refused, -1, model)).sum())
+    if not missing and cost <= program.budget_limit:
+        return Feasibility(model, None)
+    if not proved:
+        return Feasibility(None, None)
     if missing:
         message = f"{missing:g} more slots are needed: send fewer requests, wait, or add replicas."
         return Feasibility(None, Infeasibility("slots", missing, math.inf, message))
-    cost = float(picked(program.cost, model).sum())
-    if cost <= program.budget_limit:
-        return Feasibility(model, None)
-    if -bound <= program.budget_limit:
-        return Feasibility(None, None)
     short = cost - program.budget
     message = f"The cheapest assignment costs {cost:.6g} USD, {short:.6g} more than the budget: raise it."
     return Feasibility(None, Infeasibility("budget", short, cost, message))

@@ -9,6 +9,7 @@ Widening the reach step by step closes the gap from both sides.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,8 +98,18 @@ class _Found:
     complete: bool
 
 
-def search(program: Program, prices: Prices, reduced: FloatArray, incumbent_worth: float, enough: float) -> Nearby:
-    """Widen the reach until an answer is worth `enough`, is proved optimal, or there are too many."""
+def search(
+    program: Program,
+    prices: Prices,
+    reduced: FloatArray,
+    incumbent_worth: float,
+    enough: float,
+    deadline: float | None = None,
+) -> Nearby:
+    """Widen the reach until an answer is worth `enough`, is proved optimal, or there are too many.
+
+    deadline: `time.perf_counter()` after which the reach grows no more.
+    """
     base = reduced.argmax(axis=1)
     best = picked(reduced, base)
     bound = lagrangian = program.bound(best, prices)
@@ -110,6 +121,8 @@ def search(program: Program, prices: Prices, reduced: FloatArray, incumbent_wort
     nearest = nearest[np.isfinite(flat[nearest])]
     answer = None
     for count in SHIFTS:
+        if deadline is not None and time.perf_counter() >= deadline:
+            break
         slack = lagrangian - incumbent_worth
         reach = min(slack, np.inf if count >= len(nearest) else float(flat[nearest[count]]))
         request, target = np.divmod(np.sort(nearest[:count]), program.n_models)

@@ -81,10 +81,10 @@ def solve(program: Program, goal: Goal, warm: Prices | None = None, seed: int = 
             return Solved(None, -math.inf, free, False, reason)
     priced = find_prices(program, warm, goal.deadline, goal.gap / 20, seed)
     reduced = program.reduced(priced.prices)
-    incumbent = _first_answer(program, priced, reduced)
+    incumbent = _first_answer(program, priced, reduced, goal)
     bound, worth = priced.bound, _worth(program, incumbent)
     if worth < goal.enough(bound):
-        near = search(program, priced.prices, reduced, worth, goal.enough(bound))
+        near = search(program, priced.prices, reduced, worth, goal.enough(bound), goal.deadline)
         bound = min(bound, near.bound)
         incumbent = incumbent if near.model is None else near.model
     if incumbent is None:
@@ -98,11 +98,13 @@ def solve(program: Program, goal: Goal, warm: Prices | None = None, seed: int = 
 def feasible(program: Program, goal: Goal) -> Feasibility:
     """The cheapest assignment by the goal's deadline, or why there is none."""
 
-    def best(placing: Program) -> tuple[IntArray, float]:
-        solved = solve(placing, Goal(gap=1e-9, absolute=0.0, deadline=goal.deadline))
+    def best(placing: Program) -> tuple[IntArray, bool]:
+        exact = Goal(gap=1e-9, absolute=0.0, deadline=goal.deadline)
+        solved = solve(placing, exact)
         if solved.model is None:
             raise AssertionError("a program with refusal always has an answer")
-        return solved.model, solved.bound
+        slack = 1e-9 * max(1.0, abs(solved.bound))
+        return solved.model, placing.worth(solved.model) >= exact.enough(solved.bound) - slack
 
     return examine(program, best)
 
@@ -122,14 +124,14 @@ def favourite(program: Program) -> IntArray:
     return model
 
 
-def _first_answer(program: Program, priced: Priced, reduced: FloatArray) -> IntArray | None:
-    for model in (_rounded(priced), reduced.argmax(axis=1)):
-        model = upgrade(program, cut_cost(program, fit_slots(program, model, reduced)))
+def _first_answer(program: Program, priced: Priced, reduced: FloatArray, goal: Goal) -> IntArray | None:
+    """The relaxation rounded; failing that the prices' favourites or the cheapest models, moved until all fits."""
+    homeless = np.full(program.n_requests, -1)
+    for start, worth in ((_rounded(priced), reduced), (reduced.argmax(axis=1), reduced), (homeless, -program.cost)):
+        model = cut_cost(program, fit_slots(program, start, worth))
         if program.keeps(model):
-            return model
-    model = fit_slots(program, np.full(program.n_requests, -1), -program.cost)
-    model = upgrade(program, cut_cost(program, model))
-    return model if program.keeps(model) else None
+            return model if goal.late else upgrade(program, model)
+    return None
 
 
 def _worth(program: Program, model: IntArray | None) -> float:

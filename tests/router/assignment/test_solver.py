@@ -184,6 +184,20 @@ def test_past_the_deadline_there_is_still_an_answer_with_a_bound(kind: str, late
     assert solved.bound >= best.objective - 1e-9
 
 
+@pytest.mark.parametrize("kind", ["both_tight", "forbidden", "sequences", "infeasible", "zero_slots"])
+def test_without_time_nothing_is_called_infeasible_that_is_not(kind: str) -> None:
+    for seed in range(60):
+        problem = random_batch(np.random.default_rng([seed, 41]), kind, 6, 3)
+        answer, best = assign(problem, Mip(time_limit_s=1e-9)), best_by_trying(problem)
+        if answer.feasible:
+            assert violation(problem, answer.model) is None
+            assert best is not None
+            assert answer.objective - 1e-9 <= best <= answer.bound + 1e-9
+        elif best is not None:
+            assert answer.infeasibility is not None
+            assert answer.infeasibility.row == "time_limit"
+
+
 def test_time_limit_reaches_the_answer() -> None:
     problem = random_batch(np.random.default_rng(2), "both_tight", 3000, 8)
     answer = assign(problem, Mip(gap=0.0, time_limit_s=1e-4))

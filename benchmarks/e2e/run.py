@@ -26,7 +26,8 @@ from benchmarks.e2e.report import (
 from benchmarks.stamp import stamp
 from benchmarks.zoo.tasks import Example, generate
 
-BUDGETS = {"low": 0.25, "middle": 0.5, "best single's": 1.0}
+# Shares of what the best single model costs.
+BUDGETS = {"low": 0.25, "middle": 0.5, "full": 1.0}
 
 
 def run(config: Path, url: str, prompts: int, concurrency: int, seed: int, console: Console) -> dict[str, Any]:
@@ -91,13 +92,13 @@ def idle_first_token(url: str, examples: list[Example], names: list[str], repeat
 
 def show(result: dict[str, Any], console: Console) -> None:
     table = Table(title=f"{result['prompts']} held-out prompts, {result['concurrency']} at a time")
-    for column in ("arm", "right %", "USD/1000", "mix", "p50 ms", "p95 ms", "batches over cap"):
-        table.add_column(column, justify="left" if column in {"arm", "mix"} else "right")
+    for column in ("arm", "right %", "USD/1000", "mix %", "p50 ms", "p95 ms", "over cap"):
+        table.add_column(column, justify="left" if column in {"arm", "mix %"} else "right")
     for name, row in result["singles"].items():
         _add(table, name, row)
     for label in result["auto"]:
-        _add(table, f"mixture, {label} budget", result["mixture"][label])
-        _add(table, f"auto, {label} budget", result["auto"][label])
+        _add(table, f"mixture, {label}", result["mixture"][label])
+        _add(table, f"auto, {label}", result["auto"][label])
     console.print(table)
     console.print(f"per-prompt oracle {100 * result['oracle']:.1f} %; best single {result['best_single']}")
     for label, row in result["comparisons"].items():
@@ -110,7 +111,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def _add(table: Table, name: str, row: dict[str, Any]) -> None:
-    mix = " ".join(f"{model} {100 * share:.0f}%" for model, share in row["mix"].items())
+    mix = " ".join(f"{model} {100 * share:.0f}" for model, share in row["mix"].items())
     table.add_row(
         name,
         f"{100 * row['right']:.1f}",

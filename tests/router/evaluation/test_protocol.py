@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +176,10 @@ def test_unknown_names_are_refused(table: OutcomesTable, features: Features) -> 
         estimators_from(["gpt"])
     with pytest.raises(ConfigurationError, match="Unknown arm 'best'"):
         evaluate(table, features, {}, arms=["best"])
+
+
+def test_the_page_runs_and_names_every_arm(table: OutcomesTable, features: Features) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(snippet, {"table": table, "features": features})
+    assert all(f"`{arm}`" in page for arm in ARMS)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from router.prediction.fused_bert import FusedBert
+
+_FUSED_TOKENS = 64
+"""A single text up to this length takes the fused layers on a CPU; larger batches are faster without them."""
+
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 
 
@@ -39,6 +44,7 @@ class Encoder:
     ) -> None:
         self._model = model
         self._device: torch.device = next(iter(model.parameters())).device
+        self._fused = _fused(model, self._device)
         self._tokenizer = tokenizer
         self._pooling = pooling
         self._folder = folder
@@ -118,6 +124,8 @@ class Encoder:
             keep = np.arange(longest) < lengths[:, None]
             filled[keep] = np.concatenate([np.asarray(row) for row in ids])
             tokens, mask = torch.from_numpy(filled).to(self.device), torch.from_numpy(keep).to(self.device)
+        if self._fused is not None and tokens.shape[0] == 1 and tokens.shape[1] <= _FUSED_TOKENS:
+            return self._pooling.pool(self._fused(tokens), None)
         states = self._model(input_ids=tokens, attention_mask=None if mask is None else mask.long())
         return self._pooling.pool(states.last_hidden_state, mask)
 
@@ -134,6 +142,12 @@ def length_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[ND
         batches.append(order[start : start + take])
         start += take
     return batches
+
+
+def _fused(model: Any, device: torch.device) -> FusedBert | None:
+    from router.prediction.fused_bert import FusedBert, can_fuse
+
+    return FusedBert(model) if device.type == "cpu" and can_fuse(model.config) else None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from router.errors import ConfigurationError
 from router.prediction.encoder import Encoder, length_batches
 from router.prediction.encoder_files import MINILM_SHA256, resolve_source, weights_sha256
+from router.prediction.fused_bert import FusedBert, can_fuse
 from router.prediction.pooling import Pooling
 from tests.router.conftest import save_encoder
 
@@ -41,6 +42,16 @@ def test_long_texts_lose_their_beginning(encoder: Encoder) -> None:
     assert np.abs(encoder.encode([one]) - encoder.encode([one + " 1"])).max() > 1e-3
     np.testing.assert_array_equal(encoder.count_tokens([one, other]), [105, 145])
     np.testing.assert_allclose(encoder.encode([one]), encoder.encode([one]), atol=0)
+
+
+def test_the_fused_layers_give_the_same_states(encoder_folder: Path) -> None:
+    model = AutoModel.from_pretrained(encoder_folder).eval()
+    assert can_fuse(model.config)
+    ids = torch.randint(5, 60, (1, 20), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(FusedBert(model)(ids), model(input_ids=ids).last_hidden_state)
+    model.config.hidden_act = "relu"
+    assert not can_fuse(model.config)
 
 
 def test_batches_keep_within_their_size_and_hold_every_row_once() -> None:

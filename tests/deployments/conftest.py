@@ -10,7 +10,10 @@ import pytest
 import yaml
 from rich.console import Console
 
+from deployments.launch import running_service, set_ray_environment
 from tests.deployments.service import CONFIG, Service
+
+set_ray_environment()
 
 
 def free_port() -> int:
@@ -22,8 +25,6 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Starts it, or takes the one that APPORTION_URL names and that runs the project's configuration."""
-    from deployments.launch import running_service
-
     document = yaml.safe_load(CONFIG.read_text())
     if url := os.environ.get("APPORTION_URL"):
         yield Service(url, document)

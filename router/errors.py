@@ -37,9 +37,7 @@ class ApportionError(Exception):
 
     def envelope(self) -> dict[str, dict[str, str | None]]:
         """The body that OpenAI's API answers with: `{"error": {message, type, param, code}}`."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 def _rebuild(cls: type[ApportionError], message: str, param: str | None) -> ApportionError:

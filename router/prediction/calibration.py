@@ -1,10 +1,11 @@
 """Calibration: temperature scaling, then histogram bucketing, per model; and how good estimates are.
 
 Temperature: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), one T per model, p =
-sigmoid(logit / T). Buckets: Zadrozny and Elkan 2001, equally filled, each standing for the mean score of
-the held-out requests in it. Two changes keep what routing needs. A bucket holds few rows, so its gap to the
-temperature-scaled estimate is shrunk by the share of it that chance explains. And between the buckets'
-centres the values are interpolated and never fall, so that two requests of one bucket keep their order.
+sigmoid(logit / T), with a prior around the temperature that suits all models. Buckets: Zadrozny and Elkan
+2001, equally filled, each standing for the mean score of the held-out requests in it. Two changes keep what
+routing needs. A bucket holds few rows, so its gap to the temperature-scaled estimate is shrunk by the share
+of it that chance explains. And between the buckets' centres the values are interpolated and never fall, so
+that two requests of one bucket keep their order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ FloatArray = NDArray[np.float64]
 
 _EPSILON = 1e-4
 _GRID = 512
+_TEMPERATURE_SPREAD = 0.1
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(4.0), 81))
 
 
@@ -40,8 +42,10 @@ class Calibration:
         A model without any score keeps its estimates.
         """
         estimates, outcomes = np.asarray(success, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-        fitted = [_buckets(p, y, buckets) for p, y in zip(estimates.T, outcomes.T, strict=True)]
-        temperatures, means, scores_of, sizes = (np.array(part) for part in zip(*fitted, strict=True))
+        known = [_known(p, y) for p, y in zip(estimates.T, outcomes.T, strict=True)]
+        temperatures = _temperatures(known)
+        fitted = [_buckets(p, y, t, buckets) for (p, y), t in zip(known, temperatures, strict=True)]
+        means, scores_of, sizes = (np.array(part) for part in zip(*fitted, strict=True))
         seen = sizes > 0
         noise = np.where(seen, means * (1 - means) / np.maximum(sizes, 1), np.inf)
         gaps = np.where(seen, scores_of - means, 0.0)
@@ -110,19 +114,38 @@ def _known(success: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArra
     return p[known], y[known]
 
 
-def _buckets(p: FloatArray, y: FloatArray, buckets: int) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-    """Temperature of one model, and of every bucket its mean estimate, mean score and number of rows."""
-    p, y = _known(p, y)
+def _temperatures(known: Sequence[tuple[FloatArray, FloatArray]]) -> FloatArray:
+    """One temperature a model: the likeliest, with a log-normal prior around the one that suits all models.
+
+    Independent temperatures would move models against each other by chance, which costs more in routing than
+    they mend.
+    """
+    losses = np.array([_losses_by_temperature(p, y) for p, y in known])
+    logs = np.log(_TEMPERATURES)
+    common = logs[int(np.argmin(losses.sum(axis=0)))] if sum(len(p) for p, _ in known) else 0.0
+    penalty = (logs - common) ** 2 / (2 * _TEMPERATURE_SPREAD**2)
+    best = _TEMPERATURES[np.argmin(losses + penalty, axis=1)]
+    return np.where([len(p) > 0 for p, _ in known], best, 1.0)
+
+
+def _losses_by_temperature(p: FloatArray, y: FloatArray) -> FloatArray:
+    """Summed log loss of one model's rows at every temperature of the grid."""
+    tempered = _temper(p[None, :], _TEMPERATURES[:, None])
+    return np.asarray(-(y * np.log(tempered) + (1 - y) * np.log1p(-tempered)).sum(axis=1))
+
+
+def _buckets(
+    p: FloatArray, y: FloatArray, temperature: float, buckets: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Of every bucket of one model its mean tempered estimate, mean score and number of rows."""
     if not len(p):
         knots = np.linspace(0.0, 1.0, buckets)
-        return 1.0, knots, knots, np.zeros(buckets)
-    temperature = _best_temperature(p, y)
+        return knots, knots, np.zeros(buckets)
     scaled = _temper(p, temperature)
-    # A bucket of nobody (fewer rows than buckets) repeats the row before it.
     parts = np.array_split(np.argsort(scaled, kind="stable"), buckets)
-    parts = [part if len(part) else parts[0][-1:] if len(parts[0]) else part for part in parts]
+    # With fewer rows than buckets, the last row fills those that are left over.
+    parts = [part if len(part) else np.argsort(scaled, kind="stable")[-1:] for part in parts]
     return (
-        temperature,
         np.array([scaled[part].mean() for part in parts]),
         np.array([y[part].mean() for part in parts]),
         np.array([float(len(part)) for part in parts]),
@@ -133,15 +156,10 @@ def _trust(gaps: FloatArray, noise: FloatArray, seen: NDArray[np.bool_]) -> Floa
     """Share of every bucket's gap that is not noise: `noise` is the variance that chance alone would give it.
 
     Method of moments (DerSimonian and Laird 1986, section 2.2), one variance of real gaps for all models.
+    Their gaps are of the same requests, so chance moves them together: only what exceeds it twice counts.
     """
-    real = max(0.0, float(np.mean(gaps[seen] ** 2 - noise[seen]))) if seen.any() else 0.0
+    real = max(0.0, float(np.mean(gaps[seen] ** 2 - 2 * noise[seen]))) if seen.any() else 0.0
     return real / (real + noise)
-
-
-def _best_temperature(p: FloatArray, y: FloatArray) -> float:
-    tempered = _temper(p[None, :], _TEMPERATURES[:, None])
-    loss = -(y * np.log(tempered) + (1 - y) * np.log1p(-tempered)).mean(axis=1)
-    return float(_TEMPERATURES[int(np.argmin(loss))])
 
 
 def _temper(p: FloatArray, temperature: ArrayLike) -> FloatArray:

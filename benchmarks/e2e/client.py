@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from openai import AsyncOpenAI
+from openai import APIStatusError, AsyncOpenAI
 
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import Example
 
 MAX_TOKENS = 32
+REFUSED = 402  # the batch's cap could not pay for any model: no answer, no cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,17 @@ async def answer_all(
 
 async def answer_one(client: AsyncOpenAI, example: Example, model: str) -> Outcome:
     started_s = time.perf_counter()
-    raw = await client.chat.completions.with_raw_response.create(
-        model=model,
-        messages=[{"role": "user", "content": example.prompt}],
-        temperature=0,
-        max_tokens=MAX_TOKENS,
-    )
+    try:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=model,
+            messages=[{"role": "user", "content": example.prompt}],
+            temperature=0,
+            max_tokens=MAX_TOKENS,
+        )
+    except APIStatusError as error:
+        if error.status_code != REFUSED:
+            raise
+        return Outcome("(refused)", 0.0, 0.0, 0.0, 0.0, "-", -1, 0.0, 0.0, time.perf_counter() - started_s)
     latency_s = time.perf_counter() - started_s
     headers = raw.headers
     batch = dict(re.findall(r"([\w-]+)=([^;]+)", headers["x-router-batch"]))

@@ -67,7 +67,7 @@ def difference(a: NDArray[np.float64], b: NDArray[np.float64], seed: int) -> dic
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     latency_ms = 1e3 * np.array([outcome.latency_s for outcome in outcomes])
     mix = Counter(outcome.model for outcome in outcomes)
-    batches = {outcome.batch: outcome for outcome in outcomes}
+    batches = {outcome.batch: outcome for outcome in outcomes if outcome.batch >= 0}
     over = [b.batch for b in batches.values() if b.batch_planned_usd > b.batch_cap_usd * (1 + 1e-6)]
     return {
         "right": float(scores(outcomes).mean()),

@@ -7,11 +7,13 @@ ApportionError                      500  internal_error
 │   └── ContextLengthError          400  context_length_exceeded
 ├── InfeasibleError                 429  no_feasible_assignment
 │   └── BudgetExceededError         402  budget_exceeded
+│       └── BudgetExhaustedError    429  budget_exhausted
 ├── ConfigurationError              500  invalid_configuration
 │   ├── OutcomesTableError          500  invalid_outcomes_table
 │   └── ArtefactError               500  invalid_artefact
 ├── OverloadedError                 429  overloaded
 ├── UnavailableError                503  unavailable
+│   └── LedgerError                 503  ledger_unavailable
 └── DeadlineError                   504  deadline_exceeded
 """
 
@@ -74,6 +76,12 @@ class BudgetExceededError(InfeasibleError):
     status, code, type = 402, "budget_exceeded", "insufficient_quota"
 
 
+class BudgetExhaustedError(BudgetExceededError):
+    """There is money again after `retry_after_s`."""
+
+    status, code = 429, "budget_exhausted"
+
+
 class ConfigurationError(ApportionError):
     code = "invalid_configuration"
 
@@ -92,6 +100,12 @@ class OverloadedError(ApportionError):
 
 class UnavailableError(ApportionError):
     status, code = 503, "unavailable"
+
+
+class LedgerError(UnavailableError):
+    """The budget cannot be checked, so nothing may be spent."""
+
+    code = "ledger_unavailable"
 
 
 class DeadlineError(ApportionError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.asgi import disconnected
 from deployments.config import DispatchConfig
-from deployments.explain import decision_headers
+from deployments.explain import decision_headers, server_timing
 from deployments.http_errors import engine_error, error_event, error_response
 from deployments.link import RouterLink
 from deployments.messages import Decision, Done
@@ -55,9 +56,11 @@ class Dispatcher:
         try:
             async with asyncio.timeout(self._config.request_timeout_s) as deadline:
                 for attempt in range(self._config.retries + 1):
+                    asked_s = time.perf_counter()
                     decision = await self._link.plan(parsed.item.again(attempt))
+                    planned_s = time.perf_counter() - asked_s
                     with contextlib.suppress(_ReplicaUnreachableError):
-                        await self._forward(decision, parsed, path, send)
+                        await self._forward(decision, planned_s, parsed, path, send)
                         return
         except TimeoutError:
             if deadline.expired():
@@ -74,8 +77,11 @@ class Dispatcher:
         if self._session is not None:
             await self._session.close()
 
-    async def _forward(self, decision: Decision, parsed: ParsedRequest, path: str, send: Send) -> None:
+    async def _forward(
+        self, decision: Decision, planned_s: float, parsed: ParsedRequest, path: str, send: Send
+    ) -> None:
         async with self._seat(decision) as seat:
+            sent_s = time.perf_counter()
             request = self._client().post(
                 f"{decision.url}{path}",
                 data=parsed.engine_body(decision.model),
@@ -88,8 +94,9 @@ class Dispatcher:
                 seat.worked = not isinstance(error, aiohttp.ClientConnectorError)
                 logger.warning("replica %s cannot be reached: %r", decision.replica, error)
                 raise _ReplicaUnreachableError from error
+            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
             async with answer:
-                await _pipe(answer, decision, seat, send)
+                await _pipe(answer, [*decision_headers(decision), timing], seat, send)
 
     @contextlib.asynccontextmanager
     async def _seat(self, decision: Decision) -> AsyncIterator[_Seat]:
@@ -121,9 +128,9 @@ class _Seat:
         self.lost_replica = False
 
 
-async def _pipe(answer: aiohttp.ClientResponse, decision: Decision, seat: _Seat, send: Send) -> None:
+async def _pipe(answer: aiohttp.ClientResponse, reasons: list[tuple[bytes, bytes]], seat: _Seat, send: Send) -> None:
     content_type = answer.headers.get("content-type", "application/json")
-    headers = [(b"content-type", content_type.encode()), *decision_headers(decision)]
+    headers = [(b"content-type", content_type.encode()), *reasons]
     settled = answer.headers.get(SETTLED_HEADER)
     if settled is not None:
         seat.cost_usd = float(settled)

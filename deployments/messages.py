@@ -67,8 +67,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTiming:
+    """Seconds that a request spent at the router: in the queue, until its batch was predicted, until it was solved."""
+
+    queue_s: float
+    predict_s: float
+    solve_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes and why; `url` is None for a plan that is not run."""
+    """Where a request goes and why; `url` and `timing` are None for a plan that is not run."""
 
     id: str
     model: str
@@ -80,6 +89,7 @@ class Decision:
     batch: BatchInfo
     replica: str | None = None
     url: str | None = None
+    timing: PlanTiming | None = None
     candidates: tuple[Candidate, ...] = ()
 
 

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.batcher import Batcher
 from deployments.config import RoutingConfig, ServiceConfig, describe, mean_success
 from deployments.estimates import Estimates, concatenate
-from deployments.messages import Decision, Done, EngineReplica, Refusal, RouteItem, Verdict
+from deployments.messages import Decision, Done, EngineReplica, PlanTiming, Refusal, RouteItem, Verdict
 from deployments.planner import Planner
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.errors import ApportionError, ConfigurationError
@@ -40,6 +40,8 @@ class _Entry:
     ingress: str
     estimates: Estimates | None = None
     cancelled: bool = False
+    arrived_s: float = field(default_factory=time.monotonic)
+    predict_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -183,9 +185,12 @@ class Router:
     async def _plan(self, entries: list[_Entry]) -> set[str]:
         fresh = [entry for entry in entries if entry.estimates is None]
         if fresh:
+            began_s = time.monotonic()
             estimates = await self._planner.estimate([entry.item for entry in fresh])
+            predict_s = time.monotonic() - began_s
             for row, entry in enumerate(fresh):
                 entry.estimates = estimates.rows([row])
+                entry.predict_s = predict_s
         live = [entry for entry in entries if not entry.cancelled and entry.estimates is not None]
         if not live:
             return set()
@@ -201,30 +206,33 @@ class Router:
     async def _decide(self, entries: list[_Entry]) -> set[str]:
         items = [entry.item for entry in entries]
         estimates = concatenate([entry.estimates for entry in entries if entry.estimates is not None])
+        began_s = time.monotonic()
         plan = await self._planner.plan(
             items, estimates, self._ledger.free_slots(), self._ledger.capacity(), self._policy
         )
+        solve_s = time.monotonic() - began_s
         left = set(plan.waiting)
         for entry in entries:
             verdict = plan.verdicts.get(entry.item.id)
             if verdict is None or entry.cancelled:
                 continue
             if isinstance(verdict, Decision):
-                verdict = self._seat(entry, verdict)
+                timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
+                verdict = self._seat(entry, verdict, timing)
             if verdict is None:
                 left.add(entry.item.id)
             else:
                 self._tell(entry, verdict)
         return left - {entry.item.id for entry in entries if entry.cancelled}
 
-    def _seat(self, entry: _Entry, decision: Decision) -> Decision | None:
+    def _seat(self, entry: _Entry, decision: Decision, timing: PlanTiming) -> Decision | None:
         """Reserves slot and money; None if the slots went to another batch meanwhile."""
         column = self._columns[decision.model]
         replica = self._ledger.reserve(decision.id, column, entry.item.sequences, decision.cost_usd)
         if replica is None:
             return None
         self._ingresses[entry.ingress].in_flight.add(decision.id)
-        return dataclasses.replace(decision, replica=replica, url=self._urls[replica])
+        return dataclasses.replace(decision, replica=replica, url=self._urls[replica], timing=timing)
 
     def _tell(self, entry: _Entry, verdict: Verdict) -> None:
         state = self._ingresses.get(entry.ingress)

@@ -29,9 +29,9 @@ def section(result: dict[str, Any]) -> list[str]:
 
 
 _OF_SPANS = (
-    "`link`: the exchange between ingress and router beyond the router's own work; `queue`: until the batch was planned; "
-    "`engine`: from sending to the engine's headers; `outside`: the rest, which is HAProxy, the ingress's reading and "
-    "writing, and the client."
+    "`link`: the exchange between ingress and router beyond the router's own work; `queue`: until the batch was "
+    "planned; `engine`: from sending to the answer's first byte; `outside`: the rest, which is HAProxy, the ingress's "
+    "reading and writing, the rest of a stream, and the client."
 )
 
 

@@ -21,7 +21,7 @@ Exchange = Callable[[Report, bool], Awaitable[Reply]]
 
 COALESCE_S = 0.002  # news that no one waits for goes together
 RETRY_S = 0.25  # after a failed exchange; the router may be restarting
-PATIENCE_S = 30.0  # with a router that does not answer; Serve restarts one within some ten seconds
+PATIENCE_S = 60.0  # with a router that does not answer; Serve restarts one within some ten seconds
 KEEPALIVE_S = 5.0
 EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from router.budget import Account
 from router.errors import ApportionError
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
@@ -19,13 +20,15 @@ class RoutingAsk:
     max_cost_usd: float | None = None
     min_success: float | None = None
     models: tuple[str, ...] | None = None
+    wait_for_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
-    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids.
+    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
+    may add to it what the router has not counted. `account` says who pays.
     """
 
     id: str
@@ -35,6 +38,9 @@ class RouteItem:
     max_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     ask: RoutingAsk = field(default_factory=RoutingAsk)
+    account: Account = field(default_factory=Account)
+    prompts: int = 1
+    unread_prompt: bool = False
 
     def again(self, attempt: int) -> RouteItem:
         """The item of a further attempt, under a name of its own: the first one's slot may still be settling."""

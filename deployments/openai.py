@@ -19,6 +19,10 @@ from router.assignment import STRATEGIES
 from router.errors import InvalidRequestError, UnknownModelError
 
 HEADER_PREFIX = "x-router-"
+# Fields of vLLM's that can make a prompt longer than its messages and tools.
+UNREAD_FIELDS = frozenset(
+    {"add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort"}
+)
 
 
 class RoutingField(BaseModel):
@@ -31,6 +35,7 @@ class RoutingField(BaseModel):
     max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
+    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
 
 
 class _Message(BaseModel):
@@ -123,6 +128,8 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         content=content,
         model=named,
         sequences=(checked.n or 1) * prompts,
+        prompts=prompts,
+        unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
         max_tokens=max_tokens,
         tools=tools,
         ask=ask,
@@ -134,7 +141,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
 def _ask(field: RoutingField | None, headers: Mapping[str, str], models: tuple[str, ...]) -> RoutingAsk:
     """The field `routing`, with headers for what it does not say."""
     values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
-    for name in ("strategy", "max-cost-usd", "min-success", "models"):
+    for name in ("strategy", "max-cost-usd", "min-success", "models", "wait-for-budget"):
         value = headers.get(HEADER_PREFIX + name)
         key = name.replace("-", "_")
         if value is not None and key not in values:
@@ -159,6 +166,7 @@ def _ask(field: RoutingField | None, headers: Mapping[str, str], models: tuple[s
         max_cost_usd=checked.max_cost_usd,
         min_success=checked.min_success,
         models=None if checked.models is None else tuple(checked.models),
+        wait_for_budget=checked.wait_for_budget,
     )
 
 

@@ -18,13 +18,16 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.batcher import Batcher
-from deployments.config import RoutingConfig, ServiceConfig, describe, mean_success
+from deployments.config import LivePolicy, ServiceConfig, describe, mean_success
 from deployments.estimates import Estimates, concatenate
 from deployments.messages import Decision, Done, EngineReplica, Refusal, RouteItem, Verdict
+from deployments.parking import Parking
 from deployments.planner import Planner
+from deployments.treasury import Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
-from router.budget import Tally
-from router.errors import ApportionError, ConfigurationError
+from router.budget import Shortage
+from router.budget.standing import Claim
+from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError
 from router.slots import SlotLedger
 
 logger = logging.getLogger("ray.serve")
@@ -41,6 +44,8 @@ class _Entry:
     ingress: str
     estimates: Estimates | None = None
     cancelled: bool = False
+    replans: int = 0  # because the money for the plan was gone
+    gives_up_s: float = 0.0  # on the monotonic clock
 
 
 @dataclass(slots=True)
@@ -82,7 +87,7 @@ class Router:
         self._solver = solver
         self._columns = {name: column for column, name in enumerate(config.names)}
         self._slots = SlotLedger(len(config.models))
-        self._tally = Tally()
+        self._treasury = Treasury(config.budget, config.models, config.dispatch.request_timeout_s)
         self._urls: dict[str, str] = {}
         self._heard_s: dict[str, float] = {}
         self._ingresses: dict[str, _IngressState] = {}
@@ -101,6 +106,7 @@ class Router:
             max_wait_s=config.batching.max_wait_ms / 1e3,
             max_queue=config.batching.max_queue,
         )
+        self._parking: Parking[_Entry] = Parking(self._queue, places=config.batching.max_queue)
         self._sweeper: asyncio.Task[None] | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -110,10 +116,16 @@ class Router:
             ConfigurationError: a field is wrong; the old policy stays.
         """
         try:
-            self._policy = RoutingConfig.model_validate(user_config)
+            policy = LivePolicy.model_validate(user_config)
         except ValueError as error:
             message = describe(error) if hasattr(error, "errors") else str(error)
             raise ConfigurationError(f"Router.user_config: {message}") from error
+        self._policy = policy
+        if self._config.budget is not None:
+            limits = self._config.budget.limits if policy.limits is None else policy.limits
+            self._treasury.set_limits(limit.limit() for limit in limits)
+        elif policy.limits:
+            raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
 
     async def exchange(
         self,
@@ -133,12 +145,10 @@ class Router:
         state.seen_s = time.monotonic()
         self._end(state, done, cancelled)
         for item in items:
-            entry = _Entry(item, ingress)
+            entry = _Entry(item, ingress, gives_up_s=time.monotonic() + self._config.dispatch.request_timeout_s)
             state.undecided[item.id] = entry
-            try:
-                self._batcher.put(entry)
-            except ApportionError as error:
-                state.tell(Refusal(item.id, error))
+            self._queue(entry)
+        await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
         if wait and not state.verdicts:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(state.ready.wait(), POLL_S)
@@ -166,7 +176,13 @@ class Router:
             logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
             self._batcher.wake()
 
-    def state(self) -> dict[str, Any]:
+    def _queue(self, entry: _Entry) -> None:
+        try:
+            self._batcher.put(entry)
+        except ApportionError as error:
+            self._tell(entry, Refusal(entry.item.id, error))
+
+    async def state(self) -> dict[str, Any]:
         """Numbers of the moment: replicas, slots, queue, money."""
         capacity, free = self._slots.capacity().tolist(), self._slots.free_slots().tolist()
         return {
@@ -175,12 +191,16 @@ class Router:
             },
             "replicas": dict(self._urls),
             "waiting": len(self._batcher),
+            "waiting_for_budget": len(self._parking),
             "in_flight": self._slots.in_flight,
-            "reserved_usd": self._tally.planned_usd,
-            "spent_usd": self._tally.spent_usd,
+            **await self._treasury.statement(),
             "budget_usd_per_request": self._policy.budget_usd_per_request,
             "strategy": self._policy.strategy,
         }
+
+    def __del__(self) -> None:
+        if hasattr(self, "_treasury"):  # else it is what has failed
+            self._treasury.close()
 
     async def _plan(self, entries: list[_Entry]) -> set[str]:
         fresh = [entry for entry in entries if entry.estimates is None]
@@ -203,35 +223,85 @@ class Router:
     async def _decide(self, entries: list[_Entry]) -> set[str]:
         items = [entry.item for entry in entries]
         estimates = concatenate([entry.estimates for entry in entries if entry.estimates is not None])
+        funds = await self._treasury.look(items, estimates)
         plan = await self._planner.plan(
-            items, estimates, self._slots.free_slots(), self._slots.capacity(), self._policy
+            items, estimates, self._slots.free_slots(), self._slots.capacity(), self._policy, funds=funds
         )
         left = set(plan.waiting)
-        for entry in entries:
+        seated: list[tuple[_Entry, Decision]] = []
+        claims: list[Claim] = []
+        for row, entry in enumerate(entries):
             verdict = plan.verdicts.get(entry.item.id)
             if verdict is None or entry.cancelled:
                 continue
-            if isinstance(verdict, Decision):
-                verdict = self._seat(entry, verdict)
-            if verdict is None:
+            if isinstance(verdict, Refusal):
+                self._refuse(entry, verdict.error)
+            elif (decision := self._seat(entry, verdict)) is None:
                 left.add(entry.item.id)
             else:
-                self._tell(entry, verdict)
+                seated.append((entry, decision))
+                claims += [] if funds is None else [funds.claim(row, decision.model)]
+        left |= await self._pay(seated, claims)
         return left - {entry.item.id for entry in entries if entry.cancelled}
 
+    async def _pay(self, seated: list[tuple[_Entry, Decision]], claims: list[Claim]) -> set[str]:
+        """Reserves the worst cases of seated requests, and only then tells where they go; returns what waits."""
+        try:
+            shortages = await self._treasury.reserve(claims) if claims else [None] * len(seated)
+        except ApportionError:
+            for _, decision in seated:
+                self._slots.release(decision.id)
+            raise
+        left = set()
+        for (entry, decision), shortage in zip(seated, shortages, strict=True):
+            if shortage is None and not entry.cancelled:
+                self._treasury.plan(decision.id, decision.cost_usd)
+                self._ingresses[entry.ingress].in_flight.add(decision.id)
+                self._tell(entry, decision)
+                continue
+            if shortage is None:
+                self._free(decision.id)
+                continue
+            self._slots.release(decision.id)
+            if self._try_cheaper(entry, shortage):
+                left.add(entry.item.id)
+            else:
+                self._refuse(entry, shortage.error(time.time()))
+        if left:
+            self._batcher.wake()
+        return left
+
+    def _try_cheaper(self, entry: _Entry, shortage: Shortage) -> bool:
+        """Whether to plan again, since others of the batch took the money and something is left of it."""
+        entry.replans += 1
+        return shortage.left_nano > 0 and entry.replans <= len(self._columns) and not entry.cancelled
+
+    def _refuse(self, entry: _Entry, error: ApportionError) -> None:
+        """Tells the request why, or keeps it until there is money again if it asked for that and has the time."""
+        if (
+            entry.item.ask.wait_for_budget
+            and isinstance(error, BudgetExhaustedError)
+            and error.retry_after_s is not None
+            and time.monotonic() + error.retry_after_s < entry.gives_up_s
+            and not entry.cancelled
+        ):
+            entry.replans = 0
+            if self._parking.park(entry.item.id, entry, error.retry_after_s):
+                return
+        self._tell(entry, Refusal(entry.item.id, error))
+
     def _seat(self, entry: _Entry, decision: Decision) -> Decision | None:
-        """Reserves slot and money; None if the slots went to another batch meanwhile."""
+        """Reserves slots; None if they went to another batch meanwhile."""
         column = self._columns[decision.model]
         replica = self._slots.reserve(decision.id, column, entry.item.sequences)
         if replica is None:
             return None
-        self._tally.plan(decision.id, decision.cost_usd)
-        self._ingresses[entry.ingress].in_flight.add(decision.id)
         return dataclasses.replace(decision, replica=replica, url=self._urls[replica])
 
     def _free(self, request_id: str) -> None:
+        """Ends a request that no engine worked on."""
         self._slots.release(request_id)
-        self._tally.release(request_id)
+        self._treasury.release(request_id)
 
     def _tell(self, entry: _Entry, verdict: Verdict) -> None:
         state = self._ingresses.get(entry.ingress)
@@ -244,13 +314,16 @@ class Router:
             if end.lost_replica:
                 self._lose_replica_of(end.id)
             if end.worked:
-                self._tally.end(end.id, end.cost_usd)
-            self._free(end.id)
+                self._treasury.settle(end.id, end.cost_usd)
+                self._slots.release(end.id)
+            else:
+                self._free(end.id)
         for request_id in cancelled:
             entry = state.undecided.pop(request_id, None)
             if entry is not None:
                 entry.cancelled = True
                 self._batcher.discard(request_id)
+                self._parking.discard(request_id)
             elif request_id in state.in_flight:
                 # Decided while the cancel was on its way; no engine has seen it.
                 state.in_flight.discard(request_id)
@@ -282,6 +355,7 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1.0)
+            await self._treasury.expire()
             now_s = time.monotonic()
             for replica in [r for r, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]:
                 self._drop_replica(replica)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deployments.budget_config import BudgetConfig, LimitConfig
 from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES, Strategy
 from router.errors import ArtefactError, ConfigurationError, InvalidRequestError
@@ -159,6 +160,12 @@ class RoutingConfig(Section):
             raise ValueError(error.message) from error
 
 
+class LivePolicy(RoutingConfig):
+    """The Router's `user_config`: the policy, and limits on money in place of those of `budget.limits`."""
+
+    limits: tuple[LimitConfig, ...] | None = Field(None, description="Null: those of `budget.limits`.")
+
+
 class PredictorConfig(Section):
     """The estimator of success and cost, and where it runs."""
 
@@ -227,6 +234,7 @@ class ServiceConfig(Section):
     solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
     dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+    budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> ServiceConfig:
@@ -234,6 +242,15 @@ class ServiceConfig(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _one_pacing(self) -> ServiceConfig:
+        paced = self.budget is not None and self.budget.pacing.mode != "per_batch"
+        if paced and self.routing.budget_usd_per_request is not None:
+            raise ValueError(
+                "routing.budget_usd_per_request is the cap of pacing.mode per_batch; remove it, or choose that mode"
+            )
         return self
 
     @property

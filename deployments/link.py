@@ -76,6 +76,15 @@ class RouterLink:
         self._done.append(done)
         self._flush_soon(COALESCE_S)
 
+    async def close(self) -> None:
+        """Ends the line; what is on its way is given up."""
+        tasks = [task for task in (self._keepalive, self._waiting, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
         self._pending.pop(request_id, None)
         if future.done() and not future.cancelled() and isinstance(future.result(), Decision):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from router.budget import Account
 from router.errors import ApportionError
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
@@ -21,14 +22,16 @@ class RoutingAsk:
     max_cost_usd: float | None = None
     min_success: float | None = None
     models: tuple[str, ...] | None = None
+    wait_for_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
-    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids. The higher `priority`, the
-    sooner and the weightier; `timeout_s` is what is left of the request's time.
+    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
+    may add to it what the router has not counted. `account` says who pays. The higher `priority`, the sooner and the
+    weightier; `timeout_s` is what is left of the request's time.
     """
 
     id: str
@@ -42,6 +45,9 @@ class RouteItem:
     timeout_s: float = math.inf
     avoid_replicas: tuple[str, ...] = ()
     avoid_models: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
+    prompts: int = 1
+    unread_prompt: bool = False
 
     def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
         """The item of a further attempt, under a name of its own: the first one's slot may still be settling.

@@ -20,6 +20,10 @@ from router.assignment import STRATEGIES
 from router.errors import InvalidRequestError, UnknownModelError
 
 HEADER_PREFIX = "x-router-"
+# Fields of vLLM's that can make a prompt longer than its messages and tools.
+UNREAD_FIELDS = frozenset(
+    {"add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort"}
+)
 
 
 class RoutingField(BaseModel):
@@ -34,6 +38,7 @@ class RoutingField(BaseModel):
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
     priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
     timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
+    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
 
 
 class _Message(BaseModel):
@@ -127,6 +132,8 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         content=content,
         model=named,
         sequences=(checked.n or 1) * prompts,
+        prompts=prompts,
+        unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
         max_tokens=max_tokens,
         tools=tools,
         ask=ask,
@@ -140,7 +147,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
 def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:
     """The field `routing`, with headers for what it does not say."""
     values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
-    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s"):
+    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s", "wait-for-budget"):
         value = headers.get(HEADER_PREFIX + name)
         key = name.replace("-", "_")
         if value is not None and key not in values:
@@ -168,6 +175,7 @@ def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
         max_cost_usd=field.max_cost_usd,
         min_success=field.min_success,
         models=None if field.models is None else tuple(field.models),
+        wait_for_budget=field.wait_for_budget,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from benchmarks.quality.cache import Cache, code_hash
 from benchmarks.quality.cases import Dataset, find_datasets
@@ -81,7 +81,7 @@ class Context:
                 yield unit, *measure_unit(measure, unit, self.smoke)
             return
         spawn = get_context("spawn")
-        with ProcessPoolExecutor(self.workers, mp_context=spawn, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(self.workers, mp_context=spawn) as pool:
             jobs = {pool.submit(measure_unit, measure, unit, self.smoke): unit for unit in units}
             for job in as_completed(jobs):
                 yield jobs[job], *job.result()
@@ -95,13 +95,9 @@ def measure_unit(measure: Measure, unit: Unit, smoke: bool) -> tuple[float, list
     named = {"dataset": dataset.name, "estimator": unit.estimator, "seed": unit.seed}
 
     def make() -> list[Record]:
-        case = dataset.case(unit.estimator, unit.seed)
-        return [named | record for record in measure(case, dataset, smoke)]
+        # Threads that wait for each other on shared cores cost more than they win on arrays of this size.
+        with threadpool_limits(1):
+            case = dataset.case(unit.estimator, unit.seed)
+            return [named | record for record in measure(case, dataset, smoke)]
 
     return dataset.cache.get(key, make)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from starlette.responses import JSONResponse, Response
 
@@ -10,7 +11,10 @@ from router.errors import ApportionError, InvalidRequestError, UnavailableError
 
 
 def error_response(error: ApportionError) -> Response:
-    headers = {"retry-after": "1"} if error.status in {429, 503} else None
+    retry_after_s = error.retry_after_s
+    if retry_after_s is None and error.status in {429, 503}:
+        retry_after_s = 1.0
+    headers = None if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
     return JSONResponse(error.envelope(), status_code=error.status, headers=headers)
 
 

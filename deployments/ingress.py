@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,7 +18,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.config import AUTO_MODEL, ServiceConfig
-from deployments.dispatch import Dispatcher, RoutedResponse
+from deployments.client import ServedResponse
+from deployments.dispatch import Dispatcher
 from deployments.explain import verdict_json
 from deployments.http_errors import error_response
 from deployments.link import RouterLink
@@ -64,7 +66,8 @@ class Ingress:
         self._router = router
         self._started = int(time.time())
         self._link = RouterLink(router.exchange.remote)
-        self._dispatcher = Dispatcher(self._link, config.dispatch)
+        timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
+        self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
     @api.post("/v1/chat/completions")
     async def chat(self, request: Request) -> Response:
@@ -102,7 +105,7 @@ class Ingress:
     async def _routed(self, kind: Kind, request: Request) -> Response:
         raw = await self._body(request)
         parsed = parse(kind, raw, request.headers, self._config.names)
-        return RoutedResponse(self._dispatcher, parsed, request.url.path)
+        return ServedResponse(partial(self._dispatcher.serve, parsed, request.url.path))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._config.ingress.max_body_bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +27,8 @@ class RoutingAsk:
 class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
-    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids.
+    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids. The higher `priority`, the
+    sooner and the weightier; `timeout_s` is what is left of the request's time.
     """
 
     id: str
@@ -35,10 +38,23 @@ class RouteItem:
     max_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     ask: RoutingAsk = field(default_factory=RoutingAsk)
+    priority: int = 0
+    timeout_s: float = math.inf
+    avoid_replicas: tuple[str, ...] = ()
+    avoid_models: tuple[str, ...] = ()
 
-    def again(self, attempt: int) -> RouteItem:
-        """The item of a further attempt, under a name of its own: the first one's slot may still be settling."""
-        return self if attempt == 0 else replace(self, id=f"{self.id}-{attempt}")
+    def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
+        """The item of a further attempt, under a name of its own: the first one's slot may still be settling.
+
+        The second attempt goes to another replica, later ones to other models, where there are any.
+        """
+        return replace(
+            self,
+            id=f"{self.id}-{len(failed)}" if failed else self.id,
+            timeout_s=timeout_s,
+            avoid_replicas=tuple(decision.replica for decision in failed if decision.replica is not None),
+            avoid_models=tuple(decision.model for decision in failed) if len(failed) > 1 else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +115,45 @@ class Done:
     """The end of a dispatched request, told by the ingress.
 
     `cost_usd` is None where the engine did not say; `worked` is False where no engine received the request;
-    `lost_replica` where its engine could not be reached.
+    `lost_replica` where its engine could not be reached; `failed` where it answered with an error of its own or not
+    in time.
     """
 
     id: str
     cost_usd: float | None
     worked: bool = True
     lost_replica: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A request in flight, told anew to a router that has restarted and does not know of it."""
+
+    id: str
+    model: str
+    replica: str
+    sequences: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an ingress tells the router: new requests, endings, cancels, and what it holds if the router is new."""
+
+    ingress: str
+    items: tuple[RouteItem, ...] = ()
+    done: tuple[Done, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The router's answer: the verdicts that are ready, and which incarnation of the router gives them."""
+
+    router: str
+    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from deployments.estimates import Estimates, concatenate
 from deployments.messages import Decision, Done, EngineReplica, Refusal, RouteItem, Verdict
 from deployments.planner import Planner
 from router.assignment import Assignment, BatchProblem, Strategy
+from router.budget import Tally
 from router.errors import ApportionError, ConfigurationError
-from router.ledger import Ledger
+from router.slots import SlotLedger
 
 logger = logging.getLogger("ray.serve")
 
@@ -80,7 +81,8 @@ class Router:
         self._predictor = predictor
         self._solver = solver
         self._columns = {name: column for column, name in enumerate(config.names)}
-        self._ledger = Ledger(len(config.models))
+        self._slots = SlotLedger(len(config.models))
+        self._tally = Tally()
         self._urls: dict[str, str] = {}
         self._heard_s: dict[str, float] = {}
         self._ingresses: dict[str, _IngressState] = {}
@@ -145,7 +147,7 @@ class Router:
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
         estimates = await self._planner.estimate(items)
-        capacity = self._ledger.capacity()
+        capacity = self._slots.capacity()
         plan = await self._planner.plan(items, estimates, capacity, capacity, self._policy, explain=True)
         waiting = ApportionError("more requests than slots: this one would wait for the next batch")
         return [plan.verdicts.get(item.id) or Refusal(item.id, waiting) for item in items]
@@ -159,23 +161,23 @@ class Router:
         is_new = replica.id not in self._urls
         self._heard_s[replica.id] = time.monotonic()
         self._urls[replica.id] = replica.url
-        self._ledger.join(replica.id, self._columns[replica.model], replica.slots)
+        self._slots.join(replica.id, self._columns[replica.model], replica.slots)
         if is_new:
             logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
             self._batcher.wake()
 
     def state(self) -> dict[str, Any]:
         """Numbers of the moment: replicas, slots, queue, money."""
-        capacity, free = self._ledger.capacity().tolist(), self._ledger.free_slots().tolist()
+        capacity, free = self._slots.capacity().tolist(), self._slots.free_slots().tolist()
         return {
             "models": {
                 name: {"slots": capacity[column], "free_slots": free[column]} for name, column in self._columns.items()
             },
             "replicas": dict(self._urls),
             "waiting": len(self._batcher),
-            "in_flight": self._ledger.in_flight,
-            "reserved_usd": self._ledger.reserved_usd,
-            "spent_usd": self._ledger.spent_usd,
+            "in_flight": self._slots.in_flight,
+            "reserved_usd": self._tally.planned_usd,
+            "spent_usd": self._tally.spent_usd,
             "budget_usd_per_request": self._policy.budget_usd_per_request,
             "strategy": self._policy.strategy,
         }
@@ -202,7 +204,7 @@ class Router:
         items = [entry.item for entry in entries]
         estimates = concatenate([entry.estimates for entry in entries if entry.estimates is not None])
         plan = await self._planner.plan(
-            items, estimates, self._ledger.free_slots(), self._ledger.capacity(), self._policy
+            items, estimates, self._slots.free_slots(), self._slots.capacity(), self._policy
         )
         left = set(plan.waiting)
         for entry in entries:
@@ -220,11 +222,16 @@ class Router:
     def _seat(self, entry: _Entry, decision: Decision) -> Decision | None:
         """Reserves slot and money; None if the slots went to another batch meanwhile."""
         column = self._columns[decision.model]
-        replica = self._ledger.reserve(decision.id, column, entry.item.sequences, decision.cost_usd)
+        replica = self._slots.reserve(decision.id, column, entry.item.sequences)
         if replica is None:
             return None
+        self._tally.plan(decision.id, decision.cost_usd)
         self._ingresses[entry.ingress].in_flight.add(decision.id)
         return dataclasses.replace(decision, replica=replica, url=self._urls[replica])
+
+    def _free(self, request_id: str) -> None:
+        self._slots.release(request_id)
+        self._tally.release(request_id)
 
     def _tell(self, entry: _Entry, verdict: Verdict) -> None:
         state = self._ingresses.get(entry.ingress)
@@ -237,9 +244,8 @@ class Router:
             if end.lost_replica:
                 self._lose_replica_of(end.id)
             if end.worked:
-                self._ledger.settle(end.id, end.cost_usd)
-            else:
-                self._ledger.release(end.id)
+                self._tally.end(end.id, end.cost_usd)
+            self._free(end.id)
         for request_id in cancelled:
             entry = state.undecided.pop(request_id, None)
             if entry is not None:
@@ -248,7 +254,7 @@ class Router:
             elif request_id in state.in_flight:
                 # Decided while the cancel was on its way; no engine has seen it.
                 state.in_flight.discard(request_id)
-                self._ledger.release(request_id)
+                self._free(request_id)
         if done or cancelled:
             self._batcher.wake()
 
@@ -259,7 +265,7 @@ class Router:
         return await self._solver.solve.remote(problem, strategy)
 
     def _lose_replica_of(self, request_id: str) -> None:
-        replica = self._ledger.replica_of(request_id)
+        replica = self._slots.replica_of(request_id)
         if replica is not None:
             self._drop_replica(replica)
 
@@ -267,7 +273,7 @@ class Router:
         if self._urls.pop(replica, None) is not None:
             logger.info("replica %s left", replica)
         self._heard_s.pop(replica, None)
-        self._ledger.leave(replica)
+        self._slots.leave(replica)
 
     def _start_sweeper(self) -> None:
         if self._sweeper is None:

@@ -7,11 +7,13 @@ ApportionError                      500  internal_error
 │   └── ContextLengthError          400  context_length_exceeded
 ├── InfeasibleError                 429  no_feasible_assignment
 │   └── BudgetExceededError         402  budget_exceeded
+│       └── BudgetExhaustedError    429  budget_exhausted
 ├── ConfigurationError              500  invalid_configuration
 │   ├── OutcomesTableError          500  invalid_outcomes_table
 │   └── ArtefactError               500  invalid_artefact
 ├── OverloadedError                 429  overloaded
 ├── UnavailableError                503  unavailable
+│   └── LedgerError                 503  ledger_unavailable
 └── DeadlineError                   504  deadline_exceeded
 """
 
@@ -21,27 +23,31 @@ from typing import ClassVar
 
 
 class ApportionError(Exception):
-    """Base of all errors; carries its HTTP status and its code in OpenAI's error envelope."""
+    """Base of all errors; carries its HTTP status and its code in OpenAI's error envelope.
+
+    `retry_after_s`: when it is worth trying again, where that is known.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.__class__, self.message, self.param))
+        return (_rebuild, (self.__class__, self.message, self.param, self.retry_after_s))
 
     def envelope(self) -> dict[str, dict[str, str | None]]:
         """The body that OpenAI's API answers with: `{"error": {message, type, param, code}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
-def _rebuild(cls: type[ApportionError], message: str, param: str | None) -> ApportionError:
-    return cls(message, param=param)
+def _rebuild(cls: type[ApportionError], message: str, param: str | None, retry_after_s: float | None) -> ApportionError:
+    return cls(message, param=param, retry_after_s=retry_after_s)
 
 
 class InvalidRequestError(ApportionError):
@@ -70,6 +76,12 @@ class BudgetExceededError(InfeasibleError):
     status, code, type = 402, "budget_exceeded", "insufficient_quota"
 
 
+class BudgetExhaustedError(BudgetExceededError):
+    """There is money again after `retry_after_s`."""
+
+    status, code = 429, "budget_exhausted"
+
+
 class ConfigurationError(ApportionError):
     code = "invalid_configuration"
 
@@ -88,6 +100,12 @@ class OverloadedError(ApportionError):
 
 class UnavailableError(ApportionError):
     status, code = 503, "unavailable"
+
+
+class LedgerError(UnavailableError):
+    """The budget cannot be checked, so nothing may be spent."""
+
+    code = "ledger_unavailable"
 
 
 class DeadlineError(ApportionError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "pyomo", "highspy", "sklearn", "ray", "vllm", "pandas")
+HEAVY = ("torch", "transformers", "pyomo", "highspy", "sklearn", "ray", "vllm", "pandas", "sqlalchemy")
 
 
 def test_packages_import_without_their_heavy_parts() -> None:
     code = (
-        "import sys, router, router.prediction, router.cli, router.prices, router.errors\n"
+        "import sys, router, router.prediction, router.budget, router.cli, router.prices, router.errors\n"
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
         "assert not loaded, loaded"
     )

@@ -1,0 +1,320 @@
+"""The budget ledger: what was spent, what requests in flight may still cost, and what limits leave.
+
+Owned by a database, so that it is the same for every process that shares it and survives their ends. A request's
+worst case is *reserved* before an engine sees it and *settled* with what was counted at the end; so
+`spent + reserved` is at no time below what engines have generated, whoever is killed when. A reservation whose owner
+is never heard of again is charged in full once it expires, and corrected should its end be told after all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from router.errors import LedgerError
+
+from .limits import Account, Limit, Scope, Shortage, Window
+from .schema import connect, counters, reservations
+from .standing import TOTAL_KEY, Balance, Claim, CounterKey, Standing
+
+T = TypeVar("T")
+
+DAY_S = 86_400.0
+KEEP_COUNTERS_S = 400 * DAY_S  # windows of days and months, for whoever asks what was spent
+KEEP_MINUTES_S = DAY_S
+KEEP_CHARGED_S = DAY_S  # so long, a late end still corrects what an expired reservation was charged
+_CHUNK = 500  # values of one IN (...)
+_MAX_KNOWN_IDS = 100_000
+
+_ADD = (
+    update(counters)
+    .where(counters.c.id == bindparam("row_id"))
+    .values(
+        spent_nano=counters.c.spent_nano + bindparam("spent"),
+        reserved_nano=counters.c.reserved_nano + bindparam("reserved"),
+    )
+)
+_BALANCE = select(counters.c.id, counters.c.spent_nano, counters.c.reserved_nano)
+_KEY = (counters.c.scope, counters.c.name, counters.c.span, counters.c.starts_s)
+_END = delete(reservations).returning(
+    reservations.c.amount_nano, reservations.c.charged, reservations.c.counters, reservations.c.id
+)
+_CHARGE = (
+    update(reservations)
+    .where(reservations.c.charged.is_(False), reservations.c.expires_s <= bindparam("now_s"))
+    .values(charged=True)
+    .returning(reservations.c.amount_nano, reservations.c.counters)
+)
+
+
+class BudgetLedger:
+    """Reserves and settles money for batches of requests, each call in one transaction.
+
+    Blocking; several processes may use one database, several threads one ledger only in turns.
+
+    Args:
+        url: of the database; see `router.budget.schema.connect`.
+        limits: may change later through `limits`; what was spent before a limit was set does not count against it.
+        power_safe: wait for the disk at each commit (SQLite).
+
+    Raises:
+        ConfigurationError: the database cannot be opened.
+    """
+
+    def __init__(self, url: str, limits: Iterable[Limit] = (), *, power_safe: bool = False) -> None:
+        self.limits = tuple(limits)
+        self._engine = connect(url, power_safe=power_safe)
+        self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        self._ids: dict[CounterKey, int] = {}
+
+    def reserve(
+        self,
+        claims: Sequence[Claim],
+        *,
+        now_s: float,
+        expires_s: float,
+        ends: Mapping[str, int | None] | None = None,
+    ) -> list[Shortage | None]:
+        """Sets each claim aside if every limit has room for it, in order; None for those that were.
+
+        A claim under an id that is reserved already replaces it: its owner has asked again.
+
+        Args:
+            expires_s: when the reservations are charged if nothing is heard of them.
+            ends: settled first, in the same transaction; see `settle`.
+
+        Raises:
+            LedgerError: the database cannot be used; nothing was reserved or settled.
+        """
+        if not claims and not ends:
+            return []
+        replaced: dict[str, int | None] = {claim.id: 0 for claim in claims}
+        return self._reserve(claims, {**replaced, **(ends or {})}, now_s, expires_s)
+
+    def settle(self, ends: Mapping[str, int | None]) -> None:
+        """Ends reservations by id: charges nano-USD that were counted, or all that was reserved where that is None.
+
+        Zero releases. An id that is unknown, or ended already, is left alone.
+
+        Raises:
+            LedgerError: the database cannot be used; nothing was settled.
+        """
+        if ends:
+            self._reserve((), ends, 0.0, 0.0)
+
+    def look(
+        self, accounts: Iterable[Account], models: Sequence[str], *, now_s: float, ends: Mapping[str, int | None]
+    ) -> Standing:
+        """How the limits of these accounts on these models stand, after `ends` were settled.
+
+        Raises:
+            LedgerError: the database cannot be used; nothing was settled.
+        """
+        standing = Standing(self.limits, now_s)
+        keys = {key for account in set(accounts) for model in models for key in standing.keys(account, model)}
+        with _translated(), self._engine.begin() as connection:
+            self._write(connection, self._end(connection, ends))
+            self._find(connection, keys)
+            self._fill(connection, standing, [key for key in keys if key in self._ids])
+        return standing
+
+    def statement(self, *, now_s: float) -> Standing:
+        """All counters of the windows that `now_s` falls into.
+
+        Raises:
+            LedgerError: the database cannot be used.
+        """
+        standing = Standing(self.limits, now_s)
+        rows = select(*_KEY, counters.c.spent_nano, counters.c.reserved_nano).where(
+            or_(counters.c.ends_s.is_(None), counters.c.ends_s > now_s)
+        )
+        with _translated(), self._engine.begin() as connection:
+            for scope, name, window, starts_s, spent, reserved in connection.execute(rows):
+                key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
+                standing.balances[key] = Balance(spent, reserved)
+        return standing
+
+    def total(self) -> Balance:
+        """What was ever spent and is set aside now, over all windows and scopes."""
+        with _translated(), self._engine.begin() as connection:
+            self._find(connection, [TOTAL_KEY])
+            standing = Standing((), 0.0)
+            self._fill(connection, standing, [key for key in (TOTAL_KEY,) if key in self._ids])
+        return standing.balance(TOTAL_KEY)
+
+    def held(self) -> dict[str, int]:
+        """Reservations that are neither settled nor expired: nano-USD by id."""
+        rows = select(reservations.c.id, reservations.c.amount_nano).where(reservations.c.charged.is_(False))
+        with _translated(), self._engine.begin() as connection:
+            return {row.id: row.amount_nano for row in connection.execute(rows)}
+
+    def expire(self, *, now_s: float) -> int:
+        """Charges reservations that are overdue in full, and forgets windows and reservations of long ago.
+
+        Returns:
+            How many reservations were charged.
+        """
+        with _translated(), self._engine.begin() as connection:
+            changes = _Changes()
+            overdue = connection.execute(_CHARGE, {"now_s": now_s}).all()
+            for amount, entered in overdue:
+                changes.add(entered, amount, -amount)
+            self._write(connection, changes)
+            self._prune(connection, now_s)
+        return len(overdue)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
+
+    def _reserve(
+        self, claims: Sequence[Claim], ends: Mapping[str, int | None], now_s: float, expires_s: float
+    ) -> list[Shortage | None]:
+        standing = Standing(self.limits, now_s)
+        keys_of = {(c.account, c.model): standing.keys(c.account, c.model) for c in claims}
+        keys = {key for keys in keys_of.values() for key in keys}
+        with _translated(), self._engine.begin() as connection:
+            changes = self._end(connection, ends)
+            self._find(connection, keys)
+            self._make(connection, [key for key in keys if key not in self._ids])
+            self._fill(connection, standing, keys, changes)
+            shortages = [standing.take(claim) for claim in claims]
+            entered = {group: json.dumps([self._ids[key] for key in keys]) for group, keys in keys_of.items()}
+            rows = []
+            for claim, shortage in zip(claims, shortages, strict=True):
+                if shortage is None:
+                    into = entered[claim.account, claim.model]
+                    changes.add(into, 0, claim.nano)
+                    rows.append({"id": claim.id, "amount_nano": claim.nano, "expires_s": expires_s, "counters": into})
+            self._write(connection, changes)
+            if rows:
+                connection.execute(insert(reservations), rows)
+        return shortages
+
+    def _end(self, connection: Connection, ends: Mapping[str, int | None]) -> _Changes:
+        changes = _Changes()
+        for ids in _chunks(list(ends)):
+            for amount, charged, entered, row_id in connection.execute(_END.where(reservations.c.id.in_(ids))):
+                told = ends[row_id]
+                cost = amount if told is None else told
+                changes.add(entered, cost - amount if charged else cost, 0 if charged else -amount)
+        return changes
+
+    def _find(self, connection: Connection, keys: Iterable[CounterKey]) -> None:
+        """Learns the ids of counters that are in the database."""
+        unknown = [key for key in keys if key not in self._ids]
+        if len(self._ids) > _MAX_KNOWN_IDS:
+            self._ids.clear()
+            unknown = list(keys)
+        for some in _chunks(unknown):
+            values = [(key.scope.value, key.name, key.window.value, _stored(key.starts_s)) for key in some]
+            rows = select(counters.c.id, *_KEY).where(tuple_(*_KEY).in_(values))
+            for row_id, scope, name, window, starts_s in connection.execute(rows):
+                key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
+                self._ids[key] = row_id
+
+    def _make(self, connection: Connection, keys: Sequence[CounterKey]) -> None:
+        if not keys:
+            return
+        rows = []
+        for key in keys:
+            ends_s = None if key.window is Window.total else key.window.bounds(key.starts_s)[1]
+            rows.append(
+                {
+                    "scope": key.scope.value,
+                    "name": key.name,
+                    "span": key.window.value,
+                    "starts_s": _stored(key.starts_s),
+                    "ends_s": ends_s,
+                }
+            )
+        connection.execute(self._insert(counters).on_conflict_do_nothing(), rows)
+        self._find(connection, keys)
+
+    def _fill(
+        self,
+        connection: Connection,
+        standing: Standing,
+        keys: Iterable[CounterKey],
+        changes: _Changes | None = None,
+    ) -> None:
+        """Balances of the keys, with `changes` that are not written yet; their rows stay locked."""
+        names = {self._ids[key]: key for key in keys}
+        entered = changes.rows() if changes else {}
+        for ids in _chunks(sorted(names.keys() | entered.keys())):
+            rows = _BALANCE.where(counters.c.id.in_(ids)).order_by(counters.c.id).with_for_update()
+            for row_id, spent, reserved in connection.execute(rows):
+                if row_id in names:
+                    more_spent, more_reserved = entered.get(row_id, (0, 0))
+                    standing.balances[names[row_id]] = Balance(spent + more_spent, reserved + more_reserved)
+
+    def _write(self, connection: Connection, changes: _Changes) -> None:
+        rows = [
+            {"row_id": row_id, "spent": spent, "reserved": reserved}
+            for row_id, (spent, reserved) in sorted(changes.rows().items())
+            if spent or reserved
+        ]
+        if rows:
+            connection.execute(_ADD, rows)
+
+    def _prune(self, connection: Connection, now_s: float) -> None:
+        connection.execute(
+            delete(reservations).where(
+                reservations.c.charged.is_(True), reservations.c.expires_s < now_s - KEEP_CHARGED_S
+            )
+        )
+        minutes = (counters.c.span == Window.minute.value) & (counters.c.ends_s < now_s - KEEP_MINUTES_S)
+        old = or_(minutes, counters.c.ends_s < now_s - KEEP_COUNTERS_S)
+        connection.execute(delete(counters).where(old, counters.c.reserved_nano == 0))
+
+
+class _Changes:
+    """What a transaction adds to counters, in nano-USD spent and reserved."""
+
+    def __init__(self) -> None:
+        self._entered: dict[str, tuple[int, int]] = {}
+
+    def add(self, entered: str, spent: int, reserved: int) -> None:
+        """Adds to all counters of a reservation, whose row ids are `entered`."""
+        old_spent, old_reserved = self._entered.get(entered, (0, 0))
+        self._entered[entered] = (old_spent + spent, old_reserved + reserved)
+
+    def rows(self) -> dict[int, tuple[int, int]]:
+        """By row id."""
+        rows: dict[int, tuple[int, int]] = {}
+        for entered, (spent, reserved) in self._entered.items():
+            for row_id in json.loads(entered):
+                old_spent, old_reserved = rows.get(row_id, (0, 0))
+                rows[row_id] = (old_spent + spent, old_reserved + reserved)
+        return rows
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # The driver's own words may hold the statement's values; its class says enough.
+        cause = type(getattr(error, "orig", None) or error).__name__
+        raise LedgerError(
+            f"the budget ledger's database does not answer ({cause}); try again in some seconds"
+        ) from error
+
+
+def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
+
+
+def _stored(starts_s: float) -> float:
+    return 0.0 if starts_s == float("-inf") else starts_s
+
+
+def _starts(window: Window, stored: float) -> float:
+    return float("-inf") if window is Window.total else stored

@@ -1,0 +1,122 @@
+"""Limits: how much USD, in which window of time, for whom.
+
+Windows are calendar ones in UTC. Knows no database and reads no clock: the time is passed in, in seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
+
+from .money import spelled
+
+
+class Window(StrEnum):
+    """A calendar window in UTC; `total` is all time."""
+
+    minute = "minute"
+    day = "day"
+    month = "month"
+    total = "total"
+
+    def bounds(self, now_s: float) -> tuple[float, float]:
+        """Start and end of the window that `now_s` falls into; minus and plus infinity for `total`."""
+        if self is Window.total:
+            return float("-inf"), float("inf")
+        start = datetime.fromtimestamp(now_s, UTC).replace(second=0, microsecond=0)
+        if self is Window.minute:
+            end = start + timedelta(minutes=1)
+        elif self is Window.day:
+            start = start.replace(hour=0, minute=0)
+            end = start + timedelta(days=1)
+        else:
+            start = start.replace(day=1, hour=0, minute=0)
+            end = (start + timedelta(days=32)).replace(day=1)
+        return start.timestamp(), end.timestamp()
+
+
+class Scope(StrEnum):
+    """What a limit holds for."""
+
+    service = "service"
+    key = "key"
+    tenant = "tenant"
+    model = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who pays: the name of an API key and a tenant, where there are any."""
+
+    key: str | None = None
+    tenant: str | None = None
+
+    def name(self, scope: Scope, model: str) -> str | None:
+        """The name that a scope goes by for a request on `model`; None: the scope does not apply."""
+        if scope is Scope.service:
+            return ""
+        if scope is Scope.model:
+            return model
+        return self.key if scope is Scope.key else self.tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `nano_usd` in each `window`.
+
+    `name` is the key, tenant or model that it holds for; None: for each of them, by itself.
+    """
+
+    scope: Scope
+    window: Window
+    nano_usd: int
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.nano_usd < 0:
+            raise ConfigurationError(f"a limit of {spelled(self.nano_usd)}: give zero or more")
+        if self.scope is Scope.service and self.name is not None:
+            raise ConfigurationError(f"a limit of the whole service has no name, but this one has {self.name!r}")
+
+    def holds_for(self, name: str | None) -> bool:
+        """Whether a request whose scope goes by `name` is bound by this limit."""
+        if name is None:
+            return False
+        return self.scope is Scope.service or self.name is None or self.name == name
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A limit that has no room for a request.
+
+    `retry_at_s` is when there is money again: the window's end, or soon if requests in flight hold what they may
+    not use (`held`); None: never under this limit.
+    """
+
+    limit: Limit
+    name: str
+    left_nano: int
+    needed_nano: int
+    retry_at_s: float | None
+    held: bool
+
+    def error(self, now_s: float) -> BudgetExceededError:
+        """402 if waiting does not help, 429 with the time to wait if it does."""
+        whose = "the whole service" if self.limit.scope is Scope.service else f"{self.limit.scope} {self.name!r}"
+        span = "in total" if self.limit.window is Window.total else f"a {self.limit.window}"
+        message = (
+            f"the budget of {spelled(self.limit.nano_usd)} {span} for {whose} has {spelled(max(0, self.left_nano))} "
+            f"left, and this request may cost up to {spelled(self.needed_nano)}"
+        )
+        if self.retry_at_s is None:
+            return BudgetExceededError(f"{message}; lower max_tokens, shorten the prompt, or raise the budget")
+        wait_s = max(0.0, self.retry_at_s - now_s)
+        if self.held:
+            message += "; requests in flight hold more than they may use, so try again soon"
+        else:
+            again = datetime.fromtimestamp(self.retry_at_s, UTC).isoformat().replace("+00:00", "Z")
+            message += f"; there is money again at {again}"
+        return BudgetExhaustedError(message, retry_after_s=wait_s)

@@ -1,0 +1,138 @@
+"""The ledger's two tables, and how to reach the database that holds them.
+
+`counters`: what was spent and what is set aside, a row a scope, name and window. `reservations`: what requests in
+flight may still cost, with the counters that each was entered in, so that it is settled where it was reserved even if
+the limits or the window have changed since.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    false,
+    make_url,
+)
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from router.errors import ConfigurationError
+
+BUSY_TIMEOUT_S = 5.0
+# SQLite counts ids up by itself only in a column of exactly INTEGER.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+counters = Table(
+    "apportion_counters",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("scope", String(16), nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("span", String(16), nullable=False),
+    Column("starts_s", Float(53), nullable=False),  # 0 for `total`
+    Column("ends_s", Float(53), nullable=True),  # null for `total`
+    Column("spent_nano", BigInteger, nullable=False, server_default="0"),
+    Column("reserved_nano", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("scope", "name", "span", "starts_s"),
+    sqlite_autoincrement=True,
+)
+
+reservations = Table(
+    "apportion_reservations",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("expires_s", Float(53), nullable=False),
+    Column("charged", Boolean, nullable=False, server_default=false()),
+    Column("counters", Text, nullable=False),
+    Index("apportion_reservations_expiry", "charged", "expires_s"),
+)
+
+
+def connect(url: str, *, power_safe: bool = False) -> Engine:
+    """The database with its tables; both are made if they are not there.
+
+    Args:
+        url: SQLAlchemy's, e.g. `sqlite:////var/lib/apportion/budget.db` or `postgresql+psycopg://user@host/name`.
+        power_safe: SQLite waits for the disk at each commit. Without it, a kill of any process loses nothing, but a
+            power failure may lose the last commits.
+
+    Raises:
+        ConfigurationError: the URL, its driver or the database's folder is wrong or missing.
+    """
+    try:
+        parsed = make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
+        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise ConfigurationError(f"budget.database is {shown}: give a sqlite or a postgresql URL")
+        engine = create_engine(parsed, **_options(parsed.get_backend_name()))
+    except (ArgumentError, NoSuchModuleError):
+        # The URL itself is not repeated: it may hold a password.
+        raise ConfigurationError(
+            "budget.database is no database URL; write sqlite:////path/to/file or postgresql+psycopg://user@host/name"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"budget.database needs the module {error.name}; install apportion[postgres], or that driver"
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(parsed.database, shown)
+        _tune_sqlite(engine, power_safe)
+    try:
+        _make_tables(engine)
+    except OperationalError as error:
+        raise ConfigurationError(f"budget.database {shown} cannot be opened: {error.orig}") from None
+    return engine
+
+
+def _make_tables(engine: Engine) -> None:
+    try:
+        metadata.create_all(engine)
+    except SQLAlchemyError:
+        # Another process may have made them between our look and our attempt; if not, this fails again.
+        metadata.create_all(engine)
+
+
+def _options(backend: str) -> dict[str, Any]:
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 2}
+
+
+def _check_file(database: str | None, shown: str) -> None:
+    if not database or database == ":memory:" or "mode=memory" in database:
+        raise ConfigurationError(f"budget.database {shown} forgets everything at once; name a file")
+    folder = Path(database.removeprefix("file:")).resolve().parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"budget.database {shown}: there is no folder {folder}; make it first")
+
+
+def _tune_sqlite(engine: Engine, power_safe: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin below, not when the driver thinks so
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if power_safe else 'NORMAL'}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Any) -> None:
+        # The write lock at once: what is read stays true until the commit, in every process.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from router.budget import Limit
+from router.budget.ledger import BudgetLedger
+from router.budget.schema import metadata
+
+POSTGRES = "APPORTION_TEST_POSTGRES"  # the URL of an empty database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/budget.db"
+        return
+    server = os.environ.get(POSTGRES)
+    if not server:
+        pytest.skip(f"{POSTGRES} names no PostgreSQL database")
+    yield server
+    engine = create_engine(server)
+    metadata.drop_all(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def open_ledger(url: str) -> Iterator[Callable[..., BudgetLedger]]:
+    opened: list[BudgetLedger] = []
+
+    def open_one(*limits: Limit) -> BudgetLedger:
+        opened.append(BudgetLedger(url, limits))
+        return opened[-1]
+
+    yield open_one
+    for ledger in opened:
+        ledger.close()

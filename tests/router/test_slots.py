@@ -1,0 +1,69 @@
+import numpy as np
+
+from router.slots import SlotLedger
+
+
+def make_slots() -> SlotLedger:
+    slots = SlotLedger(2)
+    slots.join("a1", 0, 2)
+    slots.join("a2", 0, 3)
+    slots.join("b1", 1, 1)
+    return slots
+
+
+def test_slots_are_the_sum_over_replicas() -> None:
+    np.testing.assert_array_equal(make_slots().free_slots(), [5, 1])
+
+
+def test_reserving_takes_the_least_used_replica_and_releasing_gives_it_back() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 0, 1) == "a2"
+    assert slots.reserve("r2", 0, 2) in {"a1", "a2"}
+    np.testing.assert_array_equal(slots.free_slots(), [2, 1])
+    slots.release("r1")
+    slots.release("r2")
+    np.testing.assert_array_equal(slots.free_slots(), [5, 1])
+    assert slots.in_flight == 0
+
+
+def test_releasing_twice_frees_once() -> None:
+    slots = make_slots()
+    slots.reserve("r1", 1, 1)
+    slots.reserve("r2", 0, 1)
+    slots.release("r1")
+    slots.release("r1")
+    np.testing.assert_array_equal(slots.free_slots(), [4, 1])
+
+
+def test_a_full_model_seats_nobody() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 1, 1) == "b1"
+    assert slots.reserve("r2", 1, 1) is None
+    assert slots.in_flight == 1
+
+
+def test_the_same_request_is_seated_once() -> None:
+    slots = make_slots()
+    slots.reserve("r1", 0, 1)
+    assert slots.reserve("r1", 0, 1) is None
+    assert slots.free_slots()[0] == 4
+
+
+def test_more_sequences_than_slots_need_a_wholly_free_replica() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 1, 9) == "b1"
+    assert slots.free_slots()[1] == 0
+    slots.release("r1")
+    assert slots.free_slots()[1] == 1
+
+
+def test_a_replica_that_leaves_takes_its_slots_and_comes_back_with_all_of_them() -> None:
+    slots = make_slots()
+    slots.reserve("r1", 1, 1)
+    slots.leave("b1")
+    assert slots.capacity()[1] == 0
+    assert slots.replica_of("r1") == "b1"
+    slots.release("r1")
+    assert slots.in_flight == 0
+    slots.join("b1", 1, 4)
+    assert slots.free_slots()[1] == 4

@@ -17,8 +17,8 @@ from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.config import AUTO_MODEL, ServiceConfig
 from deployments.client import ServedResponse
+from deployments.config import AUTO_MODEL, ServiceConfig
 from deployments.dispatch import Dispatcher
 from deployments.explain import verdict_json
 from deployments.http_errors import error_response

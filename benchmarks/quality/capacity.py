@@ -2,8 +2,8 @@
 share (moderate) or 1.2 times (tight). Without pressure of cost there is no budget; with it the budget lies 20, 40 and
 60 % of the way from the cheapest to the best answer that the slots allow. `mip` against `greedy`, `price` (prices
 carried from batch to batch), a price per batch and `ndch_p` (both repaired to fit the slots), and requests that come
-one by one and take the best model still free (`first_come`). Differences are read at the spend of `mip`. Estimator: our
-head.
+one by one and take the best model still free (`first_come`). Differences are read at the spend of `mip`, or at the
+least that the other can spend. Estimator: our head.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ def _under_budgets(case: Case, setting: Setting, free: dict[str, Realised]) -> l
     records = []
     for share in PRESSURE:
         k = shares.index(share)
-        spend = np.array(found["mip"][k].cost_usd)
+        spend = found["mip"][k].cost_usd
         for arm in ARMS:
             own = found[arm][k]
-            equal = own.score if arm == "mip" else float(curves[arm].at(spend))
+            # An arm that cannot spend as little is let off with its cheapest score.
+            equal = own.score if arm == "mip" else float(np.interp(spend, curves[arm].cost_usd, curves[arm].score))
             records.append(
                 {
                     "arm": arm, "share": share, "score": own.score / case.best_score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ class Context:
 def measure_unit(measure: Measure, unit: Unit, smoke: bool) -> tuple[float, list[Record]]:
     """Seconds and the unit's records, from the cache if the same code measured the same case before."""
     dataset = unit.dataset
-    code = code_hash("router/assignment", "router/evaluation", f"{measure.__module__.replace('.', '/')}.py")
+    code = code_hash("router/assignment", "router/budget", "router/evaluation"), measuring_code(measure)
     key = (dataset.case_key(), unit.estimator, unit.seed, measure.__qualname__, code, smoke)
     named = {"dataset": dataset.name, "estimator": unit.estimator, "seed": unit.seed}
 
@@ -101,3 +102,8 @@ def measure_unit(measure: Measure, unit: Unit, smoke: bool) -> tuple[float, list
             return [named | record for record in measure(case, dataset, smoke)]
 
     return dataset.cache.get(key, make)
+
+
+def measuring_code(measure: Measure) -> str:
+    """The part of an experiment's module that measures, which ends where its `run` begins."""
+    return inspect.getsource(inspect.getmodule(measure) or measure).split("\ndef run(")[0]

@@ -40,7 +40,8 @@ FLOOR = {
 def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     """Every arm's curve, the single models, and how well the estimates are calibrated."""
     setting = Setting(batch_size=32 if smoke else 256)
-    arms = tuple(ARMS) if case.estimator in ALL_ARMS else COMMON_ARMS
+    # Without slots `first_come` is `per_query`.
+    arms = tuple(arm for arm in ARMS if arm != "first_come") if case.estimator in ALL_ARMS else COMMON_ARMS
     records: list[Record] = [
         {
             "kind": "case", "best": case.models[case.best], "best_score": case.best_score,
@@ -95,8 +96,8 @@ def _arms_table(arms: list[Record], estimator: str) -> list[str]:
     rows = []
     for arm in distinct(where(arms, estimator=estimator), "arm"):
         chosen = where(arms, estimator=estimator, arm=arm)
-        scores = [shown(over_seeds(chosen, _at(f))) for f in BUDGET_FRACTIONS]
-        costs = [_percent(over_seeds(chosen, _cost(t))) for t in (0.95, 0.99)]
+        scores = [shown(_mean(over_seeds(chosen, _at(f)))) for f in BUDGET_FRACTIONS]
+        costs = [_percent(_mean(over_seeds(chosen, _cost(t)))) for t in (0.95, 0.99)]
         headroom, over = over_seeds(chosen, "headroom"), over_seeds(chosen, "over_cap")
         rows.append(
             [f"`{arm}`", *scores, shown(over_seeds(chosen, "area"), 4), _percent(headroom), *costs, _percent(over)]
@@ -217,6 +218,11 @@ def _holds(found: Summary, level: float) -> str:
     if not found.mean >= level:
         return "no"
     return "yes" if found.mean - found.half_width >= level else "in the mean"
+
+
+def _mean(value: Summary) -> Summary:
+    """Without its interval, which the plot shows."""
+    return Summary(value.mean, float("nan"), value.n)
 
 
 def _percent(value: Summary) -> str:

@@ -37,7 +37,10 @@ SUMMARIES = {
 
 
 class Experiment(Protocol):
-    """What a module of an experiment defines; its docstring says what is measured."""
+    """What a module of an experiment defines; its docstring says what is measured.
+
+    What measures stands above `run`, what shows it below: cached measurements hold for as long as the upper part stays.
+    """
 
     TITLE: str
 

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
-from benchmarks.quality.pacers import CarryOver, FixedPrice, PerBatch, ShadowPrice, Window, batch_price
+from benchmarks.quality.pacers import FixedPrice
 from benchmarks.quality.solving import FULL, Answer, apart, batch, certified
+from router.budget.pacing import WindowState
 
 RNG = np.random.default_rng(0)
 SUCCESS = np.sort(RNG.random((400, 3)), axis=1)
 COST = np.array([1.0, 3.0, 9.0]) * RNG.uniform(0.5, 1.5, (400, 1))
 
 
-def window(budget: float, committed: float, now: float) -> Window:
-    return Window(budget, committed, 0.0, 400.0, now)
-
-
-def test_unspent_money_carries_over() -> None:
-    part = slice(0, 40)
-    capped, carried = (
-        p.allowance_usd(SUCCESS[part], COST[part], window(800, 100, 200)) for p in (PerBatch(2), CarryOver())
-    )
-    assert capped == 80
-    assert carried == pytest.approx(800 * 240 / 400 - 100)
-    assert CarryOver().allowance_usd(SUCCESS[part], COST[part], window(800, 790, 200)) == 0
-
-
-def test_a_learned_price_brings_spending_back_to_its_course() -> None:
-    """Started far too low, it ends the day near the budget, where a price that never moves does not."""
-    spent = {}
-    for pacer in (ShadowPrice(price=1e-3), FixedPrice(1e-3)):
-        committed = 0.0
-        for start in range(0, 400, 10):
-            rows = slice(start, start + 10)
-            committed += pacer.allowance_usd(SUCCESS[rows], COST[rows], window(1000, committed, start))
-        spent[type(pacer)] = committed
-    assert spent[FixedPrice] > 2000
-    assert spent[ShadowPrice] == pytest.approx(1000, rel=0.4)
-
-
-def test_the_price_of_a_batch_spends_its_budget() -> None:
-    price = batch_price(SUCCESS, COST, 1000.0)
-    assert FixedPrice(price * 1.0001).allowance_usd(SUCCESS, COST, window(1000, 0, 0)) == pytest.approx(1000, rel=0.02)
+def test_a_fixed_price_buys_what_is_worth_it_while_money_lasts() -> None:
+    state = WindowState(budget_usd=1000, committed_usd=0, starts=0, ends=400, now=0)
+    spent = [FixedPrice(price).allowance_usd(SUCCESS, COST, state) for price in (1e9, 0.05, 0.0)]
+    assert spent[0] == pytest.approx(COST.min(axis=1).sum())
+    assert spent[0] < spent[1] < COST[:, 2].sum()
+    assert spent[2] == 1000
+    assert FixedPrice(0.05).allowance_usd(SUCCESS, COST, replace(state, committed_usd=990)) == 10
 
 
 @pytest.mark.parametrize("limits", ["budget", "budget and slots", "slots"])

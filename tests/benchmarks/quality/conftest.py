@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 
 from benchmarks.quality.cache import Cache
 from benchmarks.quality.context import Context
-from benchmarks.quality.registry import available
 from benchmarks.quality.report import experiment
 from tests.router.conftest import make_outcomes, save_encoder
 
@@ -24,16 +24,22 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context(folder / "data", Cache(folder / "cache"), str(encoder), seeds=2, smoke=True)
 
 
-@pytest.fixture(scope="session")
-def results(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that all experiments wrote to."""
-    folder = tmp_path_factory.mktemp("docs") / "results"
-    for name in available():
-        experiment(name, context, folder)
-    return folder
+@dataclass(frozen=True)
+class Results:
+    """The folder that the experiments write to; each runs when it is first asked for."""
+
+    context: Context
+    folder: Path
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The result, as it is on disk."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            experiment(name, self.context, self.folder)
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
 
 
 @pytest.fixture(scope="session")
-def found(results: Path) -> dict[str, dict[str, Any]]:
-    """The results by name, as they are on disk."""
-    return {name: json.loads((results / f"{name}.json").read_text()) for name in available()}
+def results(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return Results(context, tmp_path_factory.mktemp("docs") / "results")

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..assignment import Greedy, Mip, Ndch, NdchP, PerQuery, Price, RobustMip, Strategy, assign
+from ..assignment import Greedy, Mip, Ndch, NdchP, PerQuery, Price, Prices, RobustMip, Strategy, assign
 from ..assignment.pricing import budget_price
 from ..assignment.problem import BatchProblem, FloatArray, IntArray
 from ..assignment.program import Program
 from .batches import Setting, batch_problem
 from .case import Case, Sample
-from .realised import Choose, Realised, batchwise, chosen
+from .realised import Choose, Realised, batchwise, chosen, nearest
 
 GAP = 1e-3
 
@@ -25,10 +25,20 @@ Planner = Callable[[Case, Setting, float], Realised]
 
 
 def capped(strategy: Strategy) -> Planner:
-    """Every batch under a cap of its own."""
+    """Every batch under a cap of its own, solved from the prices of the one before."""
 
     def plan(case: Case, setting: Setting, budget_usd: float) -> Realised:
-        return batchwise(case, setting, budget_usd, lambda problem, number: chosen(problem, strategy, number))
+        prices: Prices | None = None
+
+        def choose(problem: BatchProblem, number: int) -> IntArray:
+            nonlocal prices
+            answer = assign(problem, strategy, warm=prices, seed=number)
+            if not answer.feasible:
+                return nearest(problem)
+            prices = answer.prices
+            return answer.model
+
+        return batchwise(case, setting, budget_usd, choose)
 
     return plan
 

@@ -65,9 +65,12 @@ def batchwise(
 
 
 def chosen(problem: BatchProblem, strategy: Strategy, number: int, warm: Prices | None = None) -> IntArray:
-    """The strategy's choice; where its cap cannot be kept, what comes nearest: the cheapest that slots allow."""
+    """The strategy's choice; where its cap cannot be kept, what comes nearest."""
     answer = assign(problem, strategy, warm=warm, seed=number)
-    if answer.feasible:
-        return answer.model
+    return answer.model if answer.feasible else nearest(problem)
+
+
+def nearest(problem: BatchProblem) -> IntArray:
+    """What comes nearest to a cap that cannot be kept: the cheapest choice that slots allow."""
     unlimited = replace(problem, budget_usd=math.inf, success=np.zeros_like(problem.success))
     return assign(unlimited, Greedy()).model

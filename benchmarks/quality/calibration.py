@@ -88,13 +88,22 @@ def section(result: dict[str, Any]) -> list[str]:
 
 
 def _table(heading: str, rows: list[Record], key: str) -> list[str]:
-    headings = [heading, "outcomes a seed", "ECE before", "after", "Brier before", "after", "change of Brier"]
+    headings = [
+        heading,
+        "outcomes a seed",
+        "ECE by chance",
+        "before",
+        "after",
+        "Brier before",
+        "after",
+        "change of Brier",
+    ]
     cells = []
     for value in distinct(rows, key):
         own = where(rows, **{key: value})
         errors = [shown(over_seeds(own, f"{error}_{stage}"), 4) for error in ("ece", "brier") for stage in STAGES]
         outcomes = f"{over_seeds(own, 'outcomes').mean:.0f}"
-        cells.append([f"`{value}`", outcomes, *errors, shown(_change(own), 4, signed=True)])
+        cells.append([f"`{value}`", outcomes, f"{_chance(own):.4f}", *errors, shown(_change(own), 4, signed=True)])
     return table(headings, cells)
 
 
@@ -119,16 +128,26 @@ def _reading(rows: list[Record]) -> list[str]:
             lines.append(f"- Calibration {words} {', '.join(f'`{n}`' for n in names)}.")
     ece = over_seeds(everything, "ece_after", estimator="head")
     worst = {kind: _worst(where(rows, estimator="head", kind=kind)) for kind in ("model", "task")}
+    head = where(rows, estimator="head")
     said = f"- `head`: ECE {shown(ece, 4)} over all outcomes ({'within' if ece.mean <= 0.03 else 'above'} 0.03)"
-    said += "".join(f"; worst {kind} `{name}` {value:.3f}" for kind, (name, value) in worst.items() if name)
+    said += "".join(
+        f"; worst {kind} `{name}` {value:.3f} ({_chance(where(head, kind=kind, name=name)):.3f} by chance)"
+        for kind, (name, value) in worst.items()
+        if name
+    )
     lines.append(said + ".")
-    task = worst["task"][1]
-    if task > 2 * max(ece.mean, 1e-9):
+    name, task = worst["task"]
+    if name and task > 2 * max(ece.mean, _chance(where(head, kind="task", name=name))):
         lines.append(
             "- A number that holds over all requests does not hold for every task: where one kind of request matters, "
             "look at its own row before you trust a threshold on it."
         )
     return lines
+
+
+def _chance(rows: list[Record]) -> float:
+    """About the ECE that perfect estimates have on so many independent outcomes."""
+    return 0.3 * float(np.sqrt(BUCKETS / over_seeds(rows, "outcomes").mean))
 
 
 def _worst(rows: list[Record]) -> tuple[str, float]:

@@ -204,7 +204,7 @@ class DispatchConfig(Section):
     request_timeout_s: float = Field(
         300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
     )
-    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine failed before its first byte.")
+    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
 
 
 class IngressConfig(Section):

@@ -37,10 +37,9 @@ class _EngineFailureError(Exception):
 class _Seat:
     """What became of a dispatched request."""
 
-    __slots__ = ("cost_usd", "failed", "lost_replica", "planned_s", "worked")
+    __slots__ = ("cost_usd", "failed", "lost_replica", "worked")
 
-    def __init__(self, planned_s: float) -> None:
-        self.planned_s = planned_s
+    def __init__(self) -> None:
         self.cost_usd: float | None = None
         self.worked = True
         self.lost_replica = False
@@ -88,9 +87,9 @@ class Dispatcher:
             left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
             asked_s = time.perf_counter()
             decision = await self._link.plan(parsed.item.again(failed, left_s))
-            seat = _Seat(planned_s=time.perf_counter() - asked_s)
+            planned_s = time.perf_counter() - asked_s
             try:
-                await self._forward(decision, seat, parsed, path, client)
+                await self._forward(decision, planned_s, parsed, path, client)
                 return
             except _EngineFailureError as failure:
                 logger.warning("replica %s: %s", decision.replica, failure)
@@ -100,12 +99,14 @@ class Dispatcher:
                     await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
 
-    async def _forward(self, decision: Decision, seat: _Seat, parsed: ParsedRequest, path: str, client: Client) -> None:
+    async def _forward(
+        self, decision: Decision, planned_s: float, parsed: ParsedRequest, path: str, client: Client
+    ) -> None:
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
-        async with self._seated(decision, seat):
+        async with self._seat(decision) as seat:
             try:
                 async with asyncio.timeout(limits.total_s) as total:
-                    await self._exchange(decision, parsed, path, client, seat, limits)
+                    await self._exchange(decision, planned_s, parsed, path, client, seat, limits)
             except aiohttp.ServerTimeoutError as error:
                 seat.failed, seat.worked = True, False
                 raise _EngineFailureError(f"the engine took no connection within {limits.connect_s:g} s") from error
@@ -125,6 +126,7 @@ class Dispatcher:
     async def _exchange(
         self,
         decision: Decision,
+        planned_s: float,
         parsed: ParsedRequest,
         path: str,
         client: Client,
@@ -137,8 +139,8 @@ class Dispatcher:
             headers={"content-type": "application/json"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
         )
-        first_s = limits.first_token_s if parsed.stream else None
         sent_s = time.perf_counter()
+        first_s = limits.first_token_s if parsed.stream else None
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
             try:
                 async with asyncio.timeout(first_s) as patience:
@@ -152,13 +154,14 @@ class Dispatcher:
             if answer.status >= 500:
                 seat.failed = True
                 raise _EngineFailureError(f"the engine failed ({answer.status}): {_said(first)}")
-            timing = server_timing(decision, seat.planned_s, time.perf_counter() - sent_s)
+            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
             await _pipe(answer, first, [*decision_headers(decision), timing], seat, client)
 
     @contextlib.asynccontextmanager
-    async def _seated(self, decision: Decision, seat: _Seat) -> AsyncIterator[None]:
+    async def _seat(self, decision: Decision) -> AsyncIterator[_Seat]:
+        seat = _Seat()
         try:
-            yield
+            yield seat
         finally:
             self._link.finish(Done(decision.id, seat.cost_usd, seat.worked, seat.lost_replica, seat.failed))
 

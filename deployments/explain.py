@@ -30,11 +30,11 @@ def server_timing(decision: Decision, planned_s: float, engine_s: float) -> tupl
     """The standard header that says where the time until an answer began went, in milliseconds.
 
     `link` is what the exchange with the router took beyond the router's own `queue`, `predict` and `solve`;
-    `engine` lasts from sending the request to the answer's first byte, which of a stream is its first token.
+    `engine` lasts from sending the request to the engine's answering, of a stream to its first token.
 
     Args:
         planned_s: seconds that the ingress waited for the decision.
-        engine_s: seconds that it then waited for the engine.
+        engine_s: seconds that it then waited for the engine's first bytes.
     """
     spans = {"engine": engine_s}
     if (timing := decision.timing) is not None:

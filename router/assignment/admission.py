@@ -72,7 +72,7 @@ class _Seats:
 
     def _free_one(self, row: int, models: list[int]) -> bool:
         """Breadth first over models: one whose sitter of one slot can move on, ..., to a free slot."""
-        came: dict[int, tuple[int, int]] = {model: (row, -1) for model in models}
+        came: dict[int, tuple[int, int]] = dict.fromkeys(models, (row, -1))
         line = list(models)
         for model in line:
             for sitter in self._on[model]:

@@ -94,7 +94,9 @@ def simulated(**timings: float) -> Starlette:
 
 
 @contextlib.asynccontextmanager
-async def dispatching(link: StubLink, limits: TimeoutsConfig | None = None, **config: float) -> AsyncIterator[Dispatcher]:
+async def dispatching(
+    link: StubLink, limits: TimeoutsConfig | None = None, **config: float
+) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(link, DispatchConfig(**config), {} if limits is None else {"small": limits})
     yield dispatcher
     await dispatcher.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import httpx
@@ -15,11 +16,12 @@ def engine_urls(base: str, timeout_s: float) -> dict[str, str]:
     """
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
-        state = httpx.get(f"{base}/health", timeout=30)
-        if state.status_code == 200:
-            urls: dict[str, str] = {}
-            for replica in state.json()["replicas"].values():
-                urls.setdefault(replica["model"], replica["url"])
-            return urls
+        with contextlib.suppress(httpx.HTTPError):  # the proxy may be starting
+            state = httpx.get(f"{base}/health", timeout=30)
+            if state.status_code == 200:
+                urls: dict[str, str] = {}
+                for replica in state.json()["replicas"].values():
+                    urls.setdefault(replica["model"], replica["url"])
+                return urls
         time.sleep(0.5)
     raise TimeoutError(f"not every model had an engine within {timeout_s:g} s; {base}/health says which")

@@ -69,7 +69,8 @@ class Profile:
     fits: weights and the cache for one sequence of the wanted context fit its memory; if not, `reason` says why and
     the other numbers may be 0. max_num_seqs: sequences at once. tokens_per_s: output tokens/s with max_num_seqs
     running. prefill_tokens_per_s: input tokens/s while nothing else runs. first_token_s: for a typical prompt, on an
-    idle replica. weights_gib, kv_cache_gib: memory over all its GPUs.
+    idle replica. weights_gib, kv_cache_gib: memory over all its GPUs. decode_curve: (sequences running, output
+    tokens/s of all of them), ascending, from 1 to max_num_seqs; empty: only tokens_per_s is known.
     """
 
     replica: ReplicaType
@@ -82,6 +83,7 @@ class Profile:
     kv_cache_gib: float
     source: Source
     reason: str = ""
+    decode_curve: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         rates = (self.tokens_per_s, self.prefill_tokens_per_s)
@@ -89,6 +91,12 @@ class Profile:
             raise ConfigurationError(
                 f"The profile of {self.replica} fits but has max_num_seqs {self.max_num_seqs}, tokens_per_s "
                 f"{rates[0]:g} and prefill_tokens_per_s {rates[1]:g}: all have to be above 0."
+            )
+        running = [sequences for sequences, _ in self.decode_curve]
+        if sorted(set(running)) != running or any(n < 1 or not speed > 0 for n, speed in self.decode_curve):
+            raise ConfigurationError(
+                f"decode_curve of {self.replica} is {list(self.decode_curve)}: give ascending numbers of sequences, "
+                "each with tokens/s above 0."
             )
 
 
@@ -151,6 +159,9 @@ class ProfileEntry(Section):
     kv_cache_gib: float = Field(ge=0, description="Memory of the cache over all GPUs of the replica.")
     source: Source = Field(description="computed or measured.")
     reason: str = Field("", description="Why it does not fit, or how it was found.")
+    decode_curve: tuple[tuple[int, float], ...] = Field(
+        (), description="Pairs [sequences running, output tokens/s of all of them], ascending."
+    )
 
     def profile(self) -> Profile:
         """Raises ConfigurationError for numbers that do not go together."""

@@ -93,7 +93,7 @@ def compute_profile(
     room_tokens = min(typical.sequence_tokens or model.max_model_len, model.max_model_len)
     sequences = min(MAX_SEQUENCES, int(cache_gib * GIB // deployed.cache_bytes(room_tokens)))
     context = min(typical.prompt_tokens + typical.answer_tokens // 2, model.max_model_len)
-    curve = tuple((n, n / deployed.decode_step_s(n, context)) for n in _concurrencies(sequences))
+    curve = tuple((n, n / deployed.decode_step_s(n, context)) for n in concurrencies(sequences))
     prompt_tokens = min(typical.prompt_tokens, model.max_model_len)
     return Profile(
         replica=replica,
@@ -143,7 +143,7 @@ def _misfit(
     return ""
 
 
-def _concurrencies(most: int) -> list[int]:
+def concurrencies(most: int) -> list[int]:
     """1, 2, 4, ... and the most."""
     powers = [1 << i for i in range(most.bit_length()) if 1 << i < most]
     return [*powers, most]

@@ -20,7 +20,7 @@ MEMORY_FRACTION = 0.92
 # What a process holds on a GPU beside torch's tensors: CUDA context, cuBLAS, NCCL. vLLM logs it as "non-torch
 # memory": 0.5 to 0.9 GiB were reported for engines on one GPU.
 CONTEXT_GIB = 0.7
-# "Graph capturing finished ... took": 0.1 to 1 GiB were reported for models of 0.5 to 50 GiB, growing with their layers.
+# "Graph capturing finished ... took": 0.1 to 1 GiB were reported for models of 0.5 to 50 GiB; it grows with layers.
 GRAPH_GIB_PER_LAYER = 0.0125
 # Tokens of one step at most: vLLM's default for the OpenAI server, by memory of the GPU (engine/arg_utils.py).
 STEP_TOKENS = ((160.0, 16384), (70.0, 8192), (0.0, 2048))

@@ -7,6 +7,8 @@ from router.cli.assign import assign
 from router.cli.calibrate import calibrate
 from router.cli.evaluate import evaluate
 from router.cli.predict import predict
+from router.cli.profile import profile
+from router.cli.render import render
 from router.cli.serve import serve
 from router.cli.train import train
 
@@ -16,5 +18,7 @@ app.command()(predict)
 app.command()(assign)
 app.command()(evaluate)
 app.command()(serve)
+app.command()(profile)
+app.command()(render)
 
 __all__ = ["app"]

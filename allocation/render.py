@@ -22,6 +22,7 @@ from allocation.settings import check_settings, replica_settings
 
 # Fields of a model that its groups have now.
 _PER_REPLICA = ("num_replicas", "num_gpus", "num_cpus", "max_num_seqs")
+_AT_THE_END = frozenset({"num_replicas", "min_replicas", "num_gpus", "num_cpus", "max_num_seqs"})
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
     for name in _PER_REPLICA:
         entry.pop(name, None)
     if entry.get("replica_groups") != groups:
-        entry["replica_groups"] = _styled(groups)
+        entry.pop("replica_groups", None)
+        entry.insert(len(entry) if groups else len(entry) - 1, "replica_groups", _styled(groups))
     _drop_overridden(entry, groups)
     put_tail(entry, following)
 
@@ -142,15 +144,17 @@ def _drop_overridden(entry: CommentedMap, groups: list[dict[str, Any]]) -> None:
 
 
 def _styled(groups: list[dict[str, Any]]) -> CommentedSeq:
-    """Block style with short lists and the arguments on one line each."""
+    """Block style with short lists and the arguments on one line each.
+
+    Those never end a group or a model: ruamel keeps what follows a flow collection in places of its own.
+    """
     rows = CommentedSeq()
     for group in groups:
-        row = CommentedMap(group)
-        for name in ("gpus", "engine_args", "placement_group_bundles"):
-            if name in row:
-                flow: Any = CommentedMap(row[name]) if isinstance(row[name], dict) else CommentedSeq(row[name])
-                flow.fa.set_flow_style()
-                row[name] = flow
+        row = CommentedMap({name: group[name] for name in sorted(group, key=lambda name: name in _AT_THE_END)})
+        for name, value in row.items():
+            if isinstance(value, (dict, list)):
+                row[name] = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
+                row[name].fa.set_flow_style()
         rows.append(row)
     if not groups:
         rows.fa.set_flow_style()

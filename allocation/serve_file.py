@@ -36,6 +36,7 @@ class ServeFile:
         except MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
             raise ConfigurationError(f"{path}, line {line}: not YAML ({error.problem}): correct it.") from error
+        _keep_anchors(self.root)
 
     def text(self) -> str:
         """The document as it is now."""
@@ -46,6 +47,15 @@ class ServeFile:
             moved = re.compile(re.escape(found["node"]) + r"\n +" + re.escape(found["comment"].strip()) + "$", re.M)
             text = moved.sub(found[0].replace("\\", r"\\"), text)
         return text
+
+
+def _keep_anchors(node: Any) -> None:
+    """Also those that nothing refers to."""
+    if isinstance(node, (CommentedMap, CommentedSeq)):
+        if node.yaml_anchor() is not None:
+            node.yaml_set_anchor(node.yaml_anchor().value, always_dump=True)
+        for child in node.values() if isinstance(node, CommentedMap) else node:
+            _keep_anchors(child)
 
 
 def read_models(path: Path) -> tuple[ServeFile, CommentedSeq]:

@@ -89,7 +89,7 @@ def _try(model: ModelSpec, trial: Trial, typical: Typical) -> Measurement | str:
     answer_tokens = min(typical.answer_tokens, model.max_model_len // 2)
     prompt_tokens = min(typical.prompt_tokens, model.max_model_len - answer_tokens)
     sequences = concurrencies(trial.max_num_seqs)
-    with _environment(environment(config)), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with engine_environment(config), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_sweep, config, prompt_tokens, answer_tokens, sequences).result()
         except Exception as error:  # whatever an engine dies of is the answer
@@ -116,9 +116,18 @@ def engine_config(model: ModelSpec, trial: Trial) -> ModelConfig:
 
 def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequences: list[int]) -> Measurement:
     """Runs in the measuring process."""
+    if not config.num_gpus:
+        keep_to_core(0)
     from deployments.engine_sweep import Sweep, measure_engine
 
     return measure_engine(config, Sweep(prompt_tokens, answer_tokens, tuple(sequences)))
+
+
+def keep_to_core(number: int) -> None:
+    """This process and those that it starts run on one core, the unit of the type `cpu`; to be called before vLLM
+    is imported, since threads that run already stay where they are."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def _profile(trial: Trial, measured: Measurement | str, share: float, typical: Typical) -> Profile:
@@ -143,10 +152,10 @@ def _profile(trial: Trial, measured: Measurement | str, share: float, typical: T
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """The measuring process inherits these; the user's own settings come first."""
+def engine_environment(config: ModelConfig) -> Iterator[None]:
+    """Processes that are started meanwhile inherit what the engine needs; the user's own settings come first."""
     before = dict(os.environ)
-    os.environ.update({name: value for name, value in variables.items() if name not in before})
+    os.environ.update({name: value for name, value in environment(config).items() if name not in before})
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from router.cli.predict import predict
 from router.cli.profile import profile
 from router.cli.render import render
 from router.cli.serve import serve
+from router.cli.simulate import simulate
 from router.cli.train import train
 
 app.command()(train)
@@ -20,5 +21,6 @@ app.command()(evaluate)
 app.command()(serve)
 app.command()(profile)
 app.command()(render)
+app.command()(simulate)
 
 __all__ = ["app"]

@@ -69,6 +69,21 @@ class ReplicaBounds:
 
 
 @dataclass(frozen=True)
+class Assessment:
+    """load: times the planned rate and requests at once. quality: mean success, refused requests count as failures.
+
+    refused: share of requests that find no slot, no tokens/s or no money. cost_usd: mean of a request.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _FORBID
+
+    load: float
+    quality: float
+    refused: float
+    cost_usd: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """A placement for a cluster and the numbers that it was made for.
 
@@ -76,7 +91,8 @@ class Plan:
     saw it (robust plans: the lower quantile); expected_cost_usd: mean of a request. objective: expected_quality less
     the price of the GPUs (and moves); bound: no plan has a higher one; gap: (bound - objective) / |objective|.
     budget_usd: mean per request that was allowed, None: no limit. rate_per_s: requests per second.
-    batch_size: requests that run at once. inputs: SHA-256 of what went in, by name. settings: options of the planner.
+    batch_size: requests that run at once. bounds: for autoscaling. assessments: on held-out requests. inputs:
+    SHA-256 of what went in, by name. settings: options of the planner.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -95,8 +111,9 @@ class Plan:
     rate_per_s: float
     batch_size: int
     bounds: tuple[ReplicaBounds, ...] = ()
+    assessments: tuple[Assessment, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, str | float | bool | None] = field(default_factory=dict)
+    settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     version: int = VERSION
 
     def __post_init__(self) -> None:

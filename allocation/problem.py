@@ -27,7 +27,8 @@ class Requirements:
     budget_usd: mean cost of a request, inf: no limit. target_utilisation: share of the replicas' tokens/s that the
     mean demand may take; the rest is room for bursts. high_availability: no model loses all its replicas with one
     node. gpu_price: mean success that one more GPU has to earn. move_price: mean success that starting or stopping
-    one replica has to earn, against the `running` ones.
+    one replica has to earn, against the `running` ones. at_least, at_most: replicas of single types; where `at_most`
+    is given, there are none of types that it leaves out.
     """
 
     budget_usd: float = float("inf")
@@ -36,6 +37,8 @@ class Requirements:
     gpu_price: float | None = None
     move_price: float = 0.0
     running: Mapping[ReplicaType, int] = field(default_factory=dict)
+    at_least: Mapping[ReplicaType, int] = field(default_factory=dict)
+    at_most: Mapping[ReplicaType, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.budget_usd >= 0:
@@ -148,9 +151,13 @@ class AllocationProblem:
         """(n_models,) output tokens/s of so many replicas."""
         return self._sum(counts, [profile.tokens_per_s for profile in self.profiles])
 
-    def with_requirements(self, **changes: object) -> AllocationProblem:
-        """The same with other requirements."""
-        return replace(self, requirements=replace(self.requirements, **changes))  # type: ignore[arg-type]
+    def under(self, requirements: Requirements) -> AllocationProblem:
+        """The same under other requirements."""
+        return replace(self, requirements=requirements)
+
+    def at_load(self, load: float) -> AllocationProblem:
+        """So many times the rate, and so many times the requests at once."""
+        return replace(self, rate_per_s=self.rate_per_s * load, weight=self.weight * load)
 
     def _sum(self, counts: Mapping[ReplicaType, float], each: Sequence[float]) -> FloatArray:
         total = np.zeros(self.n_models)

@@ -9,6 +9,7 @@
           sum_{r of t GPUs} y[r,c]  <=  sum_q groups[q,t] v[q,c],   sum_p w[p,c] likewise for t = 1   (groups[c,t])
           sum_q v[q,c]  <=  nodes of class c                                                          (nodes[c])
           min_replicas[j]  <=  sum_{r of j} y[r]  <=  max_replicas[j]                                 (replicas[j])
+          at_least[r]  <=  y[r]  <=  at_most[r]                                                       (of_type[r])
           y[r] = sum_c y[r,c];  y, w, v integer >= 0;  0 <= x <= 1
 
 y: replicas of a type in a class of equal nodes; w: GPUs cut in a pattern; v: nodes divided in a pattern (`patterns`).
@@ -130,6 +131,13 @@ def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: 
         limited,
         rule=lambda _, j: (problem.models[j].min_replicas, sum(of_model[j].values()), problem.models[j].max_replicas),
     )
+    of_type = replicas_by_type(model)
+    least, most = problem.requirements.at_least, problem.requirements.at_most
+    bounded = [r for r in of_type if r in least or most is not None]
+    model.of_type = pyo.Constraint(
+        bounded,
+        rule=lambda _, r: (least.get(r, 0), sum(of_type[r]), None if most is None else most.get(r, 0)),
+    )
     if problem.requirements.high_availability:
         _add_availability(model, problem, [packing.node_class for packing in packings])
     if problem.requirements.move_price:
@@ -191,8 +199,25 @@ def capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], 
 
 def price_of(model: PyomoModel, problem: AllocationProblem) -> Any:
     """What GPUs and moves cost, in mean success."""
-    moves = sum(model.moved.values()) if problem.requirements.move_price else 0
-    return problem.gpu_price * model.gpus_used + problem.requirements.move_price * moves
+    if not problem.requirements.move_price:
+        return problem.gpu_price * model.gpus_used
+    # Running replicas of types that may not be deployed any more are stopped whatever the solution.
+    lost = sum(n for r, n in problem.requirements.running.items() if r not in problem.profile_of)
+    return problem.gpu_price * model.gpus_used + problem.requirements.move_price * (sum(model.moved.values()) + lost)
+
+
+def gpus_of(counts: Counts, gpus: Counter[tuple[int, int]]) -> int:
+    """GPUs that a solution uses."""
+    return sum(gpus.values()) + sum(r.tensor_parallel * n for (r, _), n in counts.items() if r.tensor_parallel > 1)
+
+
+def moves_of(problem: AllocationProblem, counts: Counts) -> int:
+    """Replicas that are started or stopped, against those that run."""
+    total: Counter[ReplicaType] = Counter()
+    for (replica, _), number in counts.items():
+        total[replica] += number
+    running = problem.requirements.running
+    return sum(abs(total[replica] - running.get(replica, 0)) for replica in total.keys() | running.keys())
 
 
 def deployable(problem: AllocationProblem) -> BoolArray:
@@ -218,6 +243,14 @@ def replicas_by_model(model: PyomoModel, problem: AllocationProblem) -> list[dic
     for key, variable in model.y.items():
         by_model[column[key[0].model]][key] = variable
     return by_model
+
+
+def replicas_by_type(model: PyomoModel) -> dict[ReplicaType, list[Any]]:
+    """For every type its variables y."""
+    by_type: dict[ReplicaType, list[Any]] = {}
+    for (replica, _), variable in model.y.items():
+        by_type.setdefault(replica, []).append(variable)
+    return by_type
 
 
 def solve(model: PyomoModel, shape: tuple[int, int], *, gap: float, time_limit_s: float | None) -> Solution:
@@ -314,9 +347,7 @@ def _add_availability(model: PyomoModel, problem: AllocationProblem, classes: Se
 def _add_moves(model: PyomoModel, problem: AllocationProblem) -> None:
     import pyomo.environ as pyo
 
-    by_type: dict[ReplicaType, list[Any]] = {}
-    for (replica, _), variable in model.y.items():
-        by_type.setdefault(replica, []).append(variable)
+    by_type = replicas_by_type(model)
     running: Mapping[ReplicaType, int] = problem.requirements.running
     model.moved = pyo.Var(list(by_type), domain=pyo.NonNegativeReals)
     model.started = pyo.Constraint(

@@ -19,6 +19,7 @@ from allocation.plan import PlacedReplica, Plan
 from allocation.replica import ReplicaType
 from allocation.serve_file import put_tail, read_models, take_tail
 from allocation.settings import check_settings, replica_settings
+from router.errors import ConfigurationError
 
 # Fields of a model that its groups have now.
 _PER_REPLICA = ("num_replicas", "num_gpus", "num_cpus", "max_num_seqs")
@@ -27,8 +28,8 @@ _AT_THE_END = frozenset({"num_replicas", "min_replicas", "num_gpus", "num_cpus",
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """pin: replicas name their node and GPUs, else Ray chooses; num_cpus: of a replica on a GPU; autoscale: replicas
-    beyond the plan's lower bounds may be stopped while they idle."""
+    """pin: replicas name their node and GPUs, else Ray chooses; num_cpus: of a replica on a GPU; autoscale: each
+    replica type runs between the plan's bounds, wherever Ray finds room."""
 
     pin: bool = True
     num_cpus: float = 1.0
@@ -50,10 +51,8 @@ def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
 
 def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list[dict[str, Any]]:
     """A group for each replica type, node and set of GPUs of the model, in that order; empty without replicas."""
-    counts: Counter[tuple[str, tuple[int, ...], ReplicaType]] = Counter(
-        _seat(placed, options) for placed in plan.placements if placed.replica.model == model.name
-    )
-    running = _lower_bounds(plan)
+    counts = _counts(plan, model, options)
+    bounds = {bounds.replica: bounds for bounds in plan.bounds} if options.autoscale else {}
     groups = []
     for (node, gpus, replica), count in sorted(counts.items()):
         profile = plan.profile(replica)
@@ -69,20 +68,30 @@ def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list
         group |= {"node": node} if node else {}
         group |= {"gpus": list(gpus)} if gpus else {}
         group["num_replicas"] = count
-        if options.autoscale and replica in running:
-            group["min_replicas"] = min(count, running[replica])
-            running[replica] -= group["min_replicas"]
+        if replica in bounds:
+            # Idle engines say nothing about a load that could start the first one, so one always runs.
+            group["min_replicas"] = min(max(1, bounds[replica].min_replicas), count)
         groups.append(group | settings)
     return groups
 
 
-def unplaced_bounds(plan: Plan) -> list[str]:
-    """What autoscaling cannot use: replicas that the high rate needs and the plan has no place for."""
-    return [
-        f"{bounds.replica}: the high rate needs {bounds.max_replicas}, the plan places {plan.counts[bounds.replica]}"
-        for bounds in plan.bounds
-        if bounds.max_replicas > plan.counts[bounds.replica]
-    ]
+def _counts(plan: Plan, model: ModelSpec, options: RenderOptions) -> Counter[tuple[str, tuple[int, ...], ReplicaType]]:
+    """Replicas by node, GPUs and type, as far as the configuration names them.
+
+    Raises:
+        ConfigurationError: to be autoscaled, but the plan has no bounds for it.
+    """
+    if not options.autoscale:
+        return Counter(_seat(placed, options) for placed in plan.placements if placed.replica.model == model.name)
+    if not plan.bounds:
+        raise ConfigurationError("The plan has no autoscaling bounds: plan with a low and a high rate.")
+    return Counter(
+        {
+            ("", (), bounds.replica): bounds.max_replicas
+            for bounds in plan.bounds
+            if bounds.replica.model == model.name and bounds.max_replicas
+        }
+    )
 
 
 def _seat(placed: PlacedReplica, options: RenderOptions) -> tuple[str, tuple[int, ...], ReplicaType]:
@@ -90,10 +99,6 @@ def _seat(placed: PlacedReplica, options: RenderOptions) -> tuple[str, tuple[int
     if not options.pin:
         return "", (), placed.replica
     return placed.node, () if placed.replica.gpu_type == CPU else tuple(sorted(placed.gpus)), placed.replica
-
-
-def _lower_bounds(plan: Plan) -> dict[ReplicaType, int]:
-    return {bounds.replica: bounds.min_replicas for bounds in plan.bounds}
 
 
 def _name(node: str, gpus: tuple[int, ...], replica: ReplicaType, counts: Mapping[Any, int]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from deployments.autoscaling import autoscaling_options
 from deployments.config import ModelConfig, ReplicaGroup, ServiceConfig, mean_success, parse_config
 from deployments.engine import DRAIN_LIMIT_S, Engine
 from deployments.engine_settings import environment, with_defaults
@@ -69,11 +70,11 @@ def _engine(model: ModelConfig, group: ReplicaGroup, host: str | None) -> serve.
     deployed = with_defaults(model.of_group(group))
     return Engine.options(  # type: ignore[attr-defined,no-any-return]
         name=engine_name(model, group),
-        num_replicas=group.num_replicas,
         health_check_period_s=5,
         health_check_timeout_s=20,
         graceful_shutdown_timeout_s=DRAIN_LIMIT_S + 10,
         logging_config=QUIET,
+        **autoscaling_options(group),
         **placement_options(group, _env(environment(deployed) | gpu_environment(group))),
     ).bind(deployed, host)
 

@@ -56,8 +56,12 @@ class ReplicaGroup(Section):
     gpus: tuple[int, ...] | None = Field(
         None, description="Numbers of the node's GPUs that each replica of the group uses; null: Ray chooses."
     )
-    num_replicas: int = Field(1, ge=1, description="Replicas of the group; with min_replicas the most of them.")
-    min_replicas: int | None = Field(None, ge=0, description="Serve stops idle replicas down to these; null: none.")
+    num_replicas: int = Field(1, ge=1, description="Replicas of the group; with min_replicas, the most.")
+    min_replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Serve scales from these to num_replicas by the slots in use; null: always num_replicas.",
+    )
     num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
     max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
@@ -75,9 +79,9 @@ class ReplicaGroup(Section):
         if self.placement_group_bundles is not None:
             gpus = sum(bundle.get("GPU", 0) for bundle in self.placement_group_bundles)
             if gpus != self.num_gpus:
-                raise ValueError(
-                    f"the placement group holds {gpus:g} GPUs, num_gpus is {self.num_gpus:g}; make them one"
-                )
+                raise ValueError(f"the bundles hold {gpus:g} GPUs and num_gpus is {self.num_gpus:g}; make them equal")
+        if self.gpus is not None and (self.node is None or len(set(self.gpus)) != max(1, int(self.num_gpus))):
+            raise ValueError(f"gpus {list(self.gpus)}: name the node too, and as many GPUs as a replica takes")
         return self
 
 

@@ -22,7 +22,8 @@ def render(
     ] = True,
     num_cpus: Annotated[float, typer.Option(min=0, help="CPUs that Ray reserves for a replica on a GPU.")] = 1.0,
     autoscale: Annotated[
-        bool, typer.Option("--autoscale", help="Let Serve stop idle replicas down to the plan's lower bounds.")
+        bool,
+        typer.Option("--autoscale", help="Let Serve scale each replica type between the plan's bounds; pins nothing."),
     ] = False,
     live: Annotated[
         str | None,
@@ -37,7 +38,7 @@ def render(
     Example: `apportion render plan.json --config serve_config.yaml`
     """
     from allocation.plan import load_plan
-    from allocation.render import RenderOptions, unplaced_bounds
+    from allocation.render import RenderOptions
     from allocation.render import render as render_text
 
     loaded = load_plan(plan)
@@ -47,11 +48,8 @@ def render(
     _check(text, target, live)
     changed = not target.exists() or target.read_text() != text
     target.write_text(text)
-    if autoscale:
-        for line in unplaced_bounds(loaded):
-            console.print(f"[yellow]Autoscaling stays within the plan.[/] {line}: plan at the high rate to place them.")
-    count = len(loaded.placements)
-    console.print(f"{count} replicas in {target}" + ("." if changed else "; nothing changed."), highlight=False)
+    state = "." if changed else "; nothing changed."
+    console.print(f"{len(loaded.placements)} planned replicas are in {target}{state}", highlight=False)
 
 
 def _check(text: str, target: Path, live: str | None) -> None:

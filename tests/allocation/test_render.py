@@ -10,7 +10,7 @@ import yaml
 from allocation.cluster import Cluster, Node
 from allocation.gpus import CPU
 from allocation.plan import ReplicaBounds
-from allocation.render import RenderOptions, render, unplaced_bounds
+from allocation.render import RenderOptions, render
 from allocation.replica import ReplicaType
 from allocation.serve_file import read_models
 from allocation.settings import check_settings, replica_settings
@@ -78,18 +78,16 @@ def test_without_pins_ray_chooses() -> None:
     ]
 
 
-def test_autoscaling_starts_from_the_lower_bounds() -> None:
-    bounds = (ReplicaBounds(SMALL_THIRD, 2, 6), ReplicaBounds(HUGE, 0, 1))
-    plan = plan_of(bounds=bounds)
-    config = parsed(render(plan, GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
-    groups = {(m.name, g.name): g for m in config.models for g in m.groups}
-    lowest = {key: group.min_replicas for key, group in groups.items()}
-    assert lowest[("small", "a-0-gpu0")] == 1
-    assert lowest[("small", "a-0-gpu1")] == 1
-    assert lowest[("small", "a-1-gpu4-0.3")] == 0
-    assert lowest[("small", "a-1-gpu4-0.5")] is None
-    assert lowest[("huge", "a-1-gpu0-1-2-3")] == 0
-    assert unplaced_bounds(plan) == ["small on 0.3 of H100: the high rate needs 6, the plan places 4"]
+def test_autoscaling_runs_between_the_bounds_and_pins_nothing() -> None:
+    bounds = (ReplicaBounds(SMALL_THIRD, 2, 6), ReplicaBounds(HUGE, 0, 1), ReplicaBounds(MIDDLE, 0, 0))
+    config = parsed(render(plan_of(bounds=bounds), GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
+    groups = {(m.name, g.name): (g.node, g.min_replicas, g.num_replicas) for m in config.models for g in m.groups}
+    assert groups == {("small", "H100-0.3"): (None, 2, 6), ("huge", "H100-x4"): (None, 1, 1)}
+
+
+def test_autoscaling_needs_bounds() -> None:
+    with pytest.raises(ConfigurationError, match="plan with a low and a high rate"):
+        render(plan_of(), GOLDEN / "before.yaml", RenderOptions(autoscale=True))
 
 
 def test_cores_are_asked_for_where_there_is_no_gpu(tmp_path: Path) -> None:

@@ -202,8 +202,14 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    return sha256(Path(path).read_bytes()).hexdigest()
+    """SHA-256 of a file, or of the names and contents of a folder's files, as hexadecimal digits."""
+    path = Path(path)
+    if path.is_file():
+        return sha256(path.read_bytes()).hexdigest()
+    digest = sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()):
+        digest.update(f"{file.relative_to(path)}\0{file_hash(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _adapter() -> TypeAdapter[Plan]:

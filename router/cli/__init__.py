@@ -6,6 +6,7 @@ from router.cli.application import app
 from router.cli.assign import assign
 from router.cli.calibrate import calibrate
 from router.cli.evaluate import evaluate
+from router.cli.plan import plan, replan
 from router.cli.predict import predict
 from router.cli.profile import profile
 from router.cli.render import render
@@ -20,6 +21,8 @@ app.command()(assign)
 app.command()(evaluate)
 app.command()(serve)
 app.command()(profile)
+app.command()(plan)
+app.command()(replan)
 app.command()(render)
 app.command()(simulate)
 

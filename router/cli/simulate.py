@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from router.cli.application import DeviceOption, JsonOption, console, write_json
-from router.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from allocation.plan import Plan
-    from allocation.workload import Workload
+from router.cli.workloads import EncoderOption, OutcomesOption, PredictorOption, PromptsOption, read_workload
 
 LOADS = (1.0, 1.2, 1.5)
 
 
 def simulate(
     plan: Annotated[Path, typer.Argument(help="plan.json.")],
-    prompts: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Prompts, .jsonl with `arrival_s` where known; and --predictor."),
-    ] = None,
-    predictor: Annotated[Path | None, typer.Option(metavar="DIR", help="Artefact that scores the prompts.")] = None,
-    outcomes: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Recorded outcomes instead: a folder, CSV, JSONL or parquet.")
-    ] = None,
+    prompts: PromptsOption = None,
+    outcomes: OutcomesOption = None,
+    predictor: PredictorOption = None,
     load: Annotated[
         list[float] | None, typer.Option(help="Times the plan's rate, repeatable; default: 1, 1.2 and 1.5.")
     ] = None,
@@ -35,7 +26,7 @@ def simulate(
     ] = None,
     deadline_s: Annotated[float, typer.Option(min=0, help="An answer that takes longer is not good.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of draws and arrivals.")] = 0,
-    encoder: Annotated[str | None, typer.Option(help="Where the artefact's encoder lies now.")] = None,
+    encoder: EncoderOption = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
 ) -> None:
@@ -51,7 +42,7 @@ def simulate(
     from allocation.simulate import simulate as run
 
     loaded = load_plan(plan)
-    workload = _workload(loaded, prompts, predictor, outcomes, encoder, device)
+    workload = read_workload(loaded.models, prompts, outcomes, predictor, loaded.rate_per_s, encoder, device)
     names = [model.name for model in loaded.models]
     results = []
     for factor in load or LOADS:
@@ -60,32 +51,6 @@ def simulate(
         results.append({"load": factor, "rate_per_s": loaded.rate_per_s * factor, **summary})
     if not write_json({"deadline_s": deadline_s, "loads": results}, json_file):
         _print(results, deadline_s)
-
-
-def _workload(
-    plan: Plan,
-    prompts: Path | None,
-    predictor: Path | None,
-    outcomes: Path | None,
-    encoder: str | None,
-    device: str,
-) -> Workload:
-    if (prompts is None) == (outcomes is None):
-        raise InvalidRequestError("Give --prompts with --predictor, or --outcomes.")
-    if outcomes is not None:
-        from allocation.workload import recorded_workload
-        from router.prediction.outcomes import OutcomesTable
-
-        return recorded_workload(OutcomesTable.load(outcomes), plan.models, plan.rate_per_s)
-    if predictor is None or prompts is None:
-        raise InvalidRequestError("--prompts need a --predictor, the artefact that scores them.")
-    from allocation.workload import predicted_workload, read_requests
-    from router.prediction.predictor import Predictor
-
-    names = [model.name for model in plan.models]
-    scorer = Predictor.load(predictor, encoder=encoder, models=names, device=device)
-    texts, arrival_s = read_requests(prompts)
-    return predicted_workload(texts, scorer, plan.models, rate_per_s=plan.rate_per_s, arrival_s=arrival_s)
 
 
 def _print(results: list[dict[str, Any]], deadline_s: float) -> None:

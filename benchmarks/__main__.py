@@ -188,6 +188,20 @@ for _name in available():
     _add_experiment(_name, SUMMARIES[_name])
 
 
+@app.command()
+def simulation(
+    window_s: Annotated[float, typer.Option(min=1, help="Seconds of each load.")] = 6.0,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The simulator of plans beside real engines under the same requests: the zoo, half a core a model."""
+    from benchmarks.simulation.run import run, show
+
+    result = run(window_s, seed, console)
+    show(result, console)
+    _write(result, json_file)
+
+
 def _write(result: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

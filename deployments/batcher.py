@@ -1,14 +1,16 @@
 """Natural batching: while one batch is planned the next collects; an idle service plans at once.
 
 Knows nothing of what is planned. A plan hands back the entries that have to wait (for a slot); they keep their
-place and are planned again when something new arrives or `wake` is called.
+place and are planned again when something new arrives or `wake` is called. The line is ordered by priority, and
+waiting raises it: whoever waits long enough is first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import heapq
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -17,6 +19,8 @@ from router.errors import OverloadedError
 
 logger = logging.getLogger("ray.serve")
 T = TypeVar("T")
+
+PACE_MEMORY_S = 5.0  # how far back the pace looks
 
 
 class Batcher(Generic[T]):
@@ -27,6 +31,8 @@ class Batcher(Generic[T]):
         max_batch_size: most entries of a batch.
         max_wait_s: a batch starts even while another is planned, if its oldest new entry has waited this long.
         max_queue: most entries that wait.
+        priority: of an entry; the higher, the further in front.
+        aging_s: waiting this long counts as one more of priority.
     """
 
     def __init__(
@@ -37,12 +43,17 @@ class Batcher(Generic[T]):
         max_batch_size: int,
         max_wait_s: float,
         max_queue: int,
+        priority: Callable[[T], float] = lambda _: 0.0,
+        aging_s: float = 10.0,
     ) -> None:
         self._plan = plan
         self._key = key
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
+        self._priority = priority
+        self._aging_s = aging_s
+        self._pace = _Pace()
         self._waiting: dict[str, T] = {}
         self._arrived_s: dict[str, float] = {}
         self._stale: set[str] = set()  # planned before, waits for `wake` or company
@@ -54,15 +65,21 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, entry: T) -> None:
+    def put(self, entry: T, patience_s: float = math.inf) -> None:
         """Queues an entry.
 
+        Args:
+            patience_s: how long it can wait; at the present pace it must come to its turn by then.
+
         Raises:
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full or too slow; says when to try again.
         """
-        if len(self._waiting) >= self._max_queue:
+        waiting = len(self._waiting)
+        wait_s = self._pace.seconds_for(waiting)
+        if waiting >= self._max_queue or (waiting > self._max_batch_size and wait_s > patience_s):
+            retry_after_s = min(max(wait_s, 1.0), 30.0)
             raise OverloadedError(
-                f"{len(self._waiting)} requests wait already, the queue's limit; try again in a second"
+                f"{waiting} requests wait already; try again in {retry_after_s:.0f} s", retry_after_s=retry_after_s
             )
         key = self._key(entry)
         self._waiting[key] = entry
@@ -104,7 +121,7 @@ class Batcher(Generic[T]):
             if patience_s > 0:
                 self._start_later(patience_s)
                 return
-        batch = dict(itertools.islice(self._waiting.items(), self._max_batch_size))
+        batch = {key: self._waiting[key] for key in self._first_in_line()}
         arrived = {key: self._arrived_s.pop(key) for key in batch}
         for key in batch:
             del self._waiting[key]
@@ -112,6 +129,22 @@ class Batcher(Generic[T]):
         task = asyncio.create_task(self._run(batch, arrived))
         self._planning.add(task)
         task.add_done_callback(self._planned)
+
+    def _first_in_line(self) -> list[str]:
+        """Keys of the next batch, the first in front; equals in the order of their arrival.
+
+        Those that a plan has left over get what room there is: nothing that they could use was freed since.
+        """
+        now_s = time.monotonic()
+
+        def rank(key: str) -> float:
+            return self._priority(self._waiting[key]) + (now_s - self._arrived_s[key]) / self._aging_s
+
+        if len(self._waiting) <= self._max_batch_size:
+            return sorted(self._waiting, key=rank, reverse=True)
+        chosen = heapq.nlargest(self._max_batch_size, self._waiting.keys() - self._stale, key=rank)
+        chosen += heapq.nlargest(self._max_batch_size - len(chosen), self._stale, key=rank)
+        return sorted(chosen, key=rank, reverse=True)
 
     def _start_later(self, delay_s: float) -> None:
         if self._timer is not None:
@@ -121,6 +154,7 @@ class Batcher(Generic[T]):
     async def _run(self, batch: dict[str, T], arrived: dict[str, float]) -> None:
         wakes = self._wakes
         left = await self._plan(list(batch.values()))
+        self._pace.add(len(batch) - len(left), time.monotonic())
         if left:
             again = {key: entry for key, entry in batch.items() if key in left}
             self._waiting = again | self._waiting
@@ -134,3 +168,25 @@ class Batcher(Generic[T]):
             logger.error("planning a batch failed", exc_info=task.exception())
         if self._waiting:
             self._schedule()
+
+
+class _Pace:
+    """Entries that leave the queue in a second, the last seconds counting most."""
+
+    def __init__(self) -> None:
+        self._per_s = 0.0
+        self._since_s: float | None = None
+
+    def add(self, count: int, now_s: float) -> None:
+        """So many have left since the last time."""
+        if self._since_s is None:
+            self._since_s = now_s
+            return
+        elapsed_s = max(now_s - self._since_s, 1e-3)
+        keep = math.exp(-elapsed_s / PACE_MEMORY_S)
+        self._per_s = keep * self._per_s + (1 - keep) * count / elapsed_s
+        self._since_s = now_s
+
+    def seconds_for(self, count: int) -> float:
+        """Until so many will have left; 0 while nothing is known of the pace."""
+        return count / self._per_s if self._per_s > 0 else 0.0

@@ -46,6 +46,14 @@ class SimulatedConfig(Section):
     token_s: float = Field(0.0, ge=0, description="Seconds between two tokens.")
 
 
+class TimeoutsConfig(Section):
+    """How long one engine is waited for, before the request is tried elsewhere."""
+
+    connect_s: float = Field(2.0, gt=0, description="To reach the engine's port.")
+    first_token_s: float | None = Field(60.0, gt=0, description="Until a stream's first token; null: no limit.")
+    total_s: float | None = Field(None, gt=0, description="Until the end of the answer; null: the request's own time.")
+
+
 class ModelConfig(Section):
     """One served model: where it comes from, what it costs, what it runs on."""
 
@@ -63,6 +71,7 @@ class ModelConfig(Section):
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
     max_model_len: int = Field(ge=1, description="Longest prompt plus answer in tokens.")
     max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
+    timeouts: TimeoutsConfig | None = Field(None, description="Null: those of `dispatch.engine_timeouts`.")
     simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
 
     @property
@@ -126,6 +135,7 @@ class BatchingConfig(Section):
         50, gt=0, description="A request that waited this long is planned even while another batch is."
     )
     max_queue: int = Field(4096, ge=1, description="Waiting requests; more are answered with 429.")
+    aging_s: float = Field(10.0, gt=0, description="Waiting this long counts as one more of priority.")
 
 
 class RoutingConfig(Section):
@@ -195,9 +205,13 @@ class DispatchConfig(Section):
         None,
         description="Address that engines listen on; null: their node's, which ingresses elsewhere reach.",
     )
-    connect_timeout_s: float = Field(2.0, gt=0, description="To reach an engine's port.")
-    request_timeout_s: float = Field(300.0, gt=0, description="Deadline of a request, from arrival to end.")
-    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine could not be reached.")
+    engine_timeouts: TimeoutsConfig = Field(
+        default_factory=lambda: TimeoutsConfig(), description="Of engines that have none of their own."
+    )
+    request_timeout_s: float = Field(
+        300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
+    )
+    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
 
 
 class IngressConfig(Section):

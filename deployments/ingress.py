@@ -5,9 +5,11 @@ A request is read, planned by the router, and then piped between the client and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,8 +18,9 @@ from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.client import ServedResponse
 from deployments.config import AUTO_MODEL, ServiceConfig
-from deployments.dispatch import Dispatcher, RoutedResponse
+from deployments.dispatch import Dispatcher
 from deployments.explain import verdict_json
 from deployments.http_errors import error_response
 from deployments.link import RouterLink
@@ -26,6 +29,7 @@ from deployments.openai import Kind, parse, parse_object
 from router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
 logger = logging.getLogger("ray.serve")
+STATE_TIMEOUT_S = 2.0
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
 
 
@@ -64,7 +68,8 @@ class Ingress:
         self._router = router
         self._started = int(time.time())
         self._link = RouterLink(router.exchange.remote)
-        self._dispatcher = Dispatcher(self._link, config.dispatch)
+        timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
+        self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
     @api.post("/v1/chat/completions")
     async def chat(self, request: Request) -> Response:
@@ -94,15 +99,34 @@ class Ingress:
 
     @api.get("/health")
     async def health(self) -> Response:
-        """200 when every model has a replica, 503 when one has none; numbers of the moment either way."""
-        state = await self._router.state.remote()
-        healthy = all(model["slots"] > 0 for model in state["models"].values())
-        return JSONResponse({"healthy": healthy, **state}, status_code=200 if healthy else 503)
+        """200 when every part works and every model has a replica, else 503; numbers of the moment either way."""
+        state = await self._state()
+        parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
+        models = state.get("models", {})
+        healthy = set(parts.values()) == {"closed"} and all(model["slots"] > 0 for model in models.values())
+        return JSONResponse({"healthy": healthy, **state, "parts": parts}, status_code=200 if healthy else 503)
+
+    @api.get("/ready")
+    async def ready(self) -> Response:
+        """200 when requests can be answered: the router is there and a model has a replica; else 503."""
+        state = await self._state()
+        models = [name for name, model in state.get("models", {}).items() if model["slots"] > 0]
+        return JSONResponse({"ready": bool(models), "models": models}, status_code=200 if models else 503)
+
+    async def _state(self) -> dict[str, Any]:
+        """The router's, or nothing when it does not answer."""
+        try:
+            async with asyncio.timeout(STATE_TIMEOUT_S):
+                state: dict[str, Any] = await self._router.state.remote()
+                return state
+        except Exception as error:
+            logger.warning("the router does not tell its state: %r", error)
+            return {}
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
         raw = await self._body(request)
         parsed = parse(kind, raw, request.headers, self._config.names)
-        return RoutedResponse(self._dispatcher, parsed, request.url.path)
+        return ServedResponse(partial(self._dispatcher.serve, parsed, request.url.path))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._config.ingress.max_body_bytes

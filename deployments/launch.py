@@ -89,6 +89,7 @@ def local_ray(num_cpus: float) -> Iterator[None]:
     from ray import serve
 
     ray.init(
+        address="local",  # never join one that runs here already, or that a file left behind speaks of
         num_cpus=max(os.cpu_count() or 1, int(num_cpus + 1)),
         include_dashboard=True,
         dashboard_host="127.0.0.1",

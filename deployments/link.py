@@ -1,27 +1,29 @@
 """An ingress's line to the router: many requests in one exchange, so that control costs a batch, not a request.
 
 At most one exchange waits at the router for verdicts and at most one more carries news there; what arrives in
-between goes with the next.
+between goes with the next. A router that has restarted is told again what waits and what is in flight.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 
-from deployments.messages import Decision, Done, Refusal, RouteItem, Verdict
+from deployments.messages import Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
 from router.errors import UnavailableError
 
 logger = logging.getLogger("ray.serve")
 
-Exchange = Callable[[str, Sequence[RouteItem], Sequence[Done], Sequence[str], bool], Awaitable[list[Verdict]]]
+Exchange = Callable[[Report, bool], Awaitable[Reply]]
 
 COALESCE_S = 0.002  # news that no one waits for goes together
 RETRY_S = 0.25  # after a failed exchange; the router may be restarting
-MAX_FAILURES = 40
+PATIENCE_S = 30.0  # with a router that does not answer; Serve restarts one within some ten seconds
 KEEPALIVE_S = 5.0
+EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
 
 
 class RouterLink:
@@ -34,17 +36,19 @@ class RouterLink:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._name = uuid.uuid4().hex
+        self._router: str | None = None
         self._pending: dict[str, tuple[RouteItem, asyncio.Future[Verdict]]] = {}
         self._new: dict[str, RouteItem] = {}
         self._done: list[Done] = []
         self._cancelled: list[str] = []
-        self._open: set[str] = set()  # decided, not yet done
+        self._held: dict[str, Held] = {}  # decided, not yet done
+        self._tell_held = False
         self._waiting: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
         self._keepalive: asyncio.Task[None] | None = None
-        self._failures = 0
+        self._silent_since_s: float | None = None
 
     async def plan(self, item: RouteItem) -> Decision:
         """Where the request goes.
@@ -60,19 +64,15 @@ class RouterLink:
         try:
             verdict = await future
         except asyncio.CancelledError:
-            self._pending.pop(item.id, None)
-            if self._new.pop(item.id, None) is None:
-                self._cancelled.append(item.id)
-                self._flush_soon(COALESCE_S)
+            self._give_up(item.id, future)
             raise
         if isinstance(verdict, Refusal):
             raise verdict.error
-        self._open.add(verdict.id)
         return verdict
 
     def finish(self, done: Done) -> None:
         """A decided request has ended; its slot and money are settled."""
-        self._open.discard(done.id)
+        self._held.pop(done.id, None)
         self._done.append(done)
         self._flush_soon(COALESCE_S)
 
@@ -84,6 +84,14 @@ class RouterLink:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
+
+    def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
+        self._pending.pop(request_id, None)
+        if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
+            self.finish(Done(request_id, None, worked=False))  # decided in the same turn
+        elif self._new.pop(request_id, None) is None:
+            self._cancelled.append(request_id)
+            self._flush_soon(COALESCE_S)
 
     def _flush_soon(self, delay_s: float = 0.0) -> None:
         if self._keepalive is None:
@@ -102,53 +110,82 @@ class RouterLink:
         self._timer = None
         if self._pending and self._waiting is None:
             self._waiting = asyncio.create_task(self._run(wait=True))
-        elif (self._new or self._done or self._cancelled) and self._telling is None:
+        elif self._has_news and self._telling is None:
             self._telling = asyncio.create_task(self._run(wait=False))
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._new or self._done or self._cancelled or self._tell_held)
+
     async def _run(self, *, wait: bool) -> None:
-        items, done, cancelled = list(self._new.values()), self._done, self._cancelled
-        self._new, self._done, self._cancelled = {}, [], []
+        report = Report(
+            ingress=self._name,
+            items=tuple(self._new.values()),
+            done=tuple(self._done),
+            cancelled=tuple(self._cancelled),
+            held=tuple(self._held.values()) if self._tell_held else (),
+        )
+        self._new, self._done, self._cancelled, self._tell_held = {}, [], [], False
+        verdicts: tuple[Verdict, ...] = ()
         try:
-            verdicts = await self._exchange(self._name, items, done, cancelled, wait)
-            self._failures = 0
+            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+                reply = await self._exchange(report, wait)
         except Exception as error:
-            await self._after_failure(error, done)
-            verdicts = []
+            await self._after_failure(error, report)
+        else:
+            verdicts = reply.verdicts
+            self._after_reply(reply)
         if wait:
             self._waiting = None
         else:
             self._telling = None
         for verdict in verdicts:
             self._deliver(verdict)
-        if self._pending or self._new or self._done or self._cancelled:
+        if self._pending or self._has_news:
             self._flush_soon()
 
     def _deliver(self, verdict: Verdict) -> None:
-        _, future = self._pending.pop(verdict.id, (None, None))
-        if future is not None and not future.done():
+        item, future = self._pending.pop(verdict.id, (None, None))
+        if item is not None and future is not None and not future.done():
+            if isinstance(verdict, Decision) and verdict.replica is not None:
+                self._held[verdict.id] = Held(
+                    verdict.id, verdict.model, verdict.replica, item.sequences, verdict.cost_usd
+                )
             future.set_result(verdict)
-        elif isinstance(verdict, Decision):
+        elif isinstance(verdict, Decision) and verdict.id not in self._held:
             # Given up meanwhile: if its cancel arrived too late, this frees the seat; twice does no harm.
             self._done.append(Done(verdict.id, None, worked=False))
 
-    async def _after_failure(self, error: Exception, done: list[Done]) -> None:
+    def _after_reply(self, reply: Reply) -> None:
+        self._silent_since_s = None
+        if self._router is not None and reply.router != self._router:
+            # A new router that answered what the old one was not asked: it knows nothing of the rest.
+            self._resend(decided={verdict.id for verdict in reply.verdicts})
+        self._router = reply.router
+
+    def _resend(self, *, decided: Collection[str] = ()) -> None:
+        self._tell_held = bool(self._held)
+        waiting = {key: item for key, (item, future) in self._pending.items() if not future.done()}
+        self._new = {key: item for key, item in waiting.items() if key not in decided}
+
+    async def _after_failure(self, error: Exception, report: Report) -> None:
         """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
-        self._failures += 1
-        logger.warning("no answer from the router (%d): %r", self._failures, error)
-        if self._failures > MAX_FAILURES:
-            failure = UnavailableError("the router does not answer; try again in some seconds")
+        now_s = time.monotonic()
+        self._silent_since_s = self._silent_since_s or now_s
+        logger.warning("no answer from the router for %.1f s: %r", now_s - self._silent_since_s, error)
+        if now_s - self._silent_since_s > PATIENCE_S:
+            failure = UnavailableError("the router does not answer; try again in some seconds", retry_after_s=5.0)
             for item, future in self._pending.values():
                 if not future.done():
                     future.set_result(Refusal(item.id, failure))
             self._pending.clear()
-            self._failures = 0
         await asyncio.sleep(RETRY_S)
-        self._done = done + self._done
-        self._new = {key: item for key, (item, future) in self._pending.items() if not future.done()}
+        self._done = [*report.done, *self._done]
+        self._resend()
 
     async def _keep_alive(self) -> None:
         """Long streams say nothing for minutes; the router must not take this ingress for dead meanwhile."""
         while True:
             await asyncio.sleep(KEEPALIVE_S)
-            if self._open and self._waiting is None and self._telling is None:
+            if self._held and self._waiting is None and self._telling is None:
                 self._telling = asyncio.create_task(self._run(wait=False))

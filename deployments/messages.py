@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +30,8 @@ class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
     `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
-    may add to it what the router has not counted. `account` says who pays.
+    may add to it what the router has not counted. The higher `priority`, the sooner and the weightier; `timeout_s` is
+    what is left of the request's time. `account` says who pays.
     """
 
     id: str
@@ -41,10 +44,23 @@ class RouteItem:
     account: Account = field(default_factory=Account)
     prompts: int = 1
     unread_prompt: bool = False
+    priority: int = 0
+    timeout_s: float = math.inf
+    avoid_replicas: tuple[str, ...] = ()
+    avoid_models: tuple[str, ...] = ()
 
-    def again(self, attempt: int) -> RouteItem:
-        """The item of a further attempt, under a name of its own: the first one's slot may still be settling."""
-        return self if attempt == 0 else replace(self, id=f"{self.id}-{attempt}")
+    def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
+        """The item of a further attempt, under a name of its own: the first one's slot may still be settling.
+
+        The second attempt goes to another replica, later ones to other models, where there are any.
+        """
+        return replace(
+            self,
+            id=f"{self.id}-{len(failed)}" if failed else self.id,
+            timeout_s=timeout_s,
+            avoid_replicas=tuple(decision.replica for decision in failed if decision.replica is not None),
+            avoid_models=tuple(decision.model for decision in failed) if len(failed) > 1 else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +89,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTiming:
+    """Seconds that a request spent at the router: in the queue, until its batch was predicted, until it was solved."""
+
+    queue_s: float
+    predict_s: float
+    solve_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes and why; `url` is None for a plan that is not run."""
+    """Where a request goes and why; `url` and `timing` are None for a plan that is not run."""
 
     id: str
     model: str
@@ -86,6 +111,7 @@ class Decision:
     batch: BatchInfo
     replica: str | None = None
     url: str | None = None
+    timing: PlanTiming | None = None
     candidates: tuple[Candidate, ...] = ()
 
 
@@ -105,13 +131,45 @@ class Done:
     """The end of a dispatched request, told by the ingress.
 
     `cost_usd` is None where the engine did not say; `worked` is False where no engine received the request;
-    `lost_replica` where its engine could not be reached.
+    `lost_replica` where its engine could not be reached; `failed` where it answered with an error of its own or not
+    in time.
     """
 
     id: str
     cost_usd: float | None
     worked: bool = True
     lost_replica: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A request in flight, told anew to a router that has restarted and does not know of it."""
+
+    id: str
+    model: str
+    replica: str
+    sequences: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an ingress tells the router: new requests, endings, cancels, and what it holds if the router is new."""
+
+    ingress: str
+    items: tuple[RouteItem, ...] = ()
+    done: tuple[Done, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The router's answer: the verdicts that are ready, and which incarnation of the router gives them."""
+
+    router: str
+    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Sampling parameters, tools and response formats are vLLM's to check: its own lay
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -36,6 +37,8 @@ class RoutingField(BaseModel):
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
     wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
+    priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
+    timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
 
 
 class _Message(BaseModel):
@@ -111,7 +114,8 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         checked = _BODIES[kind].validate_python(body)
     except ValidationError as error:
         raise _invalid(error) from None
-    ask = _ask(checked.routing, headers, models)
+    field = _routing(checked.routing, headers)
+    ask = _ask(field, models)
     named = None if checked.model == AUTO_MODEL else checked.model
     if named is not None:
         _check_models([named], models, "model")
@@ -133,43 +137,49 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         max_tokens=max_tokens,
         tools=tools,
         ask=ask,
+        priority=field.priority,
+        timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )
     forwarded = {name: value for name, value in body.items() if name != "routing"}
     return ParsedRequest(item, forwarded, bool(checked.stream))
 
 
-def _ask(field: RoutingField | None, headers: Mapping[str, str], models: tuple[str, ...]) -> RoutingAsk:
+def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:
     """The field `routing`, with headers for what it does not say."""
     values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
-    for name in ("strategy", "max-cost-usd", "min-success", "models", "wait-for-budget"):
+    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s", "wait-for-budget"):
         value = headers.get(HEADER_PREFIX + name)
         key = name.replace("-", "_")
         if value is not None and key not in values:
             values[key] = [part.strip() for part in value.split(",")] if name == "models" else value
-    if not values:
-        return _NOTHING_ASKED
     try:
-        checked = RoutingField.model_validate(values)
+        return RoutingField.model_validate(values) if values else _NOTHING_SAID
     except ValidationError as error:
         raise _invalid(error, prefix="routing") from None
-    if checked.strategy is not None:
-        _check_strategy(checked.strategy, checked.options)
-    elif checked.options:
+
+
+def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
+    if field is _NOTHING_SAID:
+        return _NOTHING_ASKED
+    if field.strategy is not None:
+        _check_strategy(field.strategy, field.options)
+    elif field.options:
         raise InvalidRequestError(
             "routing.options need a routing.strategy that they belong to", param="routing.options"
         )
-    if checked.models is not None:
-        _check_models(checked.models, models, "routing.models")
+    if field.models is not None:
+        _check_models(field.models, models, "routing.models")
     return RoutingAsk(
-        strategy=checked.strategy,
-        options=checked.options,
-        max_cost_usd=checked.max_cost_usd,
-        min_success=checked.min_success,
-        models=None if checked.models is None else tuple(checked.models),
-        wait_for_budget=checked.wait_for_budget,
+        strategy=field.strategy,
+        options=field.options,
+        max_cost_usd=field.max_cost_usd,
+        min_success=field.min_success,
+        models=None if field.models is None else tuple(field.models),
+        wait_for_budget=field.wait_for_budget,
     )
 
 
+_NOTHING_SAID = RoutingField()  # type: ignore[call-arg]
 _NOTHING_ASKED = RoutingAsk()
 
 

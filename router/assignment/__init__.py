@@ -5,7 +5,7 @@ Importing this loads neither Pyomo nor HiGHS; `warm_up()` loads both ahead of th
 
 from __future__ import annotations
 
-from .admission import largest_feasible_subset
+from .admission import first_in_line, largest_feasible_subset
 from .greedy import Greedy
 from .hull import Ndch, NdchP
 from .mip import Mip
@@ -38,6 +38,7 @@ __all__ = [
     "Threshold",
     "assign",
     "enforce",
+    "first_in_line",
     "full_model",
     "largest_feasible_subset",
     "solve_model",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .problem import BatchProblem, BoolArray
+from .problem import BatchProblem, BoolArray, IntArray
 from .program import RELATIVE_SLACK, Program
 from .solver import Goal, most_admitted
 
@@ -25,3 +25,75 @@ def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None
     if np.isfinite(program.value).any():
         return most_admitted(program, Goal(deadline=deadline))
     return np.zeros(problem.n_requests, np.bool_)
+
+
+def first_in_line(problem: BatchProblem) -> BoolArray:
+    """(n_requests,) True for requests to admit when slots are short: in the order of the rows, budget aside.
+
+    A request is admitted if those before it can be seated with it, moving them to other models if need be. Where
+    every request takes one slot such sets form a matroid (transversal matroid; Edmonds and Fulkerson 1965), so
+    the greedy choice is the largest number too. A request that takes several slots and finds too few keeps those
+    that it found, so that the small ones behind it cannot hold it up for ever. The admitted requests alone are
+    always a feasible batch while the budget allows.
+    """
+    allowed = np.ones(problem.success.shape, np.bool_) if problem.allowed is None else problem.allowed
+    seats = _Seats(allowed, problem.load, problem.slots)
+    return np.array([seats.take(row) for row in range(problem.n_requests)], np.bool_)
+
+
+class _Seats:
+    """Requests on models' slots; `free` (n_models,) is what is left."""
+
+    def __init__(self, allowed: BoolArray, load: IntArray, slots: IntArray) -> None:
+        self._allowed = allowed
+        self._load = load
+        self._free = slots.copy()
+        self._on: list[list[int]] = [[] for _ in slots]
+        self._full = np.zeros(len(slots), np.bool_)  # no free slot can be reached from these, nor will be
+
+    def take(self, row: int) -> bool:
+        """Seats the request if there is a way to."""
+        load = int(self._load[row])
+        models = np.flatnonzero(self._allowed[row] & ~self._full)
+        if not models.size:
+            return False
+        best = int(models[self._free[models].argmax()])
+        if self._free[best] >= load:
+            self._seat(row, best)
+            return True
+        if load == 1:
+            return self._free_one(row, models.tolist())
+        self._free[best] = 0
+        return False
+
+    def _seat(self, row: int, model: int) -> None:
+        self._free[model] -= self._load[row]
+        self._on[model].append(row)
+
+    def _free_one(self, row: int, models: list[int]) -> bool:
+        """Breadth first over models: one whose sitter of one slot can move on, ..., to a free slot."""
+        came: dict[int, tuple[int, int]] = dict.fromkeys(models, (row, -1))
+        line = list(models)
+        for model in line:
+            for sitter in self._on[model]:
+                if self._load[sitter] != 1:
+                    continue
+                for other in np.flatnonzero(self._allowed[sitter]).tolist():
+                    if other in came:
+                        continue
+                    came[other] = (sitter, model)
+                    if self._free[other] >= 1:
+                        self._shift(came, other)
+                        return True
+                    line.append(other)
+        self._full[line] = True
+        return False
+
+    def _shift(self, came: dict[int, tuple[int, int]], model: int) -> None:
+        while model >= 0:
+            sitter, left = came[model]
+            if left >= 0:
+                self._on[left].remove(sitter)
+                self._free[left] += 1
+            self._seat(sitter, model)
+            model = left

@@ -141,3 +141,64 @@ async def test_a_plan_that_raises_does_not_stop_the_next() -> None:
     batcher.put("good")
     await asyncio.sleep(0.02)
     assert seen == [["bad"], ["good"]]
+
+
+async def test_the_higher_priority_goes_first_and_equals_in_order() -> None:
+    recorder = Recorder(duration_s=0.02)
+    ranks = {"late-high": 1.0}
+    batcher: Batcher[str] = Batcher(
+        recorder.plan, lambda key: key, max_batch_size=2, max_wait_s=10.0, max_queue=100,
+        priority=lambda key: ranks.get(key, 0.0),
+    )  # fmt: skip
+    for key in ("first", "a", "b", "c", "late-high"):
+        batcher.put(key)
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(0.15)
+    assert recorder.batches == [["first"], ["late-high", "a"], ["b", "c"]]
+
+
+async def test_who_waits_long_enough_overtakes_any_priority() -> None:
+    recorder = Recorder(duration_s=0.02)
+    batcher: Batcher[str] = Batcher(
+        recorder.plan, lambda key: key, max_batch_size=1, max_wait_s=10.0, max_queue=100,
+        priority=lambda key: 3.0 if key.startswith("high") else 0.0, aging_s=0.02,
+    )  # fmt: skip
+    batcher.put("running")
+    await asyncio.sleep(0.005)
+    batcher.put("low")
+    for number in range(12):
+        batcher.put(f"high{number}")
+        await asyncio.sleep(0.018)
+    await asyncio.sleep(0.3)
+    assert len(recorder.seated) == 14
+    assert recorder.seated.index("low") < 13
+
+
+async def test_what_was_left_over_does_not_block_what_comes_after() -> None:
+    seated = []
+
+    async def plan(batch: list[str]) -> set[str]:
+        seated.extend(key for key in batch if key.startswith("free"))
+        return {key for key in batch if key.startswith("stuck")}
+
+    batcher: Batcher[str] = Batcher(plan, lambda key: key, max_batch_size=2, max_wait_s=0.01, max_queue=100)
+    for number in range(5):
+        batcher.put(f"stuck{number}")
+    await asyncio.sleep(0.05)
+    batcher.put("free")
+    await asyncio.sleep(0.05)
+    assert seated == ["free"]
+    assert len(batcher) == 5
+
+
+async def test_a_queue_that_is_too_slow_for_a_request_says_when_to_come_again() -> None:
+    recorder = Recorder(duration_s=0.05)
+    batcher = make_batcher(recorder, max_batch_size=1)
+    for number in range(20):
+        batcher.put(str(number))
+    await asyncio.sleep(0.2)
+    batcher.put("patient")
+    with pytest.raises(OverloadedError) as caught:
+        batcher.put("hasty", patience_s=0.01)
+    assert caught.value.retry_after_s >= 1.0
+    await batcher.close()

@@ -1,0 +1,56 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from router.assignment import BatchProblem, assign, first_in_line, largest_feasible_subset, strategy_from
+
+
+def problem(allowed: np.ndarray, slots: list[int], sequences: list[int] | None = None) -> BatchProblem:
+    shape = allowed.shape
+    return BatchProblem(np.full(shape, 0.5), np.ones(shape), np.array(slots), allowed=allowed, sequences=sequences)
+
+
+def seatable(batch: BatchProblem, rows: list[int]) -> bool:
+    """By trying every choice of models."""
+    for models in itertools.product(range(batch.n_models), repeat=len(rows)):
+        use = np.bincount(models, weights=batch.load[rows], minlength=batch.n_models)
+        if all(batch.allowed[r, m] for r, m in zip(rows, models, strict=True)) and (use <= batch.slots).all():
+            return True
+    return not rows
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_requests_of_one_slot_are_admitted_greedily_and_as_many_as_can_be(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 7)), int(rng.integers(1, 4))
+    batch = problem(rng.random((n, m)) < 0.5, rng.integers(0, 3, m).tolist())
+    greedy: list[int] = []
+    for row in range(n):
+        if seatable(batch, [*greedy, row]):
+            greedy.append(row)
+    admitted = first_in_line(batch)
+    assert np.flatnonzero(admitted).tolist() == greedy
+    assert admitted.sum() == largest_feasible_subset(batch).sum()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_admitted_are_a_feasible_batch_whatever_they_take(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    allowed = rng.random((30, 3)) < 0.7
+    allowed[:, 0] = True
+    batch = problem(allowed, [4, 6, 9], rng.integers(1, 4, 30).tolist())
+    admitted = first_in_line(batch)
+    assert admitted.any()
+    assert assign(batch.subset(admitted), strategy_from("greedy")).feasible
+
+
+def test_the_first_in_line_move_over_for_each_other() -> None:
+    allowed = np.array([[True, True], [True, False], [True, True]])
+    assert first_in_line(problem(allowed, [1, 1])).tolist() == [True, True, False]
+
+
+def test_a_large_request_keeps_the_slots_that_it_waits_for() -> None:
+    allowed = np.ones((3, 1), bool)
+    assert first_in_line(problem(allowed, [2], [3, 1, 1])).tolist() == [False, False, False]
+    assert first_in_line(problem(allowed, [2], [1, 3, 1])).tolist() == [True, False, False]

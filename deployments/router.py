@@ -20,6 +20,7 @@ from deployments.batcher import Batcher
 from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, describe, mean_success
 from deployments.estimates import Estimates, concatenate
 from deployments.fleet import Fleet
+from deployments.keyring import Keyring
 from deployments.mailbox import Entry, Mailbox
 from deployments.messages import Decision, Done, EngineReplica, PlanTiming, Refusal, Reply, Report, RouteItem, Verdict
 from deployments.parking import Parking
@@ -28,7 +29,8 @@ from deployments.treasury import Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.budget import Shortage
 from router.budget.standing import Claim
-from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError
+from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError, RateLimitError
+from router.rate import RateLimiter
 
 logger = logging.getLogger("ray.serve")
 
@@ -56,6 +58,9 @@ class Router:
         self._solver = solver
         self._fleet = Fleet(config.names)
         self._treasury = Treasury(config.budget, config.models, config.dispatch.request_timeout_s)
+        self._keyring = None if config.keys is None else Keyring(config.keys, config.names)
+        self._rates = RateLimiter({})
+        self._take_keys()
         self._mailboxes: dict[str, Mailbox] = {}
         self._planner = Planner(
             config.models,
@@ -126,6 +131,7 @@ class Router:
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
+        self._check_rate(items[0])
         estimates = await self._planner.estimate(items)
         capacity = self._fleet.capacity()
         plan = await self._planner.plan(items, estimates, capacity, capacity, self._policy, explain=True)
@@ -154,7 +160,27 @@ class Router:
 
     def _queue(self, mailbox: Mailbox, entry: Entry) -> None:
         mailbox.undecided[entry.item.id] = entry
+        try:
+            self._check_rate(entry.item)
+        except RateLimitError as error:
+            mailbox.tell(Refusal(entry.item.id, error))
+            return
         self._put(entry)
+
+    def _take_keys(self) -> None:
+        """The budgets and rates that keys bring, from the next request on."""
+        if self._keyring is not None:
+            self._treasury.set_key_limits(self._keyring.limits())
+            self._rates.per_minute = self._keyring.rates()
+
+    def _check_rate(self, item: RouteItem) -> None:
+        wait_s = self._rates.take(item.account.key, time.monotonic())
+        if wait_s is not None:
+            raise RateLimitError(
+                f"this API key may ask {self._rates.per_minute[item.account.key or '']:g} times a minute; try again in "
+                f"{wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
 
     def _put(self, entry: Entry) -> None:
         try:
@@ -311,6 +337,8 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1.0)
+            if self._keyring is not None and self._keyring.refresh():
+                self._take_keys()
             await self._treasury.expire()
             if self._fleet.sweep():
                 self._batcher.wake()

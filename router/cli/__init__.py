@@ -6,6 +6,7 @@ from router.cli.application import app
 from router.cli.assign import assign
 from router.cli.calibrate import calibrate
 from router.cli.evaluate import evaluate
+from router.cli.key import key
 from router.cli.predict import predict
 from router.cli.serve import serve
 from router.cli.train import train
@@ -16,5 +17,6 @@ app.command()(predict)
 app.command()(assign)
 app.command()(evaluate)
 app.command()(serve)
+app.command()(key)
 
 __all__ = ["app"]

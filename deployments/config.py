@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deployments.bounds import InputBounds
 from deployments.budget_config import BudgetConfig, LimitConfig
+from deployments.keys_config import KeysConfig
 from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES, Strategy
 from router.errors import ArtefactError, ConfigurationError, InvalidRequestError
@@ -309,6 +311,7 @@ class IngressConfig(Section):
     num_replicas: int = Field(1, ge=1, description="Ingress replicas.")
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies are answered with 413.")
+    bounds: InputBounds = Field(default_factory=lambda: InputBounds(), description="Bounds of a request.")
     max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
 
 
@@ -323,6 +326,7 @@ class ServiceConfig(Section):
     solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
     dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+    keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
     budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
 
     @model_validator(mode="after")

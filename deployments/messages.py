@@ -30,8 +30,8 @@ class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
     `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
-    may add to it what the router has not counted. `account` says who pays. The higher `priority`, the sooner and the
-    weightier; `timeout_s` is what is left of the request's time.
+    may add to it what the router has not counted. The higher `priority`, the sooner and the weightier; `timeout_s` is
+    what is left of the request's time. `account` says who pays.
     """
 
     id: str
@@ -41,13 +41,13 @@ class RouteItem:
     max_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     ask: RoutingAsk = field(default_factory=RoutingAsk)
+    account: Account = field(default_factory=Account)
+    prompts: int = 1
+    unread_prompt: bool = False
     priority: int = 0
     timeout_s: float = math.inf
     avoid_replicas: tuple[str, ...] = ()
     avoid_models: tuple[str, ...] = ()
-    account: Account = field(default_factory=Account)
-    prompts: int = 1
-    unread_prompt: bool = False
 
     def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
         """The item of a further attempt, under a name of its own: the first one's slot may still be settling.

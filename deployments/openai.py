@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from deployments.bounds import DEFAULT_BOUNDS, InputBounds, check_bounds, check_sequences, decode
 from deployments.config import AUTO_MODEL
+from deployments.keyring import ANYBODY, Caller
 from deployments.messages import RouteItem, RoutingAsk
 from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES
@@ -36,9 +38,9 @@ class RoutingField(BaseModel):
     max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
+    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
     priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
     timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
-    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
 
 
 class _Message(BaseModel):
@@ -92,24 +94,39 @@ class ParsedRequest:
         return json.dumps({**self._body, "model": model}, separators=(",", ":")).encode()
 
 
-def parse(kind: Kind, raw: bytes, headers: Mapping[str, str], models: tuple[str, ...]) -> ParsedRequest:
+def parse(
+    kind: Kind,
+    raw: bytes,
+    headers: Mapping[str, str],
+    models: tuple[str, ...],
+    caller: Caller = ANYBODY,
+    bounds: InputBounds = DEFAULT_BOUNDS,
+) -> ParsedRequest:
     """Reads one request.
+
+    Args:
+        models: that are served.
+        caller: who asks; may be allowed only some of the models.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
         UnknownModelError: a model is not served here; names those that are.
     """
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
-    return parse_object(kind, body, headers, models)
+    return parse_object(kind, decode(raw), headers, models, caller, bounds)
 
 
-def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tuple[str, ...]) -> ParsedRequest:
+def parse_object(
+    kind: Kind,
+    body: Any,
+    headers: Mapping[str, str],
+    models: tuple[str, ...],
+    caller: Caller = ANYBODY,
+    bounds: InputBounds = DEFAULT_BOUNDS,
+) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
+    check_bounds(kind, body, bounds)
     try:
         checked = _BODIES[kind].validate_python(body)
     except ValidationError as error:
@@ -119,6 +136,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
     named = None if checked.model == AUTO_MODEL else checked.model
     if named is not None:
         _check_models([named], models, "model")
+    ask = caller.restrict(named, ask)
     if kind == "chat":
         content = [dict(message) for message in body["messages"]]
         max_tokens = checked.max_completion_tokens or checked.max_tokens
@@ -127,6 +145,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         content, tools = checked.prompt, None
         max_tokens = checked.max_tokens or 16  # OpenAI's default for completions
         prompts = _count_prompts(checked.prompt, named)
+    check_sequences(prompts, checked.n or 1, bounds)
     item = RouteItem(
         id=uuid.uuid4().hex,
         content=content,
@@ -137,6 +156,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         max_tokens=max_tokens,
         tools=tools,
         ask=ask,
+        account=caller.account,
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )

@@ -17,9 +17,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.batcher import Batcher
-from deployments.config import LivePolicy, ServiceConfig, describe, mean_success
+from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, describe, mean_success
 from deployments.estimates import Estimates, concatenate
 from deployments.fleet import Fleet
+from deployments.keyring import Keyring
 from deployments.mailbox import Entry, Mailbox
 from deployments.messages import Decision, Done, EngineReplica, PlanTiming, Refusal, Reply, Report, RouteItem, Verdict
 from deployments.parking import Parking
@@ -28,7 +29,8 @@ from deployments.treasury import Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.budget import Shortage
 from router.budget.standing import Claim
-from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError
+from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError, RateLimitError
+from router.rate import RateLimiter
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,11 +55,14 @@ class Router:
         self._settled_s = time.monotonic() + SETTLE_S
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
-        self._policy = config.routing
+        self._policy: RoutingConfig = config.routing
         self._predictor = predictor
         self._solver = solver
         self._fleet = Fleet(config.names)
         self._treasury = Treasury(config.budget, config.models, config.dispatch.request_timeout_s)
+        self._keyring = None if config.keys is None else Keyring(config.keys, config.names)
+        self._rates = RateLimiter({})
+        self._take_keys()
         self._mailboxes: dict[str, Mailbox] = {}
         self._planner = Planner(
             config.models,
@@ -76,7 +81,7 @@ class Router:
             priority=lambda entry: entry.item.priority,
             aging_s=config.batching.aging_s,
         )
-        self._parking: Parking[Entry] = Parking(self._queue, places=config.batching.max_queue)
+        self._parking: Parking[Entry] = Parking(self._put, places=config.batching.max_queue)
         self._sweeper: asyncio.Task[None] | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -90,12 +95,16 @@ class Router:
         except ValueError as error:
             message = describe(error) if hasattr(error, "errors") else str(error)
             raise ConfigurationError(f"Router.user_config: {message}") from error
-        self._policy = policy
         if self._config.budget is not None:
             limits = self._config.budget.limits if policy.limits is None else policy.limits
             self._treasury.set_limits(limit.limit() for limit in limits)
         elif policy.limits:
             raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
+        self._policy = policy
+
+    def __del__(self) -> None:
+        if hasattr(self, "_treasury"):  # else it is what has failed
+            self._treasury.close()
 
     async def exchange(self, report: Report, wait: bool) -> Reply:
         """An ingress hands over what is new and what has ended, and gets the verdicts that are ready.
@@ -116,9 +125,7 @@ class Router:
         self._end(mailbox, report.done, report.cancelled)
         for item in report.items:
             if not mailbox.knows(item.id):
-                entry = Entry(item, report.ingress)
-                mailbox.undecided[item.id] = entry
-                self._queue(entry)
+                self._queue(mailbox, Entry(item, report.ingress))
         await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
         if wait:
             await mailbox.wait(POLL_S)
@@ -126,6 +133,7 @@ class Router:
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
+        self._check_rate(items[0])
         estimates = await self._planner.estimate(items)
         capacity = self._fleet.capacity()
         plan = await self._planner.plan(items, estimates, capacity, capacity, self._policy, explain=True)
@@ -152,13 +160,33 @@ class Router:
             "strategy": self._policy.strategy,
         }
 
-    def __del__(self) -> None:
-        if hasattr(self, "_treasury"):  # else it is what has failed
-            self._treasury.close()
-
-    def _queue(self, entry: Entry) -> None:
+    def _queue(self, mailbox: Mailbox, entry: Entry) -> None:
+        mailbox.undecided[entry.item.id] = entry
         try:
-            self._batcher.put(entry, patience_s=entry.item.timeout_s)
+            self._check_rate(entry.item)
+        except RateLimitError as error:
+            mailbox.tell(Refusal(entry.item.id, error))
+            return
+        self._put(entry)
+
+    def _take_keys(self) -> None:
+        """The budgets and rates that keys bring, from the next request on."""
+        if self._keyring is not None:
+            self._treasury.set_key_limits(self._keyring.limits())
+            self._rates.per_minute = self._keyring.rates()
+
+    def _check_rate(self, item: RouteItem) -> None:
+        wait_s = self._rates.take(item.account.key, time.monotonic())
+        if wait_s is not None:
+            raise RateLimitError(
+                f"this API key may ask {self._rates.per_minute[item.account.key or '']:g} times a minute; try again in "
+                f"{wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+
+    def _put(self, entry: Entry) -> None:
+        try:
+            self._batcher.put(entry, patience_s=entry.left_s)
         except ApportionError as error:
             self._tell(entry, Refusal(entry.item.id, error))
 
@@ -206,61 +234,19 @@ class Router:
             verdict = plan.verdicts.get(entry.item.id)
             if verdict is None or entry.cancelled:
                 continue
-            timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
             if isinstance(verdict, Refusal):
                 self._refuse(entry, verdict.error)
-            elif (decision := self._seat(entry, verdict, timing)) is None:
+                continue
+            timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
+            decision = self._seat(entry, verdict, timing)
+            if decision is None:
                 left.add(entry.item.id)
-            else:
-                seated.append((entry, decision))
-                claims += [] if funds is None else [funds.claim(row, decision.model)]
+                continue
+            seated.append((entry, decision))
+            if funds is not None:
+                claims.append(funds.claim(row, decision.model))
         left |= await self._pay(seated, claims)
         return left - {entry.item.id for entry in entries if entry.cancelled}
-
-    async def _pay(self, seated: list[tuple[Entry, Decision]], claims: list[Claim]) -> set[str]:
-        """Reserves the worst cases of seated requests, and only then tells where they go; returns what waits."""
-        try:
-            shortages = await self._treasury.reserve(claims) if claims else [None] * len(seated)
-        except ApportionError:
-            for _, decision in seated:
-                self._fleet.release(decision.id)
-            raise
-        left = set()
-        for (entry, decision), shortage in zip(seated, shortages, strict=True):
-            if shortage is None and not entry.cancelled:
-                self._treasury.plan(decision.id, decision.cost_usd)
-                self._tell(entry, decision)
-                continue
-            if shortage is None:
-                self._free(decision.id)
-                continue
-            self._fleet.release(decision.id)
-            if self._try_cheaper(entry, shortage):
-                left.add(entry.item.id)
-            else:
-                self._refuse(entry, shortage.error(time.time()))
-        if left:
-            self._batcher.wake()
-        return left
-
-    def _try_cheaper(self, entry: Entry, shortage: Shortage) -> bool:
-        """Whether to plan again, since others of the batch took the money and something is left of it."""
-        entry.replans += 1
-        return shortage.left_nano > 0 and entry.replans <= len(self._config.models) and not entry.cancelled
-
-    def _refuse(self, entry: Entry, error: ApportionError) -> None:
-        """Tells the request why, or keeps it until there is money again if it asked for that and has the time."""
-        if (
-            entry.item.ask.wait_for_budget
-            and isinstance(error, BudgetExhaustedError)
-            and error.retry_after_s is not None
-            and error.retry_after_s < entry.left_s
-            and not entry.cancelled
-        ):
-            entry.replans = 0
-            if self._parking.park(entry.item.id, entry, error.retry_after_s):
-                return
-        self._tell(entry, Refusal(entry.item.id, error))
 
     def _seat(self, entry: Entry, decision: Decision, timing: PlanTiming) -> Decision | None:
         """Reserves slots; None if they went to another batch meanwhile."""
@@ -269,10 +255,51 @@ class Router:
             return None
         return dataclasses.replace(decision, replica=replica.id, url=replica.url, timing=timing)
 
-    def _free(self, request_id: str) -> None:
-        """Ends a request that no engine worked on."""
-        self._fleet.release(request_id)
-        self._treasury.release(request_id)
+    async def _pay(self, seated: list[tuple[Entry, Decision]], claims: list[Claim]) -> set[str]:
+        """Reserves the worst cases of seated requests, and only then tells where they go; returns what waits.
+
+        Args:
+            claims: of `seated`, or none if there are no limits.
+        """
+        shortages: Sequence[Shortage | None] = [None] * len(seated)
+        if claims:
+            try:
+                shortages = await self._treasury.reserve(claims)
+            except ApportionError:
+                for _, decision in seated:
+                    self._fleet.release(decision.id)
+                raise
+        left = set()
+        for (entry, decision), shortage in zip(seated, shortages, strict=True):
+            if shortage is None and not entry.cancelled:
+                self._treasury.plan(decision.id, decision.cost_usd)
+                self._tell(entry, decision)
+                continue
+            self._fleet.release(decision.id)
+            if shortage is None:
+                self._treasury.release(decision.id)
+            elif self._may_try_cheaper(entry, shortage):
+                left.add(entry.item.id)
+            else:
+                self._refuse(entry, shortage.error(time.time()))
+        if left:
+            self._batcher.wake()
+        return left
+
+    def _may_try_cheaper(self, entry: Entry, shortage: Shortage) -> bool:
+        """Whether to plan again, since others of the batch took the money and something is left of it."""
+        entry.replans += 1
+        return shortage.left_nano > 0 and entry.replans <= len(self._config.models)
+
+    def _refuse(self, entry: Entry, error: ApportionError) -> None:
+        """Tells the request why, or keeps it until there is money again if it asked for that and has the time."""
+        wait_s = error.retry_after_s if isinstance(error, BudgetExhaustedError) else None
+        may_wait = entry.item.ask.wait_for_budget and not entry.cancelled
+        if may_wait and wait_s is not None and wait_s < min(entry.left_s, self._config.dispatch.request_timeout_s):
+            entry.replans = 0
+            if self._parking.park(entry.item.id, entry, wait_s):
+                return
+        self._tell(entry, Refusal(entry.item.id, error))
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:
         mailbox = self._mailboxes.get(entry.ingress)
@@ -296,7 +323,8 @@ class Router:
             elif request_id in mailbox.in_flight:
                 # Decided while the cancel was on its way; no engine has seen it.
                 del mailbox.in_flight[request_id]
-                self._free(request_id)
+                self._fleet.release(request_id)
+                self._treasury.release(request_id)
         if done or cancelled:
             self._batcher.wake()
 
@@ -313,6 +341,8 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1.0)
+            if self._keyring is not None and self._keyring.refresh():
+                self._take_keys()
             await self._treasury.expire()
             if self._fleet.sweep():
                 self._batcher.wake()

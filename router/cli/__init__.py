@@ -6,6 +6,7 @@ from router.cli.application import app
 from router.cli.assign import assign
 from router.cli.calibrate import calibrate
 from router.cli.evaluate import evaluate
+from router.cli.key import key
 from router.cli.plan import plan, replan
 from router.cli.predict import predict
 from router.cli.profile import profile
@@ -25,5 +26,6 @@ app.command()(plan)
 app.command()(replan)
 app.command()(render)
 app.command()(simulate)
+app.command()(key)
 
 __all__ = ["app"]

@@ -54,8 +54,8 @@ def statuses(outcomes: Sequence[Outcome], outages: Sequence[Outage]) -> list[str
         if outcome.broken:
             wrong.append(_say(outcome, f"the connection broke: {outcome.broken}"))
         elif outcome.status is not None:
-            excused = outcome.status in outcome.shot.statuses or (outcome.status == 503 and _excused(outcome, around))
-            if not (excused and _clean(outcome)):
+            may_be = outcome.status in outcome.shot.statuses or _excused(outcome, around)
+            if not (may_be and _clean(outcome)):
                 wrong.append(_say(outcome, f"unexpected: {outcome.body[:300]!r}"))
     return wrong
 
@@ -182,9 +182,9 @@ def _text(choice: dict[str, Any], field: str) -> str:
 
 
 def _excused(outcome: Outcome, around: Sequence[Outage]) -> bool:
-    """503 is right while the router is away for long, or the one model that may answer is."""
+    """503 and 504 are right while the router is away for long, or the one model that may answer is."""
     named = outcome.shot.body.get("model") if isinstance(outcome.shot.body, dict) else None
-    return any(outage.part == "Router" or outage.model == named for outage in around)
+    return outcome.status in {503, 504} and any(o.part == "Router" or o.model == named for o in around)
 
 
 def _say(outcome: Outcome, what: str) -> str:

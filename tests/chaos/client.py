@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import Callable
@@ -121,7 +122,7 @@ async def _send(
     patience_s = limit_s if shot.leave_after_s is None else shot.leave_after_s
     try:
         async with asyncio.timeout(patience_s):
-            request = session.post(f"{url}{shot.path}", data=shot.payload, headers=shot.headers | headers)
+            request = session.post(f"{url}{shot.path}", data=io.BytesIO(shot.payload), headers=shot.headers | headers)
             async with request as answer:
                 outcome.status = answer.status
                 outcome.headers = {name.lower(): value for name, value in answer.headers.items()}

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.prediction.features import Features
-from router.prediction.logistic import EDGE, logistic_columns
 from router.prediction.outcomes import OutcomesTable
 from router.prediction.prediction import Prediction
 
@@ -21,6 +20,7 @@ F32 = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 _RIDGE = 1.0
+_EDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class BoostedTreesEstimator:
             def predict(embeddings: F32) -> FloatArray:
                 n_models = len(table.models)
                 pairs = _pairs(projection.transform(embeddings), n_models)
-                return np.asarray(np.clip(trees.predict(pairs).reshape(-1, n_models), EDGE, 1 - EDGE))
+                return np.asarray(np.clip(trees.predict(pairs).reshape(-1, n_models), _EDGE, 1 - _EDGE))
 
             return predict
 
@@ -147,7 +147,23 @@ def _baseline(
 
 
 def _logistic(embeddings: F32, scores: FloatArray, strength: float) -> Callable[[F32], FloatArray]:
-    weight, bias = logistic_columns(embeddings, scores, strength)
+    from sklearn.linear_model import LogisticRegression
+
+    columns = []
+    for column in scores.T:
+        known = np.flatnonzero(~np.isnan(column))
+        share = column[known]
+        inputs = np.vstack([embeddings[known]] * 2)
+        labels = np.repeat([1, 0], len(known))
+        weights = np.concatenate([share, 1 - share])
+        used = weights > 0
+        if len(np.unique(labels[used])) == 1:
+            columns.append((np.zeros(embeddings.shape[1]), np.log(_EDGE) * (1 - 2 * labels[used][0])))
+            continue
+        model = LogisticRegression(C=strength, max_iter=300)
+        model.fit(inputs[used], labels[used], sample_weight=weights[used])
+        columns.append((model.coef_[0], float(model.intercept_[0])))
+    weight, bias = np.column_stack([c[0] for c in columns]), np.array([c[1] for c in columns])
 
     def predict(inputs: F32) -> FloatArray:
         return np.asarray(1 / (1 + np.exp(-(inputs @ weight + bias))))
@@ -186,5 +202,5 @@ def _with_one(embeddings: F32) -> FloatArray:
 
 
 def _log_loss(success: FloatArray, scores: FloatArray) -> float:
-    p = np.clip(success, EDGE, 1 - EDGE)
+    p = np.clip(success, _EDGE, 1 - _EDGE)
     return float(-np.nanmean(scores * np.log(p) + (1 - scores) * np.log(1 - p)))

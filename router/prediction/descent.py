@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.prediction.head import activation
 from router.prediction.targets import Targets
@@ -72,25 +71,15 @@ class Descent:
     max_epochs: int
     patience: int
 
-    def run(
-        self,
-        start: Parameters,
-        train: Rows,
-        checks: Rows,
-        draws: NDArray[np.int64],
-        seed: int,
-        progress: Progress | None,
-    ) -> Parameters:
-        """Parameters of every member at the epoch where its own loss on `checks` was lowest.
-
-        `draws` `(B, n)` says how often a row is in each member's sample.
-        """
+    def run(self, start: Parameters, train: Rows, checks: Rows, seed: int, progress: Progress | None) -> Parameters:
+        """Parameters of every member at the epoch where its own loss on `checks` was lowest."""
         import torch
 
         rng = np.random.default_rng(seed)
         parameters, best = start.copy(), start.copy()
         optimiser = self._optimiser(parameters)
-        rows = len(train.inputs)
+        rows, members = len(train.inputs), len(start.output_bias)
+        draws = rng.multinomial(rows, np.full(rows, 1 / rows), size=members)
         weights = torch.from_numpy(draws.astype(np.float32))
         lowest = self._losses(best.forward(checks.inputs), checks.targets).mean(1)
         stale = 0

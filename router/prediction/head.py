@@ -1,10 +1,8 @@
 """Multi-label head: success and log output tokens of all models from one shared hidden layer.
 
-A member is a small network beside a logistic regression on the embedding alone; its logit of success is a
-weighted mean of theirs. Their errors differ, and the mean beats both. An ensemble of B members is evaluated
-as one matrix product for the hidden layers, one batched product for the outputs and one product for the
-regressions. Models' output columns lie in blocks of fixed width, so that a product has the same shape, and
-hence every column the same bits, however many models are added to it.
+An ensemble of B small heads is evaluated as one matrix product for the hidden layers and one batched
+product for the outputs. Models' output columns lie in blocks of fixed width, so that a product has the same
+shape, and hence every column the same bits, however many models are added to it.
 """
 
 from __future__ import annotations
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 BLOCK = 16
 """Models in one block of output columns."""
 
-MODEL_ARRAYS = ("output_weight", "output_bias", "linear_weight", "token_factor", "token_spread")
-"""Parameters that have the models as their last axis."""
-
 F32 = NDArray[np.float32]
 
 
@@ -37,8 +32,7 @@ class HeadWeights:
 
     `centre`, `scale` `(D,)` standardise the features; `hidden_weight` `(B, D, H)` and `hidden_bias` `(B,
     H)` are the shared layer; `output_weight` `(B, H, 2, M)` and `output_bias` `(B, 2, M)` give the logit of
-    success [0] and the log of output tokens [1]. `linear_weight` `(B, E, M)` is what the E numbers of the
-    embedding add to the logit of success without a hidden layer. `token_factor` `(M,)` turns exp(mean log tokens) into
+    success [0] and the log of output tokens [1]. `token_factor` `(M,)` turns exp(mean log tokens) into
     expected tokens (Duan 1983, the smearing estimate) and `token_spread` `(M,)` is the standard deviation
     of tokens in units of their expectation; both are NaN for a model whose lengths were never seen.
     """
@@ -49,7 +43,6 @@ class HeadWeights:
     hidden_bias: F32
     output_weight: F32
     output_bias: F32
-    linear_weight: F32
     token_factor: F32
     token_spread: F32
 
@@ -74,7 +67,6 @@ class Head:
             (self._tensor(weight), self._tensor(bias))
             for weight, bias in _blocks(weights.output_weight, weights.output_bias)
         ]
-        self._linear = [self._tensor(weight) for weight in _linear_blocks(weights.linear_weight)]
 
     def to(self, device: str) -> Head:
         """The same head on another device."""
@@ -83,7 +75,8 @@ class Head:
     def select(self, models: Sequence[str]) -> Head:
         """These of its models, in this order."""
         columns = [self.models.index(model) for model in models]
-        chosen = {name: getattr(self.weights, name)[..., columns] for name in MODEL_ARRAYS}
+        names = ("output_weight", "output_bias", "token_factor", "token_spread")
+        chosen = {name: getattr(self.weights, name)[..., columns] for name in names}
         return Head(tuple(models), replace(self.weights, **chosen), str(self._device))
 
     def predict(self, features: Features) -> Prediction:
@@ -114,13 +107,8 @@ class Head:
         import torch
 
         hidden = self._hidden(torch.from_numpy(features.stacked()).to(self._device))
-        embeddings = torch.from_numpy(features.embeddings).to(self._device)
-        outputs = []
-        for (weight, bias), linear in zip(self._blocks, self._linear, strict=True):
-            both = torch.baddbmm(bias, hidden, weight)
-            direct = (embeddings @ linear).view(len(embeddings), -1, BLOCK).transpose(0, 1)
-            outputs.append((both[..., :BLOCK] + direct, both[..., BLOCK:].contiguous()))
-        return outputs
+        joined = [torch.baddbmm(bias, hidden, weight) for weight, bias in self._blocks]
+        return [(both[..., :BLOCK].contiguous(), both[..., BLOCK:].contiguous()) for both in joined]
 
     def _hidden(self, stacked: torch.Tensor) -> torch.Tensor:
         """Hidden units of `(N, D)` features, shape `(B, N, H)`."""
@@ -155,15 +143,5 @@ def _blocks(weight: F32, bias: F32) -> list[tuple[F32, F32]]:
             weight[..., start : start + BLOCK].reshape(members, hidden, 2 * BLOCK),
             bias[..., start : start + BLOCK].reshape(members, 1, 2 * BLOCK),
         )
-        for start in range(0, weight.shape[-1], BLOCK)
-    ]
-
-
-def _linear_blocks(weight: F32) -> list[F32]:
-    """Columns `(B, E, M)` cut into padded blocks `(E, B * BLOCK)`."""
-    weight = np.pad(weight, [(0, 0)] * 2 + [(0, -weight.shape[-1] % BLOCK)])
-    members, numbers = weight.shape[:2]
-    return [
-        weight[..., start : start + BLOCK].transpose(1, 0, 2).reshape(numbers, members * BLOCK)
         for start in range(0, weight.shape[-1], BLOCK)
     ]

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from router.errors import OutcomesTableError
 from router.prediction.descent import Descent, Parameters, Progress, Rows
 from router.prediction.features import Features
-from router.prediction.head import MODEL_ARRAYS, Head, HeadWeights
-from router.prediction.logistic import logistic_columns
+from router.prediction.head import Head, HeadWeights
 from router.prediction.outcomes import OutcomesTable
 from router.prediction.targets import Targets
 
@@ -26,8 +25,7 @@ class HeadEstimator:
 
     Every member sees its own bootstrap sample of the rows (drawn with replacement, as weights) and stops
     where its own validation loss is lowest. `token_weight` weighs the squared error of standardised log
-    output tokens against the binary cross-entropy of success. `linear_share` is the weight of a member's
-    logistic regression in its logit of success, `linear_strength` the inverse of that regression's penalty.
+    output tokens against the binary cross-entropy of success.
     """
 
     members: int = 8
@@ -39,8 +37,6 @@ class HeadEstimator:
     batch_size: int = 256
     max_epochs: int = 120
     patience: int = 12
-    linear_share: float = 0.5
-    linear_strength: float = 1.0
 
     def fit(
         self,
@@ -60,14 +56,14 @@ class HeadEstimator:
         centre, scale = stacked.mean(axis=0), np.maximum(stacked.std(axis=0), 1e-3)
         train = Rows(_standardised(stacked, centre, scale), targets)
         checks = Rows(_standardised(validation[0].stacked(), centre, scale), Targets.of(validation[1], targets))
-        draws = _draws(self.members, len(table), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             hidden = _random_hidden(self.members, stacked.shape[1], self.hidden)
             start = Parameters(*hidden, *_mean_outputs(self.members, self.hidden, targets))
-            best = self._descent().run(start, train, checks, draws, seed, progress)
-        columns = self._columns(best, targets, features, table, draws)
-        weights = HeadWeights(centre, scale, best.hidden_weight.numpy(), best.hidden_bias.numpy()[:, 0], **columns)
+            best = self._descent().run(start, train, checks, seed, progress)
+        weights = HeadWeights(
+            centre, scale, best.hidden_weight.numpy(), best.hidden_bias.numpy()[:, 0], **_outputs(best, targets)
+        )
         return with_token_scale(Head(table.models, weights), *validation)
 
     def add_models(
@@ -94,29 +90,16 @@ class HeadEstimator:
         members, _, hidden = old.hidden_weight.shape
         shared = torch.from_numpy(old.hidden_weight.copy()), torch.from_numpy(old.hidden_bias[:, None].copy())
         start = Parameters(*shared, *_mean_outputs(members, hidden, targets), frozen_hidden=True)
-        draws = _draws(members, len(table), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            best = self._descent().run(start, train, checks, draws, seed, progress)
-        alone = Head(table.models, replace(old, **self._columns(best, targets, features, table, draws)))
+            best = self._descent().run(start, train, checks, seed, progress)
+        alone = Head(table.models, replace(old, **_outputs(best, targets)))
         new = with_token_scale(alone, *validation).weights
-        columns = {name: np.concatenate([getattr(old, name), getattr(new, name)], axis=-1) for name in MODEL_ARRAYS}
+        columns = {
+            name: np.concatenate([getattr(old, name), getattr(new, name)], axis=-1)
+            for name in ("output_weight", "output_bias", "token_factor", "token_spread")
+        }
         return Head(head.models + table.models, replace(old, **columns))
-
-    def _columns(
-        self, best: Parameters, targets: Targets, features: Features, table: OutcomesTable, draws: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.float32]]:
-        """All arrays that have the models as their last axis: those of the networks and of the regressions.
-
-        The weighted mean of both logits is folded into them.
-        """
-        arrays = _outputs(best, targets)
-        arrays["output_weight"][:, :, 0] *= 1 - self.linear_share
-        arrays["output_bias"][:, 0] *= 1 - self.linear_share
-        fitted = [logistic_columns(features.embeddings, table.scores, self.linear_strength, draw) for draw in draws]
-        linear_weight = self.linear_share * np.stack([weight for weight, _ in fitted])
-        arrays["output_bias"][:, 0] += self.linear_share * np.stack([bias for _, bias in fitted])
-        return arrays | {"linear_weight": linear_weight.astype(np.float32)}
 
     def _descent(self) -> Descent:
         return Descent(
@@ -128,11 +111,6 @@ class HeadEstimator:
             max_epochs=self.max_epochs,
             patience=self.patience,
         )
-
-
-def _draws(members: int, rows: int, seed: int) -> NDArray[np.int64]:
-    """How often each row is in every member's bootstrap sample, `(members, rows)`."""
-    return np.random.default_rng([seed, 1]).multinomial(rows, np.full(rows, 1 / rows), size=members)
 
 
 def _standardised(

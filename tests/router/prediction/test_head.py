@@ -39,18 +39,6 @@ def test_the_head_beats_the_mean_on_fresh_rows(head: Head, split: list[tuple[Fea
     assert (prediction.success_std > 0).all()
 
 
-def test_a_member_is_the_mean_of_its_network_and_its_regression(split: list[tuple[Features, OutcomesTable]]) -> None:
-    network, both, linear = (
-        dataclasses.replace(QUICK, linear_share=share).fit(*split[0], split[1]).predict(split[2][0])
-        for share in (0.0, 0.5, 1.0)
-    )
-    logits = [np.log(p.success_samples / (1 - p.success_samples)) for p in (network, both, linear)]
-    np.testing.assert_allclose(logits[1], (logits[0] + logits[2]) / 2, atol=1e-4)
-    assert (linear.success_std > 0).all()
-    assert np.abs(logits[0] - logits[2]).max() > 0.1
-    np.testing.assert_array_equal(both.output_tokens, network.output_tokens)
-
-
 def test_lengths_follow_the_question_and_sum_up(head: Head, split: list[tuple[Features, OutcomesTable]]) -> None:
     features, table = split[2]
     prediction = head.predict(features)

@@ -11,6 +11,7 @@ from ..errors import OutcomesTableError
 from ..prediction.calibration import Calibration, brier_score, expected_calibration_error
 from ..prediction.estimator import Estimator, FittedEstimator
 from ..prediction.features import Features
+from ..prediction.incumbent import Incumbent
 from ..prediction.outcomes import OutcomesTable
 from ..prediction.predictor import calibrated
 
@@ -70,7 +71,7 @@ class Case:
 
     @property
     def best(self) -> int:
-        return int(np.lexsort((self.mean_paid_usd, -self.mean_score))[0])
+        return best_single(self.mean_score, self.mean_paid_usd)
 
     @property
     def best_score(self) -> float:
@@ -86,6 +87,11 @@ class Case:
     def oracle_score(self) -> float:
         """Mean test score of the best model of every request."""
         return float(self.test.score.max(axis=1).mean())
+
+
+def best_single(mean_score: FloatArray, mean_paid_usd: FloatArray) -> int:
+    """The model with the best mean score, the cheaper one of equals."""
+    return int(np.lexsort((mean_paid_usd, -mean_score))[0])
 
 
 def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTable:
@@ -123,8 +129,12 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
     raw = fitted.predict(features.subset(validation)).success
     calibration = Calibration.fit(raw, table.subset(validation).scores)
     known = table.subset(train)
+    mean_score, mean_paid_usd = known.scores.mean(axis=0), known.cost_usd.mean(axis=0)
+    best = best_single(mean_score, mean_paid_usd)
+    incumbent = Incumbent.fit(calibration.apply(raw), table.subset(validation).scores, best)
     samples = [
-        _sample(fitted, calibration, features.subset(rows), table.subset(rows), known) for rows in (validation, test)
+        _sample(fitted, calibration, incumbent, features.subset(rows), table.subset(rows), known)
+        for rows in (validation, test)
     ]
     before = fitted.predict(features.subset(test)).success
     return Case(
@@ -133,8 +143,8 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
         models=table.models,
         validation=samples[0],
         test=samples[1],
-        mean_score=known.scores.mean(axis=0),
-        mean_paid_usd=known.cost_usd.mean(axis=0),
+        mean_score=mean_score,
+        mean_paid_usd=mean_paid_usd,
         errors=_errors(before, samples[1]),
         test_rows=test,
         raw_success=before,
@@ -153,11 +163,12 @@ def _errors(raw: FloatArray, test: Sample) -> CalibrationErrors:
 def _sample(
     fitted: FittedEstimator,
     calibration: Calibration,
+    incumbent: Incumbent,
     features: Features,
     table: OutcomesTable,
     known: OutcomesTable,
 ) -> Sample:
-    prediction = calibrated(fitted.predict(features), calibration)
+    prediction = incumbent.apply(calibrated(fitted.predict(features), calibration))
     cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
     if len(table.prices) == len(table.models):
         cost, spread = prediction.cost_usd(table.input_tokens, table.price_list())

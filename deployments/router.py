@@ -124,9 +124,10 @@ class Router:
         for item in report.items:
             if not mailbox.knows(item.id):
                 self._queue(mailbox, Entry(item, report.ingress))
-        await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
         if wait:
             await mailbox.wait(POLL_S)
+        if report.done or report.cancelled:
+            await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
         return Reply(self._id, mailbox.take())
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:

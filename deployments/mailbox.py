@@ -25,13 +25,8 @@ class Entry:
 
     @property
     def left_s(self) -> float:
-        """What is left of its time."""
+        """What is left of its time; when there is nothing, its ingress tells the client."""
         return self.item.timeout_s - (time.monotonic() - self.arrived_s)
-
-    @property
-    def expired(self) -> bool:
-        """Whether its time is up; its ingress says so to the client."""
-        return self.left_s < 0
 
 
 @dataclass(slots=True)

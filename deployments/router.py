@@ -37,6 +37,7 @@ logger = logging.getLogger("ray.serve")
 POLL_S = 5.0  # an exchange answers by then, with or without verdicts
 INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
 SOLVER_GRACE_S = 0.25
+SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
 
 
 @serve.deployment(max_ongoing_requests=10_000)
@@ -51,6 +52,7 @@ class Router:
         engines: dict[str, DeploymentHandle],
     ) -> None:
         self._id = uuid.uuid4().hex
+        self._settled_s = time.monotonic() + SETTLE_S
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
         self._policy: RoutingConfig = config.routing
@@ -197,7 +199,9 @@ class Router:
             predict_s = time.monotonic() - began_s
             for row, entry in enumerate(fresh):
                 entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
-        live = [entry for entry in entries if not (entry.cancelled or entry.expired)]
+        while not self._fleet.complete and time.monotonic() < self._settled_s:  # noqa: ASYNC110 (once, at the start)
+            await asyncio.sleep(0.05)
+        live = [entry for entry in entries if not entry.cancelled and entry.left_s > 0]
         if not live:
             return set()
         try:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.progress import track
 
 from benchmarks.load.numbers import medians
+from benchmarks.load.service import engine_urls
 from benchmarks.overhead.arm import Arm, service_arms
 from benchmarks.overhead.proxies import running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
@@ -91,25 +91,6 @@ def _deploy(config: ServiceConfig) -> list[Arm]:
     serve.run(build_application(config), name="apportion", route_prefix="/")
     model = config.models[0].name
     return service_arms(BASE, engine_urls(BASE, READY_S)[model], model, config.names)
-
-
-def engine_urls(base: str, timeout_s: float) -> dict[str, str]:
-    """Each model's engine port, as its first replica announced it; waits until every model has one.
-
-    Raises:
-        TimeoutError: some model has none yet.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
-        state = httpx.get(f"{base}/health", timeout=30)
-        if state.status_code == 200:
-            replicas = state.json()["replicas"]
-            return {
-                model: next(url for replica, url in replicas.items() if f"Engine-{model.replace('/', '--')}" in replica)
-                for model in state.json()["models"]
-            }
-        time.sleep(0.5)
-    raise TimeoutError(f"not every model had an engine within {timeout_s:g} s; {base}/health says which")
 
 
 def _measure(arms: list[Arm], outside: list[Arm], requests: int, rounds: int, console: Console) -> Rounds:

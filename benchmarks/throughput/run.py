@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.load.numbers import Target, medians, ratio_interval
-from benchmarks.overhead.run import engine_urls
+from benchmarks.load.service import engine_urls
 from benchmarks.stamp import stamp
 from benchmarks.throughput import vllm_bench
 from benchmarks.throughput.case import LONG, SHORT, Case, closed_cases

@@ -134,7 +134,7 @@ async def test_a_wait_that_is_longer_than_the_requests_time_is_refused_at_once(s
         {"scope": "service", "window": "month", "usd": worst_usd("wren", 10)}, dispatch={"request_timeout_s": 30}
     )
     ask = RoutingAsk(wait_for_budget=True)
-    answers = [await service.run(item(name, model="wren", ask=ask)) for name in ("a", "b")]
+    answers = [await service.run(item(name, model="wren", ask=ask, timeout_s=30)) for name in ("a", "b")]
     assert answers == ["wren", "budget_exhausted"]
 
 

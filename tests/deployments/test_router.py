@@ -61,6 +61,7 @@ def predictor() -> Predictor:
 def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(router_module, "mean_success", lambda _: np.array([0.4, 0.9]))
     monkeypatch.setattr(router_module, "POLL_S", 0.2)
+    monkeypatch.setattr(router_module, "SETTLE_S", 0.0)
     models = [
         {"name": name, "source": "x", "input_usd_per_million": p, "output_usd_per_million": p, "max_model_len": 100}
         for name, p in (("small", 1.0), ("large", 10.0))
@@ -87,6 +88,14 @@ async def test_decided_requests_take_slots_until_they_end(router: Any) -> None:
     await router.exchange(Report("i", done=(Done("a", 2e-6), Done("b", None, worked=False))), False)
     state = await router.state()
     assert (state["in_flight"], state["reserved_usd"], state["spent_usd"]) == (0, 0, 2e-6)
+
+
+async def test_a_new_router_waits_for_heartbeats_before_it_refuses(router: Any) -> None:
+    router._settled_s += 5.0
+    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a"),)), True))
+    await asyncio.sleep(0.02)
+    await join(router, ("s1", "small", 2), ("l1", "large", 1))
+    assert isinstance((await reply).verdicts[0], Decision)
 
 
 async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any, predictor: Predictor) -> None:

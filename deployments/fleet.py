@@ -40,6 +40,11 @@ class Fleet:
     def in_flight(self) -> int:
         return self._slots.in_flight
 
+    @property
+    def complete(self) -> bool:
+        """Whether every model has a replica."""
+        return {replica.model for replica in self._replicas.values()} == set(self._columns)
+
     def capacity(self) -> NDArray[np.int64]:
         """(M,) slots of the replicas that work, used or not."""
         return self._slots.capacity()

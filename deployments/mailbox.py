@@ -21,11 +21,12 @@ class Entry:
     cancelled: bool = False
     arrived_s: float = field(default_factory=time.monotonic)
     predict_s: float = 0.0
+    replans: int = 0  # because others of the batch took the money for its plan
 
     @property
-    def expired(self) -> bool:
-        """Whether its time is up; its ingress says so to the client."""
-        return time.monotonic() - self.arrived_s > self.item.timeout_s
+    def left_s(self) -> float:
+        """What is left of its time; when there is nothing, its ingress tells the client."""
+        return self.item.timeout_s - (time.monotonic() - self.arrived_s)
 
 
 @dataclass(slots=True)

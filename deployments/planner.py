@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from deployments.config import ModelConfig, RoutingConfig
 from deployments.estimates import Estimates, prior_estimates
+from deployments.funds import Funds
 from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
 from deployments.screening import allowed_models, refuse
 from deployments.strategies import checked_strategy
@@ -132,6 +133,7 @@ class Planner:
         policy: RoutingConfig,
         *,
         avoided: NDArray[np.bool_] | None = None,
+        funds: Funds | None = None,
         explain: bool = False,
     ) -> Plan:
         """Decides a batch.
@@ -141,15 +143,17 @@ class Planner:
             free_slots: (M,), what may be taken now.
             capacity: (M,), slots of replicas that work; a model with none may not answer.
             avoided: (N, M), models that have failed a request.
+            funds: what the limits on money leave each request, in the items' order; None: there are no limits.
             explain: decisions carry the predictions for every model.
         """
         healthy = np.tile(capacity > 0, (len(items), 1))
         if avoided is not None:
             healthy &= ~avoided
         allowed = allowed_models(items, estimates, self._models, healthy)
-        batch = _Batch(items, estimates, allowed, free_slots.copy(), policy, explain)
+        batch = _Batch(items, estimates, allowed, free_slots.copy(), policy, explain, funds)
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, self._models, healthy))
+        batch.leave_out_what_cannot_be_paid()
         for strategy, rows in batch.by_strategy():
             await self._plan_group(batch, strategy, rows)
         return Plan(batch.verdicts, batch.waiting)
@@ -163,11 +167,11 @@ class Planner:
             return
         rows, problem = batch.kept(rows, problem, seated)
         funded = await admitted(problem)
-        for row, cheapest in zip(rows[~funded].tolist(), cheapest_usd(problem)[~funded], strict=True):
-            batch.refuse(row, _over_budget(cheapest, problem, batch.policy))
+        batch.turn_away(rows, problem, funded)
         if not funded.any():
             return
-        rows, problem = batch.kept(rows, problem, funded)
+        if not funded.all():
+            rows, problem = batch.kept(rows, problem, funded)
         assignment, rung = await self._assign(problem, strategy)
         rung = rung if batch.estimates.predicted else "static"
         self.rungs[rung] += len(rows)
@@ -253,11 +257,21 @@ class _Batch:
     remaining: NDArray[np.int64]
     policy: RoutingConfig
     explain: bool
+    funds: Funds | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
     def refuse(self, row: int, error: ApportionError) -> None:
         self.verdicts[self.items[row].id] = Refusal(self.items[row].id, error)
+
+    def leave_out_what_cannot_be_paid(self) -> None:
+        """Models whose worst case some limit on money has no room for; refuses requests that have no other."""
+        if self.funds is None or self.funds.affordable.all():
+            return
+        paid = self.allowed & self.funds.affordable
+        for row in np.flatnonzero(self.allowed.any(axis=1) & ~paid.any(axis=1)).tolist():
+            self.refuse(row, self.funds.error(row, self.allowed[row]))
+        self.allowed = paid
 
     def wait(self, rows: NDArray[np.int64]) -> None:
         self.waiting.update(self.items[row].id for row in rows)
@@ -297,7 +311,19 @@ class _Batch:
     ) -> tuple[NDArray[np.int64], BatchProblem]:
         """The kept requests and their problem, with the allowance that they bring."""
         rows, problem = rows[keep], problem.subset(keep)
-        return rows, replace(problem, budget_usd=allowance(rows, self.items, problem, self.policy))
+        if self.funds is None or self.funds.pacer is None:
+            return rows, replace(problem, budget_usd=allowance(rows, self.items, problem, self.policy))
+        if problem.budget_usd == float("inf"):  # asked once a batch, since a pacer learns from each
+            problem = replace(problem, budget_usd=self.funds.allowance_usd(self.funds.pacer, problem))
+        return rows, problem
+
+    def turn_away(self, rows: NDArray[np.int64], problem: BatchProblem, funded: NDArray[np.bool_]) -> None:
+        """Refuses what the cap cannot pay. Pacing refuses nobody: cheap models are full, so the rest waits for them."""
+        if self.funds is not None and self.funds.pacer is not None:
+            self.wait(rows[~funded])
+            return
+        for row, cheapest in zip(rows[~funded].tolist(), cheapest_usd(problem)[~funded], strict=True):
+            self.refuse(row, _over_budget(cheapest, problem, self.policy))
 
 
 async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:

@@ -53,7 +53,8 @@ class Case:
     """test: the requests to route; validation: held-out requests for choices that arms have to make.
 
     mean_score, mean_paid_usd: (n_models,) over the training requests. best: the single model with the best mean
-    training score, the cheaper one of equals. errors: how well the estimates are calibrated.
+    training score, the cheaper one of equals. errors: how well the estimates are calibrated. test_rows: (n_test,) row
+    numbers of the test requests in the table; raw_success: (n_test, n_models) their estimates before calibration.
     """
 
     seed: int
@@ -64,6 +65,8 @@ class Case:
     mean_score: FloatArray
     mean_paid_usd: FloatArray
     errors: CalibrationErrors
+    test_rows: IntArray
+    raw_success: FloatArray
 
     @property
     def best(self) -> int:
@@ -123,6 +126,7 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
     samples = [
         _sample(fitted, calibration, features.subset(rows), table.subset(rows), known) for rows in (validation, test)
     ]
+    before = fitted.predict(features.subset(test)).success
     return Case(
         seed=seed,
         estimator=name,
@@ -131,7 +135,9 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
         test=samples[1],
         mean_score=known.scores.mean(axis=0),
         mean_paid_usd=known.cost_usd.mean(axis=0),
-        errors=_errors(fitted.predict(features.subset(test)).success, samples[1]),
+        errors=_errors(before, samples[1]),
+        test_rows=test,
+        raw_success=before,
     )
 
 

@@ -11,9 +11,10 @@ from ..errors import ConfigurationError
 from ..prediction.estimator import Estimator
 from ..prediction.features import Features
 from ..prediction.outcomes import OutcomesTable
-from .arms import ARMS, Realised, curve_of, span
+from .arms import ARMS, span
 from .batches import Setting
 from .case import CalibrationErrors, Case, fit_case
+from .realised import Realised, curve_of
 
 BUDGET_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 TARGETS = (0.95, 0.98, 0.99, 1.0)

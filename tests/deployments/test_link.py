@@ -100,6 +100,16 @@ async def test_endings_are_told_together() -> None:
     assert len(router.exchanges) == 2
 
 
+async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    for number in range(4):
+        await link.plan(item(f"r{number}"))
+        link.finish(Done(f"r{number}", 1e-6))
+    assert len(router.exchanges) == 4
+    assert [d.id for d in router.done] == ["r0", "r1", "r2"]
+
+
 async def test_a_cancelled_request_frees_its_seat() -> None:
     router = FakeRouter(planning_s=0.1)
     link = RouterLink(router.exchange)

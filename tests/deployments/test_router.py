@@ -61,6 +61,7 @@ def predictor() -> Predictor:
 def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(router_module, "mean_success", lambda _: np.array([0.4, 0.9]))
     monkeypatch.setattr(router_module, "POLL_S", 0.2)
+    monkeypatch.setattr(router_module, "SETTLE_S", 0.0)
     models = [
         {"name": name, "source": "x", "input_usd_per_million": p, "output_usd_per_million": p, "max_model_len": 100}
         for name, p in (("small", 1.0), ("large", 10.0))
@@ -83,10 +84,18 @@ async def test_decided_requests_take_slots_until_they_end(router: Any) -> None:
     reply = await router.exchange(Report("i", items=(item("a"), item("b"))), True)
     assert sorted(verdict.model for verdict in reply.verdicts) == ["large", "small"]
     assert all(isinstance(verdict, Decision) and verdict.timing is not None for verdict in reply.verdicts)
-    assert router.state()["in_flight"] == 2
+    assert (await router.state())["in_flight"] == 2
     await router.exchange(Report("i", done=(Done("a", 2e-6), Done("b", None, worked=False))), False)
-    state = router.state()
+    state = await router.state()
     assert (state["in_flight"], state["reserved_usd"], state["spent_usd"]) == (0, 0, 2e-6)
+
+
+async def test_a_new_router_waits_for_heartbeats_before_it_refuses(router: Any) -> None:
+    router._settled_s += 5.0
+    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a"),)), True))
+    await asyncio.sleep(0.02)
+    await join(router, ("s1", "small", 2), ("l1", "large", 1))
+    assert isinstance((await reply).verdicts[0], Decision)
 
 
 async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any, predictor: Predictor) -> None:
@@ -94,7 +103,7 @@ async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any, predi
     first = await router.exchange(Report("i", items=(item("a"),)), True)
     again = await router.exchange(Report("i", items=(item("a"),)), True)
     assert first.verdicts == again.verdicts
-    assert router.state()["in_flight"] == 1
+    assert (await router.state())["in_flight"] == 1
     assert predictor.calls == 1
 
 
@@ -102,12 +111,12 @@ async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
     held = Held("old", "large", "l1", 1, 1e-5)
     await router.exchange(Report("i", held=(held, held)), False)
     await join(router, ("s1", "small", 4), ("l1", "large", 1))
-    assert router.state()["models"]["large"] == {"slots": 1, "free_slots": 0}
+    assert (await router.state())["models"]["large"] == {"slots": 1, "free_slots": 0}
     reply = await router.exchange(Report("i", items=(item("a"),)), True)
     assert reply.verdicts[0].model == "small"
     await router.exchange(Report("i", done=(Done("old", 3e-6), Done("a", 1e-6))), False)
-    assert router.state()["in_flight"] == 0
-    assert router.state()["spent_usd"] == pytest.approx(4e-6)
+    assert (await router.state())["in_flight"] == 0
+    assert (await router.state())["spent_usd"] == pytest.approx(4e-6)
 
 
 async def test_the_higher_priority_gets_the_scarce_slot(router: Any) -> None:
@@ -133,7 +142,7 @@ async def test_what_waits_past_its_time_is_not_planned(router: Any) -> None:
     assert (await router.exchange(Report("i", items=(item("c", timeout_s=0.05),)), True)).verdicts == ()
     reply = await router.exchange(Report("i", done=(Done("b", 1e-6),)), True)
     assert reply.verdicts == ()
-    assert router.state()["in_flight"] == 0
+    assert (await router.state())["in_flight"] == 0
 
 
 async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, predictor: Predictor) -> None:
@@ -143,8 +152,8 @@ async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, p
         reply = await router.exchange(Report("i", items=(item(f"r{number}"),)), True)
         assert reply.verdicts[0].rung == "static"
     assert predictor.calls == 3
-    assert router.state()["parts"]["predictor"] == "open"
-    assert router.state()["rungs"] == {"static": 6}
+    assert (await router.state())["parts"]["predictor"] == "open"
+    assert (await router.state())["rungs"] == {"static": 6}
 
 
 async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +162,10 @@ async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatc
     await router.exchange(Report("gone", items=(item("a"), item("b"))), True)
     for _ in range(40):
         await asyncio.sleep(0.1)
-        if router.state()["in_flight"] == 0:
+        if (await router.state())["in_flight"] == 0:
             break
-    assert router.state()["waiting"] == 0
-    assert router.state()["spent_usd"] == pytest.approx(1e-6)
+    assert (await router.state())["waiting"] == 0
+    assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
 
 
 async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,164 @@
+"""Slots that bind. Every model has the same number of slots in a batch of 256: no limit (loose), three times an even
+share (moderate) or 1.2 times (tight). Without pressure of cost there is no budget; with it the budget lies 20, 40 and
+60 % of the way from the cheapest to the best answer that the slots allow. `mip` against `greedy`, `price` (prices
+carried from batch to batch), a price per batch and `ndch_p` (both repaired to fit the slots), and requests that come
+one by one and take the best model still free (`first_come`). Differences are read at the spend of `mip`, or at the
+least that the other can spend. Estimator: our head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.cases import Dataset
+from benchmarks.quality.context import Context, Record
+from benchmarks.quality.drawing import line, panels, save
+from benchmarks.quality.numbers import difference, distinct, listed, over_seeds, points, shown, side, where
+from benchmarks.quality.report import table
+from router.assignment import Mip
+from router.evaluation import Setting
+from router.evaluation.case import Case
+from router.evaluation.planners import PLANNERS, capped
+from router.evaluation.realised import Realised, curve_of
+from router.evaluation.statistics import Summary
+
+TITLE = "Capacity: slots that bind"
+SLOTS = {"loose": math.inf, "moderate": 3.0, "tight": 1.2}
+PRESSURE = (0.2, 0.4, 0.6)
+ARMS = ("mip", "greedy", "price", "per_query_batch", "ndch_p", "first_come", "oracle")
+NONE, COST = "no budget", "budget"
+# Budgets beside those of the pressure, so that every arm has a curve to be read at the spend of `mip`.
+AROUND = (0.02, 0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
+
+
+def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
+    """All arms at every number of slots, without a budget and with three."""
+    records = []
+    for slots, shares in SLOTS.items():
+        setting = Setting(32 if smoke else 256, slots_share=shares / len(case.models))
+        free = {arm: PLANNERS[arm](case, setting, math.inf) for arm in ARMS}
+        for arm, found in free.items():
+            records.append({"slots": slots, "pressure": NONE, "arm": arm, "score": found.score / case.best_score})
+            records[-1] |= {"spend": found.cost_usd / case.best_cost_usd, "equal": found.score / case.best_score}
+        records += [{"slots": slots, "pressure": COST, **r} for r in _under_budgets(case, setting, free)]
+    return records
+
+
+def _under_budgets(case: Case, setting: Setting, free: dict[str, Realised]) -> list[Record]:
+    low = _planned(_cheapest(case, setting)) / len(case.test)
+    high = _planned(free["mip"]) / len(case.test)
+    shares = sorted({*PRESSURE, *AROUND})
+    found = {arm: [PLANNERS[arm](case, setting, low + s * (high - low)) for s in shares] for arm in ARMS}
+    curves = {arm: curve_of([*found[arm], free[arm]]) for arm in ARMS}
+    records = []
+    for share in PRESSURE:
+        k = shares.index(share)
+        spend = found["mip"][k].cost_usd
+        for arm in ARMS:
+            own = found[arm][k]
+            # An arm that cannot spend as little is let off with its cheapest score.
+            equal = own.score if arm == "mip" else float(np.interp(spend, curves[arm].cost_usd, curves[arm].score))
+            records.append(
+                {
+                    "arm": arm, "share": share, "score": own.score / case.best_score,
+                    "spend": own.cost_usd / case.best_cost_usd,
+                    "equal": equal / case.best_score,
+                    "planned_over": float((own.batch_planned_usd > own.batch_cap_usd * (1 + 1e-6)).mean()),
+                }
+            )  # fmt: skip
+    return records
+
+
+def _cheapest(case: Case, setting: Setting) -> Realised:
+    """The cheapest answer that the slots allow: no model is likelier than another."""
+    alike = replace(case.test, success=-(case.test.cost_usd / case.test.cost_usd.max()) + 1)
+    return capped(Mip(1e-7))(replace(case, test=alike), setting, math.inf)
+
+
+def _planned(found: Realised) -> float:
+    return float(found.batch_planned_usd.sum())
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Measure with our head on all data sets."""
+    rows = context.measure(measure_case, ("head",), "capacity")
+    names = distinct(rows, "dataset")
+    return {"rows": rows, "plots": {f"`mip` less the others, {n}": f"capacity-{n}.png" for n in names}}
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    """Scores, differences at equal spend, and the reading."""
+    lines = []
+    for name in distinct(result["rows"], "dataset"):
+        rows = where(result["rows"], dataset=name)
+        lines += [f"### {name}", "", *_table(rows), "", *_reading(rows), ""]
+    return lines
+
+
+def _gain(rows: list[Record], arm: str, **wanted: Any) -> Summary:
+    return difference(rows, "equal", {"arm": "mip"}, {"arm": arm}, **wanted)
+
+
+def _others(rows: list[Record]) -> list[str]:
+    return [arm for arm in distinct(rows, "arm") if arm not in ("mip", "oracle")]
+
+
+def _table(rows: list[Record]) -> list[str]:
+    others = _others(rows)
+    headings = [
+        "slots, budget",
+        "`mip`",
+        "its spend",
+        *(f"less `{arm}`" for arm in others),
+        "`first_come` over cap",
+        "oracle",
+    ]
+    cells = []
+    for slots, pressure in dict.fromkeys((r["slots"], r["pressure"]) for r in rows):
+        own = where(rows, slots=slots, pressure=pressure)
+        score, oracle = (shown(over_seeds(own, "score", arm=arm)) for arm in ("mip", "oracle"))
+        spend = shown(over_seeds(own, "spend", arm="mip"), 1, scale=100) + " %"
+        over = "-" if pressure == NONE else f"{over_seeds(own, 'planned_over', arm='first_come').mean:.0%}"
+        gains = [points(_gain(own, arm), 2) for arm in others]
+        cells.append([f"{slots}, {pressure}", score, spend, *gains, over, oracle])
+    about = "Score and spend of `mip` as shares of the best single model's; points by which it leads at equal spend "
+    about += "(without a budget: as they come); batches that `first_come` plans above their cap:"
+    return [about, "", *table(headings, cells)]
+
+
+def _reading(rows: list[Record]) -> list[str]:
+    lines = []
+    for slots in distinct(rows, "slots"):
+        own = where(rows, slots=slots)
+        better, alike, worse = ([a for a in _others(rows) if side(_gain(own, a)) == s] for s in (1, 0, -1))
+        said = f"- {slots.capitalize()} slots: `mip` better than {listed(better)}"
+        said += f"; no difference shown to {listed(alike)}" if alike else ""
+        lines.append(said + (f"; worse than {listed(worse)}." if worse else "."))
+    tight = where(rows, slots="tight")
+    come, price = _gain(tight, "first_come"), _gain(tight, "price")
+    said = f"- When slots are tight, planning the batch is worth {points(come)} points over first come, first served"
+    said += " (no difference shown)" if side(come) == 0 else ""
+    said += f", and {points(price, 2)} over carried prices with repair"
+    lines.append(said + (" (no difference shown): those are a fair rung to fall back on." if side(price) <= 0 else "."))
+    return lines
+
+
+def draw(result: dict[str, Any], folder: Path) -> None:
+    """Points that `mip` leads by at equal spend, by how tight slots are."""
+    for name, file in zip(distinct(result["rows"], "dataset"), result["plots"].values(), strict=True):
+        rows = where(result["rows"], dataset=name)
+        figure, axes = panels(2)
+        slots = distinct(rows, "slots")
+        for panel, pressure in zip(axes, (NONE, COST), strict=True):
+            for number, arm in enumerate(_others(rows)):
+                gains = [_gain(rows, arm, slots=s, pressure=pressure) for s in slots]
+                line(panel, slots, [Summary(100 * g.mean, 100 * g.half_width, g.n) for g in gains], number, arm)
+            panel.axhline(0, color="0.4", linewidth=0.8)
+            panel.set(xlabel="slots", ylabel="points that mip leads", title=f"{name}: {pressure}")
+            panel.legend(fontsize=8)
+        save(figure, folder / file)

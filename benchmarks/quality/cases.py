@@ -1,0 +1,82 @@
+"""Fitted cases of outcomes tables: every experiment on the same splits, each estimator fitted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.quality.cache import Cache, code_hash, files_hash
+from router.errors import ConfigurationError
+from router.evaluation.case import Case, fit_case, usable
+from router.evaluation.protocol import estimators_from
+from router.prediction.encoder import Encoder
+from router.prediction.features import Features
+from router.prediction.outcomes import OutcomesTable
+from router.prediction.training import complete_tokens, encode_in_steps
+
+ENCODING_CODE = (
+    "router/prediction/encoder.py", "router/prediction/encoder_files.py", "router/prediction/pooling.py",
+    "router/prediction/fused_bert.py", "router/prediction/features.py", "router/prediction/text_features.py",
+    "router/prediction/outcomes.py", "router/prediction/outcomes_files.py",
+)  # fmt: skip
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One outcomes table on disk, with the encoder of its prompts; small, so that it travels to workers."""
+
+    folder: Path
+    encoder: str
+    cache: Cache
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def prepared(self, progress: Progress | None = None) -> tuple[OutcomesTable, Features]:
+        """The whole rows and models of the table, and the features of its prompts."""
+
+        def make() -> tuple[OutcomesTable, Features]:
+            encoder = Encoder.load(self.encoder, device="cpu")
+            table = complete_tokens(usable(OutcomesTable.load(self.folder)), encoder)
+            return table, encode_in_steps(table.prompts, encoder, progress)
+
+        found: tuple[OutcomesTable, Features] = self.cache.get(self._key(*ENCODING_CODE), make)[1]
+        return found
+
+    def case(self, estimator: str, seed: int) -> Case:
+        """The fitted case."""
+        recipe = estimators_from([estimator])[estimator]
+
+        def make() -> Case:
+            table, features = self.prepared()
+            return fit_case(table, features, estimator, recipe, seed)
+
+        fitted: Case = self.cache.get((self.case_key(), recipe, seed), make)[1]
+        return fitted
+
+    def case_key(self) -> tuple[str, ...]:
+        """What a fitted case depends on, but for its estimator and seed."""
+        code = ("router/prediction", "router/prices.py", "router/evaluation/case.py", "router/evaluation/protocol.py")
+        return self._key(*code)
+
+    def _key(self, *code: str) -> tuple[str, ...]:
+        return files_hash(self.folder), self.encoder, code_hash(*code)
+
+
+def find_datasets(data: Path, encoder: str, cache: Cache) -> list[Dataset]:
+    """The outcomes tables in a folder, or the one that the folder is.
+
+    Raises ConfigurationError when there is none.
+    """
+    folders = [data, *sorted(data.iterdir())] if data.is_dir() else []
+    found = [Dataset(folder, encoder, cache) for folder in folders if (folder / "queries.parquet").exists()]
+    if not found:
+        raise ConfigurationError(
+            f"No outcomes table in {data}: give --data a folder with queries.parquet, scores.parquet and "
+            "costs.parquet, or a folder of such folders (docs/prediction.md)."
+        )
+    return found

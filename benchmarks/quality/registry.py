@@ -1,0 +1,66 @@
+"""The experiments by name; each is a module that measures, says what it found, and draws it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from router.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from benchmarks.quality.context import Context
+
+ROOT = Path(__file__).parents[2]
+Result = dict[str, Any]
+
+EXPERIMENTS = {
+    "frontier": "benchmarks.quality.frontier",
+    "adversarial": "benchmarks.quality.adversarial",
+    "robust": "benchmarks.quality.robust",
+    "capacity": "benchmarks.quality.capacity",
+    "allocation": "benchmarks.allocation.experiment",
+    "calibration": "benchmarks.quality.calibration",
+    "solver": "benchmarks.quality.solver",
+    "pacing": "benchmarks.quality.pacing",
+}
+SUMMARIES = {
+    "frontier": "Quality against budget: all arms and estimators at the same spend.",
+    "adversarial": "Batches against single requests, when costly requests arrive together and when not.",
+    "robust": "Pessimistic estimates of success and cost against plain ones.",
+    "capacity": "Slots: loose, moderate and tight, with and without a budget that binds.",
+    "allocation": "Optimised allocations of GPUs against uniform, proportional and greedy ones.",
+    "calibration": "How far the estimates can be believed, by model and by task.",
+    "solver": "The certified solver beside full models: time, gap and memory.",
+    "pacing": "One daily budget over a stream of batches.",
+}
+
+
+class Experiment(Protocol):
+    """What a module of an experiment defines; its docstring says what is measured.
+
+    What measures stands above `run`, what shows it below: cached measurements hold for as long as the upper part stays.
+    """
+
+    TITLE: str
+
+    def run(self, context: Context) -> Result:
+        """Measure; what comes back is written as JSON, with a stamp beside it."""
+
+    def section(self, result: Result) -> list[str]:
+        """Lines of Markdown: tables, and a reading that follows from the numbers."""
+
+    def draw(self, result: Result, folder: Path) -> None:
+        """Draw the plots that `section` shows, from nothing but the result."""
+
+
+def available() -> list[str]:
+    """Names of the experiments whose module is there."""
+    return [name for name, module in EXPERIMENTS.items() if (ROOT / f"{module.replace('.', '/')}.py").exists()]
+
+
+def load(name: str) -> Experiment:
+    """The experiment of that name; raises ConfigurationError for an unknown one, listing the known."""
+    if name not in available():
+        raise ConfigurationError(f"Unknown experiment {name!r}: use {', '.join(available())}.")
+    return cast(Experiment, import_module(EXPERIMENTS[name]))

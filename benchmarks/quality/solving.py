@@ -1,0 +1,195 @@
+"""Batches to time a solver on, and the ways to solve one: the certified solver, full models, another solver."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from router.assignment import BatchProblem, Mip, Prices, assign, full_model, solve_model
+from router.assignment.model import MIP_ABSOLUTE_GAP, quiet_highs
+
+GAP = 1e-4
+LIMITS = {"budget": (0.4, 100.0), "budget and slots": (0.4, 1.3), "slots": (np.inf, 1.05)}
+
+
+def batch(n: int, m: int, limits: str, seed: int) -> BatchProblem:
+    """Requests of varying difficulty, models of rising skill and price, answers of varying length.
+
+    The budget lies 40 % of the way from the cheapest to the best choice; slots are a multiple of an even share.
+    """
+    rng = np.random.default_rng([seed, n, m])
+    skill, difficulty = np.linspace(-0.5, 2.0, m), rng.normal(0, 1.3, (n, 1))
+    success = 1 / (1 + np.exp(difficulty - skill - rng.normal(0, 0.8, (n, m))))
+    price = np.geomspace(0.1, 10, m) * 1e-6
+    cost = price * rng.lognormal(5.5, 0.7, (n, 1)) * rng.lognormal(0, 0.3, (n, m))
+    budget_share, slots_share = LIMITS[limits]
+    cheapest, best = cost.min(axis=1).sum(), cost[np.arange(n), success.argmax(axis=1)].sum()
+    budget = cheapest + budget_share * (best - cheapest) if np.isfinite(budget_share) else np.inf
+    slots = np.full(m, int(np.ceil(n / m * slots_share)))
+    return BatchProblem(success, cost, slots, float(budget))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """gap: proved, relative, inf without an answer; finished: within the asked gap before the time limit."""
+
+    objective: float
+    gap: float
+    finished: bool
+    prices: Prices | None = None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One solve: wall and CPU seconds, and MiB that it took beyond what was there before (NaN = not measured)."""
+
+    answer: Answer
+    wall_s: float
+    cpu_s: float
+    extra_mib: float = float("nan")
+
+
+Solve = Callable[[BatchProblem, float], Answer]
+"""From a batch and a time limit to its answer."""
+
+
+def certified(problem: BatchProblem, warm: Prices | None = None) -> Answer:
+    """The certified solver, without a time limit."""
+    answer = assign(problem, Mip(gap=GAP), warm=warm)
+    if not answer.feasible:
+        raise RuntimeError(f"{problem.success.shape} has no answer: {answer.infeasibility}")
+    return Answer(answer.objective, answer.gap, answer.gap <= GAP, answer.prices)
+
+
+def pyomo_full(problem: BatchProblem, time_limit_s: float) -> Answer:
+    """The whole batch as one Pyomo model through HiGHS, one thread."""
+    solution = solve_model(full_model(problem), gap=GAP, time_limit_s=time_limit_s)
+    return _answer(solution.objective, solution.bound, not solution.timed_out)
+
+
+def highs_full(problem: BatchProblem, time_limit_s: float) -> Answer:
+    """The whole batch as arrays to HiGHS, without Pyomo, one thread."""
+    import highspy
+
+    solver = quiet_highs(time_limit_s)
+    solver.setOptionValue("mip_rel_gap", GAP)
+    solver.setOptionValue("mip_abs_gap", MIP_ABSOLUTE_GAP)
+    solver.passModel(_arrays(problem))
+    solver.run()
+    info = solver.getInfo()
+    found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    timed_out = solver.getModelStatus() == highspy.HighsModelStatus.kTimeLimit
+    return _answer(-info.objective_function_value if found else -np.inf, -info.mip_dual_bound, not timed_out)
+
+
+def _arrays(problem: BatchProblem) -> Any:
+    """Rows: one a request, one a model, and the budget; columns: pairs, request by request."""
+    import highspy
+
+    n, m = problem.success.shape
+    budget = int(np.isfinite(problem.budget_usd))
+    unit = float(problem.cost_usd.max()) or 1.0
+    columns = np.arange(n * m)
+    program = highspy.HighsLp()
+    program.num_col_, program.num_row_ = n * m, n + m + budget
+    program.col_cost_ = -problem.success.ravel()
+    program.col_lower_, program.col_upper_ = np.zeros(n * m), np.ones(n * m)
+    program.integrality_ = [highspy.HighsVarType.kInteger] * (n * m)
+    program.row_lower_ = np.concatenate([np.ones(n), np.full(m + budget, -np.inf)])
+    program.row_upper_ = np.concatenate([np.ones(n), problem.slots, [problem.budget_usd / unit] * budget])
+    index = [columns // m, n + columns % m, np.full(n * m, n + m)][: 2 + budget]
+    value = [np.ones(n * m), np.ones(n * m), problem.cost_usd.ravel() / unit][: 2 + budget]
+    program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    program.a_matrix_.start_ = (np.arange(n * m + 1) * (2 + budget)).astype(np.int32)
+    program.a_matrix_.index_ = np.stack(index, axis=1).ravel().astype(np.int32)
+    program.a_matrix_.value_ = np.stack(value, axis=1).ravel()
+    return program
+
+
+def cp_sat(problem: BatchProblem, time_limit_s: float) -> Answer:
+    """The whole batch through OR-Tools' CP-SAT, one worker; success and cost are rounded to 1e-6 of their largest."""
+    from ortools.sat.python import cp_model
+
+    n, m = problem.success.shape
+    model = cp_model.CpModel()
+    pairs = [[model.new_bool_var("") for _ in range(m)] for _ in range(n)]
+    for row in pairs:
+        model.add_exactly_one(row)
+    for j, slots in enumerate(problem.slots.tolist()):
+        if slots < n:
+            model.add(sum(row[j] for row in pairs) <= slots)
+    flat = [x for row in pairs for x in row]
+    unit = float(problem.cost_usd.max()) / 1e6
+    if np.isfinite(problem.budget_usd):
+        cost = np.ceil(problem.cost_usd.ravel() / unit).astype(int).tolist()
+        model.add(cp_model.LinearExpr.weighted_sum(flat, cost) <= int(problem.budget_usd / unit))
+    worth = np.round(problem.success.ravel() * 1e6).astype(int).tolist()
+    model.maximize(cp_model.LinearExpr.weighted_sum(flat, worth))
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.relative_gap_limit = GAP
+    solver.parameters.max_time_in_seconds = time_limit_s
+    status = solver.solve(model)
+    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    objective = solver.objective_value / 1e6 if found else -np.inf
+    return _answer(objective, solver.best_objective_bound / 1e6, status == cp_model.OPTIMAL)
+
+
+def _answer(objective: float, bound: float, finished: bool) -> Answer:
+    gap = max(bound - objective, 0.0) / abs(objective) if np.isfinite(objective) else np.inf
+    return Answer(objective, gap, finished)
+
+
+FULL: dict[str, Solve] = {"full Pyomo": pyomo_full, "full HiGHS": highs_full}
+if find_spec("ortools") is not None:
+    FULL["CP-SAT"] = cp_sat
+
+
+def timed(solve: Callable[[], Answer]) -> Timed:
+    """Time one solve in this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer = solve()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return Timed(answer, wall, cpu)
+
+
+def apart(solve: Callable[[], Answer]) -> Timed:
+    """Time one solve in a forked child, whose peak memory above what it started with is its own.
+
+    Raises RuntimeError when the child ends without an answer.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _in_child(solve, write)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        found = stream.read()
+    os.waitpid(child, 0)
+    if not found:
+        raise RuntimeError("A solve ended without an answer: it may have run out of memory.")
+    result: Timed = pickle.loads(found)
+    return result
+
+
+def _in_child(solve: Callable[[], Answer], write: int) -> None:
+    try:
+        before = _peak_mib()
+        once = timed(solve)
+        extra = Timed(once.answer, once.wall_s, once.cpu_s, _peak_mib() - before)
+        with os.fdopen(write, "wb") as stream:
+            pickle.dump(extra, stream)
+    finally:
+        os._exit(0)
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -52,16 +52,47 @@ def e2e(
 @app.command()
 def overhead(
     config: Config = CONFIG,
-    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 1000,
+    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 3,
+    ingresses: Annotated[
+        int, typer.Option(min=0, help="Most ingress replicas for the ceiling, from 1 on; 0: none.")
+    ] = 4,
+    proxies: Annotated[bool, typer.Option(help="Run LiteLLM, Switchyard and vllm-router beside.")] = True,
     json_file: Json = None,
 ) -> None:
-    """CPU and latency that routing costs, beside Ray Serve's own passthrough; engines are simulated."""
-    from benchmarks.overhead.run import run, show
+    """CPU and latency that routing costs, beside the engine, Serve's passthrough, and other proxies."""
+    from benchmarks.load.report import write
+    from benchmarks.overhead import report
+    from benchmarks.overhead.run import run
 
-    result = run(config, requests, rounds, console)
-    show(result, console)
-    _write(result, json_file)
+    replicas = [number for number in (1, 2, 4, 8, 16) if number <= ingresses]
+    result = run(config, requests, rounds, replicas, proxies, console)
+    report.show(result, console)
+    if json_file is not None:
+        write(result, report.TITLE, report.section(result), json_file)
+
+
+@app.command()
+def throughput(
+    config: Config = CONFIG,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every load, in turn.")] = 3,
+    scale: Annotated[float, typer.Option(min=0.05, help="Of the numbers of requests.")] = 1.0,
+    first_token_s: Annotated[float, typer.Option(min=0.001, help="Goodput: latest first token of a stream.")] = 0.5,
+    latency_s: Annotated[float, typer.Option(min=0.001, help="Goodput: latest end of an answer.")] = 1.0,
+    vllm: Annotated[bool, typer.Option(help="Let `vllm bench serve` measure too.")] = True,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Closed and open loops of graded prompts through the service, beside the same straight to its engines."""
+    from benchmarks.load.numbers import Target
+    from benchmarks.load.report import write
+    from benchmarks.throughput import report
+    from benchmarks.throughput.run import run
+
+    result = run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
+    report.show(result, console)
+    if json_file is not None:
+        write(result, report.TITLE, report.section(result), json_file)
 
 
 @app.command()
@@ -157,6 +188,20 @@ def _experiment(
 
 for _name in available():
     _add_experiment(_name, SUMMARIES[_name])
+
+
+@app.command()
+def simulation(
+    window_s: Annotated[float, typer.Option(min=1, help="Seconds of each load.")] = 6.0,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The simulator of plans beside real engines under the same requests: the zoo, half a core a model."""
+    from benchmarks.simulation.run import run, show
+
+    result = run(window_s, seed, console)
+    show(result, console)
+    _write(result, json_file)
 
 
 def _write(result: dict[str, Any], file: Path | None) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deployments.bounds import InputBounds
+from deployments.budget_config import BudgetConfig, LimitConfig
+from deployments.keys_config import KeysConfig
 from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES, Strategy
 from router.errors import ArtefactError, ConfigurationError, InvalidRequestError
@@ -53,6 +56,46 @@ class TimeoutsConfig(Section):
     total_s: float | None = Field(None, gt=0, description="Until the end of the answer; null: the request's own time.")
 
 
+class ReplicaGroup(Section):
+    """Equal replicas of a model, a Serve deployment of their own; a plan writes them, one a node and share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Differs within the model; ends the deployment's name.")
+    node: str | None = Field(
+        None,
+        description="Where they run: a node's address, or the value of its label `apportion-node`; null: anywhere.",
+    )
+    gpus: tuple[int, ...] | None = Field(
+        None, description="Numbers of the node's GPUs that each replica of the group uses; null: Ray chooses."
+    )
+    num_replicas: int = Field(1, ge=1, description="Replicas of the group; with min_replicas, the most.")
+    min_replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Serve scales from these to num_replicas by the slots in use; null: always num_replicas.",
+    )
+    num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
+    max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="vLLM's arguments of these replicas, beside and before the model's."
+    )
+    placement_group_bundles: tuple[dict[str, float], ...] | None = Field(
+        None, description="What Ray reserves for a replica as one group on one node; null: actor by actor."
+    )
+
+    @model_validator(mode="after")
+    def _bundles_agree(self) -> ReplicaGroup:
+        if self.min_replicas is not None and self.min_replicas > self.num_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above num_replicas {self.num_replicas}; lower it")
+        if self.placement_group_bundles is not None:
+            gpus = sum(bundle.get("GPU", 0) for bundle in self.placement_group_bundles)
+            if gpus != self.num_gpus:
+                raise ValueError(f"the bundles hold {gpus:g} GPUs and num_gpus is {self.num_gpus:g}; make them equal")
+        if self.gpus is not None and (self.node is None or len(set(self.gpus)) != max(1, int(self.num_gpus))):
+            raise ValueError(f"gpus {list(self.gpus)}: name the node too, and as many GPUs as a replica takes")
+        return self
+
+
 class ModelConfig(Section):
     """One served model: where it comes from, what it costs, what it runs on."""
 
@@ -72,6 +115,39 @@ class ModelConfig(Section):
     max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
     timeouts: TimeoutsConfig | None = Field(None, description="Null: those of `dispatch.engine_timeouts`.")
     simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
+    replica_groups: tuple[ReplicaGroup, ...] | None = Field(
+        None,
+        description="Replicas of several kinds, each instead of num_replicas, num_gpus, num_cpus and max_num_seqs; "
+        "an empty list: the model is known and has no replica; null: these four fields count.",
+    )
+
+    @property
+    def groups(self) -> tuple[ReplicaGroup, ...]:
+        """The replicas that the configuration asks for, group by group; a model without groups is one."""
+        if self.replica_groups is not None:
+            return self.replica_groups
+        return (
+            ReplicaGroup(
+                name="all",
+                num_replicas=self.num_replicas,
+                num_gpus=self.num_gpus,
+                num_cpus=self.num_cpus,
+                max_num_seqs=self.max_num_seqs,
+            ),
+        )
+
+    def of_group(self, group: ReplicaGroup) -> ModelConfig:
+        """The model as a replica of the group runs it."""
+        return self.model_copy(
+            update={
+                "num_replicas": group.num_replicas,
+                "num_gpus": group.num_gpus,
+                "num_cpus": group.num_cpus,
+                "max_num_seqs": group.max_num_seqs,
+                "engine_args": self.engine_args | group.engine_args,
+                "replica_groups": None,
+            }
+        )
 
     @property
     def price(self) -> ModelPrice:
@@ -100,6 +176,9 @@ class ModelConfig(Section):
     def _shares_agree(self) -> ModelConfig:
         if (self.engine == "simulated") != (self.simulated is not None):
             raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
+        if self.replica_groups is not None:
+            self._groups_are_right(self.replica_groups)
+            return self
         tensor_parallel = int(self.engine_args.get("tensor_parallel_size", 1))
         if tensor_parallel > 1 and self.num_gpus != tensor_parallel:
             raise ValueError(
@@ -110,6 +189,19 @@ class ModelConfig(Section):
         if 0 < self.num_gpus < 1:
             self._share_is_bounded()
         return self
+
+    def _groups_are_right(self, groups: tuple[ReplicaGroup, ...]) -> None:
+        names = [group.name for group in groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"replica_groups {names}: every group of a model needs its own name")
+        owned = {"num_replicas", "num_gpus", "num_cpus", "max_num_seqs"} & self.model_fields_set
+        if owned:
+            raise ValueError(f"{sorted(owned)} belong into the replica_groups of this model; remove them beside these")
+        for group in groups:
+            try:
+                ModelConfig.model_validate(self.of_group(group).model_dump())
+            except ValidationError as error:
+                raise ValueError(f"replica group {group.name}: {error.errors()[0]['msg']}") from error
 
     def _share_is_bounded(self) -> None:
         # Ray's share limits nothing by itself, and engines that start together on one GPU mis-size their memory.
@@ -159,6 +251,12 @@ class RoutingConfig(Section):
             raise ValueError(error.message) from error
 
 
+class LivePolicy(RoutingConfig):
+    """The Router's `user_config`: the policy, and limits on money in place of those of `budget.limits`."""
+
+    limits: tuple[LimitConfig, ...] | None = Field(None, description="Null: those of `budget.limits`.")
+
+
 class PredictorConfig(Section):
     """The estimator of success and cost, and where it runs."""
 
@@ -204,9 +302,7 @@ class DispatchConfig(Section):
     request_timeout_s: float = Field(
         300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
     )
-    retries: int = Field(
-        2, ge=0, le=5, description="New plans for a request whose engine failed before its first byte."
-    )
+    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
 
 
 class IngressConfig(Section):
@@ -215,6 +311,7 @@ class IngressConfig(Section):
     num_replicas: int = Field(1, ge=1, description="Ingress replicas.")
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies are answered with 413.")
+    bounds: InputBounds = Field(default_factory=lambda: InputBounds(), description="Bounds of a request.")
     max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
 
 
@@ -229,6 +326,8 @@ class ServiceConfig(Section):
     solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
     dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+    keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
+    budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> ServiceConfig:
@@ -236,6 +335,15 @@ class ServiceConfig(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _one_pacing(self) -> ServiceConfig:
+        paced = self.budget is not None and self.budget.pacing.mode != "per_batch"
+        if paced and self.routing.budget_usd_per_request is not None:
+            raise ValueError(
+                "routing.budget_usd_per_request is the cap of pacing.mode per_batch; remove it, or choose that mode"
+            )
         return self
 
     @property

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 
 from deployments.client import Client
 from deployments.config import DispatchConfig, TimeoutsConfig
-from deployments.explain import decision_headers
+from deployments.explain import decision_headers, server_timing
 from deployments.http_errors import engine_error
 from deployments.link import RouterLink
 from deployments.messages import Decision, Done
@@ -84,9 +85,11 @@ class Dispatcher:
         failed: list[Decision] = []
         while True:
             left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+            asked_s = time.perf_counter()
             decision = await self._link.plan(parsed.item.again(failed, left_s))
+            planned_s = time.perf_counter() - asked_s
             try:
-                await self._forward(decision, parsed, path, client)
+                await self._forward(decision, planned_s, parsed, path, client)
                 return
             except _EngineFailureError as failure:
                 logger.warning("replica %s: %s", decision.replica, failure)
@@ -96,12 +99,14 @@ class Dispatcher:
                     await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
 
-    async def _forward(self, decision: Decision, parsed: ParsedRequest, path: str, client: Client) -> None:
+    async def _forward(
+        self, decision: Decision, planned_s: float, parsed: ParsedRequest, path: str, client: Client
+    ) -> None:
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
         async with self._seat(decision) as seat:
             try:
                 async with asyncio.timeout(limits.total_s) as total:
-                    await self._exchange(decision, parsed, path, client, seat, limits)
+                    await self._exchange(decision, planned_s, parsed, path, client, seat, limits)
             except aiohttp.ServerTimeoutError as error:
                 seat.failed, seat.worked = True, False
                 raise _EngineFailureError(f"the engine took no connection within {limits.connect_s:g} s") from error
@@ -121,6 +126,7 @@ class Dispatcher:
     async def _exchange(
         self,
         decision: Decision,
+        planned_s: float,
         parsed: ParsedRequest,
         path: str,
         client: Client,
@@ -133,6 +139,7 @@ class Dispatcher:
             headers={"content-type": "application/json"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
         )
+        sent_s = time.perf_counter()
         first_s = limits.first_token_s if parsed.stream else None
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
             try:
@@ -147,7 +154,8 @@ class Dispatcher:
             if answer.status >= 500:
                 seat.failed = True
                 raise _EngineFailureError(f"the engine failed ({answer.status}): {_said(first)}")
-            await _pipe(answer, first, decision, seat, client)
+            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
+            await _pipe(answer, first, [*decision_headers(decision), timing], seat, client)
 
     @contextlib.asynccontextmanager
     async def _seat(self, decision: Decision) -> AsyncIterator[_Seat]:
@@ -167,9 +175,11 @@ class Dispatcher:
         return self._session
 
 
-async def _pipe(answer: aiohttp.ClientResponse, first: bytes, decision: Decision, seat: _Seat, client: Client) -> None:
+async def _pipe(
+    answer: aiohttp.ClientResponse, first: bytes, reasons: list[tuple[bytes, bytes]], seat: _Seat, client: Client
+) -> None:
     content_type = answer.headers.get("content-type", "application/json")
-    headers = [(b"content-type", content_type.encode()), *decision_headers(decision)]
+    headers = [(b"content-type", content_type.encode()), *reasons]
     settled = answer.headers.get(SETTLED_HEADER)
     if settled is not None:
         seat.cost_usd = float(settled)

@@ -16,6 +16,7 @@ import ray
 from ray import serve
 from starlette.types import ASGIApp
 
+from deployments.autoscaling import USED_SLOTS
 from deployments.config import ModelConfig
 from deployments.engine_server import EngineServer
 from deployments.messages import ROUTER, EngineReplica
@@ -72,6 +73,10 @@ class Engine:
         self._backend.check_health()
         if self._heartbeat.done():
             raise RuntimeError("the replica no longer announces itself to the router")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaling sees of a replica: the share of its slots that is taken; above 1 engines queue."""
+        return {USED_SLOTS: self._server.running / self._replica.slots}
 
     async def _announce_forever(self) -> None:
         while True:

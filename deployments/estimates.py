@@ -33,6 +33,15 @@ class Estimates:
     errors: Mapping[int, ApportionError] = field(default_factory=dict)
     predicted: bool = True
 
+    def check(self, n_requests: int, n_models: int) -> None:
+        """Raises: ValueError: an array has another shape, or a number that is none."""
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            if array.shape != (n_requests, n_models):
+                raise ValueError(f"{name} has shape {array.shape}, not {(n_requests, n_models)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds a value that is not finite")
+
     def rows(self, indices: Sequence[int]) -> Estimates:
         """The estimates of some requests, in the given order."""
         chosen = list(indices)

@@ -26,6 +26,29 @@ def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
     return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
 
 
+def server_timing(decision: Decision, planned_s: float, engine_s: float) -> tuple[bytes, bytes]:
+    """The standard header that says where the time until an answer began went, in milliseconds.
+
+    `link` is what the exchange with the router took beyond the router's own `queue`, `predict` and `solve`;
+    `engine` lasts from sending the request to the engine's answering, of a stream to its first token.
+
+    Args:
+        planned_s: seconds that the ingress waited for the decision.
+        engine_s: seconds that it then waited for the engine's first bytes.
+    """
+    spans = {"engine": engine_s}
+    if (timing := decision.timing) is not None:
+        link_s = planned_s - timing.queue_s - timing.predict_s - timing.solve_s
+        spans = {
+            "link": max(link_s, 0.0),
+            "queue": timing.queue_s,
+            "predict": timing.predict_s,
+            "solve": timing.solve_s,
+            "engine": engine_s,
+        }
+    return b"server-timing", ", ".join(f"{name};dur={1e3 * span_s:.2f}" for name, span_s in spans.items()).encode()
+
+
 def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
     """One entry of the answer of `/v1/route`: where the request would go and why, or why nowhere."""
     if isinstance(verdict, Refusal):

@@ -5,7 +5,7 @@ A request is read, planned by the router, and then piped between the client and 
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import time
 from functools import partial
@@ -17,18 +17,27 @@ from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.bounds import decode
 from deployments.client import ServedResponse
 from deployments.config import AUTO_MODEL, ServiceConfig
 from deployments.dispatch import Dispatcher
+from deployments.doorman import Doorman
 from deployments.explain import verdict_json
 from deployments.http_errors import error_response
+from deployments.keyring import Caller
 from deployments.link import RouterLink
 from deployments.messages import RouteItem, Verdict
 from deployments.openai import Kind, parse, parse_object
+from deployments.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
 from router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
 logger = logging.getLogger("ray.serve")
+STATE_TIMEOUT_S = 2.0
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
+
+
+# The engines', whatever prefix this application is served under.
+ENGINE_PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
 
 @api.exception_handler(ApportionError)
@@ -67,45 +76,69 @@ class Ingress:
         self._started = int(time.time())
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
+        self._doorman = Doorman(config.keys, config.names)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
-    @api.post("/v1/chat/completions")
+    @api.post("/v1/chat/completions", openapi_extra=CHAT_OPERATION)
     async def chat(self, request: Request) -> Response:
         return await self._routed("chat", request)
 
-    @api.post("/v1/completions")
+    @api.post("/v1/completions", openapi_extra=COMPLETION_OPERATION)
     async def completion(self, request: Request) -> Response:
         return await self._routed("completion", request)
 
     @api.get("/v1/models")
-    async def models(self) -> dict[str, Any]:
-        names = (AUTO_MODEL, *self._config.names)
+    async def models(self, request: Request) -> dict[str, Any]:
+        caller = self._doorman.admit(request.headers)
+        names = (AUTO_MODEL, *(name for name in self._config.names if caller.may_use(name)))
         return {"object": "list", "data": [self._describe(name) for name in names]}
 
     @api.get("/v1/models/{name:path}")
-    async def model(self, name: str) -> dict[str, Any]:
-        if name != AUTO_MODEL and name not in self._config.names:
+    async def model(self, name: str, request: Request) -> dict[str, Any]:
+        caller = self._doorman.admit(request.headers)
+        if name != AUTO_MODEL and not (name in self._config.names and caller.may_use(name)):
             raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
         return self._describe(name)
 
-    @api.post("/v1/route")
+    @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
     async def route(self, request: Request) -> dict[str, Any]:
         """Plans requests as one batch and runs none of them."""
-        items = self._route_items(await self._body(request), request)
+        caller = self._doorman.admit(request.headers)
+        items = self._route_items(await self._body(request), request, caller)
         verdicts: list[Verdict] = await self._router.route.remote(items)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
     @api.get("/health")
     async def health(self) -> Response:
-        """200 when every model has a replica, 503 when one has none; numbers of the moment either way."""
-        state = await self._router.state.remote()
-        healthy = all(model["slots"] > 0 for model in state["models"].values())
-        return JSONResponse({"healthy": healthy, **state}, status_code=200 if healthy else 503)
+        """200 when every part works and every model has a replica, else 503; numbers of the moment either way."""
+        state = await self._state()
+        parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
+        models = state.get("models", {})
+        healthy = set(parts.values()) == {"closed"} and all(model["slots"] > 0 for model in models.values())
+        return JSONResponse({"healthy": healthy, **state, "parts": parts}, status_code=200 if healthy else 503)
+
+    @api.get("/ready")
+    async def ready(self) -> Response:
+        """200 when requests can be answered: the router is there and a model has a replica; else 503."""
+        state = await self._state()
+        models = [name for name, model in state.get("models", {}).items() if model["slots"] > 0]
+        return JSONResponse({"ready": bool(models), "models": models}, status_code=200 if models else 503)
+
+    async def _state(self) -> dict[str, Any]:
+        """The router's, or nothing when it does not answer."""
+        try:
+            async with asyncio.timeout(STATE_TIMEOUT_S):
+                state: dict[str, Any] = await self._router.state.remote()
+                return state
+        except Exception as error:
+            logger.warning("the router does not tell its state: %r", error)
+            return {}
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
+        caller = self._doorman.admit(request.headers)
         raw = await self._body(request)
-        parsed = parse(kind, raw, request.headers, self._config.names)
-        return ServedResponse(partial(self._dispatcher.serve, parsed, request.url.path))
+        parsed = parse(kind, raw, request.headers, self._config.names, caller, self._config.ingress.bounds)
+        return ServedResponse(partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._config.ingress.max_body_bytes
@@ -133,11 +166,8 @@ class Ingress:
                 }
         return model
 
-    def _route_items(self, raw: bytes, request: Request) -> list[RouteItem]:
-        try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
+    def _route_items(self, raw: bytes, request: Request, caller: Caller) -> list[RouteItem]:
+        body = decode(raw)
         requests = body.get("requests") if isinstance(body, dict) else None
         if not isinstance(requests, list) or not requests:
             raise InvalidRequestError(
@@ -150,12 +180,13 @@ class Ingress:
                 "together, send the rest in another call",
                 param="requests",
             )
-        return [self._route_item(i, one, request) for i, one in enumerate(requests)]
+        return [self._route_item(i, one, request, caller) for i, one in enumerate(requests)]
 
-    def _route_item(self, index: int, body: Any, request: Request) -> RouteItem:
+    def _route_item(self, index: int, body: Any, request: Request, caller: Caller) -> RouteItem:
         kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
         try:
-            return parse_object(kind, body, request.headers, self._config.names).item
+            bounds = self._config.ingress.bounds
+            return parse_object(kind, body, request.headers, self._config.names, caller, bounds).item
         except ApportionError as error:
             param = f"requests.{index}" + (f".{error.param}" if error.param else "")
             raise type(error)(f"requests.{index}: {error.message}", param=param) from None

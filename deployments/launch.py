@@ -66,7 +66,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], ServiceConfig]:
 
 def required_cpus(config: ServiceConfig) -> float:
     """CPUs that Ray will reserve for all replicas."""
-    engines = sum(model.num_cpus * model.num_replicas for model in config.models)
+    engines = sum(group.num_cpus * group.num_replicas for model in config.models for group in model.groups)
     front = config.ingress.num_cpus * config.ingress.num_replicas
     return engines + front + config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
 
@@ -89,6 +89,7 @@ def local_ray(num_cpus: float) -> Iterator[None]:
     from ray import serve
 
     ray.init(
+        address="local",  # never join one that runs here already, or that a file left behind speaks of
         num_cpus=max(os.cpu_count() or 1, int(num_cpus + 1)),
         include_dashboard=True,
         dashboard_host="127.0.0.1",
@@ -170,7 +171,8 @@ def example(url: str) -> str:
 
 
 def _check_gpus(config: ServiceConfig, resources: dict[str, float]) -> None:
-    needed = sum(model.num_gpus * model.num_replicas for model in config.models) + config.predictor.num_gpus
+    groups = [group for model in config.models for group in model.groups]
+    needed = sum(group.num_gpus * group.num_replicas for group in groups) + config.predictor.num_gpus
     available = resources.get("GPU", 0)
     if needed > available:
         raise ConfigurationError(

@@ -20,8 +20,9 @@ logger = logging.getLogger("ray.serve")
 Exchange = Callable[[Report, bool], Awaitable[Reply]]
 
 COALESCE_S = 0.002  # news that no one waits for goes together
+ENDINGS_S = 0.02  # endings, while nothing here waits for what they free: mostly they go with the next request
 RETRY_S = 0.25  # after a failed exchange; the router may be restarting
-PATIENCE_S = 30.0  # with a router that does not answer; Serve restarts one within some ten seconds
+PATIENCE_S = 60.0  # with a router that does not answer; Serve restarts one within some ten seconds
 KEEPALIVE_S = 5.0
 EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
 
@@ -74,7 +75,16 @@ class RouterLink:
         """A decided request has ended; its slot and money are settled."""
         self._held.pop(done.id, None)
         self._done.append(done)
-        self._flush_soon(COALESCE_S)
+        self._flush_soon(COALESCE_S if self._pending else ENDINGS_S)
+
+    async def close(self) -> None:
+        """Ends the line; what is on its way is given up."""
+        tasks = [task for task in (self._keepalive, self._waiting, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
         self._pending.pop(request_id, None)

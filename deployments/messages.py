@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from router.budget import Account
 from router.errors import ApportionError
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
@@ -21,14 +22,16 @@ class RoutingAsk:
     max_cost_usd: float | None = None
     min_success: float | None = None
     models: tuple[str, ...] | None = None
+    wait_for_budget: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
-    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids. The higher `priority`, the
-    sooner and the weightier; `timeout_s` is what is left of the request's time.
+    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
+    may add to it what the router has not counted. The higher `priority`, the sooner and the weightier; `timeout_s` is
+    what is left of the request's time. `account` says who pays.
     """
 
     id: str
@@ -38,6 +41,9 @@ class RouteItem:
     max_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     ask: RoutingAsk = field(default_factory=RoutingAsk)
+    account: Account = field(default_factory=Account)
+    prompts: int = 1
+    unread_prompt: bool = False
     priority: int = 0
     timeout_s: float = math.inf
     avoid_replicas: tuple[str, ...] = ()
@@ -83,8 +89,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTiming:
+    """Seconds that a request spent at the router: in the queue, until its batch was predicted, until it was solved."""
+
+    queue_s: float
+    predict_s: float
+    solve_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes and why; `url` is None for a plan that is not run."""
+    """Where a request goes and why; `url` and `timing` are None for a plan that is not run."""
 
     id: str
     model: str
@@ -96,6 +111,7 @@ class Decision:
     batch: BatchInfo
     replica: str | None = None
     url: str | None = None
+    timing: PlanTiming | None = None
     candidates: tuple[Candidate, ...] = ()
 
 

@@ -13,13 +13,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from deployments.bounds import DEFAULT_BOUNDS, InputBounds, check_bounds, check_sequences, decode
 from deployments.config import AUTO_MODEL
+from deployments.keyring import ANYBODY, Caller
 from deployments.messages import RouteItem, RoutingAsk
 from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES
 from router.errors import InvalidRequestError, UnknownModelError
 
 HEADER_PREFIX = "x-router-"
+# Fields of vLLM's that can make a prompt longer than its messages and tools.
+UNREAD_FIELDS = frozenset(
+    {"add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort"}
+)
 
 
 class RoutingField(BaseModel):
@@ -32,6 +38,7 @@ class RoutingField(BaseModel):
     max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
+    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
     priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
     timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
 
@@ -87,24 +94,39 @@ class ParsedRequest:
         return json.dumps({**self._body, "model": model}, separators=(",", ":")).encode()
 
 
-def parse(kind: Kind, raw: bytes, headers: Mapping[str, str], models: tuple[str, ...]) -> ParsedRequest:
+def parse(
+    kind: Kind,
+    raw: bytes,
+    headers: Mapping[str, str],
+    models: tuple[str, ...],
+    caller: Caller = ANYBODY,
+    bounds: InputBounds = DEFAULT_BOUNDS,
+) -> ParsedRequest:
     """Reads one request.
+
+    Args:
+        models: that are served.
+        caller: who asks; may be allowed only some of the models.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
         UnknownModelError: a model is not served here; names those that are.
     """
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
-    return parse_object(kind, body, headers, models)
+    return parse_object(kind, decode(raw), headers, models, caller, bounds)
 
 
-def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tuple[str, ...]) -> ParsedRequest:
+def parse_object(
+    kind: Kind,
+    body: Any,
+    headers: Mapping[str, str],
+    models: tuple[str, ...],
+    caller: Caller = ANYBODY,
+    bounds: InputBounds = DEFAULT_BOUNDS,
+) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
+    check_bounds(kind, body, bounds)
     try:
         checked = _BODIES[kind].validate_python(body)
     except ValidationError as error:
@@ -114,6 +136,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
     named = None if checked.model == AUTO_MODEL else checked.model
     if named is not None:
         _check_models([named], models, "model")
+    ask = caller.restrict(named, ask)
     if kind == "chat":
         content = [dict(message) for message in body["messages"]]
         max_tokens = checked.max_completion_tokens or checked.max_tokens
@@ -122,14 +145,18 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
         content, tools = checked.prompt, None
         max_tokens = checked.max_tokens or 16  # OpenAI's default for completions
         prompts = _count_prompts(checked.prompt, named)
+    check_sequences(prompts, checked.n or 1, bounds)
     item = RouteItem(
         id=uuid.uuid4().hex,
         content=content,
         model=named,
         sequences=(checked.n or 1) * prompts,
+        prompts=prompts,
+        unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
         max_tokens=max_tokens,
         tools=tools,
         ask=ask,
+        account=caller.account,
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )
@@ -140,7 +167,7 @@ def parse_object(kind: Kind, body: Any, headers: Mapping[str, str], models: tupl
 def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:
     """The field `routing`, with headers for what it does not say."""
     values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
-    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s"):
+    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s", "wait-for-budget"):
         value = headers.get(HEADER_PREFIX + name)
         key = name.replace("-", "_")
         if value is not None and key not in values:
@@ -168,6 +195,7 @@ def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
         max_cost_usd=field.max_cost_usd,
         min_success=field.min_success,
         models=None if field.models is None else tuple(field.models),
+        wait_for_budget=field.wait_for_budget,
     )
 
 

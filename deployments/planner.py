@@ -10,14 +10,18 @@ import asyncio
 import itertools
 import json
 import logging
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.config import ModelConfig, RoutingConfig
 from deployments.estimates import Estimates, prior_estimates
+from deployments.funds import Funds
 from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
 from deployments.screening import allowed_models, refuse
 from deployments.strategies import checked_strategy
@@ -33,8 +37,10 @@ from router.assignment import (
     Status,
     Strategy,
     assign,
+    first_in_line,
     largest_feasible_subset,
 )
+from router.breaker import Breaker
 from router.errors import ApportionError, BudgetExceededError
 
 logger = logging.getLogger("ray.serve")
@@ -43,6 +49,7 @@ ADMISSION_LIMIT_S = 0.1
 
 Predict = Callable[[Sequence[RouteItem]], Awaitable[Estimates]]
 Solve = Callable[[BatchProblem, Strategy], Awaitable[Assignment]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,16 +88,41 @@ class Planner:
         self._max_model_len = np.array([model.max_model_len for model in models], dtype=float)
         self._last_prices: dict[Strategy, Prices] = {}
         self._batch_ids = itertools.count(1)
+        self._breakers = {"predictor": Breaker(), "solver": Breaker()}
+        self.rungs: Counter[str] = Counter()
 
     async def estimate(self, items: Sequence[RouteItem]) -> Estimates:
         """Predictions for the items; the models' means where the predictor fails or is late."""
-        try:
-            async with asyncio.timeout(self._predict_timeout_s):
-                return await self._predict(items)
-        except Exception as error:
-            logger.warning("predictor failed, planning with the models' means: %r", error)
+        estimates = await self._ask("predictor", self._predict_timeout_s, lambda: self._checked_prediction(items))
+        if estimates is None:
             prices = [model.price for model in self._models]
             return prior_estimates(items, self._mean_success, prices, self._max_model_len)
+        return estimates
+
+    def parts(self) -> dict[str, str]:
+        """Whether predictor and solver are asked: their breakers' states."""
+        now_s = time.monotonic()
+        return {name: breaker.state(now_s) for name, breaker in self._breakers.items()}
+
+    async def _checked_prediction(self, items: Sequence[RouteItem]) -> Estimates:
+        estimates = await self._predict(items)
+        estimates.check(len(items), len(self._models))
+        return estimates
+
+    async def _ask(self, part: str, timeout_s: float, call: Callable[[], Awaitable[T]]) -> T | None:
+        """The part's answer; None if it fails, is late, or has failed so often that it is left alone for now."""
+        breaker = self._breakers[part]
+        if not breaker.allows(time.monotonic()):
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await call()
+        except Exception as error:
+            breaker.failure(time.monotonic())
+            logger.warning("the %s failed, planning without it: %r", part, error)
+            return None
+        breaker.success()
+        return answer
 
     async def plan(
         self,
@@ -100,19 +132,28 @@ class Planner:
         capacity: NDArray[np.int64],
         policy: RoutingConfig,
         *,
+        avoided: NDArray[np.bool_] | None = None,
+        funds: Funds | None = None,
         explain: bool = False,
     ) -> Plan:
         """Decides a batch.
 
         Args:
+            items: those in front are seated first where slots are short.
             free_slots: (M,), what may be taken now.
-            capacity: (M,), slots of live replicas; a model with none may not answer.
+            capacity: (M,), slots of replicas that work; a model with none may not answer.
+            avoided: (N, M), models that have failed a request.
+            funds: what the limits on money leave each request, in the items' order; None: there are no limits.
             explain: decisions carry the predictions for every model.
         """
-        allowed = allowed_models(items, estimates, self._models, capacity)
-        batch = _Batch(items, estimates, allowed, free_slots.copy(), policy, explain)
+        healthy = np.tile(capacity > 0, (len(items), 1))
+        if avoided is not None:
+            healthy &= ~avoided
+        allowed = allowed_models(items, estimates, self._models, healthy)
+        batch = _Batch(items, estimates, allowed, free_slots.copy(), policy, explain, funds)
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
-            batch.refuse(row, refuse(items[row], estimates, row, self._models, capacity))
+            batch.refuse(row, refuse(items[row], estimates, row, self._models, healthy))
+        batch.leave_out_what_cannot_be_paid()
         for strategy, rows in batch.by_strategy():
             await self._plan_group(batch, strategy, rows)
         return Plan(batch.verdicts, batch.waiting)
@@ -120,19 +161,21 @@ class Planner:
     async def _plan_group(self, batch: _Batch, strategy: Strategy, rows: NDArray[np.int64]) -> None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
         problem = batch.problem(rows, with_samples=isinstance(strategy, RobustMip))
-        seated = await admitted(problem)
+        seated = seatable(problem)
         batch.wait(rows[~seated])
         if not seated.any():
             return
         rows, problem = batch.kept(rows, problem, seated)
         funded = await admitted(problem)
-        for row, cheapest in zip(rows[~funded].tolist(), cheapest_usd(problem)[~funded], strict=True):
-            batch.refuse(row, _over_budget(cheapest, problem, batch.policy))
+        batch.turn_away(rows, problem, funded)
         if not funded.any():
             return
-        rows, problem = batch.kept(rows, problem, funded)
+        if not funded.all():
+            rows, problem = batch.kept(rows, problem, funded)
         assignment, rung = await self._assign(problem, strategy)
-        self._decide(batch, rows, problem, assignment, rung if batch.estimates.predicted else "static")
+        rung = rung if batch.estimates.predicted else "static"
+        self.rungs[rung] += len(rows)
+        self._decide(batch, rows, problem, assignment, rung)
 
     def _decide(
         self, batch: _Batch, rows: NDArray[np.int64], problem: BatchProblem, assignment: Assignment, rung: str
@@ -172,19 +215,20 @@ class Planner:
             if favourites.status is not Status.infeasible:
                 # Everyone has the model that is best for them: an optimum that needs no solver.
                 return replace(favourites, strategy=strategy.name, bound=favourites.objective), strategy.name
-        try:
-            async with asyncio.timeout(self._solve_timeout_s):
-                assignment = await self._solve(problem, strategy)
-            if assignment.status is not Status.infeasible and assignment.model.shape == (len(problem.success),):
-                self._last_prices[strategy] = assignment.prices
-                return assignment, assignment.strategy
-            logger.warning("solver's answer is of no use: %s", assignment.status)
-        except Exception as error:
-            logger.warning("solver failed, planning with the last prices: %r", error)
+        solved = await self._ask("solver", self._solve_timeout_s, lambda: self._checked_solution(problem, strategy))
+        if solved is not None and solved.status is not Status.infeasible:
+            self._last_prices[strategy] = solved.prices
+            return solved, solved.strategy
         priced = assign(problem, Price(), warm=self._last_prices.get(strategy))
         if priced.status is not Status.infeasible:
             return priced, "price"
         return assign(problem, Greedy()), "greedy"
+
+    async def _checked_solution(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
+        assignment = await self._solve(problem, strategy)
+        if not is_assignment(problem, assignment.model):
+            raise ValueError(f"the solver's answer is none for this batch: {assignment.model.shape}")
+        return assignment
 
     def _candidates(self, batch: _Batch, row: int) -> tuple[Candidate, ...]:
         estimates = batch.estimates
@@ -213,11 +257,21 @@ class _Batch:
     remaining: NDArray[np.int64]
     policy: RoutingConfig
     explain: bool
+    funds: Funds | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
     def refuse(self, row: int, error: ApportionError) -> None:
         self.verdicts[self.items[row].id] = Refusal(self.items[row].id, error)
+
+    def leave_out_what_cannot_be_paid(self) -> None:
+        """Models whose worst case some limit on money has no room for; refuses requests that have no other."""
+        if self.funds is None or self.funds.affordable.all():
+            return
+        paid = self.allowed & self.funds.affordable
+        for row in np.flatnonzero(self.allowed.any(axis=1) & ~paid.any(axis=1)).tolist():
+            self.refuse(row, self.funds.error(row, self.allowed[row]))
+        self.allowed = paid
 
     def wait(self, rows: NDArray[np.int64]) -> None:
         self.waiting.update(self.items[row].id for row in rows)
@@ -236,6 +290,7 @@ class _Batch:
     def problem(self, rows: NDArray[np.int64], *, with_samples: bool) -> BatchProblem:
         """The rows' problem under the remaining slots, and no budget yet."""
         sequences = np.array([self.items[row].sequences for row in rows], dtype=np.int64)
+        priority = np.array([self.items[row].priority for row in rows], dtype=float)
         # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
         most = max(1, int(self.remaining.max(initial=1)))
         samples = self.estimates.success_samples if with_samples else None
@@ -245,6 +300,7 @@ class _Batch:
             slots=self.remaining.copy(),
             allowed=self.allowed[rows],
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
+            weight=None if (priority == 0).all() else np.exp2(priority),
             success_std=self.estimates.success_std[rows],
             success_samples=None if samples is None else samples[:, rows],
             cost_std_usd=self.estimates.cost_std_usd[rows],
@@ -255,17 +311,44 @@ class _Batch:
     ) -> tuple[NDArray[np.int64], BatchProblem]:
         """The kept requests and their problem, with the allowance that they bring."""
         rows, problem = rows[keep], problem.subset(keep)
-        return rows, replace(problem, budget_usd=allowance(rows, self.items, problem, self.policy))
+        if self.funds is None or self.funds.pacer is None:
+            return rows, replace(problem, budget_usd=allowance(rows, self.items, problem, self.policy))
+        if problem.budget_usd == float("inf"):  # asked once a batch, since a pacer learns from each
+            problem = replace(problem, budget_usd=self.funds.allowance_usd(self.funds.pacer, problem))
+        return rows, problem
+
+    def turn_away(self, rows: NDArray[np.int64], problem: BatchProblem, funded: NDArray[np.bool_]) -> None:
+        """Refuses what the cap cannot pay. Pacing refuses nobody: cheap models are full, so the rest waits for them."""
+        if self.funds is not None and self.funds.pacer is not None:
+            self.wait(rows[~funded])
+            return
+        for row, cheapest in zip(rows[~funded].tolist(), cheapest_usd(problem)[~funded], strict=True):
+            self.refuse(row, _over_budget(cheapest, problem, self.policy))
 
 
 async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:
-    """(N,): which requests slots and budget have room for, as many as can be; nearly always all, seen at a glance."""
+    """(N,): which requests the budget has room for, as many as can be; nearly always all, seen at a glance."""
     cost_usd = problem.cost_usd if problem.allowed is None else np.where(problem.allowed, problem.cost_usd, np.inf)
     cheapest = cost_usd.argmin(axis=1)
     use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
     if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
         return np.ones(problem.n_requests, dtype=bool)
     return await asyncio.to_thread(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
+
+
+def seatable(problem: BatchProblem) -> NDArray[np.bool_]:
+    """(N,): which requests there are slots for, those in front first; nearly always all, seen at a glance."""
+    if problem.load.sum() <= problem.slots.min():
+        return np.ones(problem.n_requests, dtype=bool)
+    return first_in_line(problem)
+
+
+def is_assignment(problem: BatchProblem, model: NDArray[np.int64]) -> bool:
+    """Whether it names for every request a model that may answer it, or none (-1)."""
+    if model.shape != (problem.n_requests,) or model.min() < -1 or model.max() >= problem.n_models:
+        return False
+    placed = np.flatnonzero(model >= 0)
+    return problem.allowed is None or bool(problem.allowed[placed, model[placed]].all())
 
 
 def cheapest_usd(problem: BatchProblem) -> NDArray[np.float64]:

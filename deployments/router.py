@@ -6,62 +6,38 @@ One exchange with an ingress carries many requests, endings and verdicts; answer
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.batcher import Batcher
-from deployments.config import RoutingConfig, ServiceConfig, describe, mean_success
+from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, describe, mean_success
 from deployments.estimates import Estimates, concatenate
-from deployments.messages import Decision, Done, EngineReplica, Refusal, RouteItem, Verdict
+from deployments.fleet import Fleet
+from deployments.keyring import Keyring
+from deployments.mailbox import Entry, Mailbox
+from deployments.messages import Decision, Done, EngineReplica, PlanTiming, Refusal, Reply, Report, RouteItem, Verdict
+from deployments.parking import Parking
 from deployments.planner import Planner
+from deployments.treasury import Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
-from router.budget import Tally
-from router.errors import ApportionError, ConfigurationError
-from router.slots import SlotLedger
+from router.budget import Shortage
+from router.budget.standing import Claim
+from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError, RateLimitError
+from router.rate import RateLimiter
 
 logger = logging.getLogger("ray.serve")
 
 POLL_S = 5.0  # an exchange answers by then, with or without verdicts
-REPLICA_TTL_S = 10.0  # an engine replica unheard of for so long is taken for dead
-INGRESS_TTL_S = 30.0  # likewise an ingress; what it had in flight is charged and freed
+INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
 SOLVER_GRACE_S = 0.25
-
-
-@dataclass(slots=True)
-class _Entry:
-    item: RouteItem
-    ingress: str
-    estimates: Estimates | None = None
-    cancelled: bool = False
-
-
-@dataclass(slots=True)
-class _IngressState:
-    """What waits to be told to one ingress, and what it owns."""
-
-    verdicts: list[Verdict] = field(default_factory=list)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    undecided: dict[str, _Entry] = field(default_factory=dict)
-    in_flight: set[str] = field(default_factory=set)
-    seen_s: float = field(default_factory=time.monotonic)
-
-    def tell(self, verdict: Verdict) -> None:
-        self.undecided.pop(verdict.id, None)
-        self.verdicts.append(verdict)
-        self.ready.set()
-
-    def take(self) -> list[Verdict]:
-        verdicts, self.verdicts = self.verdicts, []
-        self.ready.clear()
-        return verdicts
+SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
 
 
 @serve.deployment(max_ongoing_requests=10_000)
@@ -75,17 +51,19 @@ class Router:
         solver: DeploymentHandle,
         engines: dict[str, DeploymentHandle],
     ) -> None:
+        self._id = uuid.uuid4().hex
+        self._settled_s = time.monotonic() + SETTLE_S
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
-        self._policy = config.routing
+        self._policy: RoutingConfig = config.routing
         self._predictor = predictor
         self._solver = solver
-        self._columns = {name: column for column, name in enumerate(config.names)}
-        self._slots = SlotLedger(len(config.models))
-        self._tally = Tally()
-        self._urls: dict[str, str] = {}
-        self._heard_s: dict[str, float] = {}
-        self._ingresses: dict[str, _IngressState] = {}
+        self._fleet = Fleet(config.names)
+        self._treasury = Treasury(config.budget, config.models, config.dispatch.request_timeout_s)
+        self._keyring = None if config.keys is None else Keyring(config.keys, config.names)
+        self._rates = RateLimiter({})
+        self._take_keys()
+        self._mailboxes: dict[str, Mailbox] = {}
         self._planner = Planner(
             config.models,
             mean_success(config),
@@ -94,13 +72,16 @@ class Router:
             predict_timeout_s=config.predictor.timeout_s,
             solve_timeout_s=config.solver.time_limit_s + SOLVER_GRACE_S,
         )
-        self._batcher: Batcher[_Entry] = Batcher(
+        self._batcher: Batcher[Entry] = Batcher(
             self._plan,
             lambda entry: entry.item.id,
             max_batch_size=config.batching.max_batch_size,
             max_wait_s=config.batching.max_wait_ms / 1e3,
             max_queue=config.batching.max_queue,
+            priority=lambda entry: entry.item.priority,
+            aging_s=config.batching.aging_s,
         )
+        self._parking: Parking[Entry] = Parking(self._put, places=config.batching.max_queue)
         self._sweeper: asyncio.Task[None] | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -110,44 +91,51 @@ class Router:
             ConfigurationError: a field is wrong; the old policy stays.
         """
         try:
-            self._policy = RoutingConfig.model_validate(user_config)
+            policy = LivePolicy.model_validate(user_config)
         except ValueError as error:
             message = describe(error) if hasattr(error, "errors") else str(error)
             raise ConfigurationError(f"Router.user_config: {message}") from error
+        if self._config.budget is not None:
+            limits = self._config.budget.limits if policy.limits is None else policy.limits
+            self._treasury.set_limits(limit.limit() for limit in limits)
+        elif policy.limits:
+            raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
+        self._policy = policy
 
-    async def exchange(
-        self,
-        ingress: str,
-        items: Sequence[RouteItem],
-        done: Sequence[Done],
-        cancelled: Sequence[str],
-        wait: bool,
-    ) -> list[Verdict]:
+    def __del__(self) -> None:
+        if hasattr(self, "_treasury"):  # else it is what has failed
+            self._treasury.close()
+
+    async def exchange(self, report: Report, wait: bool) -> Reply:
         """An ingress hands over what is new and what has ended, and gets the verdicts that are ready.
+
+        What was handed over before is not taken twice, so a report may be sent again when its reply was lost.
 
         Args:
             wait: answer when there is a verdict (or after some seconds), not at once.
         """
         self._start_sweeper()
-        state = self._ingresses.setdefault(ingress, _IngressState())
-        state.seen_s = time.monotonic()
-        self._end(state, done, cancelled)
-        for item in items:
-            entry = _Entry(item, ingress)
-            state.undecided[item.id] = entry
-            try:
-                self._batcher.put(entry)
-            except ApportionError as error:
-                state.tell(Refusal(item.id, error))
-        if wait and not state.verdicts:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(state.ready.wait(), POLL_S)
-        return state.take()
+        mailbox = self._mailboxes.setdefault(report.ingress, Mailbox())
+        mailbox.seen_s = time.monotonic()
+        for held in report.held:
+            if held.id not in mailbox.in_flight:
+                mailbox.in_flight[held.id] = None
+                self._fleet.adopt(held)
+                self._treasury.plan(held.id, held.cost_usd)
+        self._end(mailbox, report.done, report.cancelled)
+        for item in report.items:
+            if not mailbox.knows(item.id):
+                self._queue(mailbox, Entry(item, report.ingress))
+        await self._treasury.flush()  # an ending is told again until it is known to be in the ledger
+        if wait:
+            await mailbox.wait(POLL_S)
+        return Reply(self._id, mailbox.take())
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
+        self._check_rate(items[0])
         estimates = await self._planner.estimate(items)
-        capacity = self._slots.capacity()
+        capacity = self._fleet.capacity()
         plan = await self._planner.plan(items, estimates, capacity, capacity, self._policy, explain=True)
         waiting = ApportionError("more requests than slots: this one would wait for the next batch")
         return [plan.verdicts.get(item.id) or Refusal(item.id, waiting) for item in items]
@@ -155,40 +143,64 @@ class Router:
     async def announce(self, replica: EngineReplica) -> None:
         """An engine replica's heartbeat."""
         self._start_sweeper()
-        if replica.draining or replica.model not in self._columns:
-            self._drop_replica(replica.id)
-            return
-        is_new = replica.id not in self._urls
-        self._heard_s[replica.id] = time.monotonic()
-        self._urls[replica.id] = replica.url
-        self._slots.join(replica.id, self._columns[replica.model], replica.slots)
-        if is_new:
-            logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
+        if self._fleet.announce(replica):
             self._batcher.wake()
 
-    def state(self) -> dict[str, Any]:
-        """Numbers of the moment: replicas, slots, queue, money."""
-        capacity, free = self._slots.capacity().tolist(), self._slots.free_slots().tolist()
+    async def state(self) -> dict[str, Any]:
+        """Numbers of the moment: replicas, slots, queue, money, and how well the parts do."""
         return {
-            "models": {
-                name: {"slots": capacity[column], "free_slots": free[column]} for name, column in self._columns.items()
-            },
-            "replicas": dict(self._urls),
+            **self._fleet.describe(),
+            "parts": self._planner.parts(),
+            "rungs": dict(self._planner.rungs),
             "waiting": len(self._batcher),
-            "in_flight": self._slots.in_flight,
-            "reserved_usd": self._tally.planned_usd,
-            "spent_usd": self._tally.spent_usd,
+            "waiting_for_budget": len(self._parking),
+            "in_flight": self._fleet.in_flight,
+            **await self._treasury.statement(),
             "budget_usd_per_request": self._policy.budget_usd_per_request,
             "strategy": self._policy.strategy,
         }
 
-    async def _plan(self, entries: list[_Entry]) -> set[str]:
+    def _queue(self, mailbox: Mailbox, entry: Entry) -> None:
+        mailbox.undecided[entry.item.id] = entry
+        try:
+            self._check_rate(entry.item)
+        except RateLimitError as error:
+            mailbox.tell(Refusal(entry.item.id, error))
+            return
+        self._put(entry)
+
+    def _take_keys(self) -> None:
+        """The budgets and rates that keys bring, from the next request on."""
+        if self._keyring is not None:
+            self._treasury.set_key_limits(self._keyring.limits())
+            self._rates.per_minute = self._keyring.rates()
+
+    def _check_rate(self, item: RouteItem) -> None:
+        wait_s = self._rates.take(item.account.key, time.monotonic())
+        if wait_s is not None:
+            raise RateLimitError(
+                f"this API key may ask {self._rates.per_minute[item.account.key or '']:g} times a minute; try again in "
+                f"{wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+
+    def _put(self, entry: Entry) -> None:
+        try:
+            self._batcher.put(entry, patience_s=entry.left_s)
+        except ApportionError as error:
+            self._tell(entry, Refusal(entry.item.id, error))
+
+    async def _plan(self, entries: list[Entry]) -> set[str]:
         fresh = [entry for entry in entries if entry.estimates is None]
         if fresh:
+            began_s = time.monotonic()
             estimates = await self._planner.estimate([entry.item for entry in fresh])
+            predict_s = time.monotonic() - began_s
             for row, entry in enumerate(fresh):
-                entry.estimates = estimates.rows([row])
-        live = [entry for entry in entries if not entry.cancelled and entry.estimates is not None]
+                entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
+        while not self._fleet.complete and time.monotonic() < self._settled_s:  # noqa: ASYNC110 (once, at the start)
+            await asyncio.sleep(0.05)
+        live = [entry for entry in entries if not entry.cancelled and entry.left_s > 0]
         if not live:
             return set()
         try:
@@ -200,61 +212,119 @@ class Router:
                 self._tell(entry, Refusal(entry.item.id, failure))
             return set()
 
-    async def _decide(self, entries: list[_Entry]) -> set[str]:
+    async def _decide(self, entries: list[Entry]) -> set[str]:
         items = [entry.item for entry in entries]
         estimates = concatenate([entry.estimates for entry in entries if entry.estimates is not None])
+        funds = await self._treasury.look(items, estimates)
+        began_s = time.monotonic()
         plan = await self._planner.plan(
-            items, estimates, self._slots.free_slots(), self._slots.capacity(), self._policy
+            items,
+            estimates,
+            self._fleet.free_slots(),
+            self._fleet.capacity(),
+            self._policy,
+            avoided=self._fleet.avoided(items),
+            funds=funds,
         )
+        solve_s = time.monotonic() - began_s
         left = set(plan.waiting)
-        for entry in entries:
+        seated: list[tuple[Entry, Decision]] = []
+        claims: list[Claim] = []
+        for row, entry in enumerate(entries):
             verdict = plan.verdicts.get(entry.item.id)
             if verdict is None or entry.cancelled:
                 continue
-            if isinstance(verdict, Decision):
-                verdict = self._seat(entry, verdict)
-            if verdict is None:
+            if isinstance(verdict, Refusal):
+                self._refuse(entry, verdict.error)
+                continue
+            timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
+            decision = self._seat(entry, verdict, timing)
+            if decision is None:
                 left.add(entry.item.id)
-            else:
-                self._tell(entry, verdict)
+                continue
+            seated.append((entry, decision))
+            if funds is not None:
+                claims.append(funds.claim(row, decision.model))
+        left |= await self._pay(seated, claims)
         return left - {entry.item.id for entry in entries if entry.cancelled}
 
-    def _seat(self, entry: _Entry, decision: Decision) -> Decision | None:
-        """Reserves slot and money; None if the slots went to another batch meanwhile."""
-        column = self._columns[decision.model]
-        replica = self._slots.reserve(decision.id, column, entry.item.sequences)
+    def _seat(self, entry: Entry, decision: Decision, timing: PlanTiming) -> Decision | None:
+        """Reserves slots; None if they went to another batch meanwhile."""
+        replica = self._fleet.seat(entry.item, decision.model)
         if replica is None:
             return None
-        self._tally.plan(decision.id, decision.cost_usd)
-        self._ingresses[entry.ingress].in_flight.add(decision.id)
-        return dataclasses.replace(decision, replica=replica, url=self._urls[replica])
+        return dataclasses.replace(decision, replica=replica.id, url=replica.url, timing=timing)
 
-    def _free(self, request_id: str) -> None:
-        self._slots.release(request_id)
-        self._tally.release(request_id)
+    async def _pay(self, seated: list[tuple[Entry, Decision]], claims: list[Claim]) -> set[str]:
+        """Reserves the worst cases of seated requests, and only then tells where they go; returns what waits.
 
-    def _tell(self, entry: _Entry, verdict: Verdict) -> None:
-        state = self._ingresses.get(entry.ingress)
-        if state is not None:
-            state.tell(verdict)
+        Args:
+            claims: of `seated`, or none if there are no limits.
+        """
+        shortages: Sequence[Shortage | None] = [None] * len(seated)
+        if claims:
+            try:
+                shortages = await self._treasury.reserve(claims)
+            except ApportionError:
+                for _, decision in seated:
+                    self._fleet.release(decision.id)
+                raise
+        left = set()
+        for (entry, decision), shortage in zip(seated, shortages, strict=True):
+            if shortage is None and not entry.cancelled:
+                self._treasury.plan(decision.id, decision.cost_usd)
+                self._tell(entry, decision)
+                continue
+            self._fleet.release(decision.id)
+            if shortage is None:
+                self._treasury.release(decision.id)
+            elif self._may_try_cheaper(entry, shortage):
+                left.add(entry.item.id)
+            else:
+                self._refuse(entry, shortage.error(time.time()))
+        if left:
+            self._batcher.wake()
+        return left
 
-    def _end(self, state: _IngressState, done: Sequence[Done], cancelled: Sequence[str]) -> None:
+    def _may_try_cheaper(self, entry: Entry, shortage: Shortage) -> bool:
+        """Whether to plan again, since others of the batch took the money and something is left of it."""
+        entry.replans += 1
+        return shortage.left_nano > 0 and entry.replans <= len(self._config.models)
+
+    def _refuse(self, entry: Entry, error: ApportionError) -> None:
+        """Tells the request why, or keeps it until there is money again if it asked for that and has the time."""
+        wait_s = error.retry_after_s if isinstance(error, BudgetExhaustedError) else None
+        may_wait = entry.item.ask.wait_for_budget and not entry.cancelled
+        if may_wait and wait_s is not None and wait_s < min(entry.left_s, self._config.dispatch.request_timeout_s):
+            entry.replans = 0
+            if self._parking.park(entry.item.id, entry, wait_s):
+                return
+        self._tell(entry, Refusal(entry.item.id, error))
+
+    def _tell(self, entry: Entry, verdict: Verdict) -> None:
+        mailbox = self._mailboxes.get(entry.ingress)
+        if mailbox is not None:
+            mailbox.tell(verdict)
+
+    def _end(self, mailbox: Mailbox, done: Sequence[Done], cancelled: Sequence[str]) -> None:
         for end in done:
-            state.in_flight.discard(end.id)
-            if end.lost_replica:
-                self._lose_replica_of(end.id)
+            mailbox.in_flight.pop(end.id, None)
+            self._fleet.end(end)
             if end.worked:
-                self._tally.end(end.id, end.cost_usd)
-            self._free(end.id)
+                self._treasury.settle(end.id, end.cost_usd)
+            else:
+                self._treasury.release(end.id)
         for request_id in cancelled:
-            entry = state.undecided.pop(request_id, None)
+            entry = mailbox.undecided.pop(request_id, None)
             if entry is not None:
                 entry.cancelled = True
                 self._batcher.discard(request_id)
-            elif request_id in state.in_flight:
+                self._parking.discard(request_id)
+            elif request_id in mailbox.in_flight:
                 # Decided while the cancel was on its way; no engine has seen it.
-                state.in_flight.discard(request_id)
-                self._free(request_id)
+                del mailbox.in_flight[request_id]
+                self._fleet.release(request_id)
+                self._treasury.release(request_id)
         if done or cancelled:
             self._batcher.wake()
 
@@ -264,17 +334,6 @@ class Router:
     async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         return await self._solver.solve.remote(problem, strategy)
 
-    def _lose_replica_of(self, request_id: str) -> None:
-        replica = self._slots.replica_of(request_id)
-        if replica is not None:
-            self._drop_replica(replica)
-
-    def _drop_replica(self, replica: str) -> None:
-        if self._urls.pop(replica, None) is not None:
-            logger.info("replica %s left", replica)
-        self._heard_s.pop(replica, None)
-        self._slots.leave(replica)
-
     def _start_sweeper(self) -> None:
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep())
@@ -282,12 +341,15 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1.0)
+            if self._keyring is not None and self._keyring.refresh():
+                self._take_keys()
+            await self._treasury.expire()
+            if self._fleet.sweep():
+                self._batcher.wake()
             now_s = time.monotonic()
-            for replica in [r for r, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]:
-                self._drop_replica(replica)
-                self._batcher.wake()  # what waited for its slots may now be refused
-            for name, state in list(self._ingresses.items()):
-                if now_s - state.seen_s > INGRESS_TTL_S and (state.in_flight or state.undecided):
-                    logger.warning("ingress %s is gone; freeing what it had in flight", name)
-                    self._end(state, [Done(i, None) for i in list(state.in_flight)], list(state.undecided))
-                    del self._ingresses[name]
+            for name, mailbox in list(self._mailboxes.items()):
+                if now_s - mailbox.seen_s > INGRESS_TTL_S:
+                    if mailbox.in_flight or mailbox.undecided:
+                        logger.warning("ingress %s is gone; freeing what it had in flight", name)
+                    self._end(mailbox, [Done(i, None) for i in list(mailbox.in_flight)], list(mailbox.undecided))
+                    del self._mailboxes[name]

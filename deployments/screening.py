@@ -23,10 +23,14 @@ def allowed_models(
     items: Sequence[RouteItem],
     estimates: Estimates,
     models: Sequence[ModelConfig],
-    capacity: NDArray[np.int64],
+    healthy: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """(N, M): False where a name, an allow-list, the context length, a limit of the request, or health forbids."""
-    allowed = _named(items, models) & _fits(items, estimates, models) & (capacity > 0)[None, :]
+    """(N, M): False where a name, an allow-list, the context length, a limit of the request, or health forbids.
+
+    Args:
+        healthy: (N, M), models that have a replica for the request.
+    """
+    allowed = _named(items, models) & _fits(items, estimates, models) & healthy
     most_usd = np.array([_or(item.ask.max_cost_usd, np.inf) for item in items])
     least = np.array([_or(item.ask.min_success, 0.0) for item in items])
     allowed &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
@@ -39,7 +43,7 @@ def refuse(
     estimates: Estimates,
     row: int,
     models: Sequence[ModelConfig],
-    capacity: NDArray[np.int64],
+    healthy: NDArray[np.bool_],
 ) -> ApportionError:
     """The error for a request that no model may answer: the first limit that leaves none."""
     if row in estimates.errors:
@@ -55,23 +59,23 @@ def refuse(
             f"the prompt has {tokens} tokens{answer}; the longest context of the models that may answer "
             f"is {longest} tokens: shorten the prompt or lower max_tokens"
         )
-    healthy = fitting & (capacity > 0)
-    if not healthy.any():
-        names = [model.name for model, may in zip(models, fitting, strict=True) if may]
+    may = fitting & healthy[row]
+    if not may.any():
+        names = [model.name for model, fits in zip(models, fitting, strict=True) if fits]
         return UnavailableError(f"no replica of {', '.join(names)} is ready; try again in some seconds")
     cost_usd, success = one.cost_usd[0], one.success[0]
     if item.ask.max_cost_usd is not None:
-        affordable = healthy & (cost_usd <= item.ask.max_cost_usd)
+        affordable = may & (cost_usd <= item.ask.max_cost_usd)
         if not affordable.any():
             return BudgetExceededError(
-                f"the cheapest model that may answer costs {cost_usd[healthy].min():.3g} USD, more than "
+                f"the cheapest model that may answer costs {cost_usd[may].min():.3g} USD, more than "
                 f"max_cost_usd {item.ask.max_cost_usd:.3g}; raise it or lower max_tokens",
                 param="routing.max_cost_usd",
             )
-        healthy = affordable
+        may = affordable
     return InfeasibleError(
         f"no model within the request's limits reaches min_success {item.ask.min_success:.3g}; the best is "
-        f"{success[healthy].max():.3g}: lower it or allow more models",
+        f"{success[may].max():.3g}: lower it or allow more models",
         param="routing.min_success",
     )
 

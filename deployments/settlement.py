@@ -13,12 +13,12 @@ COMMENT_MAX_BYTES = 96
 
 
 def settled_header(cost_usd: float) -> tuple[str, str]:
-    return SETTLED_HEADER, f"{cost_usd:.6g}"
+    return SETTLED_HEADER, f"{cost_usd:.12g}"
 
 
 def settled_comment(cost_usd: float) -> str:
     """An SSE comment: a line that begins with a colon, and an empty one."""
-    return f": {SETTLED_HEADER} {cost_usd:.6g}\n\n"
+    return f": {SETTLED_HEADER} {cost_usd:.12g}\n\n"
 
 
 def find_settled(tail: bytes) -> float | None:

@@ -4,7 +4,9 @@ ApportionError                      500  internal_error
 ├── InvalidRequestError             400  invalid_request
 │   ├── UnknownModelError           404  model_not_found
 │   ├── PayloadTooLargeError        413  payload_too_large
-│   └── ContextLengthError          400  context_length_exceeded
+│   ├── ContextLengthError          400  context_length_exceeded
+│   ├── AuthenticationError         401  invalid_api_key
+│   └── PermissionDeniedError       403  model_not_allowed
 ├── InfeasibleError                 429  no_feasible_assignment
 │   └── BudgetExceededError         402  budget_exceeded
 │       └── BudgetExhaustedError    429  budget_exhausted
@@ -12,6 +14,7 @@ ApportionError                      500  internal_error
 │   ├── OutcomesTableError          500  invalid_outcomes_table
 │   └── ArtefactError               500  invalid_artefact
 ├── OverloadedError                 429  overloaded
+│   └── RateLimitError              429  rate_limit_exceeded
 ├── UnavailableError                503  unavailable
 │   └── LedgerError                 503  ledger_unavailable
 └── DeadlineError                   504  deadline_exceeded
@@ -66,6 +69,14 @@ class ContextLengthError(InvalidRequestError):
     code = "context_length_exceeded"
 
 
+class AuthenticationError(InvalidRequestError):
+    status, code = 401, "invalid_api_key"
+
+
+class PermissionDeniedError(InvalidRequestError):
+    status, code = 403, "model_not_allowed"
+
+
 class InfeasibleError(ApportionError):
     """No assignment keeps every limit; the message names the limit and by how much it is missed."""
 
@@ -96,6 +107,12 @@ class ArtefactError(ConfigurationError):
 
 class OverloadedError(ApportionError):
     status, code, type = 429, "overloaded", "rate_limit_error"
+
+
+class RateLimitError(OverloadedError):
+    """This caller asks too often; others may be served."""
+
+    code = "rate_limit_exceeded"
 
 
 class UnavailableError(ApportionError):

@@ -5,6 +5,7 @@ Knows replicas only as names with a number of slots; knows no clock, no network,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,12 @@ class _Replica:
     slots: int
     used: int = 0
     present: bool = True
+    most: int | None = None
+
+    @property
+    def usable(self) -> int:
+        """Slots that may be taken, used or not."""
+        return self.slots if self.most is None else min(self.slots, self.most)
 
 
 class SlotLedger:
@@ -59,22 +66,28 @@ class SlotLedger:
             known.present = False
             self._forget_if_unused(replica)
 
+    def restrict(self, replica: str, most: int | None) -> None:
+        """Lets a replica have at most so many requests in flight for now; None: all of its slots."""
+        known = self._replicas.get(replica)
+        if known is not None:
+            known.most = most
+
     def capacity(self) -> NDArray[np.int64]:
         """Slots of each model's present replicas, used or not: (n_models,)."""
         total = np.zeros(self._n_models, dtype=np.int64)
         for replica in self._present():
-            total[replica.model] += replica.slots
+            total[replica.model] += replica.usable
         return total
 
     def free_slots(self) -> NDArray[np.int64]:
         """Free slots of each model's present replicas: (n_models,)."""
         free = np.zeros(self._n_models, dtype=np.int64)
         for replica in self._present():
-            free[replica.model] += max(0, replica.slots - replica.used)
+            free[replica.model] += max(0, replica.usable - replica.used)
         return free
 
-    def reserve(self, request_id: str, model: int, sequences: int) -> str | None:
-        """Takes slots on the model's least used replica.
+    def reserve(self, request_id: str, model: int, sequences: int, avoid: Collection[str] = frozenset()) -> str | None:
+        """Takes slots on the model's least used replica, but on none that is to be avoided.
 
         Returns:
             The replica's name, or None if the model has no replica with that many free slots. A request with
@@ -85,15 +98,21 @@ class SlotLedger:
             for name, replica in self._replicas.items()
             if replica.present
             and replica.model == model
-            and replica.used + min(sequences, replica.slots) <= replica.slots
+            and name not in avoid
+            and replica.usable > 0
+            and replica.used + min(sequences, replica.usable) <= replica.usable
         ]
         if not candidates or request_id in self._seats:
             return None
-        name, chosen = max(candidates, key=lambda pair: pair[1].slots - pair[1].used)
-        held = min(sequences, chosen.slots)
-        chosen.used += held
-        self._seats[request_id] = Seat(request_id, model, name, held)
+        name, chosen = max(candidates, key=lambda pair: pair[1].usable - pair[1].used)
+        self._seat(request_id, name, min(sequences, chosen.usable))
         return name
+
+    def adopt(self, request_id: str, model: int, sequences: int, replica: str) -> None:
+        """Seats a request that is in flight already, on a replica that may not have joined yet."""
+        if request_id not in self._seats:
+            self._replicas.setdefault(replica, _Replica(model, 0, present=False))
+            self._seat(request_id, replica, sequences)
 
     def release(self, request_id: str) -> None:
         """Ends a request; one that is unknown or has ended is left alone."""
@@ -106,6 +125,15 @@ class SlotLedger:
         """The replica that a request in flight sits on."""
         seat = self._seats.get(request_id)
         return None if seat is None else seat.replica
+
+    def replicas_of(self, model: int) -> list[str]:
+        """Present replicas of a model that may be used."""
+        return [n for n, r in self._replicas.items() if r.present and r.model == model and r.usable > 0]
+
+    def _seat(self, request_id: str, replica: str, sequences: int) -> None:
+        known = self._replicas[replica]
+        known.used += sequences
+        self._seats[request_id] = Seat(request_id, known.model, replica, sequences)
 
     def _present(self) -> list[_Replica]:
         return [replica for replica in self._replicas.values() if replica.present]

@@ -12,7 +12,7 @@ The budget row is divided by the largest cost. A user's own rows are added to th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ MIP_ABSOLUTE_GAP = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class ModelSolution:
-    """values: (n_pairs,) of `model.x` in its order, None when HiGHS found none; bound: proved upper bound."""
+    """values: of the variables that were asked for, None when HiGHS found none; bound: proved upper bound."""
 
     values: FloatArray | None
     objective: float
@@ -102,11 +102,13 @@ def solve_model(
     time_limit_s: float | None = None,
     target: float | None = None,
     max_nodes: int | None = None,
+    variables: Sequence[Any] | None = None,
 ) -> ModelSolution:
     """Hand a linear Pyomo model with the variables `model.x`, to be maximised, to HiGHS on one thread.
 
     gap: relative gap at which to stop; target: objective at which any answer is good enough; max_nodes: most
-    branch-and-bound nodes. Values that the variables of `model.x` already have are the solver's start.
+    branch-and-bound nodes. Values that all variables already have are the solver's start. variables: those to read
+    in place of `model.x`.
 
     The model is compiled by Pyomo to sparse matrices and passed to HiGHS as arrays: Pyomo's HiGHS interfaces
     add one call per variable and row, which takes longer than solving a small core.
@@ -132,7 +134,7 @@ def solve_model(
     solver.passModel(program)
     _pass_start(solver, form)
     solver.run()
-    return _read(solver, form, model)
+    return _read(solver, form, list(model.x.values()) if variables is None else variables)
 
 
 def quiet_highs(time_limit_s: float | None = None) -> Any:
@@ -196,7 +198,7 @@ def _pass_start(solver: Any, form: Any) -> None:
         solver.setSolution(solution)
 
 
-def _read(solver: Any, form: Any, model: PyomoModel) -> ModelSolution:
+def _read(solver: Any, form: Any, variables: Sequence[Any]) -> ModelSolution:
     import highspy
 
     status, info, kinds = solver.getModelStatus(), solver.getInfo(), highspy.HighsModelStatus
@@ -207,5 +209,5 @@ def _read(solver: Any, form: Any, model: PyomoModel) -> ModelSolution:
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
         return ModelSolution(None, -math.inf, bound, infeasible, timed_out)
     by_id = dict(zip(map(id, form.columns), solver.getSolution().col_value, strict=True))
-    values = np.array([by_id.get(id(var), 0.0) for var in model.x.values()])
+    values = np.array([by_id.get(id(var), 0.0) for var in variables])
     return ModelSolution(values, -info.objective_function_value, bound, False, timed_out)

@@ -67,16 +67,22 @@ class Standing:
 
     def take(self, claim: Claim) -> Shortage | None:
         """Sets the claim aside in these balances if every limit has room; else says which has not, changing nothing."""
-        bound = [(limit, self.balance(key), key) for key, limit in self._of(claim.account, claim.model)]
-        nano = claim.nano
-        short = [(b, limit, key) for limit, b, key in bound if limit and b.committed_nano + nano > limit.nano_usd]
-        if short:
-            shortages = [self._shortage(balance, limit, key, nano) for balance, limit, key in short]
-            # The last to end decides: before that, trying again is of no use.
-            return max(shortages, key=lambda s: float("inf") if s.retry_at_s is None else s.retry_at_s)
-        for _, balance, _ in bound:
-            balance.reserved_nano += nano
-        return None
+        shortage = self.short(claim)
+        if shortage is None:
+            for key, _ in self._of(claim.account, claim.model):
+                self.balance(key).reserved_nano += claim.nano
+        return shortage
+
+    def short(self, claim: Claim) -> Shortage | None:
+        """A limit that has no room for the claim; of several the last to end: before, trying again is of no use."""
+        shortages = [
+            self._shortage(balance, limit, key, claim.nano)
+            for key, limit in self._of(claim.account, claim.model)
+            if limit is not None and (balance := self.balance(key)).committed_nano + claim.nano > limit.nano_usd
+        ]
+        if not shortages:
+            return None
+        return max(shortages, key=lambda s: float("inf") if s.retry_at_s is None else s.retry_at_s)
 
     def left_nano(self, accounts: Sequence[Account], models: Sequence[str]) -> NDArray[np.int64]:
         """The most that one request of each account may cost on each model: (n_accounts, n_models)."""
@@ -95,6 +101,10 @@ class Standing:
         if balance is None:
             balance = self.balances[key] = Balance()
         return balance
+
+    def total(self) -> Balance:
+        """Everything that was ever spent and is set aside, if it is known here."""
+        return self.balance(TOTAL_KEY)
 
     def of_limit(self, limit: Limit) -> list[tuple[str, Balance]]:
         """The names and balances that a limit has to do with, as far as they are known here."""

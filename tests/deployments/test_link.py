@@ -1,18 +1,17 @@
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from deployments import link as link_module
 from deployments.link import RouterLink
-from deployments.messages import BatchInfo, Decision, Done, Refusal, RouteItem, Verdict
+from deployments.messages import BatchInfo, Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
 from router.errors import BudgetExceededError, UnavailableError
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
 
 
 def decide(item: RouteItem) -> Decision:
-    return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH)
+    return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, "replica", "http://engine")
 
 
 class FakeRouter:
@@ -20,6 +19,8 @@ class FakeRouter:
 
     def __init__(self, planning_s: float = 0.0) -> None:
         self.planning_s = planning_s
+        self.name = "router"
+        self.held: list[Held] = []
         self.exchanges: list[tuple[list[str], bool]] = []
         self.done: list[Done] = []
         self.cancelled: list[str] = []
@@ -27,31 +28,31 @@ class FakeRouter:
         self.refuse: set[str] = set()
         self.failures = 0
 
-    async def exchange(
-        self,
-        name: str,
-        items: Sequence[RouteItem],
-        done: Sequence[Done],
-        cancelled: Sequence[str],
-        wait: bool,
-    ) -> list[Verdict]:
+    async def exchange(self, report: Report, wait: bool) -> Reply:
         if self.failures:
             self.failures -= 1
             raise ConnectionError("router restarts")
-        self.exchanges.append(([item.id for item in items], wait))
-        self.done += done
-        self.cancelled += cancelled
-        self.undecided |= {item.id: item for item in items}
-        for request_id in cancelled:
+        self.exchanges.append(([item.id for item in report.items], wait))
+        self.done += report.done
+        self.cancelled += report.cancelled
+        self.held += report.held
+        self.undecided |= {item.id: item for item in report.items}
+        for request_id in report.cancelled:
             self.undecided.pop(request_id, None)
         if not wait:
-            return []
+            return Reply(self.name, ())
         await asyncio.sleep(self.planning_s)
         ready, self.undecided = self.undecided, {}
-        return [
+        verdicts: list[Verdict] = [
             Refusal(key, BudgetExceededError("too dear")) if key in self.refuse else decide(item)
             for key, item in ready.items()
         ]
+        return Reply(self.name, tuple(verdicts))
+
+    def restart(self) -> None:
+        """Another incarnation, which knows nothing."""
+        self.name += "'"
+        self.undecided = {}
 
 
 def item(name: str) -> RouteItem:
@@ -99,6 +100,16 @@ async def test_endings_are_told_together() -> None:
     assert len(router.exchanges) == 2
 
 
+async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    for number in range(4):
+        await link.plan(item(f"r{number}"))
+        link.finish(Done(f"r{number}", 1e-6))
+    assert len(router.exchanges) == 4
+    assert [d.id for d in router.done] == ["r0", "r1", "r2"]
+
+
 async def test_a_cancelled_request_frees_its_seat() -> None:
     router = FakeRouter(planning_s=0.1)
     link = RouterLink(router.exchange)
@@ -131,8 +142,49 @@ async def test_a_restarting_router_is_asked_again(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_router_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(link_module, "PATIENCE_S", 0.05)
     router = FakeRouter()
-    router.failures = 1000
+    router.failures = 1_000_000
     link = RouterLink(router.exchange)
     with pytest.raises(UnavailableError, match="router does not answer"):
         await link.plan(item("r"))
+
+
+async def test_a_router_that_came_back_is_told_what_is_in_flight() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    await link.plan(RouteItem(id="long", content="x", sequences=2))
+    await link.plan(item("short"))
+    link.finish(Done("short", 1e-6))
+    await asyncio.sleep(0.01)
+    router.restart()
+    await link.plan(item("next"))
+    await asyncio.sleep(0.01)
+    assert router.held == [
+        Held("long", "small", "replica", 2, 1e-6),
+        Held("next", "small", "replica", 1, 1e-6),
+    ]
+
+
+async def test_what_waits_is_handed_to_a_router_that_restarted_while_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=0.05)
+    link = RouterLink(router.exchange)
+    held = asyncio.create_task(link.plan(item("held")))
+    await held
+    waiting = asyncio.create_task(link.plan(item("waiting")))
+    await asyncio.sleep(0.01)
+    router.restart()  # forgets what it was asked
+    assert (await asyncio.wait_for(waiting, 2)).id == "waiting"
+    assert [h.id for h in router.held][:1] == ["held"]
+
+
+async def test_a_lost_exchange_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "EXCHANGE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=0.2)
+    link = RouterLink(router.exchange)
+    task = asyncio.create_task(link.plan(item("r")))
+    await asyncio.sleep(0.1)
+    router.planning_s = 0.0
+    assert (await asyncio.wait_for(task, 2)).id == "r"

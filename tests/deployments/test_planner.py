@@ -187,3 +187,43 @@ def test_costs_without_a_predictor_are_not_too_low() -> None:
     prices = [model.price for model in MODELS]
     of = prior_estimates(items(1, max_tokens=7, sequences=2), np.array([0.4, 0.9]), prices, np.array([100.0, 100.0]))
     assert of.cost_usd[0, 0] >= (len("hello") + 2 * 7) * 1e-6
+
+
+async def test_a_solver_that_answers_for_another_batch_is_not_believed() -> None:
+    async def confused(problem: BatchProblem, strategy: Strategy) -> Assignment:
+        return assign(problem.subset(np.array([0])), strategy)
+
+    result = await plan(items(4), budget=5e-6, planner=make_planner(solver=confused))
+    assert {v.rung for v in result.verdicts.values()} == {"price"}
+
+
+async def test_a_prediction_of_another_shape_is_not_believed() -> None:
+    async def confused(_: Sequence[RouteItem]) -> Estimates:
+        return estimates(1)
+
+    found = await make_planner(predict=confused).estimate(items(3))
+    assert not found.predicted
+    assert len(found.success) == 3
+
+
+async def test_a_solver_that_keeps_failing_is_not_waited_for() -> None:
+    calls = 0
+
+    async def hanging(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(10)
+
+    planner = make_planner(solver=hanging)
+    for _ in range(5):
+        await plan(items(4), budget=5e-6, planner=planner)
+    assert calls == 3
+    assert planner.parts()["solver"] == "open"
+
+
+async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> None:
+    planner = make_planner()
+    avoided = np.array([[False, True], [False, False], [True, True]])
+    result = await planner.plan(items(3), estimates(3), SLOTS, SLOTS, RoutingConfig(), avoided=avoided)
+    assert [result.verdicts[f"r{i}"].model for i in range(2)] == ["small", "large"]
+    assert isinstance(result.verdicts["r2"].error, UnavailableError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -51,6 +52,10 @@ def test_auto_is_answered_by_a_model_that_says_why(service: Service) -> None:
     assert float(headers["x-router-shadow-price"]) >= 0
     assert headers["x-router-rung"] == "mip"
     assert "cap-usd" in headers["x-router-batch"]
+    assert re.fullmatch(
+        r"link;dur=[\d.]+, queue;dur=[\d.]+, predict;dur=[\d.]+, solve;dur=[\d.]+, engine;dur=[\d.]+",
+        headers["server-timing"],
+    )
 
 
 def test_the_settled_cost_is_the_counted_tokens_at_the_models_price(service: Service) -> None:

@@ -67,3 +67,36 @@ def test_a_replica_that_leaves_takes_its_slots_and_comes_back_with_all_of_them()
     assert slots.in_flight == 0
     slots.join("b1", 1, 4)
     assert slots.free_slots()[1] == 4
+
+
+def test_a_restricted_replica_takes_no_more_than_it_may() -> None:
+    slots = make_slots()
+    slots.restrict("b1", 0)
+    np.testing.assert_array_equal(slots.capacity(), [5, 0])
+    assert slots.reserve("r1", 1, 1) is None
+    slots.restrict("a1", 0)
+    slots.restrict("a2", 1)
+    assert slots.reserve("r2", 0, 1) == "a2"
+    assert slots.reserve("r3", 0, 1) is None
+    slots.restrict("a2", None)
+    assert slots.reserve("r3", 0, 2) == "a2"
+
+
+def test_a_replica_to_avoid_is_not_taken() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 0, 1, avoid={"a2"}) == "a1"
+    assert slots.reserve("r2", 1, 1, avoid={"b1"}) is None
+
+
+def test_requests_in_flight_are_adopted_before_or_after_their_replica_joins() -> None:
+    slots = SlotLedger(1)
+    slots.adopt("r1", 0, 2, "a1")
+    np.testing.assert_array_equal(slots.capacity(), [0])
+    slots.join("a1", 0, 3)
+    np.testing.assert_array_equal(slots.free_slots(), [1])
+    slots.adopt("r1", 0, 2, "a1")
+    slots.adopt("r2", 0, 1, "a1")
+    np.testing.assert_array_equal(slots.free_slots(), [0])
+    slots.release("r1")
+    slots.release("r2")
+    np.testing.assert_array_equal(slots.free_slots(), [3])

@@ -1,0 +1,357 @@
+"""The joint program as a Pyomo model: replicas, their packing, and the assignment of the sampled requests.
+
+    max   sum_ij share[i] success[i,j] x[i,j]  -  gpu_price gpus_used  -  move_price moves            (quality)
+    s.t.  sum_{i in batch k} weight[i] x[i,j]  <=  sum_{r of j} seqs[r] y[r]                          (concurrency[k,j])
+          rate sum_i share[i] tokens[i,j] x[i,j]  <=  target sum_{r of j} tokens_per_s[r] y[r]        (throughput[j])
+          sum_ij share[i] cost_usd[i,j] x[i,j]  <=  budget_usd                                        (budget)
+          sum_j x[i,j] = 1                                                                            (one_model[i])
+          sum_{r of share s} y[r,c]  <=  sum_p parts[p,s] w[p,c]                                      (shares[c,s])
+          sum_{r of t GPUs} y[r,c]  <=  sum_q groups[q,t] v[q,c],   sum_p w[p,c] likewise for t = 1   (groups[c,t])
+          sum_q v[q,c]  <=  nodes of class c                                                          (nodes[c])
+          min_replicas[j]  <=  sum_{r of j} y[r]  <=  max_replicas[j]                                 (replicas[j])
+          at_least[r]  <=  y[r]  <=  at_most[r]                                                       (of_type[r])
+          y[r] = sum_c y[r,c];  y, w, v integer >= 0;  0 <= x <= 1
+
+y: replicas of a type in a class of equal nodes; w: GPUs cut in a pattern; v: nodes divided in a pattern (`patterns`).
+x is relaxed: at a vertex at most as many requests are split as coupling rows bind, of thousands.
+
+High availability adds a binary z[j] (is model j deployed) and spread[j,c] (nodes of class c that can hold it):
+    y[r,c] <= most[r,c] z[j],  spread[j,c] <= sum_{r of j} y[r,c],  spread[j,c] <= nodes of c,  sum_c spread >= 2 z[j]
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allocation.patterns import NodeClass, Packing
+from allocation.problem import AllocationProblem
+from allocation.replica import SHARE_UNITS, ReplicaType
+from allocation.workload import FloatArray, IntArray
+from router.assignment.model import PyomoModel, solve_model
+from router.assignment.problem import BoolArray
+from router.errors import InfeasibleError
+
+REFUSAL = 1.0
+"""Mean success that leaving a request without an answer costs, where that is allowed at all."""
+
+Counts = Counter[tuple[ReplicaType, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """One solve. counts: replicas by (type, class); gpus, nodes: how many follow a pattern, by (class, pattern).
+
+    x: (n_requests, n_models) shares of requests; None (and counts empty) when there is no solution.
+    """
+
+    x: FloatArray | None
+    counts: Counts
+    gpus: Counter[tuple[int, int]]
+    nodes: Counter[tuple[int, int]]
+    objective: float
+    bound: float
+    infeasible: bool
+    timed_out: bool
+
+
+def joint_program(problem: AllocationProblem, packings: Sequence[Packing]) -> PyomoModel:
+    """The whole problem as one Pyomo model."""
+    import pyomo.environ as pyo
+
+    model = pyo.ConcreteModel()
+    add_packing(model, packings)
+    add_replica_limits(model, problem, packings)
+    add_assignment(model, problem, *capacity(model, problem))
+    model.quality = pyo.Objective(expr=quality_of(model, problem) - price_of(model, problem), sense=pyo.maximize)
+    return model
+
+
+def add_packing(model: PyomoModel, packings: Sequence[Packing]) -> None:
+    """Variables y, w, v, the packing rows, and the expression gpus_used."""
+    import pyomo.environ as pyo
+
+    model.y = pyo.Var(
+        [(r, c) for c, packing in enumerate(packings) for r in packing.replicas], domain=pyo.NonNegativeIntegers
+    )
+    model.w = pyo.Var(
+        [(c, p) for c, k in enumerate(packings) for p in range(len(k.gpu_patterns))], domain=pyo.NonNegativeIntegers
+    )
+    model.v = pyo.Var(
+        [(c, q) for c, k in enumerate(packings) for q in range(len(k.node_patterns))], domain=pyo.NonNegativeIntegers
+    )
+    for variable, most in _upper_bounds(packings, model):
+        variable.setub(most)
+
+    def of_share(_: PyomoModel, c: int, share: int) -> Any:
+        packing = packings[c]
+        place = packing.shares.index(share)
+        taken = sum(model.y[r, c] for r in packing.replicas if r.tensor_parallel == 1 and r.units == share)
+        return taken <= sum(
+            parts[place] * model.w[c, p] for p, parts in enumerate(packing.gpu_patterns) if parts[place]
+        )
+
+    def of_group(_: PyomoModel, c: int, size: int) -> Any:
+        packing = packings[c]
+        place = packing.groups.index(size)
+        if size == 1:
+            taken = sum(model.w[c, p] for p in range(len(packing.gpu_patterns)))
+        else:
+            taken = sum(model.y[r, c] for r in packing.replicas if r.tensor_parallel == size)
+        return taken <= sum(
+            parts[place] * model.v[c, q] for q, parts in enumerate(packing.node_patterns) if parts[place]
+        )
+
+    model.shares = pyo.Constraint([(c, s) for c, k in enumerate(packings) for s in k.shares], rule=of_share)
+    model.groups = pyo.Constraint([(c, t) for c, k in enumerate(packings) for t in k.groups], rule=of_group)
+    model.nodes = pyo.Constraint(
+        [c for c, packing in enumerate(packings) if packing.node_patterns],
+        rule=lambda _, c: (
+            sum(model.v[c, q] for q in range(len(packings[c].node_patterns))) <= len(packings[c].node_class.nodes)
+        ),
+    )
+    whole = sum(r.tensor_parallel * model.y[r, c] for r, c in model.y if r.tensor_parallel > 1)
+    model.gpus_used = pyo.Expression(expr=sum(model.w.values()) + whole)
+
+
+def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: Sequence[Packing]) -> None:
+    """Rows on how many replicas a model has, on how many nodes, and how far from the running ones."""
+    import pyomo.environ as pyo
+
+    of_model = replicas_by_model(model, problem)
+    limited = [
+        j for j, s in enumerate(problem.models) if of_model[j] and (s.min_replicas or s.max_replicas is not None)
+    ]
+    model.replicas = pyo.Constraint(
+        limited,
+        rule=lambda _, j: (problem.models[j].min_replicas, sum(of_model[j].values()), problem.models[j].max_replicas),
+    )
+    of_type = replicas_by_type(model)
+    least, most = problem.requirements.at_least, problem.requirements.at_most
+    bounded = [r for r in of_type if r in least or most is not None]
+    model.of_type = pyo.Constraint(
+        bounded,
+        rule=lambda _, r: (least.get(r, 0), sum(of_type[r]), None if most is None else most.get(r, 0)),
+    )
+    if problem.requirements.high_availability:
+        _add_availability(model, problem, [packing.node_class for packing in packings])
+    if problem.requirements.move_price:
+        _add_moves(model, problem)
+
+
+def add_assignment(
+    model: PyomoModel,
+    problem: AllocationProblem,
+    slots: Sequence[Any],
+    tokens_per_s: Sequence[Any],
+    *,
+    refuse: bool = False,
+) -> None:
+    """Variables x of the allowed pairs and the rows concurrency, throughput, budget and one_model.
+
+    slots, tokens_per_s: of every model, numbers or expressions in y. refuse: requests may stay without an answer, at
+    the cost of REFUSAL each, in `model.refused`.
+    """
+    import pyomo.environ as pyo
+
+    allowed = deployable(problem)
+    model.x = pyo.Var(list(map(tuple, np.argwhere(allowed).tolist())), bounds=(0, 1))
+    model.refused = pyo.Var(range(problem.n_requests if refuse else 0), bounds=(0, 1))
+    in_batch = [np.flatnonzero(problem.batch == k) for k in range(problem.n_batches)]
+    everyone = np.arange(problem.n_requests)
+    # Tokens and money are counted in units of their size, so that a solver's tolerance is small beside them.
+    unit = float(problem.tokens.mean()) or 1.0
+    target = problem.requirements.target_utilisation
+
+    def throughput(_: PyomoModel, j: int) -> Any:
+        need = problem.rate_per_s * problem.share * problem.tokens[:, j] / unit
+        return _total(model, everyone, j, need, allowed) <= target / unit * tokens_per_s[j]
+
+    used = [(k, j) for k, rows in enumerate(in_batch) for j in np.flatnonzero(allowed[rows].any(axis=0)).tolist()]
+    model.concurrency = pyo.Constraint(
+        used, rule=lambda _, k, j: _total(model, in_batch[k], j, problem.weight, allowed) <= slots[j]
+    )
+    model.throughput = pyo.Constraint(np.flatnonzero(allowed.any(axis=0)).tolist(), rule=throughput)
+    if math.isfinite(problem.requirements.budget_usd):
+        dearest = float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
+        spent = _linear(problem.cost_usd * problem.share[:, None] / dearest, model)
+        model.budget = pyo.Constraint(expr=spent <= problem.requirements.budget_usd / dearest)
+    model.one_model = pyo.Constraint(range(problem.n_requests), rule=lambda _, i: _one_model(model, i, allowed, refuse))
+
+
+def quality_of(model: PyomoModel, problem: AllocationProblem) -> Any:
+    """Mean success of the requests, less what refused ones cost."""
+    refused = sum(float(problem.share[i]) * variable for i, variable in model.refused.items())
+    return _linear(problem.success * problem.share[:, None], model) - REFUSAL * refused
+
+
+def capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], list[Any]]:
+    """Slots and tokens/s of every model, as expressions in y."""
+    profile, of_model = problem.profile_of, replicas_by_model(model, problem)
+    slots = [sum(profile[r].max_num_seqs * y for (r, _), y in own.items()) for own in of_model]
+    return slots, [sum(profile[r].tokens_per_s * y for (r, _), y in own.items()) for own in of_model]
+
+
+def price_of(model: PyomoModel, problem: AllocationProblem) -> Any:
+    """What GPUs and moves cost, in mean success."""
+    if not problem.requirements.move_price:
+        return problem.gpu_price * model.gpus_used
+    # Running replicas of types that may not be deployed any more are stopped whatever the solution.
+    lost = sum(n for r, n in problem.requirements.running.items() if r not in problem.profile_of)
+    return problem.gpu_price * model.gpus_used + problem.requirements.move_price * (sum(model.moved.values()) + lost)
+
+
+def gpus_of(counts: Counts, gpus: Counter[tuple[int, int]]) -> int:
+    """GPUs that a solution uses."""
+    return sum(gpus.values()) + sum(r.tensor_parallel * n for (r, _), n in counts.items() if r.tensor_parallel > 1)
+
+
+def moves_of(problem: AllocationProblem, counts: Counts) -> int:
+    """Replicas that are started or stopped, against those that run."""
+    total: Counter[ReplicaType] = Counter()
+    for (replica, _), number in counts.items():
+        total[replica] += number
+    running = problem.requirements.running
+    return sum(abs(total[replica] - running.get(replica, 0)) for replica in total.keys() | running.keys())
+
+
+def deployable(problem: AllocationProblem) -> BoolArray:
+    """(n_requests, n_models) pairs of a request and a model with replicas that could answer it.
+
+    Raises InfeasibleError when a request has none.
+    """
+    has_replicas = np.array([bool(problem.replicas_of(j)) for j in range(problem.n_models)])
+    allowed: BoolArray = problem.allowed & has_replicas
+    homeless = int((~allowed.any(axis=1)).sum())
+    if homeless:
+        raise InfeasibleError(
+            f"{homeless} of {problem.n_requests} sampled requests are too long for every model that fits this cluster: "
+            "raise max_model_len (and profile again), or leave them out of the workload."
+        )
+    return allowed
+
+
+def replicas_by_model(model: PyomoModel, problem: AllocationProblem) -> list[dict[tuple[ReplicaType, int], Any]]:
+    """For every model its variables y by (type, class)."""
+    column = {spec.name: j for j, spec in enumerate(problem.models)}
+    by_model: list[dict[tuple[ReplicaType, int], Any]] = [{} for _ in problem.models]
+    for key, variable in model.y.items():
+        by_model[column[key[0].model]][key] = variable
+    return by_model
+
+
+def replicas_by_type(model: PyomoModel) -> dict[ReplicaType, list[Any]]:
+    """For every type its variables y."""
+    by_type: dict[ReplicaType, list[Any]] = {}
+    for (replica, _), variable in model.y.items():
+        by_type.setdefault(replica, []).append(variable)
+    return by_type
+
+
+def solve(model: PyomoModel, shape: tuple[int, int], *, gap: float, time_limit_s: float | None) -> Solution:
+    """Hands the model to HiGHS; values that all its variables have already are its start. shape: of x."""
+    integer, x = [*model.y.values(), *model.w.values(), *model.v.values()], list(model.x.values())
+    found = solve_model(model, gap=gap, time_limit_s=time_limit_s, variables=[*integer, *x])
+    if found.values is None:
+        empty: Counter[Any] = Counter()
+        return Solution(None, empty, empty, empty, -math.inf, found.bound, found.infeasible, found.timed_out)
+    whole = np.rint(found.values[: len(integer)]).astype(int).tolist()
+    ends = np.cumsum([len(model.y), len(model.w), len(model.v)]).tolist()
+    return Solution(
+        x=shares_of_requests(model, found.values[len(integer) :], shape),
+        counts=_positive(model.y, whole[: ends[0]]),
+        gpus=_positive(model.w, whole[ends[0] : ends[1]]),
+        nodes=_positive(model.v, whole[ends[1] : ends[2]]),
+        objective=found.objective,
+        bound=found.bound,
+        infeasible=False,
+        timed_out=found.timed_out,
+    )
+
+
+def shares_of_requests(model: PyomoModel, values: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """(n_requests, n_models) from the values of `model.x`."""
+    pairs = np.array(list(model.x))
+    x = np.zeros(shape)
+    x[pairs[:, 0], pairs[:, 1]] = np.clip(values, 0.0, 1.0)
+    return x
+
+
+def _positive(keys: Iterable[Any], values: Iterable[int]) -> Counter[Any]:
+    return Counter({key: value for key, value in zip(keys, values, strict=True) if value > 0})
+
+
+def _one_model(model: PyomoModel, i: int, allowed: BoolArray, refuse: bool) -> Any:
+    choices = [model.x[i, j] for j in np.flatnonzero(allowed[i]).tolist()]
+    return sum(choices) + (model.refused[i] if refuse else 0) == 1
+
+
+def _total(model: PyomoModel, rows: IntArray, j: int, coefficient: FloatArray, allowed: BoolArray) -> Any:
+    from pyomo.core.expr import LinearExpression
+
+    rows = rows[allowed[rows, j]].tolist()
+    return LinearExpression(linear_coefs=coefficient[rows].tolist(), linear_vars=[model.x[i, j] for i in rows])
+
+
+def _linear(coefficient: FloatArray, model: PyomoModel) -> Any:
+    from pyomo.core.expr import LinearExpression
+
+    pairs = np.array(list(model.x))
+    return LinearExpression(
+        linear_coefs=coefficient[pairs[:, 0], pairs[:, 1]].tolist(), linear_vars=list(model.x.values())
+    )
+
+
+def _upper_bounds(packings: Sequence[Packing], model: PyomoModel) -> Iterable[tuple[Any, int]]:
+    for (replica, c), variable in model.y.items():
+        yield variable, most_replicas(replica, packings[c].node_class)
+    for (c, _), variable in model.w.items():
+        yield variable, packings[c].node_class.n_gpus * len(packings[c].node_class.nodes)
+    for (c, _), variable in model.v.items():
+        yield variable, len(packings[c].node_class.nodes)
+
+
+def most_replicas(replica: ReplicaType, node_class: NodeClass) -> int:
+    """Replicas of one type that a class can hold at most."""
+    on_one = node_class.n_gpus // replica.tensor_parallel * (SHARE_UNITS // replica.units)
+    return on_one * len(node_class.nodes)
+
+
+def _add_availability(model: PyomoModel, problem: AllocationProblem, classes: Sequence[NodeClass]) -> None:
+    import pyomo.environ as pyo
+
+    of_model = replicas_by_model(model, problem)
+    pairs = [(j, c) for j, own in enumerate(of_model) for c in sorted({key[1] for key in own})]
+    model.z = pyo.Var([j for j, own in enumerate(of_model) if own], domain=pyo.Binary)
+    model.spread = pyo.Var(pairs, domain=pyo.NonNegativeReals)
+    for j, c in pairs:
+        model.spread[j, c].setub(len(classes[c].nodes))
+    model.deployed = pyo.Constraint(
+        [(j, *key) for j, own in enumerate(of_model) for key in own],
+        rule=lambda _, j, r, c: model.y[r, c] <= most_replicas(r, classes[c]) * model.z[j],
+    )
+    model.present = pyo.Constraint(
+        pairs,
+        rule=lambda _, j, c: model.spread[j, c] <= sum(y for key, y in of_model[j].items() if key[1] == c),
+    )
+    model.available = pyo.Constraint(
+        list(model.z), rule=lambda _, j: sum(model.spread[j, c] for a, c in pairs if a == j) >= 2 * model.z[j]
+    )
+
+
+def _add_moves(model: PyomoModel, problem: AllocationProblem) -> None:
+    import pyomo.environ as pyo
+
+    by_type = replicas_by_type(model)
+    running: Mapping[ReplicaType, int] = problem.requirements.running
+    model.moved = pyo.Var(list(by_type), domain=pyo.NonNegativeReals)
+    model.started = pyo.Constraint(
+        list(by_type), rule=lambda _, r: model.moved[r] >= sum(by_type[r]) - running.get(r, 0)
+    )
+    stopped = [r for r in by_type if running.get(r)]
+    model.stopped = pyo.Constraint(stopped, rule=lambda _, r: model.moved[r] >= running[r] - sum(by_type[r]))

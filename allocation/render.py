@@ -1,0 +1,166 @@
+"""From a plan to the models of `serve_config.yaml`: what each replica runs on, and vLLM's settings that go with it.
+
+Everything else in the file stays as the user wrote it, comments too; rendering a plan twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from allocation.gpus import CPU
+from allocation.models import ModelSpec
+from allocation.plan import PlacedReplica, Plan
+from allocation.replica import ReplicaType
+from allocation.serve_file import put_tail, read_models, take_tail
+from allocation.settings import check_settings, replica_settings
+from router.errors import ConfigurationError
+
+# Fields of a model that its groups have now.
+_PER_REPLICA = ("num_replicas", "num_gpus", "num_cpus", "max_num_seqs")
+_AT_THE_END = frozenset({"num_replicas", "min_replicas", "num_gpus", "num_cpus", "max_num_seqs"})
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """pin: replicas name their node and GPUs, else Ray chooses; num_cpus: of a replica on a GPU; autoscale: each
+    replica type runs between the plan's bounds, wherever Ray finds room."""
+
+    pin: bool = True
+    num_cpus: float = 1.0
+    autoscale: bool = False
+
+
+def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
+    """The text of the file at `path` with the plan's models in it.
+
+    Raises:
+        ConfigurationError: the file is missing or no configuration of one application, or settings of a replica do
+            not agree; names the file, the field, and the mend.
+    """
+    document, models = read_models(Path(path))
+    for spec in plan.models:
+        _render_model(models, spec, replica_groups(plan, spec, options))
+    return document.text()
+
+
+def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list[dict[str, Any]]:
+    """A group for each replica type, node and set of GPUs of the model, in that order; empty without replicas."""
+    counts = _counts(plan, model, options)
+    bounds = {bounds.replica: bounds for bounds in plan.bounds} if options.autoscale else {}
+    groups = []
+    for (node, gpus, replica), count in sorted(counts.items()):
+        profile = plan.profile(replica)
+        settings = replica_settings(
+            model,
+            replica,
+            max_num_seqs=profile.max_num_seqs,
+            kv_cache_gib=profile.kv_cache_gib,
+            num_cpus=options.num_cpus,
+        )
+        check_settings(profile, plan.cluster.gpu_types[replica.gpu_type], settings)
+        group: dict[str, Any] = {"name": _name(node, gpus, replica, counts)}
+        group |= {"node": node} if node else {}
+        group |= {"gpus": list(gpus)} if gpus else {}
+        group["num_replicas"] = count
+        if replica in bounds:
+            # Idle engines say nothing about a load that could start the first one, so one always runs.
+            group["min_replicas"] = min(max(1, bounds[replica].min_replicas), count)
+        groups.append(group | settings)
+    return groups
+
+
+def _counts(plan: Plan, model: ModelSpec, options: RenderOptions) -> Counter[tuple[str, tuple[int, ...], ReplicaType]]:
+    """Replicas by node, GPUs and type, as far as the configuration names them.
+
+    Raises:
+        ConfigurationError: to be autoscaled, but the plan has no bounds for it.
+    """
+    if not options.autoscale:
+        return Counter(_seat(placed, options) for placed in plan.placements if placed.replica.model == model.name)
+    if not plan.bounds:
+        raise ConfigurationError("The plan has no autoscaling bounds: plan with a low and a high rate.")
+    return Counter(
+        {
+            ("", (), bounds.replica): bounds.max_replicas
+            for bounds in plan.bounds
+            if bounds.replica.model == model.name and bounds.max_replicas
+        }
+    )
+
+
+def _seat(placed: PlacedReplica, options: RenderOptions) -> tuple[str, tuple[int, ...], ReplicaType]:
+    """Node and GPUs, as far as the configuration is to name them; cores are not told apart."""
+    if not options.pin:
+        return "", (), placed.replica
+    return placed.node, () if placed.replica.gpu_type == CPU else tuple(sorted(placed.gpus)), placed.replica
+
+
+def _name(node: str, gpus: tuple[int, ...], replica: ReplicaType, counts: Mapping[Any, int]) -> str:
+    """Short, and the same for the next plan where the place is; with the share where one place has two kinds."""
+    place = node or replica.gpu_type
+    if gpus:
+        place += "-gpu" + "-".join(str(gpu) for gpu in gpus)
+    share = f"-x{replica.tensor_parallel}" if replica.tensor_parallel > 1 else f"-{replica.gpu_fraction:g}"
+    alone = sum(other[:2] == (node, gpus) for other in counts) == 1
+    return place if node and alone else place + share
+
+
+def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, Any]]) -> None:
+    entry = next((model for model in models if model.get("name") == spec.name), None)
+    if entry is None:
+        following = take_tail(models)
+        models.append(CommentedMap({"name": spec.name}))
+        entry = models[-1]
+    else:
+        following = take_tail(entry)
+    known = {
+        "source": spec.source,
+        "input_usd_per_million": spec.price.input_usd_per_million,
+        "output_usd_per_million": spec.price.output_usd_per_million,
+        "max_model_len": spec.max_model_len,
+    }
+    for name, value in known.items():
+        if entry.get(name) != value:
+            entry[name] = value
+    for name in _PER_REPLICA:
+        entry.pop(name, None)
+    if entry.get("replica_groups") != groups:
+        entry.pop("replica_groups", None)
+        entry.insert(len(entry) if groups else len(entry) - 1, "replica_groups", _styled(groups))
+    _drop_overridden(entry, groups)
+    put_tail(entry, following)
+
+
+def _drop_overridden(entry: CommentedMap, groups: list[dict[str, Any]]) -> None:
+    """Removes the model's own arguments that every group sets; a mapping that other models share stays whole."""
+    own = entry.get("engine_args")
+    if not isinstance(own, CommentedMap) or own.yaml_anchor() is not None:
+        return
+    for name in [name for name in own if groups and all(name in group["engine_args"] for group in groups)]:
+        del own[name]
+    if not own:
+        del entry["engine_args"]
+
+
+def _styled(groups: list[dict[str, Any]]) -> CommentedSeq:
+    """Block style with short lists and the arguments on one line each.
+
+    Those never end a group or a model: ruamel keeps what follows a flow collection in places of its own.
+    """
+    rows = CommentedSeq()
+    for group in groups:
+        row = CommentedMap({name: group[name] for name in sorted(group, key=lambda name: name in _AT_THE_END)})
+        for name, value in row.items():
+            if isinstance(value, (dict, list)):
+                row[name] = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
+                row[name].fa.set_flow_style()
+        rows.append(row)
+    if not groups:
+        rows.fa.set_flow_style()
+    return rows

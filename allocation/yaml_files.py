@@ -1,0 +1,82 @@
+"""YAML files at the edge: read, checked by Pydantic, and errors that name file, line, field and mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from router.errors import ConfigurationError
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of everything read from a file: unknown fields are mistakes, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_checked(path: Path, kind: type[Checked]) -> Checked:
+    """The file's content as `kind`.
+
+    Raises ConfigurationError naming file, line, field and mend: no such file, no YAML, a wrong or unknown field.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of a YAML file.") from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
+        raise ConfigurationError(f"{where}: not YAML ({getattr(error, 'problem', error)}): correct it.") from error
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_lines(path, tree, error))) from error
+
+
+def fault(path: Path, field: Sequence[str | int], problem: str) -> ConfigurationError:
+    """The error for a field of a file that was read before: names the file, the field's line, problem and mend."""
+    tree = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    return ConfigurationError(f"{path}, line {_line(tree, field)}: {_name(field)}: {problem}")
+
+
+def _lines(path: Path, tree: yaml.Node | None, error: ValidationError) -> list[str]:
+    lines = []
+    for mistake in error.errors():
+        where = f"{path}, line {_line(tree, mistake['loc'])}: {_name(mistake['loc'])}"
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown field; remove it or correct its name.")
+        elif mistake["type"] == "missing":
+            lines.append(f"{where}: missing; add it.")
+        else:
+            lines.append(f"{where}: {mistake['msg']} (got {mistake['input']!r:.80}).")
+    return lines
+
+
+def _name(field: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in field) or "(whole file)"
+
+
+def _line(tree: yaml.Node | None, field: Sequence[str | int]) -> int:
+    """The line of the deepest part of the field's path that the file holds, from 1."""
+    node, line = tree, 1
+    for part in field:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

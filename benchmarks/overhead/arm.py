@@ -1,0 +1,46 @@
+"""The ways that one load takes to an engine, and whose CPU counts as the way's and whose as the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.load.cpu import HAPROXY
+
+ENCODER = "apportion/Predictor"
+PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to an engine.
+
+    url: of the chat endpoint. model: what requests ask for. way: kinds of processes between client and engine.
+    engine: kinds of processes that answer. pids: processes that no command line tells, by kind.
+    """
+
+    name: str
+    url: str
+    model: str
+    way: tuple[str, ...]
+    engine: tuple[str, ...]
+    pids: Mapping[str, int]
+
+    def way_ms(self, cpu_ms: Mapping[str, float]) -> float:
+        return sum(cpu_ms.get(kind, 0.0) for kind in self.way)
+
+    def engine_ms(self, cpu_ms: Mapping[str, float]) -> float:
+        return sum(cpu_ms.get(kind, 0.0) for kind in self.engine)
+
+
+def service_arms(base: str, engine_url: str, model: str, models: tuple[str, ...]) -> list[Arm]:
+    """Straight to an engine, through Serve's passthrough, and through the router with a fixed model and with `auto`."""
+    engines = tuple(f"apportion/Engine-{name}" for name in models)
+    routed = (HAPROXY, "apportion/Ingress", "apportion/Router", ENCODER, "apportion/Solver")
+    passthrough = (HAPROXY, "passthrough/PassthroughIngress")
+    return [
+        Arm("engine", engine_url + PATH, model, (), engines, {}),
+        Arm("passthrough", f"{base}/passthrough{PATH}", model, passthrough, ("passthrough/CannedReplica",), {}),
+        Arm("fixed", base + PATH, model, routed, engines, {}),
+        Arm("auto", base + PATH, "auto", routed, engines, {}),
+    ]

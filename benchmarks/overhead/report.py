@@ -1,0 +1,119 @@
+"""What routing costs a request: CPU and latency beside the engine alone, Serve's passthrough, and other proxies.
+
+Engines are simulated: they answer at once, 16 tokens, so that everything measured is the way. CPU counts the proxy,
+ingress, router, predictor and solver, or the process of another proxy; latency is the median at the client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load.report import number, table
+
+TITLE = "Overhead of routing"
+SPANS = ("link", "queue", "predict", "solve", "engine", "outside")
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    """Lines of Markdown: targets first, then all ways, the split of the added time, and the ceiling."""
+    lines = [__doc__ or "", "## Targets", "", *_targets(result), "", "## All ways", "", *_ways(result)]
+    lines += ["", "## Where the time goes, median ms", "", *_split(result), "", _OF_SPANS]
+    if result["ceiling"]:
+        lines += ["", "## The router's own ceiling", "", *_ceiling(result), "", _of_ceiling(result)]
+    if result["skipped"]:
+        lines += ["", *(f"Left out: {name}: {reason}" for name, reason in result["skipped"].items())]
+    return lines
+
+
+_OF_SPANS = (
+    "`link`: the exchange between ingress and router beyond the router's own work; `queue`: until the batch was "
+    "planned; `engine`: from sending to the answer's first byte; `outside`: the rest, which is HAProxy, the ingress's "
+    "reading and writing, the rest of a stream, and the client."
+)
+
+
+def _targets(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [aim["target"], number(aim["at_most"], 2), number(aim["measured"], 2), "yes" if aim["met"] else "**no**"]
+        for aim in result["targets"]
+    ]
+    return table(["", "at most", "measured", "met"], rows)
+
+
+def _ways(result: dict[str, Any]) -> list[str]:
+    headings = ["load", "way", "CPU ms", "without encoder", "with engine", "p50 ms", "first byte ms", "requests/s"]
+    rows = [
+        [
+            _load(row),
+            row["arm"],
+            number(row["way_cpu_ms_per_request"], 2),
+            number(row["way_cpu_ms_per_request_without_encoder"], 2),
+            number(row["cpu_ms_per_request"], 2),
+            number(row["latency_ms_p50"]),
+            number(row["first_byte_ms_p50"]),
+            number(row["requests_per_s"], 0),
+        ]
+        for row in result["rows"]
+    ]
+    return table(headings, rows)
+
+
+def _split(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [f"{_load(row)}, {row['arm']}", *(number(row["spans_ms_p50"].get(span), 2) for span in SPANS)]
+        for row in result["rows"]
+        if row["spans_ms_p50"]
+    ]
+    return table(["", *SPANS], rows)
+
+
+def _ceiling(result: dict[str, Any]) -> list[str]:
+    rows = []
+    for row in result["ceiling"]:
+        whole, streamed = row["whole"], row["streamed"]
+        rows.append(
+            [
+                str(row["ingress_replicas"]),
+                number(whole["requests_per_s"], 0),
+                number(whole["way_cpu_ms_per_request"], 2),
+                number(streamed["requests_per_s"], 0),
+                number(streamed["way_cpu_ms_per_request"], 2),
+            ]
+        )
+    return table(["ingress replicas", "requests/s", "CPU ms", "requests/s, streamed", "CPU ms, streamed"], rows)
+
+
+def _of_ceiling(result: dict[str, Any]) -> str:
+    cores = result["stamp"]["machine"]["cores"]
+    return (
+        f"64 at a time, `auto`; client, engines and all of the service share {cores} cores, so more ingresses can only "
+        "help where there are cores for them."
+    )
+
+
+def _load(row: dict[str, Any]) -> str:
+    return f"{row['concurrency']} at a time{', streamed' if row['stream'] else ''}"
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    found = Table(title="CPU and latency a request, simulated engines")
+    for column in ("load", "way", "CPU ms", "without encoder", "with engine", "p50 ms", "requests/s", "errors"):
+        found.add_column(column, justify="left" if column in {"load", "way"} else "right")
+    for row in result["rows"]:
+        found.add_row(
+            _load(row),
+            row["arm"],
+            number(row["way_cpu_ms_per_request"], 2),
+            number(row["way_cpu_ms_per_request_without_encoder"], 2),
+            number(row["cpu_ms_per_request"], 2),
+            number(row["latency_ms_p50"]),
+            number(row["requests_per_s"], 0),
+            str(row["errors"]),
+        )
+    console.print(found)
+    for aim in result["targets"]:
+        verdict = "met" if aim["met"] else "MISSED"
+        console.print(f"{verdict}: {aim['target']}: {aim['measured']:.2f}, at most {aim['at_most']:.2f}")

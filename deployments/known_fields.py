@@ -1,0 +1,35 @@
+"""Request fields that are known; any other is refused as OpenAI does, so that a typing error is not silently ignored.
+
+OpenAI's own, and those that vLLM adds for sampling. Left out on purpose are vLLM's fields for its own plumbing
+(`request_id`, `kv_transfer_params`, `ec_transfer_params`, `mm_payload`, `prompt_embeds`, ...), which are none of a
+client's business.
+"""
+
+from __future__ import annotations
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_BOTH = _names(
+    """frequency_penalty logit_bias logprobs max_tokens model n presence_penalty seed stop stream stream_options
+    temperature top_p user
+
+    add_special_tokens allowed_token_ids bad_words cache_salt echo ignore_eos include_stop_str_in_output length_penalty
+    logprob_token_ids min_p min_tokens prompt_logprobs repetition_detection repetition_penalty response_format
+    return_token_ids return_token_offsets return_tokens_as_token_ids skip_special_tokens spaces_between_special_tokens
+    stop_token_ids stream_interval structured_outputs thinking_token_budget top_k truncate_prompt_tokens truncation_side
+    use_beam_search
+
+    routing"""
+)
+CHAT_FIELDS = _BOTH | _names(
+    """audio function_call functions max_completion_tokens messages metadata modalities parallel_tool_calls prediction
+    prompt_cache_key prompt_cache_retention reasoning_effort safety_identifier service_tier store tool_choice tools
+    top_logprobs verbosity web_search_options
+
+    add_generation_prompt chat_template chat_template_kwargs continue_final_message documents include_reasoning
+    media_io_kwargs mm_processor_kwargs return_prompt_text"""
+)
+COMPLETION_FIELDS = _BOTH | _names("best_of prompt suffix")

@@ -1,0 +1,70 @@
+"""What the router knows of one ingress: which of its requests wait, which are in flight, what is to be told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+from deployments.estimates import Estimates
+from deployments.messages import Decision, RouteItem, Verdict
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request that waits for its verdict."""
+
+    item: RouteItem
+    ingress: str
+    estimates: Estimates | None = None
+    cancelled: bool = False
+    arrived_s: float = field(default_factory=time.monotonic)
+    predict_s: float = 0.0
+    replans: int = 0  # because others of the batch took the money for its plan
+
+    @property
+    def left_s(self) -> float:
+        """What is left of its time; when there is nothing, its ingress tells the client."""
+        return self.item.timeout_s - (time.monotonic() - self.arrived_s)
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """Of one ingress. A decision stays until the request's end, in case its verdict is lost on the way."""
+
+    undecided: dict[str, Entry] = field(default_factory=dict)
+    in_flight: dict[str, Decision | None] = field(default_factory=dict)
+    seen_s: float = field(default_factory=time.monotonic)
+    _verdicts: list[Verdict] = field(default_factory=list)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether the request was handed over before; a decision is told again, since it has not arrived."""
+        decision = self.in_flight.get(request_id)
+        if decision is not None:
+            self._put(decision)
+        return request_id in self.undecided or request_id in self.in_flight
+
+    def tell(self, verdict: Verdict) -> None:
+        """Puts the verdict into the next reply."""
+        self.undecided.pop(verdict.id, None)
+        if isinstance(verdict, Decision):
+            self.in_flight[verdict.id] = verdict
+        self._put(verdict)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until there is a verdict, or for so long."""
+        if not self._verdicts:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), timeout_s)
+
+    def take(self) -> tuple[Verdict, ...]:
+        """The verdicts for a reply."""
+        verdicts, self._verdicts = tuple(self._verdicts), []
+        self._ready.clear()
+        return verdicts
+
+    def _put(self, verdict: Verdict) -> None:
+        self._verdicts.append(verdict)
+        self._ready.set()

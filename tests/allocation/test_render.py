@@ -1,0 +1,155 @@
+"""From plan to configuration: golden, idempotent, checked together, and nothing else in the file moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from allocation.cluster import Cluster, Node
+from allocation.gpus import CPU
+from allocation.plan import ReplicaBounds
+from allocation.render import RenderOptions, render
+from allocation.replica import ReplicaType
+from allocation.serve_file import read_models
+from allocation.settings import check_settings, replica_settings
+from deployments.config import ServiceConfig, parse_config
+from router.errors import ConfigurationError
+from tests.allocation.plans import HUGE, MIDDLE, PLACES, SMALL_HALF, SMALL_THIRD, plan_of, profile
+
+GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parsed(text: str) -> ServiceConfig:
+    return parse_config(yaml.safe_load(text)["applications"][0]["args"])
+
+
+def test_the_rendered_file_is_the_golden_one() -> None:
+    assert render(plan_of(), GOLDEN / "before.yaml", RenderOptions()) == (GOLDEN / "after.yaml").read_text()
+
+
+def test_rendering_twice_changes_nothing() -> None:
+    after = GOLDEN / "after.yaml"
+    assert render(plan_of(), after, RenderOptions()) == after.read_text()
+
+
+def test_another_plan_goes_into_the_same_file_and_back(tmp_path: Path) -> None:
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(render(plan_of(PLACES[:1]), GOLDEN / "after.yaml", RenderOptions()))
+    assert len(parsed(file.read_text()).models[0].groups) == 1
+    assert render(plan_of(), file, RenderOptions()) == (GOLDEN / "after.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.gpu.yaml"])
+def test_reading_and_writing_moves_nothing(name: str) -> None:
+    document, _ = read_models(ROOT / name)
+    assert document.text() == (ROOT / name).read_text()
+
+
+def test_the_service_takes_what_is_rendered_and_runs_what_is_planned() -> None:
+    config = parsed(render(plan_of(), GOLDEN / "before.yaml", RenderOptions()))
+    placed = [
+        (model.name, group.node, group.gpus, group.num_gpus)
+        for model in config.models
+        for group in model.groups
+        for _ in range(group.num_replicas)
+    ]
+    assert sorted(placed) == sorted((r.model, node, gpus, r.gpus) for r, node, gpus in PLACES)
+    for model in config.models:
+        for group in model.groups:
+            deployed = model.of_group(group)
+            assert deployed.engine_args["gpu_memory_utilization"] <= group.num_gpus
+            assert deployed.engine_args["dtype"] == "bfloat16"
+
+
+def test_a_model_without_a_replica_stays_known() -> None:
+    config = parsed(render(plan_of(), GOLDEN / "before.yaml", RenderOptions()))
+    assert {model.name: model.groups for model in config.models}["large"] == ()
+
+
+def test_without_pins_ray_chooses() -> None:
+    config = parsed(render(plan_of(), GOLDEN / "before.yaml", RenderOptions(pin=False, num_cpus=2)))
+    small = config.models[0].groups
+    assert [(g.name, g.node, g.gpus, g.num_replicas, g.num_cpus) for g in small] == [
+        ("H100-0.3", None, None, 4, 2),
+        ("H100-0.5", None, None, 1, 2),
+    ]
+
+
+def test_autoscaling_runs_between_the_bounds_and_pins_nothing() -> None:
+    bounds = (ReplicaBounds(SMALL_THIRD, 2, 6), ReplicaBounds(HUGE, 0, 1), ReplicaBounds(MIDDLE, 0, 0))
+    config = parsed(render(plan_of(bounds=bounds), GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
+    groups = {(m.name, g.name): (g.node, g.min_replicas, g.num_replicas) for m in config.models for g in m.groups}
+    assert groups == {("small", "H100-0.3"): (None, 2, 6), ("huge", "H100-x4"): (None, 1, 1)}
+
+
+def test_autoscaling_needs_bounds() -> None:
+    with pytest.raises(ConfigurationError, match="plan with a low and a high rate"):
+        render(plan_of(), GOLDEN / "before.yaml", RenderOptions(autoscale=True))
+
+
+def test_cores_are_asked_for_where_there_is_no_gpu(tmp_path: Path) -> None:
+    replica = ReplicaType("small", CPU, 0.5)
+    cluster = Cluster.load(ROOT / "benchmarks" / "zoo" / "cluster" / "cluster.yaml")
+    node = cluster.nodes[0].name
+    plan = plan_of(((replica, node, (0,)), (replica, node, (1,))), (profile(replica, 0.01, 0.0625),), cluster=cluster)
+    (group,) = parsed(render(plan, GOLDEN / "before.yaml", RenderOptions())).models[0].groups
+    assert (group.node, group.gpus, group.num_replicas, group.num_gpus, group.num_cpus) == (node, None, 2, 0, 0.5)
+    assert group.engine_args["kv_cache_memory_bytes"] == 64 << 20
+
+
+def test_a_quantisation_that_is_done_while_loading_is_asked_for() -> None:
+    plan = plan_of()
+    settings = replica_settings(plan.models[1], MIDDLE, max_num_seqs=8, kv_cache_gib=4.0, num_cpus=1)
+    assert settings["engine_args"]["quantization"] == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("replica", "change", "says"),
+    [
+        (SMALL_HALF, {"gpu_memory_utilization": 0.6}, "gpu_memory_utilization 0.6"),
+        (SMALL_HALF, {"num_gpus": 0.4}, "num_gpus 0.4"),
+        (HUGE, {"placement_group_bundles": [{"GPU": 2, "CPU": 1}]}, "the bundle's GPU 2"),
+        (SMALL_HALF, {"kv_cache_memory_bytes": 60 << 30}, "63.7 GiB.*allows 36.6"),
+    ],
+)
+def test_settings_that_disagree_are_refused(replica: ReplicaType, change: dict[str, object], says: str) -> None:
+    plan = plan_of()
+    spec = next(model for model in plan.models if model.name == replica.model)
+    found = plan.profile(replica)
+    settings = replica_settings(spec, replica, max_num_seqs=8, kv_cache_gib=found.kv_cache_gib, num_cpus=1)
+    check_settings(found, plan.cluster.gpu_types["H100"], settings)
+    for name, value in change.items():
+        (settings if name in settings or name == "num_gpus" else settings["engine_args"])[name] = value
+    with pytest.raises(ConfigurationError, match=says):
+        check_settings(found, plan.cluster.gpu_types["H100"], settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [", "line 1: not YAML"),
+        ("applications: []", "exactly one application"),
+        ("applications:\n  - name: x\n", "line 2: the application has no `args`"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        render(plan_of(), file, RenderOptions())
+    assert str(file) in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.yaml.*serve_config\.gpu\.yaml is one to start from"):
+        render(plan_of(), tmp_path / "none.yaml", RenderOptions())
+
+
+def test_nodes_are_told_apart_by_name() -> None:
+    one = Cluster((Node("10.0.0.7", "H100", 8),), plan_of().cluster.gpu_types)
+    plan = plan_of(((SMALL_THIRD, "10.0.0.7", (2,)),), cluster=one)
+    group = parsed(render(plan, GOLDEN / "before.yaml", RenderOptions())).models[0].groups[0]
+    assert (group.name, group.node) == ("10.0.0.7-gpu2", "10.0.0.7")

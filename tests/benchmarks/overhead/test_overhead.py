@@ -1,0 +1,122 @@
+import json
+import sys
+
+import pytest
+
+from benchmarks.load.report import write
+from benchmarks.overhead import report
+from benchmarks.overhead.arm import ENCODER, Arm, service_arms
+from benchmarks.overhead.proxies import PROXIES, Proxy, install, running_proxies
+from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
+from benchmarks.overhead.round import Sample, run_round, summarise
+from benchmarks.stamp import stamp
+
+AUTO = service_arms("http://x", "http://engine", "wren", ("wren", "heron"))[-1]
+TIMING = "link;dur=2, queue;dur=1, predict;dur=5, solve;dur=1, engine;dur=3"
+
+
+def measured(latency_s: float, cpu_ms: dict[str, float], arm: Arm = AUTO) -> dict:
+    return summarise(arm, [Sample(True, latency_s, latency_s / 2, TIMING)] * 10, 1.0, cpu_ms)
+
+
+def test_cpu_is_split_into_way_encoder_and_engine() -> None:
+    cpu_ms = {"haproxy": 10.0, "apportion/Router": 20.0, ENCODER: 30.0, "apportion/Engine-wren": 40.0, "client": 99.0}
+    found = measured(0.02, cpu_ms)
+    assert found["way_cpu_ms_per_request"] == 6.0
+    assert found["way_cpu_ms_per_request_without_encoder"] == 3.0
+    assert found["cpu_ms_per_request"] == 10.0
+    assert found["cpu_ms_per_request_without_encoder"] == 7.0
+    assert found["spans_ms_p50"] == {"link": 2, "queue": 1, "predict": 5, "solve": 1, "engine": 3, "outside": 8}
+
+
+def test_the_encoder_is_not_taken_from_ways_that_do_not_use_it() -> None:
+    passthrough = service_arms("http://x", "http://engine", "wren", ("wren",))[1]
+    found = measured(0.02, {"haproxy": 10.0, ENCODER: 30.0}, passthrough)
+    assert found["way_cpu_ms_per_request"] == found["way_cpu_ms_per_request_without_encoder"] == 1.0
+
+
+def test_failures_leave_no_latency() -> None:
+    found = summarise(AUTO, [Sample(False, 9.0, 0.0, "")] * 3, 1.0, {})
+    assert found["errors"] == 3
+    assert found["latency_ms_p50"] is None
+    assert found["requests_per_s"] == 0
+
+
+def rounds() -> dict:
+    """Two rounds; in the second everything takes twice as long."""
+    found: dict = {}
+    for stream in (False, True):
+        for concurrency in (1, 16, 64):
+            for name, cpu, latency_s in (("engine", 0, 0.002), ("passthrough", 50, 0.01), ("auto", 90, 0.02)):
+                arm = Arm(name, "", "", ("a",), (), {})
+                both = [measured(k * latency_s, {"a": float(k * cpu)}, arm) for k in (1, 2)]
+                found[name, concurrency, stream] = both
+    return found
+
+
+def test_ways_are_compared_within_their_round() -> None:
+    by_pair = {(row["way"], row["beside"]): row for row in cpu_ratios(rounds())}
+    assert by_pair["auto", "passthrough"]["median"] == pytest.approx(1.8)
+    assert by_pair["auto", "passthrough"]["high"] == pytest.approx(1.8)
+    assert ("auto", "litellm") not in by_pair
+    added = {row["way"]: row["latency_ms"] for row in added_ms(rounds())}
+    assert added["auto"] == pytest.approx(27)  # 18 and 36
+
+
+def test_targets_say_what_is_met() -> None:
+    aims = {aim["target"]: aim for aim in targets(rounds())}
+    assert not aims["added at the median, one request at a time, whole, ms"]["met"]
+    assert aims["CPU over Serve's passthrough, 16 at a time, streamed"]["met"]
+    assert not any("LiteLLM" in name for name in aims)
+
+
+def test_the_page_follows_from_the_result(tmp_path) -> None:
+    one = measured(0.02, {"haproxy": 10.0})
+    result = {
+        "stamp": stamp(requests=1),
+        "rows": [{"arm": "auto", "concurrency": 16, "stream": True, **one}],
+        "targets": targets(rounds()),
+        "ceiling": [{"ingress_replicas": 4, "whole": one, "streamed": one}],
+        "skipped": {"litellm": "no network"},
+    }
+    write(result, report.TITLE, report.section(result), tmp_path / "overhead.json")
+    page = (tmp_path / "overhead.md").read_text()
+    assert json.loads((tmp_path / "overhead.json").read_text())["rows"][0]["arm"] == "auto"
+    assert "| 16 at a time, streamed | auto | 1.00 |" in page
+    assert "| **no** |" in page
+    assert "litellm: no network" in page
+
+
+def test_configurations_of_other_proxies_name_the_engine(tmp_path) -> None:
+    for proxy in PROXIES:
+        command = proxy.command(tmp_path, 4000, "http://127.0.0.1:9", tmp_path)
+        written = "".join(file.read_text() for file in tmp_path.iterdir())
+        assert "4000" in command
+        assert "http://127.0.0.1:9" in written + " ".join(command)
+        assert "==" in proxy.requirement
+
+
+def test_a_package_that_is_not_there_is_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.overhead.proxies.FOLDER", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RuntimeError, match=r"no-such-package==1\.0"):
+        install(Proxy("none", "no-such-package==1.0", "x", PROXIES[0].command))
+
+
+def test_the_engine_alone_answers_as_an_arm_does(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.overhead.proxies.FOLDER", tmp_path)
+    bin_ = tmp_path / "direct-1/bin"
+    bin_.mkdir(parents=True)
+    (bin_.parent / "ready").touch()
+    # A proxy that is installed already: here one more engine, on the port that the proxy is given.
+    engine = lambda _bin, port, _engine, _folder: [sys.executable, "-m", "benchmarks.overhead.engine", str(port)]  # noqa: E731
+    broken = lambda *_: [sys.executable, "-c", "raise SystemExit(3)"]  # noqa: E731
+    proxies = (Proxy("direct", "direct==1", "simulated", engine), Proxy("broken", "direct==1", "simulated", broken))
+    with running_proxies(proxies) as (arms, skipped):
+        assert [arm.name for arm in arms] == ["direct"]
+        assert "ended with 3" in skipped["broken"]
+        for stream in (False, True):
+            found = run_round(arms[0], requests=40, concurrency=4, stream=stream)
+            assert found["errors"] == 0
+            assert found["requests_per_s"] > 0
+            assert found["first_byte_ms_p50"] <= found["latency_ms_p50"]

@@ -1,0 +1,130 @@
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from benchmarks.load.chat import Answer
+from benchmarks.load.numbers import Target
+from benchmarks.load.report import write
+from benchmarks.stamp import stamp
+from benchmarks.throughput import report, vllm_bench
+from benchmarks.throughput.case import LONG, LONG_TOKENS, SHORT, Case, closed_cases
+from benchmarks.throughput.round import direct, right, routed
+from benchmarks.throughput.run import _row, targets
+from benchmarks.zoo.tasks import generate
+
+TARGET = Target(first_token_s=1.0, latency_s=2.0)
+EXAMPLES = generate("test", 16, seed=0)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[str]:
+    """A simulated engine in a process of its own; it answers to any model's name, as itself."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.overhead.engine", str(port)])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{url}/health")
+                break
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("arrival", [{"concurrency": 4}, {"rate_per_s": 100.0}])
+def test_the_mix_that_answered_is_sent_straight_to_its_engines(engine: str, stream: bool, arrival: dict) -> None:
+    case = Case(SHORT, stream, 24, **arrival)
+    through, mix = routed(case, engine, EXAMPLES, TARGET, seed=0)
+    assert mix == ["simulated"] * 24
+    straight = direct(case, {"other": "http://127.0.0.1:9", "simulated": engine}, mix, EXAMPLES, TARGET, seed=0)
+    row = _row(case, [(through, straight)] * 2, seed=0)
+    for found in (row["routed"], row["direct"]):
+        assert found["errors"] == 0
+        assert found["requests"] == 48
+        assert found["settled_answers"] == 48
+        assert found["right"] == 0  # it says the same to every question
+        assert (found["first_token_ms"] is not None) is stream
+    assert row["ratio"]["rounds"][0] == pytest.approx(through["requests_per_s"] / straight["requests_per_s"])
+
+
+def test_a_refused_request_goes_to_any_engine(engine: str) -> None:
+    found = direct(Case(LONG, False, 2, concurrency=1), {"a": engine}, ["", "a"], EXAMPLES, TARGET, seed=0)
+    assert found["errors"] == 0
+    assert found["right"] is None
+
+
+def test_long_answers_have_a_fixed_length() -> None:
+    assert Case(LONG, False, 1, concurrency=1).body(EXAMPLES[0], "auto")["max_tokens"] == LONG_TOKENS
+    assert Case(LONG, False, 1, concurrency=1).body(EXAMPLES[0], "auto")["ignore_eos"] is True
+    assert "ignore_eos" not in Case(SHORT, False, 1, concurrency=1).body(EXAMPLES[0], "auto")
+
+
+def test_cases_cover_what_is_asked_and_have_names_of_their_own() -> None:
+    cases = closed_cases(0.1)
+    assert {(case.concurrency, case.stream) for case in cases if case.answers == SHORT} == {
+        (concurrency, stream) for concurrency in (1, 4, 16, 64) for stream in (False, True)
+    }
+    assert len({case.name for case in cases}) == len(cases)
+    assert all(case.requests >= 2 * case.concurrency for case in cases)
+
+
+def test_a_failed_request_is_not_right() -> None:
+    good = Answer(text=EXAMPLES[0].answer)
+    failed = Answer(text=EXAMPLES[1].answer, error="500")
+    assert right([good, failed], EXAMPLES) == 0.5
+
+
+def test_the_target_is_judged_where_engines_are_the_bottleneck() -> None:
+    rows = [{"load": name, "answers": name, "ratio": {"median": 0.9}} for name in (SHORT, LONG)]
+    assert [(aim["target"].endswith(LONG), aim["met"]) for aim in targets(rows)] == [(True, False)]
+
+
+def test_the_page_follows_from_the_result(engine: str, tmp_path) -> None:
+    case = Case(SHORT, True, 8, concurrency=4)
+    through, mix = routed(case, engine, EXAMPLES, TARGET, seed=0)
+    straight = direct(case, {"simulated": engine}, mix, EXAMPLES, TARGET, seed=0)
+    row = _row(case, [(through, straight)], seed=0)
+    result = {
+        "stamp": stamp(first_token_target_s=1.0, latency_target_s=2.0),
+        "closed": [row],
+        "open": [],
+        "vllm_bench_serve": [],
+        "targets": targets([row | {"answers": LONG}]),
+    }
+    write(result, report.TITLE, report.section(result), tmp_path / "throughput.json")
+    assert json.loads((tmp_path / "throughput.json").read_text())["closed"][0]["load"] == case.name
+    page = (tmp_path / "throughput.md").read_text()
+    assert page.count(f"| {case.name} |") == 2
+    assert "0 / 0 |" in page
+
+
+@pytest.mark.slow
+def test_vllms_own_benchmark_measures_the_same(engine: str) -> None:
+    pytest.importorskip("vllm")
+    cases = [Case(SHORT, True, 12, concurrency=4), Case(SHORT, True, 12, rate_per_s=50.0)]
+    found = vllm_bench.measure(cases, engine, "benchmarks/zoo/models/wren", EXAMPLES, TARGET, seed=0)
+    assert [one["load"] for one in found] == [case.name for case in cases]
+    for one in found:
+        assert one["completed"] == 12
+        assert one["failed"] == 0
+        assert one["request_goodput"] > 0
+        assert 0 < one["ttft_ms"]["p50"] <= one["e2el_ms"]["p50"]
+
+
+def test_vllms_benchmark_that_fails_says_why(engine: str, monkeypatch) -> None:
+    monkeypatch.setattr(vllm_bench, "sys", type("broken", (), {"executable": "/bin/false"}))
+    with pytest.raises(RuntimeError, match="vllm bench serve failed"):
+        vllm_bench.measure([Case(SHORT, True, 4, concurrency=2)], engine, "none", EXAMPLES, TARGET, seed=0)

@@ -1,0 +1,154 @@
+"""The real Router, planner and ledger in this process: only predictor and engines are played."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployments.config import ServiceConfig, parse_config
+from deployments.estimates import Estimates
+from deployments.link import RouterLink
+from deployments.messages import Decision, Done, EngineReplica, RouteItem
+from deployments.router import Router
+from router.assignment import Assignment, BatchProblem, Strategy, assign
+from router.errors import ApportionError
+
+NAMES = ("wren", "finch", "lark", "heron")
+PRICES = (1.0, 2.0, 4.0, 8.0)  # USD per million tokens
+CONTEXT = 100
+INPUT_TOKENS = 10
+
+
+def configuration(database: Path | None, *, slots: int = 64, **sections: Any) -> ServiceConfig:
+    models = [
+        {
+            "name": name,
+            "source": "x",
+            "input_usd_per_million": price,
+            "output_usd_per_million": price,
+            "max_model_len": CONTEXT,
+            "max_num_seqs": slots,
+        }
+        for name, price in zip(NAMES, PRICES, strict=True)
+    ]
+    if database is not None:
+        sections["budget"] = {"database": f"sqlite:///{database}", **sections.get("budget", {})}
+    return parse_config({"models": models, "predictor": {"artefact": "benchmarks/zoo/predictor"}, **sections})
+
+
+def worst_usd(model: str, max_tokens: int) -> float:
+    return (INPUT_TOKENS + max_tokens) * PRICES[NAMES.index(model)] / 1e6
+
+
+class _Remote:
+    """A deployment handle's method."""
+
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+@dataclass
+class _Predictor:
+    """Dearer models are better; answers take half of what they may."""
+
+    def __post_init__(self) -> None:
+        self.predict = _Remote(self._predict)
+
+    async def _predict(self, items: Sequence[RouteItem]) -> Estimates:
+        n, prices = len(items), np.array(PRICES) / 1e6
+        most = np.array([item.max_tokens or CONTEXT - INPUT_TOKENS for item in items], dtype=float)
+        tokens = np.repeat(most[:, None] / 2, len(prices), axis=1)
+        random_ = np.random.default_rng(n)
+        success = np.clip(np.linspace(0.3, 0.9, len(prices)) + random_.normal(0, 0.1, (n, len(prices))), 0, 1)
+        return Estimates(
+            success=success,
+            success_std=np.zeros_like(success),
+            cost_usd=(INPUT_TOKENS + tokens) * prices,
+            cost_std_usd=np.zeros_like(success),
+            input_tokens=np.full_like(success, INPUT_TOKENS),
+            output_tokens=tokens,
+        )
+
+
+class _Solver:
+    def __init__(self) -> None:
+        self.solve = _Remote(self._solve)
+
+    async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
+        return assign(problem, strategy)
+
+
+@dataclass
+class LocalService:
+    """A router and one ingress's line to it; `generated_usd` is what engines have worked."""
+
+    config: ServiceConfig
+    router: Any = None
+    link: RouterLink = field(init=False)
+    generated_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.router = Router.func_or_class(self.config, _Predictor(), _Solver(), {})
+        self.router.reconfigure(self.config.routing.model_dump())
+        self.link = RouterLink(self.router.exchange)
+        self._beat = asyncio.create_task(self._heartbeats())
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await self.announce()
+            await asyncio.sleep(1)
+
+    async def announce(self) -> None:
+        for model in self.config.models:
+            await self.router.announce(
+                EngineReplica(f"{model.name}-0", model.name, "http://nowhere", model.max_num_seqs)
+            )
+
+    async def run(self, item: RouteItem, *, engine_s: float = 0.0, share: float = 1.0, told: bool = True) -> str:
+        """One request as an ingress serves it: the model that answered, or the code of the error.
+
+        Args:
+            share: of the longest answer that the engine gives.
+            told: whether the engine tells what it cost.
+        """
+        try:
+            decision = await self.link.plan(item)
+        except ApportionError as error:
+            return error.code
+        done = Done(decision.id, None)
+        try:
+            cost_usd = worst_usd(decision.model, round((item.max_tokens or CONTEXT - INPUT_TOKENS) * share))
+            self.generated_usd += cost_usd
+            await asyncio.sleep(engine_s * random.random())
+            done = Done(decision.id, cost_usd if told else None)
+        finally:
+            self.link.finish(done)
+        return decision.model
+
+    async def plan(self, item: RouteItem) -> Decision:
+        return await self.link.plan(item)
+
+    async def idle_state(self) -> dict[str, Any]:
+        """Numbers once everything has ended."""
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            state = await self.router.state()
+            if state["in_flight"] == state["waiting"] == state["waiting_for_budget"] == 0:
+                break
+        await asyncio.sleep(0.02)
+        numbers: dict[str, Any] = await self.router.state()
+        return numbers
+
+    async def close(self) -> None:
+        self._beat.cancel()
+        await self.link.close()
+        if self.router._sweeper is not None:
+            self.router._sweeper.cancel()
+        await self.router._batcher.close()
+        self.router._treasury.close()

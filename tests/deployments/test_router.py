@@ -1,0 +1,177 @@
+"""The Router's own class, with a predictor and a solver of this process in place of actors."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deployments import router as router_module
+from deployments.config import ServiceConfig
+from deployments.estimates import Estimates
+from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Report, RouteItem
+from deployments.router import Router
+from router.assignment import Assignment, BatchProblem, Strategy, assign
+from router.errors import OverloadedError
+
+
+class Call:
+    """Calls like a method of a deployment handle."""
+
+    def __init__(self, function: Any) -> None:
+        self.remote = function
+
+
+class Predictor:
+    def __init__(self) -> None:
+        self.calls = 0
+        self.broken = False
+        self.predict = Call(self._predict)
+
+    async def _predict(self, items: Sequence[RouteItem]) -> Estimates:
+        self.calls += 1
+        if self.broken:
+            raise ConnectionError("gone")
+        shape = (len(items), 2)
+        return Estimates(
+            success=np.tile([0.4, 0.9], (len(items), 1)),
+            success_std=np.zeros(shape),
+            cost_usd=np.tile([1e-6, 1e-5], (len(items), 1)),
+            cost_std_usd=np.zeros(shape),
+            input_tokens=np.full(shape, 10.0),
+            output_tokens=np.full(shape, 5.0),
+        )
+
+
+class Solver:
+    def __init__(self) -> None:
+        self.solve = Call(self._solve)
+
+    async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
+        return assign(problem, strategy)
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor()
+
+
+@pytest.fixture
+def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(router_module, "mean_success", lambda _: np.array([0.4, 0.9]))
+    monkeypatch.setattr(router_module, "POLL_S", 0.2)
+    monkeypatch.setattr(router_module, "SETTLE_S", 0.0)
+    models = [
+        {"name": name, "source": "x", "input_usd_per_million": p, "output_usd_per_million": p, "max_model_len": 100}
+        for name, p in (("small", 1.0), ("large", 10.0))
+    ]
+    config = ServiceConfig.model_validate({"models": models, "predictor": {"artefact": "x"}})
+    return Router.func_or_class(config, predictor, Solver(), {})  # type: ignore[attr-defined]
+
+
+async def join(router: Any, *replicas: tuple[str, str, int]) -> None:
+    for name, model, slots in replicas:
+        await router.announce(EngineReplica(name, model, f"http://{name}", slots))
+
+
+def item(name: str, **fields: Any) -> RouteItem:
+    return RouteItem(id=name, content="hello", **fields)
+
+
+async def test_decided_requests_take_slots_until_they_end(router: Any) -> None:
+    await join(router, ("s1", "small", 2), ("l1", "large", 1))
+    reply = await router.exchange(Report("i", items=(item("a"), item("b"))), True)
+    assert sorted(verdict.model for verdict in reply.verdicts) == ["large", "small"]
+    assert all(isinstance(verdict, Decision) and verdict.timing is not None for verdict in reply.verdicts)
+    assert (await router.state())["in_flight"] == 2
+    await router.exchange(Report("i", done=(Done("a", 2e-6), Done("b", None, worked=False))), False)
+    state = await router.state()
+    assert (state["in_flight"], state["reserved_usd"], state["spent_usd"]) == (0, 0, 2e-6)
+
+
+async def test_a_new_router_waits_for_heartbeats_before_it_refuses(router: Any) -> None:
+    router._settled_s += 5.0
+    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a"),)), True))
+    await asyncio.sleep(0.02)
+    await join(router, ("s1", "small", 2), ("l1", "large", 1))
+    assert isinstance((await reply).verdicts[0], Decision)
+
+
+async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    first = await router.exchange(Report("i", items=(item("a"),)), True)
+    again = await router.exchange(Report("i", items=(item("a"),)), True)
+    assert first.verdicts == again.verdicts
+    assert (await router.state())["in_flight"] == 1
+    assert predictor.calls == 1
+
+
+async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
+    held = Held("old", "large", "l1", 1, 1e-5)
+    await router.exchange(Report("i", held=(held, held)), False)
+    await join(router, ("s1", "small", 4), ("l1", "large", 1))
+    assert (await router.state())["models"]["large"] == {"slots": 1, "free_slots": 0}
+    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    assert reply.verdicts[0].model == "small"
+    await router.exchange(Report("i", done=(Done("old", 3e-6), Done("a", 1e-6))), False)
+    assert (await router.state())["in_flight"] == 0
+    assert (await router.state())["spent_usd"] == pytest.approx(4e-6)
+
+
+async def test_the_higher_priority_gets_the_scarce_slot(router: Any) -> None:
+    await join(router, ("s1", "small", 1))
+    items = (item("low", priority=-1), item("usual"), item("high", priority=2))
+    reply = await router.exchange(Report("i", items=items), True)
+    assert [verdict.id for verdict in reply.verdicts] == ["high"]
+    reply = await router.exchange(Report("i", done=(Done("high", 1e-6),)), True)
+    assert [verdict.id for verdict in reply.verdicts] == ["usual"]
+
+
+async def test_a_weightier_request_gets_the_better_model(router: Any) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 1))
+    reply = await router.exchange(Report("i", items=(item("a"), item("b", priority=1), item("c"))), True)
+    assert {verdict.id: verdict.model for verdict in reply.verdicts} == {"a": "small", "b": "large", "c": "small"}
+
+
+async def test_what_waits_past_its_time_is_not_planned(router: Any) -> None:
+    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a", timeout_s=0.05),)), True))
+    assert isinstance((await reply).verdicts[0], Refusal)  # no replica at all
+    await join(router, ("s1", "small", 1))
+    await router.exchange(Report("i", items=(item("b"),)), True)
+    assert (await router.exchange(Report("i", items=(item("c", timeout_s=0.05),)), True)).verdicts == ()
+    reply = await router.exchange(Report("i", done=(Done("b", 1e-6),)), True)
+    assert reply.verdicts == ()
+    assert (await router.state())["in_flight"] == 0
+
+
+async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 99), ("l1", "large", 99))
+    predictor.broken = True
+    for number in range(6):
+        reply = await router.exchange(Report("i", items=(item(f"r{number}"),)), True)
+        assert reply.verdicts[0].rung == "static"
+    assert predictor.calls == 3
+    assert (await router.state())["parts"]["predictor"] == "open"
+    assert (await router.state())["rungs"] == {"static": 6}
+
+
+async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "INGRESS_TTL_S", 0.5)
+    await join(router, ("s1", "small", 1))
+    await router.exchange(Report("gone", items=(item("a"), item("b"))), True)
+    for _ in range(40):
+        await asyncio.sleep(0.1)
+        if (await router.state())["in_flight"] == 0:
+            break
+    assert (await router.state())["waiting"] == 0
+    assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
+
+
+async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await join(router, ("s1", "small", 1))
+    monkeypatch.setattr(router._batcher, "_max_queue", 2)
+    await router.exchange(Report("i", items=(item("running"),)), True)
+    items = tuple(item(f"r{number}") for number in range(4))
+    reply = await router.exchange(Report("i", items=items), True)
+    assert [type(verdict.error) for verdict in reply.verdicts] == [OverloadedError] * 2

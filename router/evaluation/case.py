@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..prediction.estimator import Estimator, FittedEstimator
 from ..prediction.features import Features
 from ..prediction.incumbent import Incumbent
 from ..prediction.outcomes import OutcomesTable
+from ..prediction.prediction import Prediction
 from ..prediction.predictor import calibrated
 
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -120,7 +121,28 @@ def split_rows(n: int, seed: int) -> tuple[IntArray, ...]:
 
 
 def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
-    """Fit on the training rows, calibrate on the validation rows, predict both held-out parts."""
+    """Fit on the training rows, calibrate on the validation rows, predict both held-out parts; the best single model
+    keeps its place.
+    """
+    return with_incumbent(estimated_case(table, features, name, estimator, seed))
+
+
+def with_incumbent(case: Case) -> Case:
+    """The case with the best single model's estimates lifted over claims that validation outcomes do not prove."""
+    incumbent = Incumbent.fit(case.validation.success, case.validation.score, case.best)
+
+    def lifted(sample: Sample) -> Sample:
+        unknown = np.full(sample.success.shape, np.nan)
+        prediction = Prediction(sample.success, sample.success_std, sample.success_samples, unknown, unknown)
+        kept = incumbent.apply(prediction)
+        return replace(sample, success=kept.success, success_samples=kept.success_samples)
+
+    test = lifted(case.test)
+    return replace(case, validation=lifted(case.validation), test=test, errors=_errors(case.raw_success, test))
+
+
+def estimated_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
+    """`fit_case` with every calibrated estimate taken at its word."""
     train, validation, test = split_rows(len(table), seed)
     fitted = estimator.fit(
         features.subset(train), table.subset(train),
@@ -129,12 +151,8 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
     raw = fitted.predict(features.subset(validation)).success
     calibration = Calibration.fit(raw, table.subset(validation).scores)
     known = table.subset(train)
-    mean_score, mean_paid_usd = known.scores.mean(axis=0), known.cost_usd.mean(axis=0)
-    best = best_single(mean_score, mean_paid_usd)
-    incumbent = Incumbent.fit(calibration.apply(raw), table.subset(validation).scores, best)
     samples = [
-        _sample(fitted, calibration, incumbent, features.subset(rows), table.subset(rows), known)
-        for rows in (validation, test)
+        _sample(fitted, calibration, features.subset(rows), table.subset(rows), known) for rows in (validation, test)
     ]
     before = fitted.predict(features.subset(test)).success
     return Case(
@@ -143,8 +161,8 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
         models=table.models,
         validation=samples[0],
         test=samples[1],
-        mean_score=mean_score,
-        mean_paid_usd=mean_paid_usd,
+        mean_score=known.scores.mean(axis=0),
+        mean_paid_usd=known.cost_usd.mean(axis=0),
         errors=_errors(before, samples[1]),
         test_rows=test,
         raw_success=before,
@@ -163,12 +181,11 @@ def _errors(raw: FloatArray, test: Sample) -> CalibrationErrors:
 def _sample(
     fitted: FittedEstimator,
     calibration: Calibration,
-    incumbent: Incumbent,
     features: Features,
     table: OutcomesTable,
     known: OutcomesTable,
 ) -> Sample:
-    prediction = incumbent.apply(calibrated(fitted.predict(features), calibration))
+    prediction = calibrated(fitted.predict(features), calibration)
     cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
     if len(table.prices) == len(table.models):
         cost, spread = prediction.cost_usd(table.input_tokens, table.price_list())

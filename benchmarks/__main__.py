@@ -52,7 +52,7 @@ def e2e(
 @app.command()
 def overhead(
     config: Config = CONFIG,
-    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 400,
+    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 240,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 3,
     ingresses: Annotated[
         int, typer.Option(min=0, help="Most ingress replicas for the ceiling, from 1 on; 0: none.")
@@ -69,7 +69,7 @@ def overhead(
     result = run(config, requests, rounds, replicas, proxies, console)
     report.show(result, console)
     if json_file is not None:
-        write(result, report.TITLE, report.section(result), json_file)
+        write(result, report.TITLE, report.__doc__ or "", report.section(result), json_file)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def throughput(
     result = run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
     report.show(result, console)
     if json_file is not None:
-        write(result, report.TITLE, report.section(result), json_file)
+        write(result, report.TITLE, report.__doc__ or "", report.section(result), json_file)
 
 
 @app.command()
@@ -150,11 +150,13 @@ def results(
     folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON files.")] = RESULTS,
     out: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
 ) -> None:
-    """Write the page of all results from their JSON files."""
-    from benchmarks.quality.report import page
+    """Write the pages and plots of all results again from their JSON files."""
+    from benchmarks.quality.report import found_in, page, render
 
+    for name in found_in(folder):
+        render(name, folder)
     out.write_text(page(folder))
-    console.print(f"Wrote {out}.")
+    console.print(f"Wrote {out}, and pages and plots in {folder}.")
 
 
 def _add_experiment(name: str, summary: str) -> None:

@@ -48,8 +48,8 @@ def closed_cases(scale: float) -> list[Case]:
     Args:
         scale: of the numbers of requests; 1 takes some seconds a case.
     """
-    short = {1: 40, 4: 80, 16: 192, 64: 320}
-    long = {16: 96, 64: 192}
+    short = {1: 30, 4: 60, 16: 128, 64: 192}
+    long = {16: 64, 64: 128}
 
     def size(requests: int, concurrency: int) -> int:
         return max(round(requests * scale), 2 * concurrency, 8)

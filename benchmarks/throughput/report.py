@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.report import number, table
+from benchmarks.load.report import number
+from benchmarks.quality.report import table
 
 TITLE = "Throughput"
 COLUMNS = (
@@ -36,20 +37,20 @@ PROCESSES = ("client", "haproxy", "Ingress", "Router", "Predictor", "Solver", "e
 def section(result: dict[str, Any]) -> list[str]:
     """Lines of Markdown: targets, loads, and whose CPU it was."""
     settings = result["stamp"]["settings"]
-    lines = [__doc__ or "", "## Targets", "", *table(["", "at least", "measured", "met"], _targets(result)), ""]
-    lines += ["## Loads", "", *table(COLUMNS, _rows(result)), ""]
+    lines = ["### Targets", "", *table(["", "at least", "measured", "met"], _targets(result)), ""]
+    lines += ["### Loads", "", *table(COLUMNS, _rows(result)), ""]
     lines += [
         f"Goodput counts answers complete within {settings['latency_target_s']:g} s, streamed ones with their first "
         f"token within {settings['first_token_target_s']:g} s. `ratio`: routed over direct requests/s, median of the "
         "rounds and 95 % interval. Quality and dollars are the routed answers'; direct ones cost and score the same "
         "where batching leaves an engine's arithmetic alone.",
         "",
-        "## CPU, ms a request, routed / direct",
+        "### CPU, ms a request, routed / direct",
         "",
         *table(["load", *PROCESSES], _cpu_rows(result)),
     ]
     if result["vllm_bench_serve"]:
-        lines += ["", "## The same service as `vllm bench serve` sees it", "", *_of_vllm(result)]
+        lines += ["", "### The same service as `vllm bench serve` sees it", "", *_of_vllm(result)]
     return lines
 
 

@@ -50,8 +50,8 @@ def section(result: dict[str, Any]) -> list[str]:
         *table(["load", *PROCESSES, "direct over routed, all", "engines alone"], _cpu_rows(result)),
         "",
         f"All of it shares {result['stamp']['machine']['cores']} cores, so while they are busy `ratio` is about the "
-        "last column but one; with cores of its own for all but the engines it would be about the last. That one is below "
-        "1 where a request spends part of its time in the router, so that fewer share the engines' steps.",
+        "last column but one; with cores of its own for all but the engines it would be about the last. That one is "
+        "below 1 where a request spends part of its time in the router, so that fewer share the engines' steps.",
     ]
     if result["vllm_bench_serve"]:
         lines += ["", "### The same service as `vllm bench serve` sees it", "", *_of_vllm(result)]
@@ -96,9 +96,13 @@ def _cpu_rows(result: dict[str, Any]) -> list[list[str]]:
     rows = []
     for row in [*result["closed"], *result["open"]]:
         through, straight = _cpu(row["routed"]), _cpu(row["direct"])
-        shares = [f"{sum(straight) / sum(through):.2f}", f"{straight[-1] / through[-1]:.2f}"]
+        shares = [_share(sum(straight), sum(through)), _share(straight[-1], through[-1])]
         rows.append([row["load"], *(f"{a:.1f} / {b:.1f}" for a, b in zip(through, straight, strict=True)), *shares])
     return rows
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.2f}" if whole else ""
 
 
 def _cpu(found: dict[str, Any]) -> list[float]:

@@ -150,11 +150,13 @@ def results(
     folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON files.")] = RESULTS,
     out: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
 ) -> None:
-    """Write the page of all results from their JSON files."""
-    from benchmarks.quality.report import page
+    """Write the pages and plots of all results again from their JSON files."""
+    from benchmarks.quality.report import found_in, page, render
 
+    for name in found_in(folder):
+        render(name, folder)
     out.write_text(page(folder))
-    console.print(f"Wrote {out}.")
+    console.print(f"Wrote {out}, and pages and plots in {folder}.")
 
 
 def _add_experiment(name: str, summary: str) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deployments.budget_config import BudgetConfig
 from deployments.config import ModelConfig
 from deployments.estimates import Estimates
@@ -19,12 +22,13 @@ from deployments.funds import Funds, worst_cases
 from deployments.messages import RouteItem
 from router.budget import Limit, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from router.budget.ledger import BudgetLedger
-from router.budget.standing import Claim, Standing
+from router.budget.standing import Balance, Claim, CounterKey, Standing
 from router.errors import LedgerError
 
 logger = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
+MAX_REMEMBERED = 10_000
 GRACE_S = 60.0  # after a request's longest time; then nobody will tell its end any more
 
 
@@ -46,12 +50,13 @@ class Treasury:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
-        self._models = tuple(models)
+        self.models = tuple(models)
         self._names = tuple(model.name for model in models)
         self._ttl_s = max_request_s + GRACE_S
         self._clock = clock
         self.tally = Tally()
         self._ends: dict[str, int | None] = {}
+        self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
         self._reserved: dict[str, int] = {}
         self._overruns = 0
         self._latest: asyncio.Future[Any] | None = None
@@ -80,22 +85,22 @@ class Treasury:
     async def look(self, items: Sequence[RouteItem], estimates: Estimates) -> Funds | None:
         """How the limits stand for a batch that is about to be planned; None: there are none.
 
+        What the ledger told last is good enough as long as there is money: `reserve` has the last word. Only where a
+        request or a model seems too dear the ledger is asked.
+
         Raises:
             LedgerError: the database does not answer; without it nothing may be spent.
         """
         if self._ledger is None:
             return None
+        worst_nano = worst_cases(items, estimates, self.models)
+        funds = self._funds(items, worst_nano, Standing(self._ledger.limits, self._clock(), dict(self._view)))
+        if self._view and funds.affordable.all():
+            return funds
         accounts = [item.account for item in items]
         standing: Standing = await self._run(self._ledger.look, accounts, self._names, now_s=self._clock())
-        return Funds(
-            items,
-            self._names,
-            worst_cases(items, estimates, self._models),
-            standing.left_nano(accounts, self._names),
-            standing,
-            self._pacer,
-            self._window(standing),
-        )
+        self._remember(standing)
+        return self._funds(items, worst_nano, standing)
 
     async def reserve(self, claims: Sequence[Claim]) -> list[Shortage | None]:
         """Sets the worst cases aside; what is short, and None for those that have what they need.
@@ -109,6 +114,7 @@ class Treasury:
         shortages: list[Shortage | None] = await self._run(
             self._ledger.reserve, claims, now_s=now_s, expires_s=now_s + self._ttl_s
         )
+        self._remember(self._ledger.latest)
         for claim, shortage in zip(claims, shortages, strict=True):
             if shortage is None:
                 self._reserved[claim.id] = claim.nano
@@ -188,6 +194,15 @@ class Treasury:
             ledger.settle(self._ends)
             ledger.close()
 
+    def _funds(self, items: Sequence[RouteItem], worst_nano: NDArray[np.int64], standing: Standing) -> Funds:
+        left_nano = standing.left_nano([item.account for item in items], self._names)
+        return Funds(items, self._names, worst_nano, left_nano, standing, self._pacer, self._window(standing))
+
+    def _remember(self, standing: Standing) -> None:
+        if len(self._view) > MAX_REMEMBERED:  # of windows and tenants of the past
+            self._view.clear()
+        self._view.update(standing.balances)
+
     def _apply_limits(self) -> None:
         if self._ledger is not None:
             self._ledger.limits = (*self._own_limits, *self._key_limits)
@@ -251,6 +266,6 @@ def _spelled_out(standing: Standing) -> dict[str, Any]:
             }
             for limit in standing.limits
             if limit.scope in {Scope.service, Scope.model}
-            for name, balance in standing.of_limit(limit)
+            for name, balance in standing.of_limit(limit) or [("", Balance())]
         ],
     }

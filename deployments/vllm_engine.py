@@ -23,8 +23,9 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from deployments.config import ModelConfig
-from deployments.settlement import settled_comment, settled_header
+from deployments.settlement import price_of, settled_comment, settled_header
 from router.errors import ConfigurationError, UnavailableError
+from router.prices import ModelPrice
 
 logger = logging.getLogger("ray.serve")
 
@@ -138,23 +139,24 @@ async def _answer(
     wants_usage = bool(options and options.include_usage)
     if request.stream and not wants_usage:
         request.stream_options = StreamOptions(include_usage=True)
+    price = price_of(raw_request.headers, model.price)
     answer = await create(request, raw_request)
     if isinstance(answer, ErrorResponse):
         return JSONResponse(answer.model_dump(), status_code=answer.error.code)
     if isinstance(answer, AsyncGenerator):
-        return StreamingResponse(_settled(answer, model, wants_usage), media_type="text/event-stream")
+        return StreamingResponse(_settled(answer, price, wants_usage), media_type="text/event-stream")
     usage = answer.usage
-    cost_usd = model.price.cost_usd(usage.prompt_tokens, usage.completion_tokens or 0)
+    cost_usd = price.cost_usd(usage.prompt_tokens, usage.completion_tokens or 0)
     return Response(answer.model_dump_json(), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
 
 async def _settled(
-    events: AsyncGenerator[str, None], model: ModelConfig, wants_usage: bool
+    events: AsyncGenerator[str, None], price: ModelPrice, wants_usage: bool
 ) -> AsyncGenerator[str, None]:
     async for event in events:
         if '"choices":[]' in event and '"usage":{' in event:
             usage = json.loads(event.removeprefix("data: "))["usage"]
-            cost_usd = model.price.cost_usd(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+            cost_usd = price.cost_usd(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
             yield event + settled_comment(cost_usd) if wants_usage else settled_comment(cost_usd)
         else:
             yield event

@@ -61,6 +61,7 @@ class BudgetLedger:
     Args:
         url: of the database; see `router.budget.schema.connect`.
         limits: may change later through `limits`; what was spent before a limit was set does not count against it.
+            `latest` is how those stood that the last call of `reserve` had to do with.
         power_safe: wait for the disk at each commit (SQLite).
 
     Raises:
@@ -69,6 +70,7 @@ class BudgetLedger:
 
     def __init__(self, url: str, limits: Iterable[Limit] = (), *, power_safe: bool = False) -> None:
         self.limits = tuple(limits)
+        self.latest = Standing((), 0.0)
         self._engine = connect(url, power_safe=power_safe)
         self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         self._ids: dict[CounterKey, int] = {}
@@ -195,6 +197,7 @@ class BudgetLedger:
             self._write(connection, changes)
             if rows:
                 connection.execute(insert(reservations), rows)
+        self.latest = standing
         return shortages
 
     def _end(self, connection: Connection, ends: Mapping[str, int | None]) -> _Changes:

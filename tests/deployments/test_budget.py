@@ -191,6 +191,7 @@ async def test_a_ledger_that_does_not_answer_spends_nothing(start: Start, monkey
     await asyncio.sleep(0.05)
     with monkeypatch.context() as patched:
         patched.setattr(BudgetLedger, "look", broken)
+        patched.setattr(BudgetLedger, "reserve", broken)
         patched.setattr(BudgetLedger, "settle", broken)
         assert await service.run(item("r")) == "ledger_unavailable"
         assert await running == "wren"

@@ -1,0 +1,197 @@
+"""Money on a real Ray Serve application with simulated engines, beside the service that the other tests use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from deployments.keyring import new_key
+from deployments.launch import deploy
+from router.budget import Account, to_nano
+from router.budget.ledger import BudgetLedger
+from router.budget.standing import Standing
+from tests.deployments.service import MODELS, Service
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+PREFIX = "/money"
+TOKENS = 16
+EACH_NANO = 16_000_000  # 16 tokens at 1000 USD a million; input is free
+BUDGET_NANO = 300 * EACH_NANO
+
+
+@dataclass(frozen=True)
+class Money:
+    """The application with a budget: where it answers, its ledger's file, and a key that may use one model."""
+
+    url: str
+    database: str
+    key: str
+    poor_key: str
+
+    def headers(self, tenant: str, key: str | None = None) -> dict[str, str]:
+        return {"authorization": f"Bearer {key or self.key}", "x-router-tenant": tenant}
+
+    def chat(self, tenant: str = "t", key: str | None = None, **fields: Any) -> httpx.Response:
+        return httpx.post(
+            f"{self.url}/v1/chat/completions", json=body(**fields), headers=self.headers(tenant, key), timeout=60
+        )
+
+    def balance(self, tenant: str) -> tuple[int, int]:
+        """What the tenant has spent and reserved in nano-USD, from the database itself."""
+        ledger = BudgetLedger(self.database)
+        standing: Standing = ledger.statement(now_s=time.time())
+        ledger.close()
+        found = [b for key, b in standing.balances.items() if key.name == tenant]
+        return (found[0].spent_nano, found[0].reserved_nano) if found else (0, 0)
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "heron", "messages": [{"role": "user", "content": "x"}], "max_tokens": TOKENS} | fields
+
+
+def application(folder: Path) -> tuple[dict[str, Any], str, str]:
+    (key, digest), (poor_key, poor_digest) = new_key(), new_key()
+    keys = [
+        {"name": "rich", "sha256": digest},
+        {"name": "poor", "sha256": poor_digest, "models": ["wren"], "requests_per_minute": 12},
+    ]
+    (folder / "keys.yaml").write_text(yaml.safe_dump(keys))
+    engine = {"engine": "simulated", "simulated": {"tokens": TOKENS, "first_token_s": 0.05}}
+    price = {"input_usd_per_million": 0, "output_usd_per_million": 1000}
+    shape = {"source": "x", "max_model_len": 256, "max_num_seqs": 64, "num_cpus": 0.01}
+    models = [{"name": name, **shape, **price, **engine} for name in MODELS]
+    for model in models:  # the predictor counts tokens with each model's own tokenizer
+        model["source"] = f"benchmarks/zoo/models/{model['name']}"
+    args = {
+        "models": models,
+        "predictor": {"artefact": "benchmarks/zoo/predictor", "num_cpus": 0.01},
+        "solver": {"num_cpus": 0.01},
+        "router": {"num_cpus": 0.01},
+        "ingress": {"num_cpus": 0.01},
+        "dispatch": {"engine_host": "127.0.0.1"},
+        "budget": {
+            "database": f"sqlite:///{folder}/budget.db",
+            "limits": [{"scope": "tenant", "window": "total", "usd": BUDGET_NANO / 1e9}],
+        },
+        "keys": {"file": str(folder / "keys.yaml")},
+    }
+    described = {"name": "money", "route_prefix": PREFIX, "import_path": "deployments.app:build", "args": args}
+    return described, key, poor_key
+
+
+@pytest.fixture(scope="module")
+def money(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Money]:
+    folder = tmp_path_factory.mktemp("money")
+    described, key, poor_key = application(folder)
+    both = json.loads(json.dumps(service.document))
+    both["applications"].append(described)
+    deploy(both)
+    url = f"{service.url}{PREFIX}"
+    deadline_s = time.monotonic() + 120
+    while httpx.get(f"{url}/health", timeout=10).status_code != 200:
+        assert time.monotonic() < deadline_s, "the application with a budget did not start"
+        time.sleep(0.5)
+    yield Money(url, f"sqlite:///{folder}/budget.db", key, poor_key)
+    deploy(service.document)
+
+
+async def storm(money: Money, tenant: str, n: int) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=n, max_keepalive_connections=n)
+    async with httpx.AsyncClient(timeout=120, limits=limits, headers=money.headers(tenant)) as client:
+        url = f"{money.url}/v1/chat/completions"
+        return await asyncio.gather(*(client.post(url, json=body()) for _ in range(n)))
+
+
+def generated_nano(answers: list[httpx.Response]) -> int:
+    return sum(to_nano(float(a.headers["x-router-settled-cost-usd"])) for a in answers if a.status_code == 200)
+
+
+def settled(money: Money, tenant: str) -> tuple[int, int]:
+    deadline_s = time.monotonic() + 30
+    while (balance := money.balance(tenant))[1] and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    return balance
+
+
+def test_a_thousand_requests_against_money_for_three_hundred(money: Money) -> None:
+    answers = asyncio.run(storm(money, "crowd", 1000))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses[200] == 300, statuses
+    assert statuses[402] + statuses[429] == 700, statuses
+    assert generated_nano(answers) == BUDGET_NANO
+    assert settled(money, "crowd") == (BUDGET_NANO, 0)
+    refused = next(answer for answer in answers if answer.status_code == 402)
+    assert refused.json()["error"]["type"] == "insufficient_quota"
+    assert "for tenant 'crowd'" in refused.json()["error"]["message"]
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
+
+
+def test_a_router_killed_in_the_middle_forgets_nothing(money: Money) -> None:
+    async def storm_and_kill() -> list[httpx.Response]:
+        work = asyncio.create_task(storm(money, "killed", 600))
+        deadline_s = time.monotonic() + 30
+        while sum(money.balance("killed")) < BUDGET_NANO / 10:
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.02)
+        os.kill(router_process().pid, signal.SIGKILL)
+        return await work
+
+    answers = asyncio.run(storm_and_kill())
+    statuses = Counter(answer.status_code for answer in answers)
+    generated = generated_nano(answers)
+    spent, reserved = money.balance("killed")
+    assert spent + reserved >= generated
+    assert spent + reserved <= BUDGET_NANO
+    assert set(statuses) <= {200, 402, 429, 503, 504}, statuses
+    assert statuses[200] >= 250, statuses
+    spent, reserved = settled(money, "killed")
+    assert reserved == 0, "the ingress has told the new router of every end"
+    assert generated <= spent <= BUDGET_NANO
+    assert money.chat("after").status_code == 200
+
+
+def router_process() -> psutil.Process:
+    name = "ServeReplica:money:Router"
+    return next(p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or []))
+
+
+def test_the_answer_without_a_key_is_401_and_with_the_wrong_model_403(money: Money) -> None:
+    assert money.chat(key="nobody").status_code == 401
+    assert httpx.get(f"{money.url}/v1/models").status_code == 401
+    assert httpx.post(f"{money.url}/v1/route", json={"requests": [body()]}).status_code == 401
+    forbidden = money.chat(key=money.poor_key)
+    assert (forbidden.status_code, forbidden.json()["error"]["code"]) == (403, "model_not_allowed")
+    assert money.chat(key=money.poor_key, model="auto").headers["x-router-model"] == "wren"
+    mine = httpx.get(f"{money.url}/v1/models", headers=money.headers("t", money.poor_key)).json()
+    assert [model["id"] for model in mine["data"]] == ["auto", "wren"]
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(money: Money) -> None:
+    answers = [money.chat(key=money.poor_key, model="wren") for _ in range(3)]
+    slowed = [answer for answer in answers if answer.status_code == 429]
+    assert slowed
+    assert slowed[0].json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(slowed[0].headers["retry-after"]) <= 6
+
+
+def test_the_ledger_knows_who_paid(money: Money) -> None:
+    assert money.chat("payer").status_code == 200
+    assert settled(money, "payer") == (EACH_NANO, 0)
+    ledger = BudgetLedger(money.database)
+    left = ledger.look([Account()], ["heron"], now_s=time.time(), ends={}).total()
+    ledger.close()
+    assert left.spent_nano >= EACH_NANO

@@ -9,7 +9,7 @@
           sum_{r of t GPUs} y[r,c]  <=  sum_q groups[q,t] v[q,c],   sum_p w[p,c] likewise for t = 1   (groups[c,t])
           sum_q v[q,c]  <=  nodes of class c                                                          (nodes[c])
           min_replicas[j]  <=  sum_{r of j} y[r]  <=  max_replicas[j]                                 (replicas[j])
-          at_least[r]  <=  y[r]  <=  at_most[r]                                                       (of_type[r])
+          y[r]  <=  at_most[r]                                                                        (of_type[r])
           y[r] = sum_c y[r,c];  y, w, v integer >= 0;  0 <= x <= 1
 
 y: replicas of a type in a class of equal nodes; w: GPUs cut in a pattern; v: nodes divided in a pattern (`patterns`).
@@ -131,13 +131,10 @@ def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: 
         limited,
         rule=lambda _, j: (problem.models[j].min_replicas, sum(of_model[j].values()), problem.models[j].max_replicas),
     )
-    of_type = replicas_by_type(model)
-    least, most = problem.requirements.at_least, problem.requirements.at_most
-    bounded = [r for r in of_type if r in least or most is not None]
-    model.of_type = pyo.Constraint(
-        bounded,
-        rule=lambda _, r: (least.get(r, 0), sum(of_type[r]), None if most is None else most.get(r, 0)),
-    )
+    most = problem.requirements.at_most
+    if most is not None:
+        of_type = replicas_by_type(model)
+        model.of_type = pyo.Constraint(list(of_type), rule=lambda _, r: sum(of_type[r]) <= most.get(r, 0))
     if problem.requirements.high_availability:
         _add_availability(model, problem, [packing.node_class for packing in packings])
     if problem.requirements.move_price:

@@ -45,8 +45,8 @@ def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
     """
     if len(plan.cluster.gpu_types) > 1 and (options.autoscale or not options.pin):
         raise ConfigurationError(
-            f"The cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them a "
-            "replica needs: pin the replicas."
+            f"The cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
+            "a replica needs: pin the replicas."
         )
     document, models = read_models(Path(path))
     for spec in plan.models:

@@ -94,7 +94,7 @@ def test_autoscaling_needs_bounds() -> None:
 def test_where_gpus_differ_replicas_are_pinned(options: RenderOptions) -> None:
     mixed = Cluster((Node("a-0", "H100", 8), Node("a-1", "H100", 8), Node("b", "L4", 1)), GPU_TYPES)
     plan = plan_of(cluster=mixed, bounds=(ReplicaBounds(HUGE, 1, 1),))
-    with pytest.raises(ConfigurationError, match="types H100, L4.*pin the replicas"):
+    with pytest.raises(ConfigurationError, match=r"types H100, L4.*pin the replicas"):
         render(plan, GOLDEN / "before.yaml", options)
 
 

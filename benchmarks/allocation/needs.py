@@ -23,7 +23,6 @@ SIZES: dict[str, tuple[int, int, int, int, int, int, int]] = {
     "47B-MoE": (4096, 32, 32, 8, 14336, 32000, 8),
     "70B": (8192, 80, 64, 8, 28672, 128256, 0),
     "110B": (8192, 80, 64, 8, 49152, 152064, 0),
-    "180B": (12288, 96, 96, 8, 36864, 128256, 0),
 }
 
 # Ten open models of different size and price. The large ones' KV heads are those of Llama 3 throughout.
@@ -50,9 +49,9 @@ ROUTERBENCH = {
     "mistralai/mixtral-8x7b-chat": "47B-MoE",
     "claude-instant-v1": "47B-MoE",
     "meta/llama-2-70b-chat": "70B",
-    "claude-v1": "110B",
-    "claude-v2": "110B",
-    "gpt-4-1106-preview": "180B",
+    "claude-v1": "70B",
+    "claude-v2": "70B",
+    "gpt-4-1106-preview": "110B",
 }
 
 DATA_SETS = {"mmlu_pro_cot": MMLU_PRO, "routerbench_part": ROUTERBENCH}

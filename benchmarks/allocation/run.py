@@ -25,7 +25,7 @@ from benchmarks.allocation.held_out import at_spend, realised, workloads
 from benchmarks.allocation.needs import DATA_SETS, specs
 from benchmarks.stamp import stamp
 from router.errors import DeadlineError, InfeasibleError
-from router.evaluation.case import Case, fit_case
+from router.evaluation.case import Case, fit_case, usable
 from router.prediction.encoder import Encoder
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
@@ -70,13 +70,12 @@ class Row:
 
 
 def run(data: Path, seeds: int, console: Console) -> dict[str, Any]:
-    """All data sets under the folder that are known; raises FileNotFoundError's own words when there is none."""
+    """Every seed, number of GPUs and arm on both data sets."""
     rows: list[Row] = []
     settings: dict[str, Any] = {}
     encoder = Encoder.load("minilm", device="auto")
     for name, needs in DATA_SETS.items():
-        table = OutcomesTable.load(data / name).select_models(list(needs))
-        table = _whole(complete_tokens(table, encoder))
+        table = complete_tokens(usable(OutcomesTable.load(data / name)), encoder).select_models(list(needs))
         console.print(f"{name}: {len(table)} requests", highlight=False)
         features = encode_in_steps(table.prompts, encoder)
         with TemporaryDirectory() as folder:
@@ -93,14 +92,6 @@ def run(data: Path, seeds: int, console: Console) -> dict[str, Any]:
         ),
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip
-
-
-def _whole(table: OutcomesTable) -> OutcomesTable:
-    """Requests that every model answered."""
-    known = [
-        np.isfinite(a).all(axis=1) for a in (table.scores, table.cost_usd, table.input_tokens, table.output_tokens)
-    ]
-    return table.subset(np.logical_and.reduce(known))
 
 
 def _profiles(models: tuple[ModelSpec, ...], table: OutcomesTable) -> tuple[Profile, ...]:

@@ -37,12 +37,13 @@ GPUS = (4, 8, 16, 32)
 # The rate at which the best single model alone would take so many GPUs.
 BEST_ALONE_GPUS = 16
 BUDGET_SHARE = 0.5
-BUDGETS = (0.25, 0.4, 0.5, 0.7, 1.0)
+BUDGETS = (0.3, 0.5, 0.8)
 BATCH_SIZE = 64
-PLAN_BATCHES = 8
+PLAN_BATCHES = 5
 QUANTILE = 0.25
 GAP = 5e-3
-TIME_LIMIT_S = 20.0
+TIME_LIMIT_S = 120.0
+MOST_TEST_BATCHES = 16
 ARMS = ("planned", "planned_robust", "greedy", "proportional", "uniform")
 
 
@@ -117,7 +118,7 @@ def _seed(
     budget_usd = BUDGET_SHARE * float(case.validation.cost_usd[:, case.best].mean())
     requirements = Requirements(budget_usd=budget_usd)
     sampled = planning.batches(BATCH_SIZE, PLAN_BATCHES, case.seed)
-    held = testing.batches(BATCH_SIZE, len(testing) // BATCH_SIZE, case.seed)
+    held = testing.batches(BATCH_SIZE, min(MOST_TEST_BATCHES, len(testing) // BATCH_SIZE), case.seed)
     spend_usd = BUDGET_SHARE * float(case.test.paid_usd[held.ravel(), case.best].mean())
     rows = []
     for n_gpus in GPUS:

@@ -77,7 +77,8 @@ def plan(folder: Path) -> Plan:
 
 def test_plan_writes_what_it_was_made_from(folder: Path, plan: Plan) -> None:
     assert plan.gap <= 1e-3
-    assert plan.rate_per_s == pytest.approx(2.0, rel=0.1)
+    arrivals = [json.loads(line)["arrival_s"] for line in (folder / "requests.jsonl").read_text().splitlines()]
+    assert plan.rate_per_s == pytest.approx(399 / (arrivals[-1] - arrivals[0]))
     assert plan.inputs["models"] == file_hash(folder / "models.yaml")
     assert plan.inputs["predictor"] == file_hash(folder / "artefact")
     assert set(plan.inputs) == {"models", "cluster", "profiles.0", "prompts", "predictor"}

@@ -136,7 +136,13 @@ def _placed(
         if concerned <= alone:
             raise AssertionError(f"{placement.exposed} are on one node, though every node was a class of its own")
         alone |= concerned
-        found = optimise(problem, gap=options.gap, time_limit_s=options.time_limit_s, alone=alone)
+        try:
+            found = optimise(problem, gap=options.gap, time_limit_s=options.time_limit_s, alone=alone)
+        except InfeasibleError as error:
+            raise InfeasibleError(
+                f"No arrangement on these nodes keeps every model on two of them (tried for {', '.join(placement.exposed)}"
+                "): add a node, profile smaller shares, or plan without high availability."
+            ) from error
         optimum = trim(problem, found)
         placement = _place(problem, optimum, running)
     return optimum, placement

@@ -28,14 +28,14 @@ LEAST_GAIN = 1e-4
 
 def uniform(problem: AllocationProblem) -> Replicas:
     """Every model gets as many GPUs as every other, as far as whole replicas allow."""
-    return _fill(problem, lambda given, _: -given)
+    return _fill(problem, lambda given: -given)
 
 
 def proportional(problem: AllocationProblem) -> Replicas:
     """Every model gets GPUs in proportion to what it would take if there were GPUs for all that the budget buys."""
     need = _gpus_wanted(problem)
     target = need / need.sum() * problem.cluster.n_gpus
-    return _fill(problem, lambda given, _: np.where(target > 0, target - given, -np.inf))
+    return _fill(problem, lambda given: np.where(target > 0, target - given, -np.inf))
 
 
 def greedy(problem: AllocationProblem) -> Replicas:
@@ -67,14 +67,19 @@ def greedy(problem: AllocationProblem) -> Replicas:
         value = _worth(small, chosen)
 
 
-def _fill(problem: AllocationProblem, urgency: Callable[[FloatArray, Room], FloatArray]) -> Replicas:
-    """Adds a replica to the most urgent model until nothing fits. urgency: (n_models,) from the GPUs given so far."""
+def _fill(problem: AllocationProblem, urgency: Callable[[FloatArray], FloatArray]) -> Replicas:
+    """Adds a replica to the most urgent model until nothing fits.
+
+    urgency: (n_models,) from the GPUs given so far; -inf for models that get none.
+    """
     room, chosen, given = Room(problem.cluster, ()), Counter[ReplicaType](), np.zeros(problem.n_models)
     full = np.zeros(problem.n_models, bool)
     while not full.all():
-        wish = np.where(full, -np.inf, urgency(given, room))
+        wish = np.where(full, -np.inf, urgency(given))
         model = int(wish.argmax())
-        replica = _best_that_fits(problem, room, model) if np.isfinite(wish[model]) else None
+        if not np.isfinite(wish[model]):
+            break
+        replica = _best_that_fits(problem, room, model)
         if replica is None:
             full[model] = True
             continue

@@ -27,10 +27,11 @@ from deployments.admission import (
     pay_for_themselves,
     seatable,
 )
-from deployments.config import ModelConfig, RoutingConfig
+from deployments.config import RoutingConfig
 from deployments.estimates import Estimates, TypicalLengths, prior_estimates
 from deployments.funds import ROUNDING, Funds
 from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
+from deployments.model_config import ModelConfig
 from deployments.screening import allowed_models, refuse
 from deployments.strategies import checked_strategy
 from router.assignment import (

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Generic, TypeVar
 
 from router.errors import OverloadedError
@@ -106,10 +107,11 @@ class Batcher(Generic[T]):
         await asyncio.gather(*self._planning, return_exceptions=True)
 
     def _schedule(self) -> None:
-        # One turn of the event loop later, so that everything that arrived in this turn shares the batch.
+        # One turn of the event loop later, so that everything that arrived in this turn shares the batch. In a context
+        # of its own: Serve cancels the calls that were made in the context of a call that is cancelled.
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._start)
+            asyncio.get_running_loop().call_soon(self._start, context=Context())
 
     def _start(self) -> None:
         self._scheduled = False
@@ -149,7 +151,7 @@ class Batcher(Generic[T]):
     def _start_later(self, delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._start, context=Context())
 
     async def _run(self, batch: dict[str, T], arrived: dict[str, float]) -> None:
         wakes = self._wakes

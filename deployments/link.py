@@ -11,7 +11,9 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
+from contextvars import Context
 
+from deployments.cancellation import is_cancelled
 from deployments.messages import Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
 from router.errors import UnavailableError
 
@@ -96,7 +98,7 @@ class RouterLink:
 
     def _flush_soon(self, delay_s: float = 0.0) -> None:
         if self._keepalive is None:
-            self._keepalive = asyncio.create_task(self._keep_alive())
+            self._keepalive = asyncio.create_task(self._keep_alive(), context=Context())
         if self._waiting is not None:
             delay_s = max(delay_s, COALESCE_S)  # a batch is being planned: gather company for the next
         loop = asyncio.get_running_loop()
@@ -105,7 +107,9 @@ class RouterLink:
             if self._timer_due_s <= due_s:
                 return
             self._timer.cancel()
-        self._timer, self._timer_due_s = loop.call_at(due_s, self._flush), due_s
+        # In a context of its own: with a client that leaves, Serve cancels what was called in its request's context,
+        # and an exchange carries many requests.
+        self._timer, self._timer_due_s = loop.call_at(due_s, self._flush, context=Context()), due_s
 
     def _flush(self) -> None:
         self._timer = None
@@ -131,7 +135,9 @@ class RouterLink:
         try:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                 reply = await self._exchange(report, wait)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             await self._after_failure(error, report)
         else:
             verdicts = reply.verdicts
@@ -169,7 +175,7 @@ class RouterLink:
         waiting = {key: item for key, (item, future) in self._pending.items() if not future.done()}
         self._new = {key: item for key, item in waiting.items() if key not in decided}
 
-    async def _after_failure(self, error: Exception, report: Report) -> None:
+    async def _after_failure(self, error: BaseException, report: Report) -> None:
         """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
         now_s = time.monotonic()
         self._silent_since_s = self._silent_since_s or now_s

@@ -27,6 +27,7 @@ from deployments.admission import (
     pay_for_themselves,
     seatable,
 )
+from deployments.cancellation import is_cancelled
 from deployments.config import RoutingConfig
 from deployments.estimates import Estimates, TypicalLengths, prior_estimates
 from deployments.funds import ROUNDING, Funds
@@ -125,7 +126,9 @@ class Planner:
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await call()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
             breaker.failure(time.monotonic())
             logger.warning("the %s failed, planning without it: %r", part, error)
             return None

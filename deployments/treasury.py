@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -215,12 +216,13 @@ class Treasury:
         """Calls the ledger in its thread, with the endings that wait; they wait on if it fails."""
         ends, self._ends = self._ends, {}
         work = asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **options, ends=ends))
+        work.add_done_callback(partial(self._keep_on_failure, ends))
         self._latest = work
-        try:
-            return await work
-        except Exception:
+        return await asyncio.shield(work)  # the ledger is told even if whoever waits for it is gone
+
+    def _keep_on_failure(self, ends: dict[str, int | None], work: asyncio.Future[Any]) -> None:
+        if not work.cancelled() and work.exception() is not None:
             self._ends = {**self._ends, **ends}
-            raise
 
     def _settle(self, *, ends: Mapping[str, int | None]) -> None:
         assert self._ledger is not None

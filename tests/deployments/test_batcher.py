@@ -1,4 +1,5 @@
 import asyncio
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
@@ -202,3 +203,22 @@ async def test_a_queue_that_is_too_slow_for_a_request_says_when_to_come_again() 
         batcher.put("hasty", patience_s=0.01)
     assert caught.value.retry_after_s >= 1.0
     await batcher.close()
+
+
+async def test_a_batch_belongs_to_no_single_caller() -> None:
+    caller: ContextVar[str] = ContextVar("caller", default="none")
+    seen = []
+
+    async def plan(batch: list[str]) -> set[str]:
+        seen.append(caller.get())
+        await asyncio.sleep(0.02)
+        return set()
+
+    batcher: Batcher[str] = Batcher(plan, lambda key: key, max_batch_size=2, max_wait_s=0.005, max_queue=100)
+    for name in "abcdef":
+        caller.set(name)
+        batcher.put(name)
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(0.1)
+    assert len(seen) >= 3
+    assert set(seen) == {"none"}

@@ -1,4 +1,5 @@
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
@@ -188,3 +189,43 @@ async def test_a_lost_exchange_is_made_again(monkeypatch: pytest.MonkeyPatch) ->
     await asyncio.sleep(0.1)
     router.planning_s = 0.0
     assert (await asyncio.wait_for(task, 2)).id == "r"
+
+
+async def test_an_exchange_belongs_to_no_single_request() -> None:
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen = []
+
+    class Router(FakeRouter):
+        async def exchange(self, report: Report, wait: bool) -> Reply:
+            seen.append(request.get())
+            return await super().exchange(report, wait)
+
+    link = RouterLink(Router(planning_s=0.01).exchange)
+
+    async def ask(name: str) -> None:
+        request.set(name)
+        await link.plan(item(name))
+        link.finish(Done(name, 1e-6))
+
+    await asyncio.gather(*(asyncio.create_task(ask(name)) for name in "abc"))
+    await asyncio.sleep(0.05)
+    assert len(seen) >= 2
+    assert set(seen) == {"none"}, "Serve would end it with the request whose context it has"
+    await link.close()
+
+
+async def test_an_exchange_that_was_cancelled_elsewhere_is_made_again() -> None:
+    calls = 0
+
+    class Router(FakeRouter):
+        async def exchange(self, report: Report, wait: bool) -> Reply:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise asyncio.CancelledError
+            return await super().exchange(report, wait)
+
+    link = RouterLink(Router().exchange)
+    decision = await asyncio.wait_for(link.plan(item("a")), 2)
+    assert decision.id == "a"
+    await link.close()

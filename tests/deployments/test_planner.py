@@ -257,3 +257,18 @@ async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> No
     result = await planner.plan(items(3), estimates(3), SLOTS, SLOTS, RoutingConfig(), avoided=avoided)
     assert [result.verdicts[f"r{i}"].model for i in range(2)] == ["small", "large"]
     assert isinstance(result.verdicts["r2"].error, UnavailableError)
+
+
+async def test_a_prediction_that_was_cancelled_elsewhere_is_a_failure_like_any_other() -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    assert not (await make_planner(predict=cancelled).estimate(items(2))).predicted
+
+
+async def test_a_planner_that_is_cancelled_itself_ends() -> None:
+    task = asyncio.create_task(make_planner(predict=late).estimate(items(1)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

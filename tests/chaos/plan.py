@@ -125,12 +125,12 @@ SHED = frozenset({429})  # the queue is full, or too slow for the request's dead
 
 
 def make_plan(requests: int, seed: int, *, bursts: int, burst_size: int, kills: tuple[str, ...]) -> Plan:
-    """A storm of so many requests, `bursts` of them at once, with the kills spread evenly over it."""
+    """A storm of so many requests, `bursts` of them at once, with the kills spread evenly over the rest."""
     rng = random.Random(seed)
     prompts = [example.prompt for example in generate("test", POOL, seed)]
     kinds, weights = list(MIX), list(MIX.values())
     shots: list[Shot] = []
-    starts = {round(requests * (b + 0.5) / bursts) - burst_size // 2: b for b in range(bursts)}
+    starts = {round((requests - burst_size) * (b + 0.5) / bursts): b for b in range(bursts)}
     burst: int | None = None
     ends = -1
     for index in range(requests):
@@ -140,8 +140,9 @@ def make_plan(requests: int, seed: int, *, bursts: int, burst_size: int, kills: 
             burst = None
         kind = rng.choice([Kind.plain, Kind.stream]) if burst is not None else rng.choices(kinds, weights)[0]
         shots.append(replace(_shot(index, kind, rng, prompts), burst=burst))
-    places = [Kill(part, round(requests * (k + 0.7) / (len(kills) + 0.7))) for k, part in enumerate(kills)]
-    return Plan(tuple(shots), tuple(places))
+    calm = [shot.index for shot in shots if shot.burst is None]
+    places = [calm[round(len(calm) * (k + 0.7) / (len(kills) + 0.7))] for k in range(len(kills))]
+    return Plan(tuple(shots), tuple(Kill(part, place) for part, place in zip(kills, places, strict=True)))
 
 
 def _shot(index: int, kind: Kind, rng: random.Random, prompts: list[str]) -> Shot:
@@ -161,7 +162,7 @@ def _shot(index: int, kind: Kind, rng: random.Random, prompts: list[str]) -> Sho
         case Kind.hurried:
             timeout_s = rng.choice([0.03, 0.1, 0.4, 2.0])
             headers["x-router-timeout-s"] = f"{timeout_s:g}"
-            body = chat | {"stream": rng.random() < 0.5, "max_tokens": rng.choice([8, 160]), "ignore_eos": True}
+            body = chat | {"stream": rng.random() < 0.5, "max_tokens": rng.choice([8, 100]), "ignore_eos": True}
             return replace(shot, body=body, timeout_s=timeout_s, statuses=shot.statuses | {504})
         case Kind.poor:
             return replace(shot, body=chat | {"stream": rng.random() < 0.5}, statuses=shot.statuses | {402})

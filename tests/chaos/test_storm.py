@@ -27,7 +27,7 @@ LEAK_RATIO, LEAK_MB = 1.25, 150  # a part may have grown by so much: caches of v
 
 
 @pytest.fixture(scope="module")
-def storm(tmp_path_factory: pytest.TempPathFactory) -> Storm:
+def storm(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Storm:
     document = yaml.safe_load(CONFIG.read_text())
     size = FULL if FULL_RUN else SLICE
     storm = run_storm(document, tmp_path_factory.mktemp("storm"), size, seed=20)

@@ -1,10 +1,10 @@
-"""A real service for a module of tests: the project's own configuration, real engines, real HTTP."""
+"""One real service for all tests that need one: the project's own configuration, real engines, real HTTP."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -22,15 +22,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@pytest.fixture(scope="session")
+def service(stage: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """Starts it, or takes the one that APPORTION_URL names and that runs the project's configuration."""
     document = yaml.safe_load(CONFIG.read_text())
     if url := os.environ.get("APPORTION_URL"):
-        yield Service(url, document)
-        return
+        return Service(url, document)
     document["http_options"]["port"] = free_port()
     path = tmp_path_factory.mktemp("service") / "serve_config.yaml"
     path.write_text(yaml.safe_dump(document))
-    with running_service(path, console=Console(quiet=True)) as url:
-        yield Service(url, document)
+    return Service(stage.enter_context(running_service(path, console=Console(quiet=True))), document)

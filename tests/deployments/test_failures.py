@@ -30,7 +30,7 @@ from tests.deployments.test_service import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
-FIRST_MODELS, LATER_MODEL = ("wren", "finch"), "lark"
+FIRST_MODELS, LATER_MODEL = ("wren", "heron"), "lark"
 TOKENS = 20
 # Between the two models' costs for the prompt, so that every batch needs the solver.
 BUDGET_USD = 1e-5
@@ -68,7 +68,7 @@ def make_artefact(folder: Path, models: tuple[str, ...]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stop() -> Iterator[contextlib.ExitStack]:
+def stop(alone: None) -> Iterator[contextlib.ExitStack]:
     """Stops the service when it is closed; the last test does so itself."""
     with contextlib.ExitStack() as stack:
         yield stack
@@ -146,17 +146,17 @@ def test_a_replica_that_answers_500_is_left_alone_until_it_works(service: Servic
 
 
 def test_a_stream_whose_engine_dies_ends_with_an_error_event(service: Service) -> None:
-    body = {"model": "finch", "messages": [{"role": "user", "content": "What is 2 plus 3?"}], "stream": True}
+    body = {"model": "heron", "messages": [{"role": "user", "content": "What is 2 plus 3?"}], "stream": True}
     with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: ")
-        for process in replicas("Engine-finch"):
+        for process in replicas("Engine-heron"):
             kill(process)
         events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     assert events[-1] == "[DONE]"
     assert json.loads(events[-2])["error"]["code"] == "unavailable"
     assert service.chat(max_tokens=1).headers["x-router-model"] == "wren", "the others answer meanwhile"
-    named = service.chat(model="finch", max_tokens=1)
+    named = service.chat(model="heron", max_tokens=1)
     assert named.status_code in {200, 503}, "broken is not 'overloaded'"
 
 

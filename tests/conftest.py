@@ -1,0 +1,26 @@
+"""Only one Ray runs at a time: the application that several modules share makes way for those that bring their own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def stage() -> Iterator[contextlib.ExitStack]:
+    """Holds the shared application; closing it stops the application."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def alone(stage: contextlib.ExitStack) -> None:
+    """For modules that start a Ray of their own."""
+    stage.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that need Ray for themselves come first, so that the shared application starts once."""
+    items.sort(key=lambda item: "alone" not in getattr(item, "fixturenames", ()))

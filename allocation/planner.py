@@ -140,8 +140,8 @@ def _placed(
             found = optimise(problem, gap=options.gap, time_limit_s=options.time_limit_s, alone=alone)
         except InfeasibleError as error:
             raise InfeasibleError(
-                f"No arrangement keeps {', '.join(placement.exposed)} and all else on two nodes each: add a node, profile "
-                "smaller shares, or plan without high availability."
+                f"No arrangement keeps {', '.join(placement.exposed)} and all else on two nodes each: add a node, "
+                "profile smaller shares, or plan without high availability."
             ) from error
         optimum = trim(problem, found)
         placement = _place(problem, optimum, running)

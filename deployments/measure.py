@@ -65,7 +65,8 @@ def measure_profiles(
 ) -> tuple[Profile, ...]:
     """A measured profile for each trial, and for a trial on the CPU one for each share of a core.
 
-    Speeds are measured with the GPU (or core) to itself, times the share: under full load neighbours take the rest.
+    Speeds are measured with the GPU to itself, times the share: under full load neighbours take the rest. On the CPU
+    they are those of a core that does nothing else.
 
     Raises:
         ConfigurationError: there is nothing to try.
@@ -120,7 +121,9 @@ def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequence
         keep_to_core(0)
     from deployments.engine_sweep import Sweep, measure_engine
 
-    return measure_engine(config, Sweep(prompt_tokens, answer_tokens, tuple(sequences)))
+    return measure_engine(
+        config, Sweep(prompt_tokens, answer_tokens, tuple(sequences), by_cpu_time=not config.num_gpus)
+    )
 
 
 def keep_to_core(number: int) -> None:
@@ -148,6 +151,7 @@ def _profile(trial: Trial, measured: Measurement | str, share: float, typical: T
         source="measured",
         reason=alone if share == 1 else f"{alone}, speed times {share:g}",
         decode_curve=curve,
+        prompt_step_s=measured.prompt_step_s / share,
     )
 
 

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -20,40 +19,12 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from deployments.config import ModelConfig
+from deployments.measurement import Measurement, Sweep
 from deployments.vllm_engine import parse_engine_args
 
 PREFILL_PROMPTS = 16
 FIRST_TOKENS = 31
 INTERRUPTED = 16
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What is measured: prompts and answers of these lengths, this many sequences at once, each so many times.
-
-    by_cpu_time: seconds are those of processor time that the engine was given, so that what else runs on the machine
-    does not count; where the processor is what limits it.
-    """
-
-    prompt_tokens: int
-    answer_tokens: int
-    sequences: tuple[int, ...]
-    rounds: int = 5
-    by_cpu_time: bool = False
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Medians over the rounds. decode_curve: (sequences running, output tokens/s of all of them).
-
-    prompt_step_s: what a step takes longer because it reads a prompt as well, beside the prompt's tokens.
-    """
-
-    first_token_s: float
-    prefill_tokens_per_s: float
-    prompt_step_s: float
-    decode_curve: tuple[tuple[int, float], ...]
 
 
 def measure_engine(model: ModelConfig, sweep: Sweep) -> Measurement:

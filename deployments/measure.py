@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
 
 from allocation.architecture import read_architecture
 from allocation.gpus import CPU
@@ -22,10 +21,8 @@ from allocation.roofline import GIB
 from allocation.settings import replica_settings
 from deployments.config import ModelConfig, resolve_source
 from deployments.engine_settings import environment, with_defaults
+from deployments.measurement import Measurement, Sweep
 from router.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from deployments.engine_sweep import Measurement
 
 Progress = Callable[[str, int, int], None]
 
@@ -119,7 +116,7 @@ def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequence
     """Runs in the measuring process."""
     if not config.num_gpus:
         keep_to_core(0)
-    from deployments.engine_sweep import Sweep, measure_engine
+    from deployments.engine_sweep import measure_engine
 
     return measure_engine(
         config, Sweep(prompt_tokens, answer_tokens, tuple(sequences), by_cpu_time=not config.num_gpus)

@@ -118,9 +118,9 @@ def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequence
         keep_to_core(0)
     from deployments.engine_sweep import measure_engine
 
-    return measure_engine(
-        config, Sweep(prompt_tokens, answer_tokens, tuple(sequences), by_cpu_time=not config.num_gpus)
-    )
+    sweep = Sweep(prompt_tokens, answer_tokens, tuple(sequences), by_cpu_time=not config.num_gpus)
+    measured: Measurement = measure_engine(config, sweep)
+    return measured
 
 
 def keep_to_core(number: int) -> None:

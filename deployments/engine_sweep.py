@@ -18,7 +18,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.vllm_engine import parse_engine_args
 
 PREFILL_PROMPTS = 16
@@ -31,7 +31,7 @@ class Sweep:
     prompt_tokens: int
     answer_tokens: int
     sequences: tuple[int, ...]
-    rounds: int = 3
+    rounds: int = 5
     seed: int = 0
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.budget_config import BudgetConfig
-from deployments.config import ModelConfig
 from deployments.estimates import Estimates
 from deployments.funds import Funds, worst_cases
 from deployments.messages import RouteItem
+from deployments.model_config import ModelConfig
 from router.budget import Limit, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from router.budget.ledger import BudgetLedger
 from router.budget.standing import Balance, Claim, CounterKey, Standing
@@ -111,9 +111,13 @@ class Treasury:
         if self._ledger is None or not claims:
             return [None] * len(claims)
         now_s = self._clock()
-        shortages: list[Shortage | None] = await self._run(
-            self._ledger.reserve, claims, now_s=now_s, expires_s=now_s + self._ttl_s
-        )
+        shortages: list[Shortage | None]
+        try:
+            shortages = await self._run(self._ledger.reserve, claims, now_s=now_s, expires_s=now_s + self._ttl_s)
+        except LedgerError:
+            # It may have been written all the same, if the connection broke during the commit.
+            self._ends.update({claim.id: 0 for claim in claims})
+            raise
         self._remember(self._ledger.latest)
         for claim, shortage in zip(claims, shortages, strict=True):
             if shortage is None:
@@ -214,7 +218,7 @@ class Treasury:
         self._latest = work
         try:
             return await work
-        except LedgerError:
+        except Exception:
             self._ends = {**self._ends, **ends}
             raise
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -21,8 +22,9 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.settlement import price_of, settled_comment, settled_header
 from router.errors import ConfigurationError, UnavailableError
 from router.prices import ModelPrice
@@ -126,6 +128,11 @@ def _add_routes(app: FastAPI, model: ModelConfig) -> None:
     @with_cancellation
     async def create_completion(request: CompletionRequest, raw_request: Request) -> Response:
         return await _answer(state.openai_serving_completion.create_completion, request, raw_request, model)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """vLLM's own numbers, for Prometheus."""
+        return Response(generate_latest(get_prometheus_registry()), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _answer(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psutil
 
-from tests.deployments.processes import kill, replicas
+from tests.deployments.processes import descendants, kill, replicas
 
 RECOVERY_LIMIT_S = 240.0
 MARGIN_S = 3.0  # after a part is back: heartbeats and health checks have to find it
@@ -35,14 +36,16 @@ class Outage:
 
 
 class Killer:
-    """Kills on demand and watches for the return."""
+    """Kills on demand and watches for the return; `seen` are the processes that ran before each kill."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.outages: list[Outage] = []
+        self.seen: set[psutil.Process] = set()
 
     async def kill(self, part: str) -> None:
         """Kills the oldest replica of a deployment and returns when another has taken its place."""
+        self.seen.update(await asyncio.to_thread(descendants))
         living = await asyncio.to_thread(replicas, part)
         outage = Outage(part, time.monotonic())
         pid = kill(living[0])

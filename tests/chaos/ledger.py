@@ -29,10 +29,12 @@ class LedgerState:
     @classmethod
     def read(cls, path: Path) -> LedgerState:
         with closing(sqlite3.connect(path)) as database:
-            total = "SELECT spent_nano, reserved_nano FROM counters WHERE scope = 'service' AND span = 'total'"
+            total = (
+                "SELECT spent_nano, reserved_nano FROM apportion_counters WHERE scope = 'service' AND span = 'total'"
+            )
             spent, reserved = database.execute(total).fetchone()
-            tenants = "SELECT name, spent_nano FROM counters WHERE scope = 'tenant' AND span = 'total'"
-            held = database.execute("SELECT count(*) FROM reservations WHERE charged = 0").fetchone()[0]
+            tenants = "SELECT name, spent_nano FROM apportion_counters WHERE scope = 'tenant' AND span = 'total'"
+            held = database.execute("SELECT count(*) FROM apportion_reservations WHERE charged = 0").fetchone()[0]
             return cls(spent, reserved, dict(database.execute(tenants)), held)
 
 

@@ -1,11 +1,12 @@
 """What a failure of each part costs, on a real Ray Serve application.
 
-The engines are simulated, since timing matters here: an answer has 20 tokens and takes a second. Everything else is
+The engines are simulated, since timing matters here: 20 tokens take a second. Everything else is
 the real thing: predictor, solver, router, two ingresses, HAProxy, and two replicas of each model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import threading
@@ -30,8 +31,9 @@ from tests.deployments.test_service import wait_for
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 FIRST_MODELS, LATER_MODEL = ("wren", "finch"), "lark"
-# Between the two models' costs for the prompt: neither everyone's favourite nor everyone's cheapest is the answer.
-BUDGET_USD = 2e-5
+TOKENS = 20
+# Between the two models' costs for the prompt, so that every batch needs the solver.
+BUDGET_USD = 1e-5
 
 
 def make_document(folder: Path, models: tuple[str, ...], port: int) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def make_document(folder: Path, models: tuple[str, ...], port: int) -> dict[str,
         {key: value for key, value in model.items() if key != "engine_args"}
         | {
             "engine": "simulated",
-            "simulated": {"tokens": 20, "first_token_s": 0.05, "token_s": 0.05},
+            "simulated": {"tokens": 80, "first_token_s": 0.05, "token_s": 0.05},
             "num_replicas": 2,
             "num_cpus": 0.1,
         }
@@ -66,15 +68,19 @@ def make_artefact(folder: Path, models: tuple[str, ...]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def stop() -> Iterator[contextlib.ExitStack]:
+    """Stops the service when it is closed; the last test does so itself."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def service(stop: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Service:
     folder = tmp_path_factory.mktemp("failures")
     document = make_document(folder, FIRST_MODELS, free_port())
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(document))
-    with running_service(path, console=Console(quiet=True)) as url:
-        service = Service(url, document)
-        wait_for(lambda: whole(service), 30, "every replica has joined")
-        yield service
+    return Service(stop.enter_context(running_service(path, console=Console(quiet=True))), document)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +101,7 @@ def whole(service: Service) -> bool:
 
 
 def rung(service: Service) -> str:
-    answer = service.chat(routing={"timeout_s": 10})
+    answer = service.chat(routing={"timeout_s": 10}, max_tokens=TOKENS)
     assert answer.status_code == 200, answer.text
     return str(answer.headers["x-router-rung"])
 
@@ -104,17 +110,19 @@ def test_a_hung_predictor_costs_a_rung_and_no_deadline(service: Service) -> None
     assert rung(service) == "mip"
     with hung(replicas("Predictor")[0]):
         assert rung(service) == "static"
-        for _ in range(3):
+        seconds = []
+        for _ in range(5):
             started_s = time.monotonic()
             assert rung(service) == "static"
-        assert time.monotonic() - started_s < 2.0, "a predictor that failed three times is not waited for"
+            seconds.append(time.monotonic() - started_s)
+        assert min(seconds) < 1.8, f"a predictor that failed three times is not waited for: {seconds}"
         assert service.health()["parts"]["predictor"] != "closed"
     wait_for(lambda: rung(service) == "mip", 30, "the predictor is asked again")
 
 
 def test_a_killed_solver_costs_a_rung_and_no_answer(service: Service) -> None:
     kill(replicas("Solver")[0])
-    with steady_load(service.url, clients=4) as load:
+    with steady_load(service.url, clients=4, max_tokens=TOKENS) as load:
         wait_for(lambda: set(service.health()["rungs"]) & {"price", "greedy"} != set(), 20, "a lower rung answers")
         wait_for(lambda: len(replicas("Solver")) == 1 and rung(service) == "mip", 60, "the solver is back")
     assert set(load.ends) == {"whole"}, load.ends
@@ -125,12 +133,14 @@ def test_a_replica_that_answers_500_is_left_alone_until_it_works(service: Servic
         name = replica.replica.id
         wait_for(lambda: name in service.health()["replicas"], 10, "the failing replica has joined")
         for _ in range(5):
-            assert service.chat(model="wren").status_code == 200
+            assert service.chat(model="wren", max_tokens=1).status_code == 200
         assert service.health()["replicas"][name]["breaker"] != "closed"
         asked = replica.asked
         assert 3 <= asked < 5, "three failures in a row open the breaker"
         replica.fails = False
-        wait_for(lambda: service.chat(model="wren").json()["id"] == "fake", 20, "a trial shows that it works")
+        wait_for(
+            lambda: service.chat(model="wren", max_tokens=1).json()["id"] == "fake", 20, "a trial shows that it works"
+        )
         assert service.health()["replicas"][name]["breaker"] == "closed"
     wait_for(lambda: name not in service.health()["replicas"], 10, "it has left")
 
@@ -145,13 +155,13 @@ def test_a_stream_whose_engine_dies_ends_with_an_error_event(service: Service) -
         events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     assert events[-1] == "[DONE]"
     assert json.loads(events[-2])["error"]["code"] == "unavailable"
-    assert service.chat().headers["x-router-model"] == "wren", "the others answer meanwhile"
-    named = service.chat(model="finch", routing={"timeout_s": 5})
+    assert service.chat(max_tokens=1).headers["x-router-model"] == "wren", "the others answer meanwhile"
+    named = service.chat(model="finch", max_tokens=1)
     assert named.status_code in {200, 503}, "broken is not 'overloaded'"
 
 
 def test_a_killed_router_loses_nothing(service: Service) -> None:
-    with steady_load(service.url, clients=24) as load:
+    with steady_load(service.url, clients=24, max_tokens=TOKENS) as load:
         wait_for(lambda: load.sent > 40, 30, "the load runs")
         kill(replicas("Router")[0])
         died_at = load.sent
@@ -161,7 +171,7 @@ def test_a_killed_router_loses_nothing(service: Service) -> None:
 
 
 def test_a_killed_ingress_takes_only_its_own_connections_along(service: Service) -> None:
-    with steady_load(service.url, clients=12) as load:
+    with steady_load(service.url, clients=12, max_tokens=TOKENS) as load:
         wait_for(lambda: load.sent > 20, 30, "the load runs")
         victim = replicas("Ingress")[0].pid
         kill(replicas("Ingress")[0])
@@ -189,7 +199,7 @@ def test_a_rolling_deploy_of_prices_budget_and_a_new_model_loses_nothing(
         old = {p.pid for name in ("Ingress", "Engine-wren", "Router") for p in replicas(name)} & before
         return bool(not old and state.get("budget_usd_per_request") == 2 * BUDGET_USD and state["healthy"])
 
-    with steady_load(service.url, clients=8) as load:
+    with steady_load(service.url, clients=8, max_tokens=TOKENS) as load:
         wait_for(lambda: load.sent > 16, 30, "the load runs")
         deploy(copy.deepcopy(changed))
         wait_for(rolled_out, 150, "the new configuration is everywhere")
@@ -201,9 +211,7 @@ def test_a_rolling_deploy_of_prices_budget_and_a_new_model_loses_nothing(
     assert listed["output_usd_per_million"] == args["models"][0]["output_usd_per_million"]
 
 
-def test_a_graceful_stop_lets_streams_end(service: Service) -> None:
-    from ray import serve
-
+def test_a_graceful_stop_lets_streams_end(service: Service, stop: contextlib.ExitStack) -> None:
     texts: list[str] = []
 
     def stream() -> None:
@@ -213,7 +221,7 @@ def test_a_graceful_stop_lets_streams_end(service: Service) -> None:
     for thread in threads:
         thread.start()
     wait_for(lambda: service.health()["in_flight"] == 8, 10, "all streams run")
-    serve.delete(service.document["applications"][0]["name"], _blocking=True)
+    stop.close()
     for thread in threads:
         thread.join()
     assert [text.endswith("data: [DONE]\n\n") and '"error"' not in text for text in texts] == [True] * 8

@@ -69,7 +69,7 @@ def overhead(
     result = run(config, requests, rounds, replicas, proxies, console)
     report.show(result, console)
     if json_file is not None:
-        write(result, report.TITLE, report.__doc__ or "", report.section(result), json_file)
+        write(result, report, json_file)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def throughput(
     result = run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
     report.show(result, console)
     if json_file is not None:
-        write(result, report.TITLE, report.__doc__ or "", report.section(result), json_file)
+        write(result, report, json_file)
 
 
 @app.command()

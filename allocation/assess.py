@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from allocation.plan import Assessment
 from allocation.problem import AllocationProblem
-from allocation.program import add_assignment, quality_of, shares_of_requests
 from allocation.replica import ReplicaType
-from allocation.workload import FloatArray
-from router.assignment.model import solve_model
+from allocation.workload import FloatArray, IntArray
+
+REFUSAL = 1.0
+"""Mean success that leaving a request without an answer costs."""
 
 LOADS = (1.0, 1.2, 1.5)
 
@@ -20,19 +22,46 @@ LOADS = (1.0, 1.2, 1.5)
 def best_shares(problem: AllocationProblem, replicas: Mapping[ReplicaType, int]) -> FloatArray:
     """(n_requests, n_models) shares of requests under the best assignment to these replicas.
 
-    Rows sum to less than 1 where requests have to be refused, which is avoided where possible at all. The replicas
-    may be used wholly: `target_utilisation` is room that a plan leaves, not a limit of the machines.
+    Rows sum to less than 1 where requests have to be refused, which is avoided where possible at all: the rows are
+    those of `program`, with a column for refusing each request. The replicas may be used wholly: `target_utilisation`
+    is room that a plan leaves, not a limit of the machines.
     """
-    import pyomo.environ as pyo
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_matrix, hstack, identity, vstack
 
-    whole = problem.under(replace(problem.requirements, target_utilisation=1.0))
-    model = pyo.ConcreteModel()
-    add_assignment(model, whole, problem.slots(replicas).tolist(), problem.tokens_per_s(replicas).tolist(), refuse=True)
-    model.quality = pyo.Objective(expr=quality_of(model, whole), sense=pyo.maximize)
-    found = solve_model(model)
-    if found.values is None:
-        raise AssertionError("refusing every request is always possible")
-    return shares_of_requests(model, found.values, problem.success.shape)
+    n, m = problem.success.shape
+    request, model = np.nonzero(problem.allowed & (problem.slots(replicas) > 0))
+    column = np.arange(len(request))
+
+    def rows(index: IntArray, value: FloatArray, count: int) -> Any:
+        return coo_matrix((value, (index, column)), shape=(count, len(column)))
+
+    unit = float(problem.tokens.mean()) or 1.0
+    cost = (problem.share[:, None] * problem.cost_usd)[request, model]
+    dearest = float(cost.max(initial=0.0)) or 1.0
+    budget = problem.requirements.budget_usd
+    tokens = problem.rate_per_s / unit * (problem.share[:, None] * problem.tokens)[request, model]
+    limits = [
+        (rows(problem.batch[request] * m + model, problem.weight[request], problem.n_batches * m),
+         np.tile(problem.slots(replicas), problem.n_batches)),
+        (rows(model, tokens, m), problem.tokens_per_s(replicas) / unit),
+    ]  # fmt: skip
+    if math.isfinite(budget):
+        limits.append((rows(np.zeros_like(request), cost / dearest, 1), np.array([budget / dearest])))
+    above = vstack([matrix for matrix, _ in limits])
+    found = linprog(
+        np.concatenate([-(problem.share[:, None] * problem.success)[request, model], REFUSAL * problem.share]),
+        A_ub=hstack([above, coo_matrix((above.shape[0], n))]).tocsr(),
+        b_ub=np.concatenate([most for _, most in limits]),
+        A_eq=hstack([rows(request, np.ones(len(column)), n), identity(n)]).tocsr(),
+        b_eq=np.ones(n),
+        method="highs",
+    )
+    if found.x is None:
+        raise AssertionError(f"refusing every request is always possible, but: {found.message}")
+    x = np.zeros((n, m))
+    x[request, model] = np.clip(found.x[: len(column)], 0.0, 1.0)
+    return x
 
 
 def assess(problem: AllocationProblem, replicas: Mapping[ReplicaType, int], load: float = 1.0) -> Assessment:

@@ -147,6 +147,11 @@ class _Search:
                 continue
             model.nodes[c].deactivate()
             model.elastic = pyo.Constraint(expr=model.nodes[c].body - model.more <= len(node_class.nodes))
+            if hasattr(model, "spread"):
+                now = len(node_class.nodes)
+                model.reached = pyo.ConstraintList()
+                for key in [key for key in model.spread if key[1] == c]:
+                    model.reached.add(model.spread[key] <= now + model.more)
             least = self._least(model, model.more)
             if least is not None:
                 count = round(least)

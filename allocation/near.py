@@ -55,7 +55,7 @@ def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedRepli
         if wanted[one.replica] and _still_there(cluster, one):
             wanted[one.replica] -= 1
             placed.append(one)
-    room = _Room(cluster, placed)
+    room = Room(cluster, placed)
     waiting = sorted(wanted.elements(), key=_by_size)
     # Every eviction frees room for something larger; the limit only guards against going round in circles.
     for _ in range(4 * (len(waiting) + len(placed)) + 1):
@@ -89,8 +89,8 @@ def _still_there(cluster: Cluster, one: PlacedReplica) -> bool:
     )
 
 
-class _Room:
-    """Free units of every GPU."""
+class Room:
+    """What is free of every GPU while replicas are put there one after another."""
 
     def __init__(self, cluster: Cluster, placed: Sequence[PlacedReplica]) -> None:
         self._nodes = cluster.nodes

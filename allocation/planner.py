@@ -24,6 +24,8 @@ from allocation.workload import IntArray, Workload
 from router.errors import InfeasibleError, InvalidRequestError
 
 HELD_OUT = 0.2
+# Price of a move between the plan and the plan for the high rate: small beside what either gains.
+_CLOSE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,13 @@ def _placed(
         if concerned <= alone:
             raise AssertionError(f"{placement.exposed} are on one node, though every node was a class of its own")
         alone |= concerned
-        found = optimise(problem, gap=options.gap, time_limit_s=options.time_limit_s, alone=alone)
+        try:
+            found = optimise(problem, gap=options.gap, time_limit_s=options.time_limit_s, alone=alone)
+        except InfeasibleError as error:
+            raise InfeasibleError(
+                f"No arrangement keeps {', '.join(placement.exposed)} and all else on two nodes each: add a node, "
+                "profile smaller shares, or plan without high availability."
+            ) from error
         optimum = trim(problem, found)
         placement = _place(problem, optimum, running)
     return optimum, placement
@@ -149,7 +157,7 @@ def _place(problem: AllocationProblem, optimum: Optimum, running: Sequence[Place
 def _bounds(
     problem: AllocationProblem, options: PlanOptions, planned: Mapping[ReplicaType, int]
 ) -> tuple[ReplicaBounds, ...]:
-    """The fewest replicas at the low rate within the plan, and those at the high rate around it."""
+    """The least and the most of the plan, one within it for the low rate, and one close to it for the high rate."""
     low_rate, high_rate = options.low_rate_per_s, options.high_rate_per_s
     if low_rate is None or high_rate is None:
         return ()
@@ -158,12 +166,15 @@ def _bounds(
             f"The low rate {low_rate:g} and the high rate {high_rate:g} have to lie around the planned rate "
             f"{problem.rate_per_s:g} requests/s."
         )
-    plain = replace(problem.requirements, running={}, move_price=0.0)
-    low = replace(problem, rate_per_s=low_rate, requirements=replace(plain, at_most=planned))
-    high = replace(problem, rate_per_s=high_rate, requirements=replace(plain, at_least=planned))
+    within = replace(problem.requirements, running={}, move_price=0.0, at_most=planned)
+    close = replace(problem.requirements, running=planned, move_price=max(problem.requirements.move_price, _CLOSE))
+    low = replace(problem, rate_per_s=low_rate, requirements=within)
+    high = replace(problem, rate_per_s=high_rate, requirements=close)
     few = optimise_or_explain(low, options.gap, options.time_limit_s).replicas
     many = optimise_or_explain(high, options.gap, options.time_limit_s).replicas
-    return tuple(ReplicaBounds(r, few[r], many[r]) for r in sorted(many))
+    return tuple(
+        ReplicaBounds(r, min(few[r], many[r]), max(planned.get(r, 0), many[r])) for r in sorted({*planned, *many})
+    )
 
 
 def _plan(

@@ -27,8 +27,8 @@ class Requirements:
     budget_usd: mean cost of a request, inf: no limit. target_utilisation: share of the replicas' tokens/s that the
     mean demand may take; the rest is room for bursts. high_availability: no model loses all its replicas with one
     node. gpu_price: mean success that one more GPU has to earn. move_price: mean success that starting or stopping
-    one replica has to earn, against the `running` ones. at_least, at_most: replicas of single types; where `at_most`
-    is given, there are none of types that it leaves out.
+    one replica has to earn, against the `running` ones. at_most: replicas of single types, none of those that it
+    leaves out; None: no limit.
     """
 
     budget_usd: float = float("inf")
@@ -37,7 +37,6 @@ class Requirements:
     gpu_price: float | None = None
     move_price: float = 0.0
     running: Mapping[ReplicaType, int] = field(default_factory=dict)
-    at_least: Mapping[ReplicaType, int] = field(default_factory=dict)
     at_most: Mapping[ReplicaType, int] | None = None
 
     def __post_init__(self) -> None:

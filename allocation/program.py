@@ -9,7 +9,7 @@
           sum_{r of t GPUs} y[r,c]  <=  sum_q groups[q,t] v[q,c],   sum_p w[p,c] likewise for t = 1   (groups[c,t])
           sum_q v[q,c]  <=  nodes of class c                                                          (nodes[c])
           min_replicas[j]  <=  sum_{r of j} y[r]  <=  max_replicas[j]                                 (replicas[j])
-          at_least[r]  <=  y[r]  <=  at_most[r]                                                       (of_type[r])
+          y[r]  <=  at_most[r]                                                                        (of_type[r])
           y[r] = sum_c y[r,c];  y, w, v integer >= 0;  0 <= x <= 1
 
 y: replicas of a type in a class of equal nodes; w: GPUs cut in a pattern; v: nodes divided in a pattern (`patterns`).
@@ -36,9 +36,6 @@ from allocation.workload import FloatArray, IntArray
 from router.assignment.model import PyomoModel, solve_model
 from router.assignment.problem import BoolArray
 from router.errors import InfeasibleError
-
-REFUSAL = 1.0
-"""Mean success that leaving a request without an answer costs, where that is allowed at all."""
 
 Counts = Counter[tuple[ReplicaType, int]]
 
@@ -68,7 +65,8 @@ def joint_program(problem: AllocationProblem, packings: Sequence[Packing]) -> Py
     add_packing(model, packings)
     add_replica_limits(model, problem, packings)
     add_assignment(model, problem, *capacity(model, problem))
-    model.quality = pyo.Objective(expr=quality_of(model, problem) - price_of(model, problem), sense=pyo.maximize)
+    quality = _linear(problem.success * problem.share[:, None], model)
+    model.quality = pyo.Objective(expr=quality - price_of(model, problem), sense=pyo.maximize)
     return model
 
 
@@ -131,13 +129,10 @@ def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: 
         limited,
         rule=lambda _, j: (problem.models[j].min_replicas, sum(of_model[j].values()), problem.models[j].max_replicas),
     )
-    of_type = replicas_by_type(model)
-    least, most = problem.requirements.at_least, problem.requirements.at_most
-    bounded = [r for r in of_type if r in least or most is not None]
-    model.of_type = pyo.Constraint(
-        bounded,
-        rule=lambda _, r: (least.get(r, 0), sum(of_type[r]), None if most is None else most.get(r, 0)),
-    )
+    most = problem.requirements.at_most
+    if most is not None:
+        of_type = replicas_by_type(model)
+        model.of_type = pyo.Constraint(list(of_type), rule=lambda _, r: sum(of_type[r]) <= most.get(r, 0))
     if problem.requirements.high_availability:
         _add_availability(model, problem, [packing.node_class for packing in packings])
     if problem.requirements.move_price:
@@ -145,23 +140,16 @@ def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: 
 
 
 def add_assignment(
-    model: PyomoModel,
-    problem: AllocationProblem,
-    slots: Sequence[Any],
-    tokens_per_s: Sequence[Any],
-    *,
-    refuse: bool = False,
+    model: PyomoModel, problem: AllocationProblem, slots: Sequence[Any], tokens_per_s: Sequence[Any]
 ) -> None:
     """Variables x of the allowed pairs and the rows concurrency, throughput, budget and one_model.
 
-    slots, tokens_per_s: of every model, numbers or expressions in y. refuse: requests may stay without an answer, at
-    the cost of REFUSAL each, in `model.refused`.
+    slots, tokens_per_s: of every model, expressions in y.
     """
     import pyomo.environ as pyo
 
     allowed = deployable(problem)
     model.x = pyo.Var(list(map(tuple, np.argwhere(allowed).tolist())), bounds=(0, 1))
-    model.refused = pyo.Var(range(problem.n_requests if refuse else 0), bounds=(0, 1))
     in_batch = [np.flatnonzero(problem.batch == k) for k in range(problem.n_batches)]
     everyone = np.arange(problem.n_requests)
     # Tokens and money are counted in units of their size, so that a solver's tolerance is small beside them.
@@ -181,13 +169,7 @@ def add_assignment(
         dearest = float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
         spent = _linear(problem.cost_usd * problem.share[:, None] / dearest, model)
         model.budget = pyo.Constraint(expr=spent <= problem.requirements.budget_usd / dearest)
-    model.one_model = pyo.Constraint(range(problem.n_requests), rule=lambda _, i: _one_model(model, i, allowed, refuse))
-
-
-def quality_of(model: PyomoModel, problem: AllocationProblem) -> Any:
-    """Mean success of the requests, less what refused ones cost."""
-    refused = sum(float(problem.share[i]) * variable for i, variable in model.refused.items())
-    return _linear(problem.success * problem.share[:, None], model) - REFUSAL * refused
+    model.one_model = pyo.Constraint(range(problem.n_requests), rule=lambda _, i: _one_model(model, i, allowed))
 
 
 def capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], list[Any]]:
@@ -286,9 +268,9 @@ def _positive(keys: Iterable[Any], values: Iterable[int]) -> Counter[Any]:
     return Counter({key: value for key, value in zip(keys, values, strict=True) if value > 0})
 
 
-def _one_model(model: PyomoModel, i: int, allowed: BoolArray, refuse: bool) -> Any:
+def _one_model(model: PyomoModel, i: int, allowed: BoolArray) -> Any:
     choices = [model.x[i, j] for j in np.flatnonzero(allowed[i]).tolist()]
-    return sum(choices) + (model.refused[i] if refuse else 0) == 1
+    return sum(choices) == 1
 
 
 def _total(model: PyomoModel, rows: IntArray, j: int, coefficient: FloatArray, allowed: BoolArray) -> Any:

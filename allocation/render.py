@@ -41,8 +41,13 @@ def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
 
     Raises:
         ConfigurationError: the file is missing or no configuration of one application, or settings of a replica do
-            not agree; names the file, the field, and the mend.
+            not agree, or replicas are not pinned where GPUs differ; names the file, the field, and the mend.
     """
+    if len(plan.cluster.gpu_types) > 1 and (options.autoscale or not options.pin):
+        raise ConfigurationError(
+            f"The cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
+            "a replica needs: pin the replicas."
+        )
     document, models = read_models(Path(path))
     for spec in plan.models:
         _render_model(models, spec, replica_groups(plan, spec, options))

@@ -83,7 +83,7 @@ def _spare(
         total[r] += number
     required = problem.requirements
     column = next(j for j, spec in enumerate(problem.models) if spec.name == replica.model)
-    if total[replica] <= max(required.at_least.get(replica, 0), required.running.get(replica, 0)):
+    if total[replica] <= required.running.get(replica, 0):
         return False
     own = sum(number for r, number in total.items() if r.model == replica.model)
     if own <= problem.models[column].min_replicas:

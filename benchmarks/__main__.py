@@ -52,7 +52,7 @@ def e2e(
 @app.command()
 def overhead(
     config: Config = CONFIG,
-    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 400,
+    requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 240,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 3,
     ingresses: Annotated[
         int, typer.Option(min=0, help="Most ingress replicas for the ceiling, from 1 on; 0: none.")
@@ -69,7 +69,7 @@ def overhead(
     result = run(config, requests, rounds, replicas, proxies, console)
     report.show(result, console)
     if json_file is not None:
-        write(result, report.TITLE, report.section(result), json_file)
+        write(result, report.TITLE, report.__doc__ or "", report.section(result), json_file)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def throughput(
     result = run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
     report.show(result, console)
     if json_file is not None:
-        write(result, report.TITLE, report.section(result), json_file)
+        write(result, report.TITLE, report.__doc__ or "", report.section(result), json_file)
 
 
 @app.command()
@@ -150,11 +150,13 @@ def results(
     folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON files.")] = RESULTS,
     out: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
 ) -> None:
-    """Write the page of all results from their JSON files."""
-    from benchmarks.quality.report import page
+    """Write the pages and plots of all results again from their JSON files."""
+    from benchmarks.quality.report import found_in, page, render
 
+    for name in found_in(folder):
+        render(name, folder)
     out.write_text(page(folder))
-    console.print(f"Wrote {out}.")
+    console.print(f"Wrote {out}, and pages and plots in {folder}.")
 
 
 def _add_experiment(name: str, summary: str) -> None:
@@ -190,7 +192,7 @@ for _name in available():
 
 @app.command()
 def simulation(
-    window_s: Annotated[float, typer.Option(min=1, help="Seconds of each load.")] = 6.0,
+    window_s: Annotated[float, typer.Option(min=1, help="Seconds of each load.")] = 8.0,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
@@ -198,6 +200,36 @@ def simulation(
     from benchmarks.simulation.run import run, show
 
     result = run(window_s, seed, console)
+    show(result, console)
+    _write(result, json_file)
+
+
+@app.command()
+def allocation(
+    data: Annotated[Path, typer.Option(help="Folder that holds mmlu_pro_cot/ and routerbench_part/.")],
+    out: Annotated[Path, typer.Option(help="Folder for allocation.json and allocation.png.")],
+    seeds: Annotated[int, typer.Option(min=2, help="Random splits to repeat everything on.")] = 5,
+) -> None:
+    """Planned, greedy, proportional and uniform allocations of the same GPUs on held-out requests."""
+    from benchmarks.allocation.report import draw, show, summary
+    from benchmarks.allocation.run import run
+
+    result = run(data, seeds, console)
+    result["summary"] = summary(result["rows"])
+    show(result, console)
+    _write(result, out / "allocation.json")
+    draw(result, out / "allocation.png")
+
+
+@app.command()
+def planning(
+    time_limit_s: Annotated[float, typer.Option(min=1, help="Time limit of a search.")] = 60.0,
+    json_file: Json = None,
+) -> None:
+    """How long plans for up to 256 GPUs take, and how near to the best they are proved to be."""
+    from benchmarks.allocation.scale import run, show
+
+    result = run(time_limit_s)
     show(result, console)
     _write(result, json_file)
 

@@ -36,11 +36,12 @@ def build_application(config: ServiceConfig) -> serve.Application:
     """Ingress -> Router -> Predictor, Solver; and an Engine deployment a model and replica group, reached directly.
 
     Raises:
-        ConfigurationError: the Ray cluster that this process is connected to cannot run all of it.
+        ConfigurationError: the Ray cluster that this process is connected to cannot run all that was planned.
         ArtefactError: the predictor was trained for other models.
     """
     mean_success(config)  # an artefact for other models is refused before anything starts
-    if ray.is_initialized():
+    # Without a plan Ray may be about to add nodes for what is asked.
+    if ray.is_initialized() and any(model.replica_groups is not None for model in config.models):
         check_fits(config, live_nodes())
     predictor = Predictor.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_gpus": config.predictor.num_gpus, "num_cpus": config.predictor.num_cpus},

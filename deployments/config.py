@@ -251,10 +251,20 @@ class RoutingConfig(Section):
             raise ValueError(error.message) from error
 
 
+class PriceConfig(Section):
+    """A model's price."""
+
+    input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
+    output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
+
+
 class LivePolicy(RoutingConfig):
-    """The Router's `user_config`: the policy, and limits on money in place of those of `budget.limits`."""
+    """The Router's `user_config`: the policy, and what replaces limits and prices of `args` while the service runs."""
 
     limits: tuple[LimitConfig, ...] | None = Field(None, description="Null: those of `budget.limits`.")
+    prices: dict[str, PriceConfig] = Field(
+        default_factory=dict, description="By model; the others keep the prices of `models`."
+    )
 
 
 class PredictorConfig(Section):

@@ -22,7 +22,7 @@ from deployments.http_errors import engine_error
 from deployments.link import RouterLink
 from deployments.messages import Decision, Done
 from deployments.openai import ParsedRequest
-from deployments.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled
+from deployments.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled, price_header
 from router.errors import DeadlineError, UnavailableError
 
 logger = logging.getLogger("ray.serve")
@@ -133,10 +133,11 @@ class Dispatcher:
         seat: _Seat,
         limits: TimeoutsConfig,
     ) -> None:
+        price = decision.price
         request = self._pool().post(
             f"{decision.url}{path}",
             data=parsed.engine_body(decision.model),
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json"} | ({} if price is None else dict([price_header(price)])),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
         )
         sent_s = time.perf_counter()

@@ -31,7 +31,7 @@ class Sweep:
     prompt_tokens: int
     answer_tokens: int
     sequences: tuple[int, ...]
-    rounds: int = 3
+    rounds: int = 5
     seed: int = 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -91,14 +92,15 @@ class Ingress:
     async def models(self, request: Request) -> dict[str, Any]:
         caller = self._doorman.admit(request.headers)
         names = (AUTO_MODEL, *(name for name in self._config.names if caller.may_use(name)))
-        return {"object": "list", "data": [self._describe(name) for name in names]}
+        prices = await self._prices()
+        return {"object": "list", "data": [self._describe(name, prices) for name in names]}
 
     @api.get("/v1/models/{name:path}")
     async def model(self, name: str, request: Request) -> dict[str, Any]:
         caller = self._doorman.admit(request.headers)
         if name != AUTO_MODEL and not (name in self._config.names and caller.may_use(name)):
             raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
-        return self._describe(name)
+        return self._describe(name, await self._prices())
 
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
     async def route(self, request: Request) -> dict[str, Any]:
@@ -150,7 +152,12 @@ class Ingress:
             chunks.append(chunk)
         return b"".join(chunks)
 
-    def _describe(self, name: str) -> dict[str, Any]:
+    async def _prices(self) -> dict[str, dict[str, float]]:
+        """By model, as the router has them now; those of the configuration when it does not answer."""
+        prices: dict[str, dict[str, float]] = (await self._state()).get("prices", {})
+        return prices or {model.name: asdict(model.price) for model in self._config.models}
+
+    def _describe(self, name: str, prices: dict[str, dict[str, float]]) -> dict[str, Any]:
         model: dict[str, Any] = {
             "id": name,
             "object": "model",
@@ -159,11 +166,7 @@ class Ingress:
         }
         for served in self._config.models:
             if served.name == name:
-                model |= {
-                    "max_model_len": served.max_model_len,
-                    "input_usd_per_million": served.input_usd_per_million,
-                    "output_usd_per_million": served.output_usd_per_million,
-                }
+                model |= {"max_model_len": served.max_model_len, **prices[name]}
         return model
 
     def _route_items(self, raw: bytes, request: Request, caller: Caller) -> list[RouteItem]:

@@ -102,6 +102,10 @@ def local_ray(num_cpus: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(Exception):
+            # First the applications, which finish what they are answering; the shutdown takes their proxy away at once.
+            for name in serve.status().applications:
+                serve.delete(name)
+        with contextlib.suppress(Exception):
             serve.shutdown()
         ray.shutdown()
 

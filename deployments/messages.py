@@ -9,6 +9,7 @@ from typing import Any
 
 from router.budget import Account
 from router.errors import ApportionError
+from router.prices import ModelPrice
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
 
@@ -99,7 +100,7 @@ class PlanTiming:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes and why; `url` and `timing` are None for a plan that is not run."""
+    """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run."""
 
     id: str
     model: str
@@ -113,6 +114,7 @@ class Decision:
     url: str | None = None
     timing: PlanTiming | None = None
     candidates: tuple[Candidate, ...] = ()
+    price: ModelPrice | None = None
 
 
 @dataclass(frozen=True, slots=True)

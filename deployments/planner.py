@@ -79,7 +79,7 @@ class Planner:
         predict_timeout_s: float,
         solve_timeout_s: float,
     ) -> None:
-        self._models = tuple(models)
+        self.models = tuple(models)
         self._mean_success = mean_success
         self._predict = predict
         self._solve = solve
@@ -95,7 +95,7 @@ class Planner:
         """Predictions for the items; the models' means where the predictor fails or is late."""
         estimates = await self._ask("predictor", self._predict_timeout_s, lambda: self._checked_prediction(items))
         if estimates is None:
-            prices = [model.price for model in self._models]
+            prices = [model.price for model in self.models]
             return prior_estimates(items, self._mean_success, prices, self._max_model_len)
         return estimates
 
@@ -106,7 +106,7 @@ class Planner:
 
     async def _checked_prediction(self, items: Sequence[RouteItem]) -> Estimates:
         estimates = await self._predict(items)
-        estimates.check(len(items), len(self._models))
+        estimates.check(len(items), len(self.models))
         return estimates
 
     async def _ask(self, part: str, timeout_s: float, call: Callable[[], Awaitable[T]]) -> T | None:
@@ -149,10 +149,10 @@ class Planner:
         healthy = np.tile(capacity > 0, (len(items), 1))
         if avoided is not None:
             healthy &= ~avoided
-        allowed = allowed_models(items, estimates, self._models, healthy)
+        allowed = allowed_models(items, estimates, self.models, healthy)
         batch = _Batch(items, estimates, allowed, free_slots.copy(), policy, explain, funds)
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
-            batch.refuse(row, refuse(items[row], estimates, row, self._models, healthy))
+            batch.refuse(row, refuse(items[row], estimates, row, self.models, healthy))
         batch.leave_out_what_cannot_be_paid()
         for strategy, rows in batch.by_strategy():
             await self._plan_group(batch, strategy, rows)
@@ -198,7 +198,7 @@ class Planner:
             item = batch.items[row]
             batch.verdicts[item.id] = Decision(
                 id=item.id,
-                model=self._models[chosen].name,
+                model=self.models[chosen].name,
                 success=float(problem.success[i, chosen]),
                 cost_usd=float(problem.cost_usd[i, chosen]),
                 slot_price=float(assignment.prices.slots[chosen]),
@@ -240,7 +240,7 @@ class Planner:
                 output_tokens=float(estimates.output_tokens[row, j]),
                 allowed=bool(batch.allowed[row, j]),
             )
-            for j, model in enumerate(self._models)
+            for j, model in enumerate(self.models)
         )
 
 

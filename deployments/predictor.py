@@ -11,6 +11,7 @@ from deployments.config import ServiceConfig
 from deployments.estimates import Estimates
 from deployments.messages import RouteItem
 from router.prediction.chat import prompt_text
+from router.prices import ModelPrice
 
 
 @serve.deployment
@@ -33,24 +34,25 @@ class Predictor:
             device=device,
         )
         self._counter = TokenCounter.load({model.name: model.resolved_source for model in config.models})
-        self._prices = [model.price for model in config.models]
         self._max_model_len = np.array([model.max_model_len for model in config.models], dtype=float)
-        self.predict([RouteItem("warm-up", "What is 1 plus 1?")])
+        self.predict([RouteItem("warm-up", "What is 1 plus 1?")], [model.price for model in config.models])
 
-    def predict(self, items: Sequence[RouteItem]) -> Estimates:
-        """Estimates for the items; one that cannot be read gets an error of its own and spoils nothing."""
+    def predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+        """Estimates for the items; one that cannot be read gets an error of its own and spoils nothing.
+
+        Args:
+            prices: of the models at present, in the configuration's order.
+        """
         counts, errors = self._counter.count_batch([item.content for item in items], [item.tools for item in items])
         input_tokens = counts.astype(float)
         texts = [_text(item) for item in items]
         prediction = self._predictor.predict(texts)
         asked = np.array([item.max_tokens or np.inf for item in items], dtype=float)
         room = (self._max_model_len[None, :] - input_tokens).clip(min=1).max(axis=1)
-        cost_usd, cost_std_usd = prediction.cost_usd(
-            input_tokens, self._prices, max_output_tokens=np.minimum(asked, room)
-        )
+        cost_usd, cost_std_usd = prediction.cost_usd(input_tokens, prices, max_output_tokens=np.minimum(asked, room))
         sequences = np.array([item.sequences for item in items], dtype=float)[:, None]
         if (sequences > 1).any():
-            input_usd = input_tokens * np.array([p.input_usd_per_million for p in self._prices]) / 1e6
+            input_usd = input_tokens * np.array([p.input_usd_per_million for p in prices]) / 1e6
             cost_usd = input_usd + (cost_usd - input_usd) * sequences
             cost_std_usd = cost_std_usd * np.sqrt(sequences)
         return Estimates(

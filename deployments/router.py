@@ -63,6 +63,7 @@ class Router:
         self._keyring = None if config.keys is None else Keyring(config.keys, config.names)
         self._rates = RateLimiter({})
         self._take_keys()
+        self._prices = {model.name: model.price for model in config.models}
         self._mailboxes: dict[str, Mailbox] = {}
         self._planner = Planner(
             config.models,
@@ -101,12 +102,27 @@ class Router:
                 f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
                 f"{budget.pacing.mode}; remove it"
             )
+        unknown = sorted(set(policy.prices) - set(self._config.names))
+        if unknown:
+            raise ConfigurationError(
+                f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
+            )
         if budget is not None:
             limits = budget.limits if policy.limits is None else policy.limits
             self._treasury.set_limits(limit.limit() for limit in limits)
         elif policy.limits:
             raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
         self._policy = policy
+        self._set_prices(policy)
+
+    def _set_prices(self, policy: LivePolicy) -> None:
+        """What is planned, reserved and dispatched from now on costs this; what is in flight keeps its price."""
+        models = tuple(
+            model.model_copy(update=policy.prices[model.name].model_dump()) if model.name in policy.prices else model
+            for model in self._config.models
+        )
+        self._prices = {model.name: model.price for model in models}
+        self._planner.models = self._treasury.models = models
 
     def __del__(self) -> None:
         if hasattr(self, "_treasury"):  # else it is what has failed
@@ -165,6 +181,7 @@ class Router:
             **await self._treasury.statement(),
             "budget_usd_per_request": self._policy.budget_usd_per_request,
             "strategy": self._policy.strategy,
+            "prices": {name: dataclasses.asdict(price) for name, price in self._prices.items()},
         }
 
     def _queue(self, mailbox: Mailbox, entry: Entry) -> None:
@@ -260,7 +277,9 @@ class Router:
         replica = self._fleet.seat(entry.item, decision.model)
         if replica is None:
             return None
-        return dataclasses.replace(decision, replica=replica.id, url=replica.url, timing=timing)
+        return dataclasses.replace(
+            decision, replica=replica.id, url=replica.url, timing=timing, price=self._prices[decision.model]
+        )
 
     async def _pay(self, seated: list[tuple[Entry, Decision]], claims: list[Claim]) -> set[str]:
         """Reserves the worst cases of seated requests, and only then tells where they go; returns what waits.
@@ -336,7 +355,7 @@ class Router:
             self._batcher.wake()
 
     async def _predict(self, items: Sequence[RouteItem]) -> Estimates:
-        return await self._predictor.predict.remote(list(items))
+        return await self._predictor.predict.remote(list(items), list(self._prices.values()))
 
     async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         return await self._solver.solve.remote(problem, strategy)

@@ -6,10 +6,25 @@ Clients that follow the SSE standard skip comments, so streams stay what OpenAI'
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from router.prices import ModelPrice
 
 SETTLED_HEADER = "x-router-settled-cost-usd"
 _COMMENT = re.compile(rb"(?:^|\n): " + SETTLED_HEADER.encode() + rb" ([0-9.e+-]+)\n")
 COMMENT_MAX_BYTES = 96
+PRICE_HEADER = "x-router-price-usd-per-million"  # between ingress and engine
+
+
+def price_header(price: ModelPrice) -> tuple[str, str]:
+    """The price that the router planned with goes to the engine with the request, so that both mean the same one."""
+    return PRICE_HEADER, f"{price.input_usd_per_million!r} {price.output_usd_per_million!r}"
+
+
+def price_of(headers: Mapping[str, str], otherwise: ModelPrice) -> ModelPrice:
+    """The price that came with a request; else the configured one."""
+    value = headers.get(PRICE_HEADER)
+    return otherwise if value is None else ModelPrice(*map(float, value.split()))
 
 
 def settled_header(cost_usd: float) -> tuple[str, str]:

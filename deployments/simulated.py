@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from deployments.asgi import disconnected
 from deployments.config import ModelConfig, SimulatedConfig
-from deployments.settlement import settled_comment, settled_header
+from deployments.settlement import price_of, settled_comment, settled_header
 
 
 class SimulatedEngine:
@@ -53,7 +53,7 @@ class SimulatedEngine:
         body = await request.json()
         prompt_tokens = len(json.dumps(body.get("messages") or body.get("prompt")))
         tokens = min(self._timings.tokens, body.get("max_tokens") or self._timings.tokens)
-        cost_usd = self._model.price.cost_usd(prompt_tokens, tokens)
+        cost_usd = price_of(request.headers, self._model.price).cost_usd(prompt_tokens, tokens)
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": tokens,

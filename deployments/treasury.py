@@ -50,7 +50,7 @@ class Treasury:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
-        self._models = tuple(models)
+        self.models = tuple(models)
         self._names = tuple(model.name for model in models)
         self._ttl_s = max_request_s + GRACE_S
         self._clock = clock
@@ -93,7 +93,7 @@ class Treasury:
         """
         if self._ledger is None:
             return None
-        worst_nano = worst_cases(items, estimates, self._models)
+        worst_nano = worst_cases(items, estimates, self.models)
         funds = self._funds(items, worst_nano, Standing(self._ledger.limits, self._clock(), dict(self._view)))
         if self._view and funds.affordable.all():
             return funds

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -21,10 +22,12 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from deployments.config import ModelConfig
-from deployments.settlement import settled_comment, settled_header
+from deployments.settlement import price_of, settled_comment, settled_header
 from router.errors import ConfigurationError, UnavailableError
+from router.prices import ModelPrice
 
 logger = logging.getLogger("ray.serve")
 
@@ -126,6 +129,11 @@ def _add_routes(app: FastAPI, model: ModelConfig) -> None:
     async def create_completion(request: CompletionRequest, raw_request: Request) -> Response:
         return await _answer(state.openai_serving_completion.create_completion, request, raw_request, model)
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """vLLM's own numbers, for Prometheus."""
+        return Response(generate_latest(get_prometheus_registry()), media_type=CONTENT_TYPE_LATEST)
+
 
 async def _answer(
     create: Callable[..., Awaitable[Any]],
@@ -138,23 +146,24 @@ async def _answer(
     wants_usage = bool(options and options.include_usage)
     if request.stream and not wants_usage:
         request.stream_options = StreamOptions(include_usage=True)
+    price = price_of(raw_request.headers, model.price)
     answer = await create(request, raw_request)
     if isinstance(answer, ErrorResponse):
         return JSONResponse(answer.model_dump(), status_code=answer.error.code)
     if isinstance(answer, AsyncGenerator):
-        return StreamingResponse(_settled(answer, model, wants_usage), media_type="text/event-stream")
+        return StreamingResponse(_settled(answer, price, wants_usage), media_type="text/event-stream")
     usage = answer.usage
-    cost_usd = model.price.cost_usd(usage.prompt_tokens, usage.completion_tokens or 0)
+    cost_usd = price.cost_usd(usage.prompt_tokens, usage.completion_tokens or 0)
     return Response(answer.model_dump_json(), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
 
 async def _settled(
-    events: AsyncGenerator[str, None], model: ModelConfig, wants_usage: bool
+    events: AsyncGenerator[str, None], price: ModelPrice, wants_usage: bool
 ) -> AsyncGenerator[str, None]:
     async for event in events:
         if '"choices":[]' in event and '"usage":{' in event:
             usage = json.loads(event.removeprefix("data: "))["usage"]
-            cost_usd = model.price.cost_usd(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+            cost_usd = price.cost_usd(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
             yield event + settled_comment(cost_usd) if wants_usage else settled_comment(cost_usd)
         else:
             yield event

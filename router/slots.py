@@ -35,6 +35,11 @@ class _Replica:
         """Slots that may be taken, used or not."""
         return self.slots if self.most is None else min(self.slots, self.most)
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether it is restricted and idle: the next request shows what it is worth."""
+        return self.most is not None and self.used == 0
+
 
 class SlotLedger:
     """Owns every model's slots.
@@ -89,6 +94,9 @@ class SlotLedger:
     def reserve(self, request_id: str, model: int, sequences: int, avoid: Collection[str] = frozenset()) -> str | None:
         """Takes slots on the model's least used replica, but on none that is to be avoided.
 
+        A restricted replica that has nothing to do goes first: else it would never show that it works again where
+        the others have room.
+
         Returns:
             The replica's name, or None if the model has no replica with that many free slots. A request with
             more sequences than any replica has slots gets a replica that is wholly free: the engine queues.
@@ -104,7 +112,7 @@ class SlotLedger:
         ]
         if not candidates or request_id in self._seats:
             return None
-        name, chosen = max(candidates, key=lambda pair: pair[1].usable - pair[1].used)
+        name, chosen = max(candidates, key=lambda pair: (pair[1].on_trial, pair[1].usable - pair[1].used))
         self._seat(request_id, name, min(sequences, chosen.usable))
         return name
 

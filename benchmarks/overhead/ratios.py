@@ -15,6 +15,7 @@ CPU_RATIOS = (
     ("auto", "passthrough", "cpu_ms_per_request_without_encoder"),
     ("fixed", "passthrough", "cpu_ms_per_request"),
     ("auto", "litellm", "way_cpu_ms_per_request"),
+    ("auto", "litellm", "way_cpu_ms_per_request_without_encoder"),
     ("auto", "switchyard", "way_cpu_ms_per_request"),
     ("auto", "vllm-router", "way_cpu_ms_per_request"),
 )
@@ -59,8 +60,10 @@ def targets(rounds: Rounds) -> list[dict[str, Any]]:
                 name = f"CPU over Serve's passthrough, {concurrency} at a time, {what}{suffix.replace('_', ' ')}"
                 pair = _ratio(rounds, ("auto", "passthrough"), "cpu_ms_per_request" + suffix, concurrency, stream)
                 aims.append(_aim(name, pair and pair["median"], 2.0))
-        pair = _ratio(rounds, ("auto", "litellm"), "way_cpu_ms_per_request", 16, stream)
-        aims.append(_aim(f"CPU over LiteLLM's proxy, 16 at a time, {what}", pair and pair["median"], 1 / 3))
+        for suffix in ("", "_without_encoder"):
+            name = f"CPU over LiteLLM's proxy, 16 at a time, {what}{suffix.replace('_', ' ')}"
+            pair = _ratio(rounds, ("auto", "litellm"), "way_cpu_ms_per_request" + suffix, 16, stream)
+            aims.append(_aim(name, pair and pair["median"], 1 / 3))
     return [aim for aim in aims if aim]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.report import number, table
+from benchmarks.load.report import number
+from benchmarks.quality.report import table
 
 TITLE = "Overhead of routing"
 SPANS = ("link", "queue", "predict", "solve", "engine", "outside")
@@ -19,10 +20,10 @@ SPANS = ("link", "queue", "predict", "solve", "engine", "outside")
 
 def section(result: dict[str, Any]) -> list[str]:
     """Lines of Markdown: targets first, then all ways, the split of the added time, and the ceiling."""
-    lines = [__doc__ or "", "## Targets", "", *_targets(result), "", "## All ways", "", *_ways(result)]
-    lines += ["", "## Where the time goes, median ms", "", *_split(result), "", _OF_SPANS]
+    lines = ["### Targets", "", *_targets(result), "", "### All ways", "", *_ways(result)]
+    lines += ["", "### Where the time goes, median ms", "", *_split(result), "", _OF_SPANS]
     if result["ceiling"]:
-        lines += ["", "## The router's own ceiling", "", *_ceiling(result), "", _of_ceiling(result)]
+        lines += ["", "### The router's own ceiling", "", *_ceiling(result), "", _of_ceiling(result)]
     if result["skipped"]:
         lines += ["", *(f"Left out: {name}: {reason}" for name, reason in result["skipped"].items())]
     return lines

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.quality.cache import Cache, code_hash, files_hash
+from benchmarks.quality.registry import ROOT
 from router.errors import ConfigurationError
-from router.evaluation.case import Case, fit_case, usable
+from router.evaluation.case import Case, estimated_case, usable, with_incumbent
 from router.evaluation.protocol import estimators_from
 from router.prediction.encoder import Encoder
 from router.prediction.features import Features
@@ -20,6 +21,8 @@ ENCODING_CODE = (
     "router/prediction/fused_bert.py", "router/prediction/features.py", "router/prediction/text_features.py",
     "router/prediction/outcomes.py", "router/prediction/outcomes_files.py",
 )  # fmt: skip
+
+AFTER_ESTIMATES = ("artefact.py", "chat.py", "incumbent.py", "loaders.py", "stored.py", "tokens.py", "training.py")
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,18 +56,24 @@ class Dataset:
 
         def make() -> Case:
             table, features = self.prepared()
-            return fit_case(table, features, estimator, recipe, seed)
+            return estimated_case(table, features, estimator, recipe, seed)
 
-        fitted: Case = self.cache.get((self.case_key(), recipe, seed), make)[1]
-        return fitted
+        estimated: Case = self.cache.get((self._key(*estimating_code()), recipe, seed), make)[1]
+        return with_incumbent(estimated)
 
     def case_key(self) -> tuple[str, ...]:
-        """What a fitted case depends on, but for its estimator and seed."""
-        code = ("router/prediction", "router/prices.py", "router/evaluation/case.py", "router/evaluation/protocol.py")
-        return self._key(*code)
+        """What a case depends on, but for its estimator and seed."""
+        return self._key("router/prediction", "router/prices.py", "router/evaluation/case.py")
 
     def _key(self, *code: str) -> tuple[str, ...]:
         return files_hash(self.folder), self.encoder, code_hash(*code)
+
+
+def estimating_code() -> list[str]:
+    """What estimates depend on: all of `router/prediction` but what stores them or comes after calibration."""
+    files = sorted((ROOT / "router/prediction").glob("*.py"))
+    names = [f"router/prediction/{file.name}" for file in files if file.name not in AFTER_ESTIMATES]
+    return [*names, "router/prices.py", "router/evaluation/case.py"]
 
 
 def find_datasets(data: Path, encoder: str, cache: Cache) -> list[Dataset]:

@@ -35,18 +35,36 @@ def write_result(name: str, result: Result, folder: Path) -> None:
     """NAME.json, NAME.md and the plots of an experiment."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(to_json(result))
-    (folder / f"{name}.md").write_text("\n".join([f"# {load(name).TITLE}", "", *_body(name, result, "")]) + "\n")
-    load(name).draw(result, folder)
+    render(name, folder)
+
+
+def render(name: str, folder: Path) -> None:
+    """NAME.md and the plots again, from NAME.json."""
+    (folder / f"{name}.md").write_text(own_page(name, folder))
+    load(name).draw(read_result(name, folder), folder)
+
+
+def found_in(folder: Path) -> list[str]:
+    """Names of the experiments whose JSON is in the folder."""
+    return [name for name in available() if (folder / f"{name}.json").exists()]
+
+
+def read_result(name: str, folder: Path) -> Result:
+    """NAME.json."""
+    result: Result = json.loads((folder / f"{name}.json").read_text())
+    return result
+
+
+def own_page(name: str, folder: Path) -> str:
+    """The page of one experiment, which lies beside its JSON."""
+    return "\n".join([f"# {load(name).TITLE}", "", *_body(name, read_result(name, folder), "")]).rstrip() + "\n"
 
 
 def page(folder: Path) -> str:
     """The page of all experiments whose JSON is in the folder, which lies beside the page."""
     lines = [INTRODUCTION]
-    for name in available():
-        file = folder / f"{name}.json"
-        if file.exists():
-            result = json.loads(file.read_text())
-            lines += [f"## {load(name).TITLE}", "", *_body(name, result, f"{folder.name}/"), ""]
+    for name in found_in(folder):
+        lines += [f"## {load(name).TITLE}", "", *_body(name, read_result(name, folder), f"{folder.name}/"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

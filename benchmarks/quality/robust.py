@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.quality.cases import Dataset
 from benchmarks.quality.context import Context, Record
 from benchmarks.quality.drawing import line, panels, save
-from benchmarks.quality.numbers import called, difference, distinct, over_seeds, points, shown, side, where
+from benchmarks.quality.numbers import called, difference, distinct, listed, over_seeds, points, shown, side, where
 from benchmarks.quality.report import table
 from router.assignment import Mip, RobustMip
 from router.evaluation import ARMS, Setting
@@ -159,6 +159,13 @@ def _reading(success: list[Record], cost: list[Record]) -> list[str]:
             else f"- `{estimator}`: no difference shown between the chosen quantile and plain "
             f"({shown(gain, 4, signed=True)})."
         )
+    helped = [e for e in distinct(success, "estimator") if side(_gain(where(success, estimator=e), CHOSEN)) > 0]
+    if helped:
+        lines.append(
+            f"- For a user: pessimism about success pays with {listed(helped)}; choose the quantile on held-out data."
+        )
+    else:
+        lines.append("- For a user: do not bother with pessimism about success here; no estimator is shown to gain.")
     head = where(cost, estimator="head")
     short = [c for c in CONFIDENCES if _kept(where(head, confidence=c)).mean < c - 0.02]
     said = "- Promised probabilities of keeping the cap, `head`: "

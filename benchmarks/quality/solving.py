@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import select
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,19 +163,28 @@ def timed(solve: Callable[[], Answer]) -> Timed:
     return Timed(answer, wall, cpu)
 
 
-def apart(solve: Callable[[], Answer]) -> Timed:
+def apart(solve: Callable[[], Answer], most_s: float = float("inf")) -> Timed:
     """Time one solve in a forked child, whose peak memory above what it started with is its own.
 
-    Raises RuntimeError when the child ends without an answer.
+    most_s: when the child is ended, since a solver may look at its own limit too seldom; it then has no answer.
+    Raises RuntimeError when the child ends without an answer by itself.
     """
     read, write = os.pipe()
+    started, before = time.perf_counter(), _peak_mib()
     child = os.fork()
     if child == 0:
         _in_child(solve, write)
     os.close(write)
     with os.fdopen(read, "rb") as stream:
+        late = not select.select([stream], [], [], None if most_s == float("inf") else most_s)[0]
+        if late:
+            os.kill(child, signal.SIGKILL)
         found = stream.read()
-    os.waitpid(child, 0)
+    _, _, used = os.wait4(child, 0)
+    if late:
+        no_answer = Answer(float("-inf"), float("inf"), finished=False)
+        cpu_s, extra_mib = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024 - before
+        return Timed(no_answer, time.perf_counter() - started, cpu_s, max(extra_mib, 0.0))
     if not found:
         raise RuntimeError("A solve ended without an answer: it may have run out of memory.")
     result: Timed = pickle.loads(found)

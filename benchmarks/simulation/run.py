@@ -29,7 +29,7 @@ ZOO = Path("benchmarks/zoo")
 SHARE = 0.5
 CLIENTS = (4, 16, 64)
 OPEN_LOAD = 0.7  # of what 64 clients get, simulated
-LONG_TOKENS = (16, 128)
+LONG_TOKENS = (16, 64)
 REQUESTS = 20_000  # more than any window can answer
 
 

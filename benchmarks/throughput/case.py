@@ -43,13 +43,13 @@ class Case:
 
 
 def closed_cases(scale: float) -> list[Case]:
-    """1, 4, 16 and 64 at a time, and long answers where engines are the bottleneck.
+    """1, 4, 16 and 64 at a time; long answers, up to more at a time than three engines have slots.
 
     Args:
         scale: of the numbers of requests; 1 takes some seconds a case.
     """
-    short = {1: 40, 4: 80, 16: 192, 64: 320}
-    long = {16: 96, 64: 192}
+    short = {1: 30, 4: 60, 16: 128, 64: 192}
+    long = {64: 128, 192: 384}
 
     def size(requests: int, concurrency: int) -> int:
         return max(round(requests * scale), 2 * concurrency, 8)

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.report import number, table
+from benchmarks.load.report import number
+from benchmarks.quality.report import table
 
 TITLE = "Throughput"
 COLUMNS = (
@@ -36,20 +37,24 @@ PROCESSES = ("client", "haproxy", "Ingress", "Router", "Predictor", "Solver", "e
 def section(result: dict[str, Any]) -> list[str]:
     """Lines of Markdown: targets, loads, and whose CPU it was."""
     settings = result["stamp"]["settings"]
-    lines = [__doc__ or "", "## Targets", "", *table(["", "at least", "measured", "met"], _targets(result)), ""]
-    lines += ["## Loads", "", *table(COLUMNS, _rows(result)), ""]
+    lines = ["### Targets", "", *table(["", "at least", "measured", "met"], _targets(result)), ""]
+    lines += ["### Loads", "", *table(COLUMNS, _rows(result)), ""]
     lines += [
         f"Goodput counts answers complete within {settings['latency_target_s']:g} s, streamed ones with their first "
         f"token within {settings['first_token_target_s']:g} s. `ratio`: routed over direct requests/s, median of the "
         "rounds and 95 % interval. Quality and dollars are the routed answers'; direct ones cost and score the same "
         "where batching leaves an engine's arithmetic alone.",
         "",
-        "## CPU, ms a request, routed / direct",
+        "### CPU, ms a request, routed / direct",
         "",
-        *table(["load", *PROCESSES], _cpu_rows(result)),
+        *table(["load", *PROCESSES, "direct over routed, all", "engines alone"], _cpu_rows(result)),
+        "",
+        f"All of it shares {result['stamp']['machine']['cores']} cores, so while they are busy `ratio` is about the "
+        "last column but one; with cores of its own for all but the engines it would be about the last. That one is "
+        "below 1 where a request spends part of its time in the router, so that fewer share the engines' steps.",
     ]
     if result["vllm_bench_serve"]:
-        lines += ["", "## The same service as `vllm bench serve` sees it", "", *_of_vllm(result)]
+        lines += ["", "### The same service as `vllm bench serve` sees it", "", *_of_vllm(result)]
     return lines
 
 
@@ -88,10 +93,16 @@ def _percentiles(values: dict[str, float] | None, names: Sequence[str]) -> str:
 
 
 def _cpu_rows(result: dict[str, Any]) -> list[list[str]]:
-    return [
-        [row["load"], *(f"{a:.1f} / {b:.1f}" for a, b in zip(_cpu(row["routed"]), _cpu(row["direct"]), strict=True))]
-        for row in [*result["closed"], *result["open"]]
-    ]
+    rows = []
+    for row in [*result["closed"], *result["open"]]:
+        through, straight = _cpu(row["routed"]), _cpu(row["direct"])
+        shares = [_share(sum(straight), sum(through)), _share(straight[-1], through[-1])]
+        rows.append([row["load"], *(f"{a:.1f} / {b:.1f}" for a, b in zip(through, straight, strict=True)), *shares])
+    return rows
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.2f}" if whole else ""
 
 
 def _cpu(found: dict[str, Any]) -> list[float]:
@@ -117,10 +128,11 @@ def _of_vllm(result: dict[str, Any]) -> list[str]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     found = Table(title="Throughput, routed, beside the same requests straight to the engines")
-    for column in COLUMNS:
+    for column in (COLUMNS[0], *COLUMNS[1:6], "end to end p50 ms", "errors"):
         found.add_column(column, justify="left" if column == "load" else "right")
-    for row in _rows(result):
-        found.add_row(*row)
+    for row, cells in zip([*result["closed"], *result["open"]], _rows(result), strict=True):
+        latency_ms = row["routed"]["latency_ms"]
+        found.add_row(*cells[:6], number(latency_ms and latency_ms["p50"]), cells[-1])
     console.print(found)
     for aim in result["targets"]:
         verdict = "met" if aim["met"] else "MISSED"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from ..errors import OutcomesTableError
 from ..prediction.calibration import Calibration, brier_score, expected_calibration_error
 from ..prediction.estimator import Estimator, FittedEstimator
 from ..prediction.features import Features
+from ..prediction.incumbent import Incumbent
 from ..prediction.outcomes import OutcomesTable
+from ..prediction.prediction import Prediction
 from ..prediction.predictor import calibrated
 
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -70,7 +72,7 @@ class Case:
 
     @property
     def best(self) -> int:
-        return int(np.lexsort((self.mean_paid_usd, -self.mean_score))[0])
+        return best_single(self.mean_score, self.mean_paid_usd)
 
     @property
     def best_score(self) -> float:
@@ -86,6 +88,11 @@ class Case:
     def oracle_score(self) -> float:
         """Mean test score of the best model of every request."""
         return float(self.test.score.max(axis=1).mean())
+
+
+def best_single(mean_score: FloatArray, mean_paid_usd: FloatArray) -> int:
+    """The model with the best mean score, the cheaper one of equals."""
+    return int(np.lexsort((mean_paid_usd, -mean_score))[0])
 
 
 def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTable:
@@ -114,7 +121,28 @@ def split_rows(n: int, seed: int) -> tuple[IntArray, ...]:
 
 
 def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
-    """Fit on the training rows, calibrate on the validation rows, predict both held-out parts."""
+    """Fit on the training rows, calibrate on the validation rows, predict both held-out parts; the best single model
+    keeps its place.
+    """
+    return with_incumbent(estimated_case(table, features, name, estimator, seed))
+
+
+def with_incumbent(case: Case) -> Case:
+    """The case with the best single model's estimates lifted over claims that validation outcomes do not prove."""
+    incumbent = Incumbent.fit(case.validation.success, case.validation.score, case.best)
+
+    def lifted(sample: Sample) -> Sample:
+        unknown = np.full(sample.success.shape, np.nan)
+        prediction = Prediction(sample.success, sample.success_std, sample.success_samples, unknown, unknown)
+        kept = incumbent.apply(prediction)
+        return replace(sample, success=kept.success, success_samples=kept.success_samples)
+
+    test = lifted(case.test)
+    return replace(case, validation=lifted(case.validation), test=test, errors=_errors(case.raw_success, test))
+
+
+def estimated_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
+    """`fit_case` with every calibrated estimate taken at its word."""
     train, validation, test = split_rows(len(table), seed)
     fitted = estimator.fit(
         features.subset(train), table.subset(train),

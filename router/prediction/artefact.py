@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from router.errors import ArtefactError
 
-VERSION = 1
+VERSION = 2
 DESCRIPTION_FILE = "artefact.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -42,6 +42,7 @@ class ModelRecord(_Strict):
     input_usd_per_million: Annotated[float | None, Field(ge=0, description="USD per million input tokens.")]
     output_usd_per_million: Annotated[float | None, Field(ge=0, description="USD per million output tokens.")]
     mean_success: Annotated[float, Field(ge=0, le=1, description="Mean score in the training data.")]
+    margin: Annotated[float, Field(ge=0, le=1, description="Advantage it needs to count as better than the incumbent.")]
 
 
 class CalibrationRecord(_Strict):
@@ -60,6 +61,7 @@ class Description(_Strict):
 
     version: Annotated[int, Field(description="Version of this format.")]
     models: Annotated[list[ModelRecord], Field(min_length=1, description="Models, in the order of columns.")]
+    incumbent: Annotated[str, Field(description="Best single model; others have to be better by their margin.")]
     encoder: Annotated[EncoderRecord, Field(description="Encoder of the embeddings.")]
     data_sha256: Annotated[list[str], Field(description="Hashes of the outcomes tables that it learned from.")]
     calibration: Annotated[list[CalibrationRecord], Field(description="Calibration reports.")]

@@ -22,6 +22,7 @@ from router.prediction.artefact import (
 )
 from router.prediction.calibration import Calibration
 from router.prediction.features import Features
+from router.prediction.incumbent import Incumbent
 from router.prediction.prediction import Prediction
 from router.prediction.stored import StoredEstimator, from_arrays, kind_of, to_arrays
 from router.prices import ModelPrice
@@ -34,7 +35,7 @@ _CALIBRATION = ("temperatures", "bucket_estimates", "bucket_values")
 
 @dataclass(frozen=True)
 class Predictor:
-    """Encoder, estimator and calibration of `models`.
+    """Encoder, estimator, calibration and incumbent of `models`.
 
     `mean_success` `(n_models,)` is the mean score in the training data: the estimate to fall back on when
     there is no prediction. `prices` holds the list prices that the data came with; `data_hashes` what it
@@ -44,6 +45,7 @@ class Predictor:
     encoder: Encoder
     estimator: StoredEstimator
     calibration: Calibration
+    incumbent: Incumbent
     mean_success: NDArray[np.float64]
     prices: Mapping[str, ModelPrice]
     data_hashes: tuple[str, ...]
@@ -83,6 +85,7 @@ class Predictor:
             encoder=encoder,
             estimator=estimator,
             calibration=Calibration(*(arrays[f"calibration.{name}"] for name in _CALIBRATION)),
+            incumbent=_incumbent(description),
             mean_success=np.array([record.mean_success for record in description.models]),
             prices=_prices(description.models),
             data_hashes=tuple(description.data_sha256),
@@ -96,7 +99,7 @@ class Predictor:
 
     def predict_features(self, features: Features) -> Prediction:
         """Calibrated outcomes of N requests whose features are at hand."""
-        return calibrated(self.estimator.predict(features), self.calibration)
+        return self.incumbent.apply(calibrated(self.estimator.predict(features), self.calibration))
 
     def save(self, folder: str | Path) -> None:
         """Write the artefact."""
@@ -105,6 +108,7 @@ class Predictor:
         description = Description(
             version=VERSION,
             models=[self._record(column) for column in range(len(self.models))],
+            incumbent=self.models[self.incumbent.model],
             encoder=EncoderRecord(
                 source=self.encoder.source,
                 weights_sha256=self.encoder.weights_hash,
@@ -124,6 +128,7 @@ class Predictor:
             self,
             estimator=self.estimator.select(models),
             calibration=self.calibration.select(columns),
+            incumbent=self.incumbent.select(columns),
             mean_success=self.mean_success[columns],
         )
 
@@ -134,6 +139,7 @@ class Predictor:
             input_usd_per_million=price.input_usd_per_million if price else None,
             output_usd_per_million=price.output_usd_per_million if price else None,
             mean_success=float(self.mean_success[column]),
+            margin=float(self.incumbent.margins[column]),
         )
 
 
@@ -168,6 +174,15 @@ def _check_encoder(encoder: Encoder, record: EncoderRecord) -> None:
             f"The artefact's embeddings are cut at {record.max_tokens} tokens, the encoder given cuts at "
             f"{encoder.max_tokens}: load it with max_tokens={record.max_tokens}."
         )
+
+
+def _incumbent(description: Description) -> Incumbent:
+    names = [record.name for record in description.models]
+    if description.incumbent not in names:
+        raise ArtefactError(
+            f"The artefact's incumbent {description.incumbent!r} is none of its models: train it again."
+        )
+    return Incumbent(names.index(description.incumbent), np.array([record.margin for record in description.models]))
 
 
 def _prices(records: Sequence[ModelRecord]) -> dict[str, ModelPrice]:

@@ -14,6 +14,7 @@ from router.prediction.encoder import Encoder
 from router.prediction.features import Features
 from router.prediction.head import Head
 from router.prediction.head_training import HeadEstimator
+from router.prediction.incumbent import Incumbent
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
 from router.prediction.predictor import Predictor
@@ -51,11 +52,13 @@ def train_predictor(
         fitted: StoredEstimator = recipe.fit(*train, validation, seed, _stage(progress, "train"))
     else:
         fitted = recipe.fit(*train, validation, seed)
+    mean_success = np.nanmean(train[1].scores, axis=0)
     predictor = Predictor(
         encoder=encoder,
         estimator=fitted,
         calibration=Calibration.identity(len(table.models)),
-        mean_success=np.nanmean(train[1].scores, axis=0),
+        incumbent=Incumbent(int(mean_success.argmax()), np.zeros(len(table.models))),
+        mean_success=mean_success,
         prices=table.prices,
         data_hashes=(table.data_hash(),),
         reports=(),
@@ -108,6 +111,7 @@ def add_models(
         predictor,
         estimator=grown,
         calibration=predictor.calibration.join(Calibration.fit(raw, validation[1].scores)),
+        incumbent=predictor.incumbent.with_new_models(len(new)),
         mean_success=np.concatenate([predictor.mean_success, np.nanmean(train[1].scores, axis=0)]),
         prices={**predictor.prices, **table.prices},
         data_hashes=(*predictor.data_hashes, table.data_hash()),
@@ -135,7 +139,9 @@ def encode_in_steps(texts: list[str], encoder: Encoder, progress: Progress | Non
 
 def _calibrate(predictor: Predictor, features: Features, table: OutcomesTable) -> Predictor:
     raw = predictor.estimator.predict(features).success
-    fitted = replace(predictor, calibration=Calibration.fit(raw, table.scores))
+    calibration = Calibration.fit(raw, table.scores)
+    incumbent = Incumbent.fit(calibration.apply(raw), table.scores, int(predictor.mean_success.argmax()))
+    fitted = replace(predictor, calibration=calibration, incumbent=incumbent)
     return _report(fitted, features, table, "calibration")
 
 

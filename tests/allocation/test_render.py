@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from allocation.cluster import Cluster, Node
-from allocation.gpus import CPU
+from allocation.gpus import CPU, GPU_TYPES
 from allocation.plan import ReplicaBounds
 from allocation.render import RenderOptions, render
 from allocation.replica import ReplicaType
@@ -88,6 +88,14 @@ def test_autoscaling_runs_between_the_bounds_and_pins_nothing() -> None:
 def test_autoscaling_needs_bounds() -> None:
     with pytest.raises(ConfigurationError, match="plan with a low and a high rate"):
         render(plan_of(), GOLDEN / "before.yaml", RenderOptions(autoscale=True))
+
+
+@pytest.mark.parametrize("options", [RenderOptions(pin=False), RenderOptions(autoscale=True)])
+def test_where_gpus_differ_replicas_are_pinned(options: RenderOptions) -> None:
+    mixed = Cluster((Node("a-0", "H100", 8), Node("a-1", "H100", 8), Node("b", "L4", 1)), GPU_TYPES)
+    plan = plan_of(cluster=mixed, bounds=(ReplicaBounds(HUGE, 1, 1),))
+    with pytest.raises(ConfigurationError, match=r"types H100, L4.*pin the replicas"):
+        render(plan, GOLDEN / "before.yaml", options)
 
 
 def test_cores_are_asked_for_where_there_is_no_gpu(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One real service for all tests that need one: the project's own configuration, real engines, real HTTP."""
+"""A real service for a module of tests: the project's own configuration, real engines, real HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Starts it, or takes the one that APPORTION_URL names and that runs the project's configuration."""
     document = yaml.safe_load(CONFIG.read_text())

@@ -18,6 +18,7 @@ from deployments.messages import Decision, Done, EngineReplica, RouteItem
 from deployments.router import Router
 from router.assignment import Assignment, BatchProblem, Strategy, assign
 from router.errors import ApportionError
+from router.prices import ModelPrice
 
 NAMES = ("wren", "finch", "lark", "heron")
 PRICES = (1.0, 2.0, 4.0, 8.0)  # USD per million tokens
@@ -60,8 +61,8 @@ class _Predictor:
     def __post_init__(self) -> None:
         self.predict = _Remote(self._predict)
 
-    async def _predict(self, items: Sequence[RouteItem]) -> Estimates:
-        n, prices = len(items), np.array(PRICES) / 1e6
+    async def _predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+        n, usd_per_token = len(items), np.array([price.output_usd_per_million for price in prices]) / 1e6
         most = np.array([item.max_tokens or CONTEXT - INPUT_TOKENS for item in items], dtype=float)
         tokens = np.repeat(most[:, None] / 2, len(prices), axis=1)
         random_ = np.random.default_rng(n)
@@ -69,7 +70,7 @@ class _Predictor:
         return Estimates(
             success=success,
             success_std=np.zeros_like(success),
-            cost_usd=(INPUT_TOKENS + tokens) * prices,
+            cost_usd=(INPUT_TOKENS + tokens) * usd_per_token,
             cost_std_usd=np.zeros_like(success),
             input_tokens=np.full_like(success, INPUT_TOKENS),
             output_tokens=tokens,

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from deployments.messages import BatchInfo, Decision, Done, RouteItem
 from deployments.openai import parse
 from deployments.simulated import SimulatedEngine
 from router.errors import DeadlineError, UnavailableError
+from router.prices import ModelPrice
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
 PATH = "/v1/chat/completions"
@@ -285,3 +287,16 @@ async def test_what_is_left_of_the_time_goes_with_every_attempt() -> None:
     first, second = (item.timeout_s for item in link.asked)
     assert first <= 5.0
     assert second <= first - 0.2
+
+
+async def test_the_price_that_was_planned_with_is_the_price_that_is_charged() -> None:
+    class DearLink(StubLink):
+        async def plan(self, item: RouteItem) -> Decision:
+            return dataclasses.replace(await super().plan(item), price=ModelPrice(0.0, 1000.0))
+
+    async with serving(simulated(tokens=3)) as engine:
+        link, client = DearLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+            await dispatcher.serve(parsed(stream=True), PATH, Client(Browser().send))
+    assert [done.cost_usd for done in link.done] == [pytest.approx(3e-3), pytest.approx(3e-3)]

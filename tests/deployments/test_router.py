@@ -13,7 +13,8 @@ from deployments.estimates import Estimates
 from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Report, RouteItem
 from deployments.router import Router
 from router.assignment import Assignment, BatchProblem, Strategy, assign
-from router.errors import OverloadedError
+from router.errors import ConfigurationError, OverloadedError
+from router.prices import ModelPrice
 
 
 class Call:
@@ -29,7 +30,7 @@ class Predictor:
         self.broken = False
         self.predict = Call(self._predict)
 
-    async def _predict(self, items: Sequence[RouteItem]) -> Estimates:
+    async def _predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
         self.calls += 1
         if self.broken:
             raise ConnectionError("gone")
@@ -37,7 +38,7 @@ class Predictor:
         return Estimates(
             success=np.tile([0.4, 0.9], (len(items), 1)),
             success_std=np.zeros(shape),
-            cost_usd=np.tile([1e-6, 1e-5], (len(items), 1)),
+            cost_usd=np.tile([price.output_usd_per_million / 1e6 for price in prices], (len(items), 1)),
             cost_std_usd=np.zeros(shape),
             input_tokens=np.full(shape, 10.0),
             output_tokens=np.full(shape, 5.0),
@@ -175,3 +176,17 @@ async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch
     items = tuple(item(f"r{number}") for number in range(4))
     reply = await router.exchange(Report("i", items=items), True)
     assert [type(verdict.error) for verdict in reply.verdicts] == [OverloadedError] * 2
+
+
+async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    prices = {"large": {"input_usd_per_million": 3.0, "output_usd_per_million": 2.0}}
+    router.reconfigure({"budget_usd_per_request": 2.5e-6, "prices": prices})
+    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    decision = reply.verdicts[0]
+    assert (decision.model, decision.cost_usd, decision.price) == ("large", 2e-6, ModelPrice(3.0, 2.0))
+    assert (await router.state())["prices"]["small"] == {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
+    router.reconfigure({})
+    assert (await router.state())["prices"]["large"]["output_usd_per_million"] == 10.0
+    with pytest.raises(ConfigurationError, match="huge, which are not served"):
+        router.reconfigure({"prices": {"huge": prices["large"]}})

@@ -262,6 +262,33 @@ def test_a_client_that_leaves_ends_its_generation(service: Service, stream: bool
     assert time.monotonic() - full_s - left_s < full_s, "the generation went on after its client had left"
 
 
+def test_a_cancel_is_seen_in_vllms_running_count(service: Service) -> None:
+    url = next(replica["url"] for replica in service.health()["replicas"].values() if replica["model"] == "heron")
+    body = {
+        "model": "heron",
+        "messages": [{"role": "user", "content": "x"}],
+        "n": 60,
+        "max_tokens": 240,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        next(answer.iter_bytes())
+        wait_for(lambda: _metric(url, "vllm:num_requests_running") >= 60, 10, "vLLM runs all of its sequences")
+    wait_until_idle(service)
+    # vLLM counts anew with every step, so somebody has to make it take one.
+    assert service.chat(model="heron", max_tokens=1).status_code == 200
+    assert _metric(url, "vllm:num_requests_running") <= 1
+    tokens = _metric(url, "vllm:generation_tokens_total")
+    time.sleep(0.5)
+    assert _metric(url, "vllm:generation_tokens_total") == tokens, "nothing is generated any more"
+
+
+def _metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=10).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+
+
 def _duration_of_a_full_answer(service: Service, body: dict[str, Any]) -> float:
     started_s = time.monotonic()
     assert service.post("/v1/chat/completions", body).status_code == 200

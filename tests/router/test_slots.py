@@ -82,6 +82,16 @@ def test_a_restricted_replica_takes_no_more_than_it_may() -> None:
     assert slots.reserve("r3", 0, 2) == "a2"
 
 
+def test_a_restricted_replica_gets_its_trial_although_others_have_more_room() -> None:
+    slots = make_slots()
+    slots.restrict("a1", 1)
+    assert slots.reserve("r1", 0, 1) == "a1"
+    assert slots.reserve("r2", 0, 1) == "a2", "one trial at a time"
+    slots.release("r1")
+    slots.restrict("a1", 0)
+    assert slots.reserve("r3", 0, 1) == "a2"
+
+
 def test_a_replica_to_avoid_is_not_taken() -> None:
     slots = make_slots()
     assert slots.reserve("r1", 0, 1, avoid={"a2"}) == "a1"

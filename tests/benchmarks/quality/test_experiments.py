@@ -16,7 +16,7 @@ from benchmarks.quality.cases import find_datasets
 from benchmarks.quality.context import Context
 from benchmarks.quality.numbers import difference, over_seeds, side, where
 from benchmarks.quality.registry import available, load
-from benchmarks.quality.report import page, to_json
+from benchmarks.quality.report import found_in, own_page, page, to_json
 from router.errors import ConfigurationError
 from router.evaluation.statistics import Summary
 from tests.benchmarks.quality.conftest import Results
@@ -47,9 +47,11 @@ def test_the_page_holds_every_experiment_and_its_plots(results: Results) -> None
     assert "](results/frontier-toy.png)" in text
 
 
-def test_the_committed_page_is_not_stale() -> None:
+def test_the_committed_pages_are_not_stale() -> None:
     """Whoever changes a result or what is said about it runs `python -m benchmarks results`."""
     assert (DOCS / "results.md").read_text() == page(DOCS / "results")
+    for name in found_in(DOCS / "results"):
+        assert (DOCS / "results" / f"{name}.md").read_text() == own_page(name, DOCS / "results")
 
 
 def test_the_same_seeds_give_the_same_numbers(context: Context, results: Results, tmp_path: Path) -> None:

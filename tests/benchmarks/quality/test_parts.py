@@ -47,6 +47,18 @@ def test_a_solve_apart_is_timed_and_its_memory_measured() -> None:
     assert apart(partial(certified, batch(16, 3, "budget", 0))).wall_s > 0
 
 
+def test_a_solve_that_overlooks_its_limit_is_ended() -> None:
+    def endless() -> Answer:
+        while True:
+            pass
+
+    once = apart(endless, 0.3)
+    assert not once.answer.finished
+    assert once.answer.gap == np.inf
+    assert 0.25 < once.wall_s < 20
+    assert once.cpu_s > 0
+
+
 def test_a_solve_that_ends_without_an_answer_is_an_error() -> None:
     def fails() -> Answer:
         raise SystemExit

@@ -39,6 +39,8 @@ def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Pat
     assert loaded.models == predictor.models
     assert loaded.prices == dict(predictor.prices)
     assert loaded.reports == predictor.reports
+    assert loaded.incumbent.model == predictor.models.index("large")
+    np.testing.assert_array_equal(loaded.incumbent.margins, predictor.incumbent.margins)
     assert loaded.data_hashes == predictor.data_hashes
     np.testing.assert_array_equal(loaded.mean_success, predictor.mean_success)
 
@@ -47,6 +49,13 @@ def test_easier_questions_are_likelier_to_succeed_and_larger_models_better(predi
     success = predictor.predict(TEXTS).success
     assert (success[0] > success[1])[:2].all()
     assert (np.diff(success[1]) > 0).all()
+
+
+def test_no_model_passes_the_best_single_one_by_a_claim_that_held_out_rows_do_not_prove(predictor: Predictor) -> None:
+    """Here the largest model is the best for every request, so there is nothing to prove."""
+    texts = make_outcomes(100, seed=3).prompts
+    assert predictor.incumbent.margins.tolist() == [1.0, 1.0, 0.0]
+    assert (predictor.predict(texts).success.argmax(axis=1) == 2).all()
 
 
 def test_the_report_tells_calibration_on_rows_not_trained_on(predictor: Predictor) -> None:
@@ -82,6 +91,7 @@ def test_another_encoder_is_refused(artefact: Path, tmp_path: Path, encoder_fold
         (lambda folder: _edit(folder, version=99), "version 99"),
         (lambda folder: _edit(folder, unheard_of=1), "damaged or of another version"),
         (lambda folder: _edit(folder, estimator="oracle"), "unknown estimator 'oracle'"),
+        (lambda folder: _edit(folder, incumbent="oracle"), "incumbent 'oracle' is none of its models"),
     ],
 )
 def test_a_broken_artefact_says_what_is_wrong(artefact: Path, damage, said: str) -> None:

@@ -1,0 +1,1 @@
+"""The optimised allocation beside uniform, proportional and greedy ones of the same GPUs, on held-out requests."""

@@ -1,0 +1,182 @@
+"""cluster.yaml, models.yaml, profiles and plan.json: what they hold, and what is said about mistakes in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from allocation.cluster import Cluster, GpuType, Node
+from allocation.models import load_models
+from allocation.plan import Plan, load_plan, save_plan
+from allocation.planner import PlanOptions, make_plan
+from allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
+from router.errors import ConfigurationError
+from router.prices import ModelPrice
+from tests.allocation.instances import cluster, profile, profiles, specs, workload
+
+CLUSTER = """\
+nodes:
+  - {name: a, gpu_type: A100-80GB, n_gpus: 8, count: 2}
+  - {name: b, gpu_type: mine, n_gpus: 1}
+gpu_types:
+  mine: {memory_gib: 10, bandwidth_gb_per_s: 100, half_tflops: 5}
+"""
+
+MODELS = """\
+models:
+  - name: one
+    source: org/one
+    input_usd_per_million: 0.1
+    output_usd_per_million: 0.2
+  - name: two
+    source: org/two
+    input_usd_per_million: 1
+    output_usd_per_million: 2
+    min_replicas: 1
+    max_replicas: 3
+    gpu_types: [mine]
+    quantisation: fp8
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "file.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_cluster_expands_equal_nodes_and_extends_the_table(tmp_path: Path) -> None:
+    read = Cluster.load(write(tmp_path, CLUSTER))
+    assert [node.name for node in read.nodes] == ["a-0", "a-1", "b"]
+    assert read.n_gpus == 17
+    assert read.gpu_types["mine"] == GpuType("mine", 10, 100, 5)
+    assert read.gpu_types["A100-80GB"].memory_gib == pytest.approx(80, abs=2)
+    assert set(read.gpu_types) == {"mine", "A100-80GB"}
+
+
+def test_models_take_their_fields(tmp_path: Path) -> None:
+    one, two = load_models(write(tmp_path, MODELS))
+    assert one.price == ModelPrice(0.1, 0.2)
+    assert (one.min_replicas, one.max_replicas, one.gpu_types, one.quantisation) == (0, None, None, None)
+    assert (two.min_replicas, two.max_replicas, two.gpu_types, two.quantisation) == (1, 3, ("mine",), "fp8")
+
+
+@pytest.mark.parametrize(
+    ("load", "text", "old", "new", "message"),
+    [
+        (Cluster.load, CLUSTER, "n_gpus: 1}", "n_gpus: 0}", "line 3: nodes.1.n_gpus: Input should be greater"),
+        (Cluster.load, CLUSTER, "gpu_type: mine", "gpu_type: yours", "line 3: nodes.1.gpu_type: 'yours' is unknown"),
+        (Cluster.load, CLUSTER, "name: b", "name: a-1", "line 3: nodes.1.name: the node 'a-1' appears twice"),
+        (Cluster.load, CLUSTER, "memory_gib", "memory", "line 5: gpu_types.mine.memory: unknown field; remove it"),
+        (Cluster.load, CLUSTER, "nodes:\n", "nodes: [\n", "not YAML"),
+        (load_models, MODELS, "max_replicas: 3", "max_replicas: 0", "max_replicas 0 is below min_replicas 1"),
+        (load_models, MODELS, "name: two", "name: one", "line 6: models.1.name: the model 'one' appears twice"),
+        (load_models, MODELS, "quantisation: fp8", "quantisation: fp7", "line 13: models.1.quantisation"),
+        (load_models, MODELS, "    source: org/one\n", "", "line 2: models.0.source: missing; add it"),
+    ],
+)
+def test_mistakes_are_named_with_file_and_line(
+    tmp_path: Path, load: Callable[[Path], object], text: str, old: str, new: str, message: str
+) -> None:
+    assert old in text
+    file = write(tmp_path, text.replace(old, new, 1))
+    with pytest.raises(ConfigurationError) as caught:
+        load(file)
+    assert str(file) in caught.value.message
+    assert message in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.yaml cannot be read"):
+        load_models(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["profiles.yaml", "profiles.json"])
+def test_profiles_survive_the_file_and_measured_ones_win(tmp_path: Path, name: str) -> None:
+    computed = profiles()
+    measured = replace(computed[0], source="measured", tokens_per_s=123.0)
+    save_profiles(computed, tmp_path / name)
+    save_profiles([measured], tmp_path / "measured.json")
+    for files in ((name, "measured.json"), ("measured.json", name)):
+        read = {p.replica: p for p in load_profiles(*(tmp_path / file for file in files))}
+        assert read[measured.replica] == measured
+        assert [read[p.replica] for p in computed[1:]] == list(computed[1:])
+
+
+def test_profiles_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "profiles.json"
+    save_profiles(profiles(), file)
+    content = json.loads(file.read_text())
+    content["profiles"][0] |= {"gpu_fraction": 0.5, "tensor_parallel": 2}
+    file.write_text(json.dumps(content, indent=1))
+    with pytest.raises(ConfigurationError, match=r"profiles.json, line \d+: profiles.0: .*set gpu_fraction to 1"):
+        load_profiles(file)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(cluster(), specs(), profiles(), workload(120), PlanOptions(batch_size=20, n_batches=2)).plan
+
+
+def test_a_plan_survives_the_file(tmp_path: Path, plan: Plan) -> None:
+    save_plan(plan, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "has version 99"),
+        ({"placements": "none"}, "placements"),
+        ({"surprise": 1}, "surprise"),
+        ({"models": []}, "none of its models"),
+        ({"profiles": []}, "without a profile that fits"),
+    ],
+)
+def test_a_spoilt_plan_is_refused(tmp_path: Path, plan: Plan, change: dict[str, object], message: str) -> None:
+    file = tmp_path / "plan.json"
+    save_plan(plan, file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_plan(file)
+    assert "plan.json" in caught.value.message
+
+
+HALF = ReplicaType("small", "gpu", 0.5)
+LARGE = ReplicaType("large", "gpu", 1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([(HALF, "node-0", (0,))] * 3, "GPU 0 of node-0 is given out 1.5 times"),
+        ([(HALF, "node-9", (0,))], "No node 'node-9'"),
+        ([(HALF, "node-0", (4,))], "GPU 4 of node-0, which has 4"),
+        ([(LARGE, "node-0", (1, 1))], "needs 2 different ones"),
+        ([(LARGE, "node-0", (1,))], "needs 2 different ones"),
+        ([(LARGE, "node-0", (0, 1)), (HALF, "node-0", (1,))], "GPU 1 of node-0 is given out"),
+        ([(ReplicaType("small", "other", 0.5), "node-0", (0,))], "whose GPUs are gpu"),
+    ],
+)
+def test_a_plan_that_does_not_fit_cannot_be_made(
+    plan: Plan, places: list[tuple[ReplicaType, str, tuple[int, ...]]], message: str
+) -> None:
+    from allocation.plan import PlacedReplica
+
+    with pytest.raises(ConfigurationError, match=message):
+        replace(plan, placements=tuple(PlacedReplica(*place) for place in places))
+
+
+def test_gpu_types_have_to_be_described() -> None:
+    with pytest.raises(ConfigurationError, match=r"\['x'\] are not described"):
+        Cluster((Node("a", "x", 1),), {})
+
+
+def test_a_profile_that_fits_delivers_something() -> None:
+    with pytest.raises(ConfigurationError, match="all have to be above 0"):
+        Profile(HALF, True, 0, 1.0, 1.0, 0.1, 1.0, 1.0, "computed")
+    assert profile("small", 0.5, 1, 1, 1.0).fits

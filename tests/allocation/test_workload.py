@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allocation.models import ModelSpec
+from allocation.workload import Workload, predicted_workload, read_requests, recorded_workload
+from router.errors import InvalidRequestError
+from router.prediction.encoder import Encoder
+from router.prediction.knn import KnnEstimator
+from router.prediction.training import train_predictor
+from tests.allocation.instances import workload
+from tests.router.conftest import PRICES, make_outcomes, save_encoder
+
+
+def with_arrivals(n: int, rate_per_s: float) -> Workload:
+    rng = np.random.default_rng(1)
+    arrival_s = rng.exponential(1 / rate_per_s, n).cumsum()
+    return replace(workload(n, rate_per_s), arrival_s=arrival_s)
+
+
+def test_batches_hold_no_request_twice_and_use_all_before_any_again() -> None:
+    work = workload(100)
+    batches = work.batches(30, 7, seed=3)
+    assert batches.shape == (7, 30)
+    assert all(len(set(batch)) == 30 for batch in batches.tolist())
+    assert len(set(batches[:3].ravel().tolist())) == 90
+    assert (work.batches(30, 7, seed=3) == batches).all()
+    assert (work.batches(30, 7, seed=4) != batches).any()
+    with pytest.raises(InvalidRequestError, match="give a smaller size"):
+        work.batches(101, 1)
+
+
+def test_peak_rate_is_above_the_mean_and_bounded_by_the_busiest_minute() -> None:
+    steady = with_arrivals(6000, 10.0)
+    burst = np.sort(np.concatenate([steady.arrival_s, np.linspace(100, 160, 2000)]))
+    busy = replace(workload(8000, 8000 / float(burst[-1])), arrival_s=burst)
+    assert 9 < steady.peak_rate_per_s(0.5) < 11
+    assert busy.peak_rate_per_s(1.0) == pytest.approx(10 + 2000 / 60, rel=0.1)
+    with pytest.raises(InvalidRequestError, match="needs arrival times"):
+        workload(10).peak_rate_per_s()
+    with pytest.raises(InvalidRequestError, match="needs twice that"):
+        with_arrivals(100, 10.0).peak_rate_per_s()
+
+
+def test_another_rate_compresses_the_arrivals() -> None:
+    work = with_arrivals(500, 10.0)
+    faster = work.at_rate(20.0)
+    assert faster.arrival_s[-1] == pytest.approx(work.arrival_s[-1] / 2)
+
+
+def test_lower_quantile_is_lower_and_comes_from_the_members_if_there_are_any() -> None:
+    work = workload(50)
+    lower = work.at_quantile(0.1)
+    assert (lower.success <= work.success).all()
+    assert (lower.success < work.success).any()
+    members = np.stack([work.success * factor for factor in np.linspace(0, 1, 11)])
+    assert np.allclose(replace(work, success_samples=members).at_quantile(0.5).success, work.success / 2)
+    with pytest.raises(InvalidRequestError, match="score the workload with a predictor"):
+        replace(work, success_std=None).at_quantile(0.1)
+
+
+def test_recorded_outcomes_at_the_models_own_prices() -> None:
+    outcomes = make_outcomes(50, seed=0)
+    specs = [ModelSpec(name, "x", PRICES[name]) for name in ("large", "small")]
+    work = recorded_workload(outcomes, specs, 5.0)
+    assert work.models == ("large", "small")
+    assert (work.success[:, 0] == outcomes.scores[:, 2]).all()
+    assert np.allclose(work.cost_usd[:, 1], outcomes.cost_usd[:, 0])
+
+
+def test_arrivals_are_read_and_sorted(tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    rows = [{"prompt": f"prompt {i}", "arrival_s": 100.0 - i} for i in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    prompts, arrival_s = read_requests(file)
+    assert prompts == [f"prompt {i}" for i in range(20)][::-1]
+    assert arrival_s is not None
+    assert arrival_s.tolist() == list(range(20))
+
+
+def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None:
+    outcomes = make_outcomes(300, seed=0)
+    loaded = Encoder.load(str(save_encoder(tmp_path, seed=0)), device="cpu")
+    predictor = train_predictor(outcomes, loaded, estimator=KnnEstimator(5))
+    specs = [ModelSpec(name, "x", PRICES[name]) for name in outcomes.models]
+    prompts = outcomes.prompts[:30]
+    work = predicted_workload(prompts, predictor, specs, arrival_s=np.arange(30) / 2.0)
+    prediction = predictor.predict(prompts)
+    assert (work.success == prediction.success).all()
+    expected_usd, _ = prediction.cost_usd(loaded.count_tokens(prompts), [spec.price for spec in specs])
+    assert np.allclose(work.cost_usd, expected_usd)
+    assert work.rate_per_s == pytest.approx(2.0)
+    faster = predicted_workload(prompts, predictor, specs, arrival_s=np.arange(30) / 2.0, rate_per_s=4.0)
+    assert faster.arrival_s is not None
+    assert faster.arrival_s[-1] == pytest.approx(29 / 4)
+    with pytest.raises(InvalidRequestError, match="Neither a rate nor arrival times"):
+        predicted_workload(prompts, predictor, specs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b"}], "line 2: no arrival_s"),
+        ([{"prompt": "a", "arrival_s": "soon"}], "line 1: arrival_s is 'soon'"),
+    ],
+)
+def test_bad_arrivals_are_named(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InvalidRequestError, match=message):
+        read_requests(file)

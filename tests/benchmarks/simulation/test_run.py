@@ -1,0 +1,39 @@
+"""The simulated half of the experiment, on the committed profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allocation.gpus import CPU
+from allocation.models import load_models
+from allocation.replica import ReplicaType, load_profiles
+from benchmarks.simulation.engines import Load
+from benchmarks.simulation.run import SHARE, ZOO, half_core_plan, simulated_run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_committed_profiles_are_measured_and_complete() -> None:
+    found = {profile.replica: profile for profile in load_profiles(ZOO / "profiles.json")}
+    for spec in load_models(ZOO / "cluster" / "models.yaml"):
+        for share in (0.25, 0.5, 1.0):
+            profile = found[ReplicaType(spec.name, CPU, share)]
+            assert (profile.source, profile.fits) == ("measured", True)
+            assert [n for n, _ in profile.decode_curve] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_a_full_engine_gives_what_its_profile_says() -> None:
+    plan = half_core_plan(load_models(ZOO / "cluster" / "models.yaml"))
+    profile = plan.profile(ReplicaType("heron", CPU, SHARE))
+    n, window_s = 3000, 20.0
+    run = simulated_run(plan, "heron", Load("x", np.ones(n, int), np.full(n, 64), None, profile.max_num_seqs), window_s)
+    assert run.output_tokens.sum() / window_s == pytest.approx(profile.tokens_per_s, rel=0.15)
+    assert run.end_s.max() <= window_s

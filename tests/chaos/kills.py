@@ -1,0 +1,75 @@
+"""SIGKILL for parts of the running service, and how long each took to be back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.deployments.processes import descendants, kill, replicas
+
+RECOVERY_LIMIT_S = 240.0
+MARGIN_S = 3.0  # after a part is back: heartbeats and health checks have to find it
+ENGINE = "Engine-"
+
+
+@dataclass
+class Outage:
+    """A part's absence; `back_s` is None while it lasts. Times are of the monotonic clock."""
+
+    part: str
+    killed_s: float
+    back_s: float | None = None
+
+    @property
+    def model(self) -> str | None:
+        return self.part.removeprefix(ENGINE) if self.part.startswith(ENGINE) else None
+
+    def touches(self, started_s: float, ended_s: float) -> bool:
+        """Whether something that lasted from then to then may have suffered from it."""
+        until_s = float("inf") if self.back_s is None else self.back_s + MARGIN_S
+        return started_s <= until_s and ended_s >= self.killed_s
+
+
+class Killer:
+    """Kills on demand and watches for the return; `seen` are the processes that ran before each kill."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.outages: list[Outage] = []
+        self.seen: set[psutil.Process] = set()
+
+    async def kill(self, part: str) -> None:
+        """Kills the oldest replica of a deployment and returns when another has taken its place."""
+        self.seen.update(await asyncio.to_thread(descendants))
+        living = await asyncio.to_thread(replicas, part)
+        outage = Outage(part, time.monotonic())
+        pid = kill(living[0])
+        self.outages.append(outage)
+        while time.monotonic() - outage.killed_s < RECOVERY_LIMIT_S:
+            await asyncio.sleep(1.0)
+            now = {process.pid for process in await asyncio.to_thread(replicas, part)} - {pid}
+            if len(now) >= len(living) and _works(part, await asyncio.to_thread(health, self._url)):
+                outage.back_s = time.monotonic()
+                return
+
+
+def health(url: str) -> dict[str, Any]:
+    """What /health says; empty when it does not answer."""
+    try:
+        state: dict[str, Any] = httpx.get(f"{url}/health", timeout=5).json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return state
+
+
+def _works(part: str, state: dict[str, Any]) -> bool:
+    if not state.get("models"):
+        return False
+    if part.startswith(ENGINE):
+        return bool(state["models"][part.removeprefix(ENGINE)]["slots"] > 0)
+    return bool(state["parts"].get(part.lower(), "closed") == "closed")

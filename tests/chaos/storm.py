@@ -1,0 +1,175 @@
+"""The storm: starts the service, sends the plan, kills parts, waits for calm, stops it, and looks at what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from rich.console import Console
+
+from deployments.launch import running_service
+from router.prices import ModelPrice
+from tests.chaos.client import Outcome, run_plan
+from tests.chaos.kills import Killer, Outage, health
+from tests.chaos.ledger import LedgerState, tenant
+from tests.chaos.plan import MIX, POOR, Kind, Plan, make_plan
+from tests.deployments.processes import descendants, memory_mb
+
+CONCURRENCY = 48
+TIMEOUT_S = 30.0  # of a request that asks for none
+CALM_S = TIMEOUT_S + 60 + 30  # by then the reservations of those who were lost have expired
+MAX_QUEUE = 64  # a burst needs more than this and all slots
+WARM_UP = 200
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a storm is."""
+
+    requests: int
+    bursts: int
+    burst_size: int
+    kills: tuple[str, ...]
+
+
+SLICE = Size(900, 1, 450, ("Predictor", "Solver", "Router", "Ingress", "Engine-heron"))
+FULL = Size(
+    10_000,
+    4,
+    700,
+    (
+        "Predictor",
+        "Solver",
+        "Router",
+        "Ingress",
+        "Engine-heron",
+        "Router",
+        "Engine-wren",
+        "Engine-finch",
+        "Ingress",
+        "Engine-lark",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Storm:
+    """All that is known afterwards; `memory_mb` and `state` before and after, `left` the processes that outlived it."""
+
+    plan: Plan
+    outcomes: list[Outcome]
+    outages: list[Outage]
+    seconds: float
+    prices: dict[str, ModelPrice]
+    state: dict[str, Any]
+    memory_mb: tuple[Counter[str], Counter[str]]
+    ledger: LedgerState
+    poor_usd: float
+    left: list[str]
+
+    def of(self, kind: Kind) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.shot.kind is kind]
+
+
+def run_storm(document: dict[str, Any], folder: Path, size: Size, seed: int) -> Storm:
+    """A storm over the application of a `serve_config.yaml`, with a ledger in `folder`."""
+    plan = make_plan(size.requests, seed, bursts=size.bursts, burst_size=size.burst_size, kills=size.kills)
+    # Less than what the poor would spend on the cheapest model, but more than one worst case.
+    poor = (size.requests - size.bursts * size.burst_size) * MIX[Kind.poor] / 100
+    poor_usd = max(1e-4, poor * 4e-6)
+    document = stormy(document, folder / "ledger.db", poor_usd)
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with running_service(path, console=Console(quiet=True)) as url:
+        calm = make_plan(WARM_UP, seed + 1, bursts=1, burst_size=1, kills=())
+        asyncio.run(_send(calm, url, Killer(url), "calm"))
+        before = memory_mb()
+        killer = Killer(url)
+        started_s = time.monotonic()
+        outcomes = asyncio.run(_send(plan, url, killer, "shot"))
+        seconds = time.monotonic() - started_s
+        state = wait_for_calm(url)
+        after = memory_mb()
+        processes = [*descendants(), *killer.seen]
+    models = document["applications"][0]["args"]["models"]
+    return Storm(
+        plan,
+        outcomes,
+        killer.outages,
+        seconds,
+        {m["name"]: ModelPrice(m["input_usd_per_million"], m["output_usd_per_million"]) for m in models},
+        state,
+        (before, after),
+        LedgerState.read(folder / "ledger.db"),
+        poor_usd,
+        still_there(processes),
+    )
+
+
+def stormy(document: dict[str, Any], database: Path, poor_usd: float) -> dict[str, Any]:
+    """The same application with two ingresses, a shorter queue and deadline, and a ledger with a poor tenant."""
+    document = copy.deepcopy(document)
+    args = document["applications"][0]["args"]
+    args["ingress"] = {**args.get("ingress", {}), "num_replicas": 2}
+    args["batching"] = {**args.get("batching", {}), "max_queue": MAX_QUEUE}
+    args["dispatch"] = {**args.get("dispatch", {}), "request_timeout_s": TIMEOUT_S}
+    args["budget"] = {
+        "database": f"sqlite:///{database}",
+        "limits": [
+            {"scope": "tenant", "window": "total", "usd": 1000.0},
+            {"scope": "tenant", "window": "total", "usd": poor_usd, "name": POOR},
+        ],
+    }
+    return document
+
+
+async def _send(plan: Plan, url: str, killer: Killer, prefix: str) -> list[Outcome]:
+    return await run_plan(
+        plan,
+        url,
+        concurrency=CONCURRENCY,
+        timeout_s=TIMEOUT_S,
+        headers_of=lambda shot: {"x-router-tenant": tenant(shot) if prefix == "shot" else prefix},
+        kill=killer.kill,
+    )
+
+
+def wait_for_calm(url: str) -> dict[str, Any]:
+    """The service's state once nothing is in flight, waiting or reserved; its last one if that does not come."""
+    deadline_s = time.monotonic() + CALM_S
+    while time.monotonic() < deadline_s:
+        state = health(url)
+        if state and is_calm(state):
+            return state
+        time.sleep(1.0)
+    return state
+
+
+def is_calm(state: dict[str, Any]) -> bool:
+    """Whether every slot is free and no money is reserved."""
+    return (
+        state.get("in_flight") == 0
+        and state["waiting"] == 0
+        and state["reserved_usd"] < 1e-15
+        and state["budget"].get("reserved_usd") == 0
+        and all(model["free_slots"] == model["slots"] > 0 for model in state["models"].values())
+    )
+
+
+def still_there(processes: list[psutil.Process]) -> list[str]:
+    """Those that run on although the service has stopped."""
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    words = []
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                words.append(" ".join(process.cmdline()) or process.name())
+    return words

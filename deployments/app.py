@@ -8,10 +8,11 @@ import ray
 from ray import serve
 
 from deployments.autoscaling import autoscaling_options
-from deployments.config import ModelConfig, ReplicaGroup, ServiceConfig, mean_success, parse_config
+from deployments.config import ServiceConfig, mean_success, parse_config
 from deployments.engine import DRAIN_LIMIT_S, Engine
 from deployments.engine_settings import environment, with_defaults
 from deployments.ingress import Ingress
+from deployments.model_config import ModelConfig, ReplicaGroup
 from deployments.placement import check_fits, gpu_environment, in_order, live_nodes, placement_options
 from deployments.predictor import Predictor
 from deployments.router import Router

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
-from deployments.config import ReplicaGroup
+from deployments.model_config import ReplicaGroup
 
 USED_SLOTS = "used_slots"
 # Of the slots: fuller than this, another replica is started before requests have to wait.

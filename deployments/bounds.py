@@ -9,19 +9,18 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from deployments.known_fields import CHAT_FIELDS, COMPLETION_FIELDS
+from deployments.section import Section
 from router.errors import InvalidRequestError
 
 MAX_DEPTH = 64  # of nested lists and objects; far below what recursion stands
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class InputBounds(BaseModel):
+class InputBounds(Section):
     """Larger requests are answered with 400."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_messages: int = Field(2048, ge=1, description="Messages of a chat.")
     max_prompts: int = Field(256, ge=1, description="Prompts of a completion.")

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from deployments.section import Section
 from router.budget import CarryOver, DualDescent, Limit, Pacer, Resolving, Scope, Window, to_nano
 
 PACERS: dict[str, Callable[..., Pacer]] = {"carry_over": CarryOver, "dual_descent": DualDescent, "resolving": Resolving}
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LimitConfig(_Section):
+class LimitConfig(Section):
     """At most so many USD in each window."""
 
     scope: Scope = Field(description="service, key, tenant or model.")
@@ -36,7 +33,7 @@ class LimitConfig(_Section):
         return Limit(self.scope, self.window, to_nano(self.usd), self.name)
 
 
-class PacingConfig(_Section):
+class PacingConfig(Section):
     """What a batch may spend of a window's money."""
 
     mode: Literal["per_batch", "carry_over", "dual_descent", "resolving"] = Field(
@@ -74,7 +71,7 @@ class PacingConfig(_Section):
             raise ValueError(str(error)) from error
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """Limits on money that hold across batches, restarts and router replicas."""
 
     database: str = Field(

@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 
 from deployments.client import Client
-from deployments.config import DispatchConfig, TimeoutsConfig
+from deployments.config import DispatchConfig
 from deployments.explain import decision_headers, server_timing
 from deployments.http_errors import engine_error
 from deployments.link import RouterLink
 from deployments.messages import Decision, Done
+from deployments.model_config import TimeoutsConfig
 from deployments.openai import ParsedRequest
 from deployments.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled, price_header
 from router.errors import DeadlineError, UnavailableError

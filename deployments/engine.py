@@ -17,9 +17,9 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from deployments.autoscaling import USED_SLOTS
-from deployments.config import ModelConfig
 from deployments.engine_server import EngineServer
 from deployments.messages import ROUTER, EngineReplica
+from deployments.model_config import ModelConfig
 
 logger = logging.getLogger("ray.serve")
 

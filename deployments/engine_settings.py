@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 
 # vLLM reads these when it is imported, so they belong into the process's environment before.
 ENGINE_ENV = {

@@ -18,7 +18,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.vllm_engine import parse_engine_args
 
 PREFILL_PROMPTS = 16

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.config import ModelConfig
 from deployments.estimates import Estimates
 from deployments.messages import RouteItem
+from deployments.model_config import ModelConfig
 from router.assignment import BatchProblem
 from router.budget import Pacer, Shortage, WindowState, worst_case_nano
 from router.budget.standing import Claim, Standing

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.bounds import decode
 from deployments.client import ServedResponse
-from deployments.config import AUTO_MODEL, ServiceConfig
+from deployments.config import ServiceConfig
 from deployments.dispatch import Dispatcher
 from deployments.doorman import Doorman
 from deployments.explain import verdict_json
@@ -28,6 +28,7 @@ from deployments.http_errors import error_response
 from deployments.keyring import Caller
 from deployments.link import RouterLink
 from deployments.messages import RouteItem, Verdict
+from deployments.model_config import AUTO_MODEL
 from deployments.openai import Kind, parse, parse_object
 from deployments.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
 from router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError

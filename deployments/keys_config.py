@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from deployments.section import Section
 from router.budget import Limit, Scope, Window, to_nano
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KeysConfig(_Section):
+class KeysConfig(Section):
     """Who may use the service."""
 
     file: str | None = Field(None, description="YAML list of keys (below); read again when it changes.")
@@ -27,14 +24,14 @@ class KeysConfig(_Section):
         return self
 
 
-class KeyLimit(_Section):
+class KeyLimit(Section):
     """At most so many USD in each window, for one key."""
 
     window: Window = Field(description="minute, day, month (calendar, UTC) or total.")
     usd: float = Field(ge=0, le=1e9, allow_inf_nan=False, description="USD in each window.")
 
 
-class KeyEntry(_Section):
+class KeyEntry(Section):
     """One API key; only its hash is kept."""
 
     name: str = Field(pattern=r"^[\w.-]{1,64}$", description="Name in limits and logs; never the key itself.")

@@ -20,8 +20,8 @@ from allocation.profile import DTYPE_BYTES, Typical, concurrencies
 from allocation.replica import Profile, ReplicaType
 from allocation.roofline import GIB
 from allocation.settings import replica_settings
-from deployments.config import ModelConfig, resolve_source
 from deployments.engine_settings import environment, with_defaults
+from deployments.model_config import ModelConfig, resolve_source
 from router.errors import ConfigurationError
 
 if TYPE_CHECKING:

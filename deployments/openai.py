@@ -14,9 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deployments.bounds import DEFAULT_BOUNDS, InputBounds, check_bounds, check_sequences, decode
-from deployments.config import AUTO_MODEL
 from deployments.keyring import ANYBODY, Caller
 from deployments.messages import RouteItem, RoutingAsk
+from deployments.model_config import AUTO_MODEL
 from deployments.strategies import checked_strategy
 from router.assignment import STRATEGIES
 from router.errors import InvalidRequestError, UnknownModelError

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.config import ModelConfig, ReplicaGroup, ServiceConfig
+from deployments.config import ServiceConfig
+from deployments.model_config import ModelConfig, ReplicaGroup
 from router.errors import ConfigurationError
 
 NODE_LABEL = "apportion-node"

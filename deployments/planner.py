@@ -19,10 +19,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.config import ModelConfig, RoutingConfig
+from deployments.config import RoutingConfig
 from deployments.estimates import Estimates, prior_estimates
 from deployments.funds import Funds
 from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
+from deployments.model_config import ModelConfig
 from deployments.screening import allowed_models, refuse
 from deployments.strategies import checked_strategy
 from router.assignment import (

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.config import ModelConfig
 from deployments.estimates import Estimates
 from deployments.messages import RouteItem
+from deployments.model_config import ModelConfig
 from router.errors import (
     ApportionError,
     BudgetExceededError,

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from deployments.asgi import disconnected
-from deployments.config import ModelConfig, SimulatedConfig
+from deployments.model_config import ModelConfig, SimulatedConfig
 from deployments.settlement import price_of, settled_comment, settled_header
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.budget_config import BudgetConfig
-from deployments.config import ModelConfig
 from deployments.estimates import Estimates
 from deployments.funds import Funds, worst_cases
 from deployments.messages import RouteItem
+from deployments.model_config import ModelConfig
 from router.budget import Limit, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from router.budget.ledger import BudgetLedger
 from router.budget.standing import Balance, Claim, CounterKey, Standing

@@ -24,7 +24,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.settlement import price_of, settled_comment, settled_header
 from router.errors import ConfigurationError, UnavailableError
 from router.prices import ModelPrice

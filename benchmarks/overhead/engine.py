@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.config import ModelConfig, SimulatedConfig
+from deployments.model_config import ModelConfig, SimulatedConfig
 from deployments.simulated import SimulatedEngine
 
 MODEL = ModelConfig(

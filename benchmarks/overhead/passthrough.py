@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.testclient import TestClient
 
-from deployments.config import ModelConfig
+from deployments.model_config import ModelConfig
 from deployments.simulated import SimulatedEngine
 
 api = FastAPI()

@@ -18,8 +18,9 @@ from benchmarks.overhead.proxies import running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
 from benchmarks.overhead.round import run_round
 from benchmarks.stamp import stamp
-from deployments.config import ServiceConfig, SimulatedConfig
+from deployments.config import ServiceConfig
 from deployments.launch import local_ray, read_config, required_cpus
+from deployments.model_config import SimulatedConfig
 
 BASE = "http://127.0.0.1:8000"
 CONCURRENCY = (1, 16, 64)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deployments.config import ModelConfig
 from deployments.measure import engine_environment, keep_to_core
+from deployments.model_config import ModelConfig
 
 WARM_REQUESTS = 16
 _barrier: Barrier | None = None

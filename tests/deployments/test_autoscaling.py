@@ -9,7 +9,7 @@ import pytest
 from ray.serve.config import AutoscalingConfig
 
 from deployments.autoscaling import USED_SLOTS, autoscaling_options, replicas_for_used_slots
-from deployments.config import ReplicaGroup
+from deployments.model_config import ReplicaGroup
 
 
 def decide(shares: dict[str, float] | None, target: int = 2) -> int:

@@ -13,10 +13,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deployments.client import Client, ServedResponse
-from deployments.config import DispatchConfig, ModelConfig, SimulatedConfig, TimeoutsConfig
+from deployments.config import DispatchConfig
 from deployments.dispatch import Dispatcher
 from deployments.engine import EngineServer
 from deployments.messages import BatchInfo, Decision, Done, RouteItem
+from deployments.model_config import ModelConfig, SimulatedConfig, TimeoutsConfig
 from deployments.openai import parse
 from deployments.simulated import SimulatedEngine
 from router.errors import DeadlineError, UnavailableError

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from deployments.app import engine_name
-from deployments.config import ModelConfig, ReplicaGroup, ServiceConfig, parse_config
+from deployments.config import ServiceConfig, parse_config
 from deployments.live import cluster_of
+from deployments.model_config import ModelConfig, ReplicaGroup
 from deployments.placement import LiveNode, check_fits, gpu_environment, in_order, placement_options
 from router.errors import ConfigurationError
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from deployments.config import ModelConfig, RoutingConfig
+from deployments.config import RoutingConfig
 from deployments.estimates import Estimates, prior_estimates
 from deployments.messages import Decision, Refusal, RouteItem, RoutingAsk
+from deployments.model_config import ModelConfig
 from deployments.planner import Planner
 from router.assignment import Assignment, BatchProblem, Strategy, assign
 from router.errors import (

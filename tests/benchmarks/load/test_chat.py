@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from benchmarks.load.chat import Answer, ask, spans_ms
-from deployments.config import ModelConfig, SimulatedConfig
 from deployments.engine_server import EngineServer
+from deployments.model_config import ModelConfig, SimulatedConfig
 from deployments.simulated import SimulatedEngine
 
 PATH = "/v1/chat/completions"

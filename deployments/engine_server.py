@@ -9,6 +9,9 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+# Longer than aiohttp keeps an idle connection (15 s), so that none is closed just as a request goes out on it.
+KEEP_ALIVE_S = 75
+
 
 class EngineServer:
     """Uvicorn on a free port of one address, in the running event loop; counts what it is answering."""
@@ -25,6 +28,7 @@ class EngineServer:
             log_level="warning",
             access_log=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         self._server = uvicorn.Server(config)
         self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # signals are Ray's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from router.errors import ApportionError
 from router.prices import ModelPrice, price_arrays
 
 Floats = NDArray[np.float64]
+LENGTHS_MEMORY = 256  # requests that the usual length of answers is a mean of, about
 _ARRAYS = ("success", "success_std", "cost_usd", "cost_std_usd", "input_tokens", "output_tokens")
 
 
@@ -80,14 +82,38 @@ def content_bytes(item: RouteItem) -> int:
     return len(repr(item.content).encode())
 
 
+class TypicalLengths:
+    """How long answers were predicted to be of late: what is left to plan with when predictions cease.
+
+    Args:
+        max_tokens: (M,), the longest answer that a model may give; it stands until something was predicted.
+    """
+
+    def __init__(self, max_tokens: Floats) -> None:
+        self.tokens = max_tokens  # (M,), a sequence
+        self._learned = False
+
+    def learn(self, estimates: Estimates) -> None:
+        """Takes a batch's predictions into the mean, in which the last requests count most."""
+        good = [row for row in range(len(estimates.success)) if row not in estimates.errors]
+        if good:
+            mean = estimates.output_tokens[good].mean(axis=0)
+            keep = math.exp(-len(good) / LENGTHS_MEMORY) if self._learned else 0.0
+            self.tokens = keep * self.tokens + (1 - keep) * mean
+            self._learned = True
+
+
 def prior_estimates(
-    items: Sequence[RouteItem], mean_success: Floats, prices: Sequence[ModelPrice], max_tokens: Floats
+    items: Sequence[RouteItem], mean_success: Floats, prices: Sequence[ModelPrice], typical_tokens: Floats
 ) -> Estimates:
-    """Estimates without a predictor: each model's mean success, and costs that are not below the true ones.
+    """Estimates without a predictor: each model's mean success, bounds of the inputs, and usual lengths of answers.
+
+    Worst cases are not taken for costs here: a cap on expected costs would refuse what it has always paid for.
+    Budgets set aside worst cases whatever is estimated.
 
     Args:
         mean_success: (M,), from the artefact.
-        max_tokens: (M,), the longest answer that a model may give.
+        typical_tokens: (M,), of an answer.
     """
     n, m = len(items), len(mean_success)
     input_price, output_price = price_arrays(prices)
@@ -95,7 +121,7 @@ def prior_estimates(
     sequences = np.array([item.sequences for item in items], dtype=float)
     # Templates add a few tokens to a chat; 32 covers the common ones.
     input_tokens = np.repeat(np.array([content_bytes(item) + 32.0 for item in items])[:, None], m, axis=1)
-    output_tokens = np.minimum(asked[:, None], max_tokens[None, :])
+    output_tokens = np.minimum(asked[:, None], typical_tokens[None, :])
     return Estimates(
         success=np.repeat(mean_success[None, :], n, axis=0),
         success_std=np.zeros((n, m)),

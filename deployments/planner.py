@@ -19,9 +19,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.admission import (
+    admitted,
+    allowances,
+    cheapest_usd,
+    over_budget,
+    pay_for_themselves,
+    seatable,
+)
 from deployments.config import RoutingConfig
-from deployments.estimates import Estimates, prior_estimates
-from deployments.funds import Funds
+from deployments.estimates import Estimates, TypicalLengths, prior_estimates
+from deployments.funds import ROUNDING, Funds
 from deployments.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
 from deployments.model_config import ModelConfig
 from deployments.screening import allowed_models, refuse
@@ -38,15 +46,13 @@ from router.assignment import (
     Status,
     Strategy,
     assign,
-    first_in_line,
-    largest_feasible_subset,
 )
 from router.breaker import Breaker
-from router.errors import ApportionError, BudgetExceededError
+from router.errors import ApportionError
 
 logger = logging.getLogger("ray.serve")
 
-ADMISSION_LIMIT_S = 0.1
+ADMISSION_ROUNDS = 6  # each nearly always the last
 
 Predict = Callable[[Sequence[RouteItem]], Awaitable[Estimates]]
 Solve = Callable[[BatchProblem, Strategy], Awaitable[Assignment]]
@@ -86,7 +92,7 @@ class Planner:
         self._solve = solve
         self._predict_timeout_s = predict_timeout_s
         self._solve_timeout_s = solve_timeout_s
-        self._max_model_len = np.array([model.max_model_len for model in models], dtype=float)
+        self._lengths = TypicalLengths(np.array([model.max_model_len for model in models], dtype=float))
         self._last_prices: dict[Strategy, Prices] = {}
         self._batch_ids = itertools.count(1)
         self._breakers = {"predictor": Breaker(), "solver": Breaker()}
@@ -97,7 +103,8 @@ class Planner:
         estimates = await self._ask("predictor", self._predict_timeout_s, lambda: self._checked_prediction(items))
         if estimates is None:
             prices = [model.price for model in self.models]
-            return prior_estimates(items, self._mean_success, prices, self._max_model_len)
+            return prior_estimates(items, self._mean_success, prices, self._lengths.tokens)
+        self._lengths.learn(estimates)
         return estimates
 
     def parts(self) -> dict[str, str]:
@@ -166,13 +173,9 @@ class Planner:
         batch.wait(rows[~seated])
         if not seated.any():
             return
-        rows, problem = batch.kept(rows, problem, seated)
-        funded = await admitted(problem)
-        batch.turn_away(rows, problem, funded)
-        if not funded.any():
+        rows, problem = await batch.funded(*batch.kept(rows, problem, seated))
+        if not len(rows):
             return
-        if not funded.all():
-            rows, problem = batch.kept(rows, problem, funded)
         assignment, rung = await self._assign(problem, strategy)
         rung = rung if batch.estimates.predicted else "static"
         self.rungs[rung] += len(rows)
@@ -313,35 +316,42 @@ class _Batch:
         """The kept requests and their problem, with the allowance that they bring."""
         rows, problem = rows[keep], problem.subset(keep)
         if self.funds is None or self.funds.pacer is None:
-            return rows, replace(problem, budget_usd=allowance(rows, self.items, problem, self.policy))
+            cap_usd = float(allowances(rows, self.items, problem, self.policy).sum())
+            return rows, replace(problem, budget_usd=cap_usd)
         if problem.budget_usd == float("inf"):  # asked once a batch, since a pacer learns from each
             problem = replace(problem, budget_usd=self.funds.allowance_usd(self.funds.pacer, problem))
         return rows, problem
 
-    def turn_away(self, rows: NDArray[np.int64], problem: BatchProblem, funded: NDArray[np.bool_]) -> None:
-        """Refuses what the cap cannot pay. Pacing refuses nobody: cheap models are full, so the rest waits for them."""
+    async def funded(self, rows: NDArray[np.int64], problem: BatchProblem) -> tuple[NDArray[np.int64], BatchProblem]:
+        """The requests that can pay for each other; with each that is turned away the cap is smaller."""
+        for attempt in range(ADMISSION_ROUNDS + 1):
+            last = attempt == ADMISSION_ROUNDS
+            own_usd = allowances(rows, self.items, problem, self.policy)
+            funded = pay_for_themselves(problem, own_usd) if last else await admitted(problem)
+            self._turn_away(rows, problem, own_usd, funded)
+            if funded.all():
+                break
+            if not funded.any():
+                return rows[:0], problem
+            rows, problem = self.kept(rows, problem, funded)
+        return rows, problem
+
+    def _turn_away(
+        self,
+        rows: NDArray[np.int64],
+        problem: BatchProblem,
+        own_usd: NDArray[np.float64],
+        funded: NDArray[np.bool_],
+    ) -> None:
+        """Refuses what the cap can never pay; what it could, were cheap models not full, waits, as do the paced."""
+        cheapest = cheapest_usd(problem)
+        waits = cheapest * (1 + ROUNDING / 2) <= own_usd
         if self.funds is not None and self.funds.pacer is not None:
-            self.wait(rows[~funded])
-            return
-        for row, cheapest in zip(rows[~funded].tolist(), cheapest_usd(problem)[~funded], strict=True):
-            self.refuse(row, _over_budget(cheapest, problem, self.policy))
-
-
-async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:
-    """(N,): which requests the budget has room for, as many as can be; nearly always all, seen at a glance."""
-    cost_usd = problem.cost_usd if problem.allowed is None else np.where(problem.allowed, problem.cost_usd, np.inf)
-    cheapest = cost_usd.argmin(axis=1)
-    use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
-    if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
-        return np.ones(problem.n_requests, dtype=bool)
-    return await asyncio.to_thread(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
-
-
-def seatable(problem: BatchProblem) -> NDArray[np.bool_]:
-    """(N,): which requests there are slots for, those in front first; nearly always all, seen at a glance."""
-    if problem.load.sum() <= problem.slots.min():
-        return np.ones(problem.n_requests, dtype=bool)
-    return first_in_line(problem)
+            waits[:] = True
+        self.wait(rows[~funded & waits])
+        refused = ~funded & ~waits
+        for row, cost_usd in zip(rows[refused].tolist(), cheapest[refused], strict=True):
+            self.refuse(row, over_budget(cost_usd, problem, self.policy))
 
 
 def is_assignment(problem: BatchProblem, model: NDArray[np.int64]) -> bool:
@@ -350,34 +360,3 @@ def is_assignment(problem: BatchProblem, model: NDArray[np.int64]) -> bool:
         return False
     placed = np.flatnonzero(model >= 0)
     return problem.allowed is None or bool(problem.allowed[placed, model[placed]].all())
-
-
-def cheapest_usd(problem: BatchProblem) -> NDArray[np.float64]:
-    """Each request's cheapest allowed cost in USD: (N,)."""
-    if problem.allowed is None:
-        return problem.cost_usd.min(axis=1)
-    return np.where(problem.allowed, problem.cost_usd, np.inf).min(axis=1)
-
-
-def allowance(
-    rows: NDArray[np.int64], items: Sequence[RouteItem], problem: BatchProblem, policy: RoutingConfig
-) -> float:
-    """The batch's cap in USD: the budget of a request times their number.
-
-    A request that names its model brings that model's price if it is higher: whoever names a model has decided
-    what to pay, which must not take from the others' allowance nor be refused for it.
-    """
-    if policy.budget_usd_per_request is None:
-        return float("inf")
-    named = np.array([items[row].model is not None for row in rows])
-    # A hair more than the price, so that no rounding refuses it.
-    brought = np.where(named, cheapest_usd(problem) * (1 + 1e-6), 0.0)
-    return float(np.maximum(brought, policy.budget_usd_per_request).sum())
-
-
-def _over_budget(cheapest: float, problem: BatchProblem, policy: RoutingConfig) -> ApportionError:
-    return BudgetExceededError(
-        f"the cheapest model that may answer costs {cheapest:.3g} USD, and the batch's cap of "
-        f"{problem.budget_usd:.3g} USD ({policy.budget_usd_per_request:.3g} USD a request) cannot pay for it; "
-        "shorten the prompt, lower max_tokens, or raise budget_usd_per_request"
-    )

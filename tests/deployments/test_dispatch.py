@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from functools import partial
 
+import aiohttp
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -301,3 +302,10 @@ async def test_the_price_that_was_planned_with_is_the_price_that_is_charged() ->
             await dispatcher.serve(parsed(), PATH, Client(client.send))
             await dispatcher.serve(parsed(stream=True), PATH, Client(Browser().send))
     assert [done.cost_usd for done in link.done] == [pytest.approx(3e-3), pytest.approx(3e-3)]
+
+
+async def test_an_engine_keeps_an_idle_connection_longer_than_its_callers_do() -> None:
+    server = EngineServer(Starlette(), "127.0.0.1")
+    async with aiohttp.TCPConnector() as pool:
+        assert server._server.config.timeout_keep_alive > pool._keepalive_timeout
+    server._socket.close()

@@ -23,6 +23,7 @@ from deployments.launch import deploy
 from router.budget import Account, to_nano
 from router.budget.ledger import BudgetLedger
 from router.budget.standing import Standing
+from tests.deployments.processes import replicas
 from tests.deployments.service import MODELS, Service
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -166,8 +167,7 @@ def test_a_router_killed_in_the_middle_forgets_nothing(money: Money) -> None:
 
 
 def router_process() -> psutil.Process:
-    name = "ServeReplica:money:Router"
-    return next(p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or []))
+    return next(p for p in replicas("Router") if "ServeReplica:money:" in " ".join(p.cmdline()))
 
 
 def test_the_answer_without_a_key_is_401_and_with_the_wrong_model_403(money: Money) -> None:

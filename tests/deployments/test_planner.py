@@ -184,6 +184,35 @@ async def test_without_the_predictor_the_means_decide(predict) -> None:
     assert {v.model for v in result.verdicts.values()} == {"large"}
 
 
+@pytest.mark.parametrize(("n", "budget"), [(6, 5e-6), (8, 2e-6), (9, 8e-6)])
+async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, budget: float) -> None:
+    result = await plan(items(n), budget=budget, slots=np.array([1, 8]))
+    decisions = list(result.verdicts.values())
+    assert decisions, "someone is always served"
+    assert all(isinstance(decision, Decision) for decision in decisions), "nobody is refused for being late"
+    assert sum(d.cost_usd for d in decisions) <= decisions[0].batch.cap_usd
+    assert len(result.waiting) == n - len(decisions) > 0
+    full = await plan(items(n), budget=budget, slots=np.array([0, 8]))
+    assert not full.verdicts
+    assert len(full.waiting) == n
+
+
+async def test_without_the_predictor_answers_are_as_long_as_they_were() -> None:
+    works = True
+
+    async def until_then(asked: Sequence[RouteItem]) -> Estimates:
+        if not works:
+            raise RuntimeError("gone")
+        return estimates(len(asked))
+
+    planner = make_planner(predict=until_then)
+    await planner.estimate(items(300))
+    works = False
+    of = await planner.estimate(items(2))
+    np.testing.assert_allclose(of.output_tokens, 5.0)
+    assert (of.cost_usd[0] < 100 * np.array([1e-6, 1e-5])).all(), "a cap that paid before pays still"
+
+
 def test_costs_without_a_predictor_are_not_too_low() -> None:
     prices = [model.price for model in MODELS]
     of = prior_estimates(items(1, max_tokens=7, sequences=2), np.array([0.4, 0.9]), prices, np.array([100.0, 100.0]))

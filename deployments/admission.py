@@ -1,0 +1,80 @@
+"""Which requests of a batch its slots and its cap can take, before anyone decides who answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.config import RoutingConfig
+from deployments.funds import ROUNDING
+from deployments.messages import RouteItem
+from router.assignment import BatchProblem, first_in_line, largest_feasible_subset
+from router.errors import ApportionError, BudgetExceededError
+
+ADMISSION_LIMIT_S = 0.1
+
+
+async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:
+    """(N,): which requests the budget has room for, as many as can be; nearly always all, seen at a glance."""
+    cost_usd = problem.cost_usd if problem.allowed is None else np.where(problem.allowed, problem.cost_usd, np.inf)
+    cheapest = cost_usd.argmin(axis=1)
+    use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
+    if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
+        return np.ones(problem.n_requests, dtype=bool)
+    return await asyncio.to_thread(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
+
+
+def seatable(problem: BatchProblem) -> NDArray[np.bool_]:
+    """(N,): which requests there are slots for, those in front first; nearly always all, seen at a glance."""
+    if problem.load.sum() <= problem.slots.min():
+        return np.ones(problem.n_requests, dtype=bool)
+    return first_in_line(problem)
+
+
+def cheapest_usd(problem: BatchProblem) -> NDArray[np.float64]:
+    """Each request's cheapest allowed cost in USD: (N,)."""
+    if problem.allowed is None:
+        return problem.cost_usd.min(axis=1)
+    return np.where(problem.allowed, problem.cost_usd, np.inf).min(axis=1)
+
+
+def allowances(
+    rows: NDArray[np.int64], items: Sequence[RouteItem], problem: BatchProblem, policy: RoutingConfig
+) -> NDArray[np.float64]:
+    """(N,) USD that the requests bring; together they are the batch's cap.
+
+    A request that names its model brings that model's price if it is higher: whoever names a model has decided
+    what to pay, which must not take from the others' allowance nor be refused for it.
+    """
+    if policy.budget_usd_per_request is None:
+        return np.full(len(rows), np.inf)
+    named = np.array([items[row].model is not None for row in rows])
+    # A hair more than the price, so that no rounding refuses it.
+    brought = np.where(named, cheapest_usd(problem) * (1 + ROUNDING), 0.0)
+    return np.maximum(brought, policy.budget_usd_per_request)
+
+
+def over_budget(cheapest: float, problem: BatchProblem, policy: RoutingConfig) -> ApportionError:
+    return BudgetExceededError(
+        f"the cheapest model that may answer costs {cheapest:.3g} USD, and the batch's cap of "
+        f"{problem.budget_usd:.3g} USD ({policy.budget_usd_per_request:.3g} USD a request) cannot pay for it; "
+        "shorten the prompt, lower max_tokens, or raise budget_usd_per_request"
+    )
+
+
+def pay_for_themselves(problem: BatchProblem, own_usd: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,): requests that their own allowances pay for, each on its cheapest model, as far as that has slots.
+
+    Args:
+        own_usd: (N,), from `allowances`.
+    """
+    cost_usd = problem.cost_usd if problem.allowed is None else np.where(problem.allowed, problem.cost_usd, np.inf)
+    column = cost_usd.argmin(axis=1)
+    pays = cost_usd.min(axis=1) * (1 + ROUNDING / 2) <= own_usd
+    for model in range(problem.n_models):
+        mine = np.flatnonzero(pays & (column == model))
+        pays[mine] = np.cumsum(problem.load[mine]) <= problem.slots[model]
+    return pays

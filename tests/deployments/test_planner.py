@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -257,3 +258,9 @@ async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> No
     result = await planner.plan(items(3), estimates(3), SLOTS, SLOTS, RoutingConfig(), avoided=avoided)
     assert [result.verdicts[f"r{i}"].model for i in range(2)] == ["small", "large"]
     assert isinstance(result.verdicts["r2"].error, UnavailableError)
+
+
+async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answer() -> None:
+    prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), predicted=False)
+    result = await plan(items(4), prior, budget=1e-5)
+    assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4

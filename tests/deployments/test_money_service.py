@@ -24,7 +24,7 @@ from router.budget import Account, to_nano
 from router.budget.ledger import BudgetLedger
 from router.budget.standing import Standing
 from tests.deployments.processes import replicas
-from tests.deployments.service import MODELS, Service
+from tests.deployments.service import MODELS, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -102,12 +102,16 @@ def money(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     both["applications"].append(described)
     deploy(both)
     url = f"{service.url}{PREFIX}"
-    deadline_s = time.monotonic() + 120
-    while httpx.get(f"{url}/health", timeout=10).status_code != 200:
-        assert time.monotonic() < deadline_s, "the application with a budget did not start"
-        time.sleep(0.5)
+    wait_for(lambda: answers(f"{url}/health"), 200, "the application with a budget has started")
     yield Money(url, f"sqlite:///{folder}/budget.db", key, poor_key)
     deploy(service.document)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.TransportError:  # it is there, but not its router
+        return False
 
 
 async def storm(money: Money, tenant: str, n: int) -> list[httpx.Response]:

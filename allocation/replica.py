@@ -71,6 +71,7 @@ class Profile:
     running. prefill_tokens_per_s: input tokens/s while nothing else runs. first_token_s: for a typical prompt, on an
     idle replica. weights_gib, kv_cache_gib: memory over all its GPUs. decode_curve: (sequences running, output
     tokens/s of all of them), ascending, from 1 to max_num_seqs; empty: only tokens_per_s is known.
+    prompt_step_s: what a step takes longer because it reads prompts as well, beside their tokens.
     """
 
     replica: ReplicaType
@@ -84,6 +85,7 @@ class Profile:
     source: Source
     reason: str = ""
     decode_curve: tuple[tuple[int, float], ...] = ()
+    prompt_step_s: float = 0.0
 
     def __post_init__(self) -> None:
         rates = (self.tokens_per_s, self.prefill_tokens_per_s)
@@ -161,6 +163,9 @@ class ProfileEntry(Section):
     reason: str = Field("", description="Why it does not fit, or how it was found.")
     decode_curve: tuple[tuple[int, float], ...] = Field(
         (), description="Pairs [sequences running, output tokens/s of all of them], ascending."
+    )
+    prompt_step_s: float = Field(
+        0.0, ge=0, description="Seconds that reading prompts adds to a step, beside their tokens."
     )
 
     def profile(self) -> Profile:

@@ -1,9 +1,10 @@
 """Discrete-event check of a plan: requests queue for slots, and engines serve them as fast as their profiles say.
 
 An engine decodes one token of every running sequence a step (continuous batching), and a step takes longer the more
-sequences run: `decode_curve` gives n / step. A prompt is read within a step, which it lengthens by its tokens over
-`prefill_tokens_per_s`. Free slots are filled first come, first served, on the replica with the most of them. What
-happens outside of engines (HTTP, planning, batching) is left out.
+sequences run: `decode_curve` gives n / step. Prompts are read within a step, which they lengthen by `prompt_step_s`
+and by their tokens over `prefill_tokens_per_s`. What comes because an answer has ended misses one step: the engine
+begins the next before anyone can send. Free slots are filled first come, first served, on the replica with the most of
+them. What happens outside of engines (HTTP, planning, batching) is left out.
 """
 
 from __future__ import annotations
@@ -228,6 +229,8 @@ class _Replica:
         self.busy_s = self.slot_s = 0.0
         self._env, self._run, self._profile = env, run, profile
         self._new: list[int] = []
+        self._late: list[int] = []
+        self._at_boundary = False
         self._running: list[tuple[float, int, int]] = []
         self._order = count()
         self._progress = 0.0
@@ -237,22 +240,31 @@ class _Replica:
 
     @property
     def free(self) -> int:
-        return self.slots - len(self._running) - len(self._new)
+        return self.slots - len(self._running) - len(self._new) - len(self._late)
 
     def take(self, request: int) -> None:
-        self._new.append(request)
+        (self._late if self._at_boundary else self._new).append(request)
         if not self._wake.triggered:
             self._wake.succeed()
 
     def _serve(self) -> Generator[simpy.Event, Any, None]:
         while True:
             self._wake = self._env.event()
+            if not self._running:
+                self._admit(len(self._late))
+            late = len(self._late)
             if self._new:
                 yield from self._read()
             elif self._running:
-                yield from self._decode()
+                yield from self._decode(1.0 if late else np.inf)
             else:
                 yield self._wake
+            self._admit(late)
+
+    def _admit(self, late: int) -> None:
+        """The next step reads those that came when the last one ended: the engine had begun another by then."""
+        self._new += self._late[:late]
+        del self._late[:late]
 
     def _read(self) -> Generator[simpy.Event, Any, None]:
         """One step that reads the new prompts and gives every sequence, old or new, one token."""
@@ -261,17 +273,18 @@ class _Replica:
         # Taken out of `_new` and not yet running: hold their slots meanwhile.
         for request, (_, output) in zip(new, lengths, strict=True):
             heapq.heappush(self._running, (self._progress + output, next(self._order), request))
-        step_s = self._step_s() + sum(tokens for tokens, _ in lengths) / self._profile.prefill_tokens_per_s
+        step_s = self._step_s() + self._profile.prompt_step_s
+        step_s += sum(tokens for tokens, _ in lengths) / self._profile.prefill_tokens_per_s
         yield self._env.timeout(step_s)
         self._account(step_s, 1.0)
         for request in new:
             self._run.first_token(request)
         self._finish()
 
-    def _decode(self) -> Generator[simpy.Event, Any, None]:
-        """Steps until a sequence ends or a request comes; that one waits for the end of the step under way."""
+    def _decode(self, most: float) -> Generator[simpy.Event, Any, None]:
+        """At most so many steps, until a sequence ends or a request comes; that one waits for the step under way."""
         step_s = self._step_s()
-        steps = max(self._running[0][0] - self._progress, 0.0)
+        steps = min(max(self._running[0][0] - self._progress, 0.0), most)
         started_s = self._env.now
         yield self._env.timeout(steps * step_s) | self._wake
         done = min((self._env.now - started_s) / step_s, steps)
@@ -294,7 +307,9 @@ class _Replica:
     def _finish(self) -> None:
         while self._running and self._running[0][0] <= self._progress + 1e-9:
             _, _, request = heapq.heappop(self._running)
+            self._at_boundary = True
             self._run.done(request, self)
+            self._at_boundary = False
 
 
 def _step_curve(profile: Profile) -> tuple[FloatArray, FloatArray]:

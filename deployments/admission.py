@@ -42,18 +42,24 @@ def cheapest_usd(problem: BatchProblem) -> NDArray[np.float64]:
 
 
 def allowances(
-    rows: NDArray[np.int64], items: Sequence[RouteItem], problem: BatchProblem, policy: RoutingConfig
+    rows: NDArray[np.int64],
+    items: Sequence[RouteItem],
+    problem: BatchProblem,
+    policy: RoutingConfig,
+    *,
+    predicted: bool = True,
 ) -> NDArray[np.float64]:
     """(N,) USD that the requests bring; together they are the batch's cap.
 
     A request that names its model brings that model's price if it is higher: whoever names a model has decided
-    what to pay, which must not take from the others' allowance nor be refused for it.
+    what to pay, which must not take from the others' allowance nor be refused for it. So does everyone when nothing
+    is `predicted`: costs are bounds then, and a cap on expected costs must not refuse what it has always paid for.
     """
     if policy.budget_usd_per_request is None:
         return np.full(len(rows), np.inf)
-    named = np.array([items[row].model is not None for row in rows])
+    bringing = np.array([items[row].model is not None for row in rows]) | (not predicted)
     # A hair more than the price, so that no rounding refuses it.
-    brought = np.where(named, cheapest_usd(problem) * (1 + ROUNDING), 0.0)
+    brought = np.where(bringing, cheapest_usd(problem) * (1 + ROUNDING), 0.0)
     return np.maximum(brought, policy.budget_usd_per_request)
 
 

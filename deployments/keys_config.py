@@ -11,7 +11,7 @@ from router.budget import Limit, Scope, Window, to_nano
 class KeysConfig(Section):
     """Who may use the service."""
 
-    file: str | None = Field(None, description="YAML list of keys (below); read again when it changes.")
+    file: str | None = Field(None, description="YAML list of keys (docs/budgets.md); read again when it changes.")
     env: str | None = Field(None, description="Environment variable that holds the same list, as YAML or JSON.")
     tenant_header: str = Field(
         "x-router-tenant", pattern="^[a-z0-9-]+$", description="Request header that names the tenant."

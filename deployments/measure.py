@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
 
 from allocation.architecture import read_architecture
 from allocation.gpus import CPU
@@ -21,11 +20,9 @@ from allocation.replica import Profile, ReplicaType
 from allocation.roofline import GIB
 from allocation.settings import replica_settings
 from deployments.engine_settings import environment, with_defaults
+from deployments.measurement import Measurement, Sweep
 from deployments.model_config import ModelConfig, resolve_source
 from router.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from deployments.engine_sweep import Measurement
 
 Progress = Callable[[str, int, int], None]
 
@@ -65,7 +62,8 @@ def measure_profiles(
 ) -> tuple[Profile, ...]:
     """A measured profile for each trial, and for a trial on the CPU one for each share of a core.
 
-    Speeds are measured with the GPU (or core) to itself, times the share: under full load neighbours take the rest.
+    Speeds are measured with the GPU to itself, times the share: under full load neighbours take the rest. On the CPU
+    they are those of a core that does nothing else.
 
     Raises:
         ConfigurationError: there is nothing to try.
@@ -118,9 +116,11 @@ def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequence
     """Runs in the measuring process."""
     if not config.num_gpus:
         keep_to_core(0)
-    from deployments.engine_sweep import Sweep, measure_engine
+    from deployments.engine_sweep import measure_engine
 
-    return measure_engine(config, Sweep(prompt_tokens, answer_tokens, tuple(sequences)))
+    sweep = Sweep(prompt_tokens, answer_tokens, tuple(sequences), by_cpu_time=not config.num_gpus)
+    measured: Measurement = measure_engine(config, sweep)
+    return measured
 
 
 def keep_to_core(number: int) -> None:
@@ -148,6 +148,7 @@ def _profile(trial: Trial, measured: Measurement | str, share: float, typical: T
         source="measured",
         reason=alone if share == 1 else f"{alone}, speed times {share:g}",
         decode_curve=curve,
+        prompt_step_s=measured.prompt_step_s / share,
     )
 
 

@@ -319,17 +319,20 @@ class _Batch:
         """The kept requests and their problem, with the allowance that they bring."""
         rows, problem = rows[keep], problem.subset(keep)
         if self.funds is None or self.funds.pacer is None:
-            cap_usd = float(allowances(rows, self.items, problem, self.policy).sum())
+            cap_usd = float(self._allowances(rows, problem).sum())
             return rows, replace(problem, budget_usd=cap_usd)
         if problem.budget_usd == float("inf"):  # asked once a batch, since a pacer learns from each
             problem = replace(problem, budget_usd=self.funds.allowance_usd(self.funds.pacer, problem))
         return rows, problem
 
+    def _allowances(self, rows: NDArray[np.int64], problem: BatchProblem) -> NDArray[np.float64]:
+        return allowances(rows, self.items, problem, self.policy, predicted=self.estimates.predicted)
+
     async def funded(self, rows: NDArray[np.int64], problem: BatchProblem) -> tuple[NDArray[np.int64], BatchProblem]:
         """The requests that can pay for each other; with each that is turned away the cap is smaller."""
         for attempt in range(ADMISSION_ROUNDS + 1):
             last = attempt == ADMISSION_ROUNDS
-            own_usd = allowances(rows, self.items, problem, self.policy)
+            own_usd = self._allowances(rows, problem)
             funded = pay_for_themselves(problem, own_usd) if last else await admitted(problem)
             self._turn_away(rows, problem, own_usd, funded)
             if funded.all():

@@ -1,4 +1,9 @@
-"""The comparison as a table with intervals over seeds, and as a plot."""
+"""The planned allocation against simple rules for the same GPUs, from scarce to plenty, on held-out requests.
+
+Every allocation serves the same test batches, assigned at best under its slots and tokens/s; scores are taken at half
+of what the best single model costs, or at the most that an allocation can spend where it cannot spend that much. What
+a model needs of a GPU is invented and stated in `benchmarks/allocation/needs.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.quality.report import table
 from router.evaluation.plot import COLOURS
 from router.evaluation.statistics import Summary
 
 Rows = list[dict[str, Any]]
+TITLE = "Allocation: planned GPUs against simple rules"
+HEADINGS = ("data", "GPUs", "allocation", "score", "planned leads by", "no budget", "refused", "GPUs used", "search, s")
 
 
 def summary(rows: Rows) -> list[dict[str, Any]]:
@@ -35,22 +43,12 @@ def summary(rows: Rows) -> list[dict[str, Any]]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the summary."""
-    table = Table(title="Score at half of the best single model's spend, held-out requests")
-    for heading in (
-        "data",
-        "GPUs",
-        "allocation",
-        "score",
-        "planned leads by",
-        "no budget",
-        "refused",
-        "GPUs used",
-        "s",
-    ):
-        table.add_column(heading, justify="left" if heading in ("data", "allocation") else "right")
+    shown = Table(title="Score at half of the best single model's spend, held-out requests")
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading in ("data", "allocation") else "right")
     for cells in lines(result):
-        table.add_row(*cells)
-    console.print(table)
+        shown.add_row(*cells)
+    console.print(shown)
 
 
 def lines(result: dict[str, Any]) -> list[list[str]]:
@@ -69,6 +67,31 @@ def lines(result: dict[str, Any]) -> list[list[str]]:
         ]
         for row in result["summary"]
     ]
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    """Lines of Markdown: the table, and where planning leads beyond doubt and where not."""
+    return [*table(HEADINGS, lines(result)), "", *_reading(result)]
+
+
+def _reading(result: dict[str, Any]) -> list[str]:
+    read = []
+    for data in dict.fromkeys(row["data"] for row in result["summary"]):
+        for arm in ("greedy", "proportional", "uniform"):
+            own = [row for row in result["summary"] if (row["data"], row["arm"]) == (data, arm)]
+            verdicts = {
+                "better": [r["n_gpus"] for r in own if r["planned_leads_by"] > r["lead_half_width"]],
+                "worse": [r["n_gpus"] for r in own if r["planned_leads_by"] < -r["lead_half_width"]],
+            }
+            rest = [r["n_gpus"] for r in own if r["n_gpus"] not in verdicts["better"] + verdicts["worse"]]
+            said = [f"{word} with {_listed(n)}" for word, n in verdicts.items() if n]
+            said += [f"no difference shown with {_listed(rest)}"] if rest else []
+            read.append(f"- {data}, planned against {arm}: {'; '.join(said)} GPUs.")
+    return read
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def draw(result: dict[str, Any], file: Path) -> None:

@@ -87,7 +87,7 @@ def run(data: Path, seeds: int, console: Console) -> dict[str, Any]:
             case = fit_case(table, features, "knn-40", KnnEstimator(40), seed)
             rows += _seed(name, table, case, models, profiles, console)
     return {
-        **stamp(
+        "stamp": stamp(
             seeds=seeds, gpu=GPU, node_gpus=NODE_GPUS, best_alone_gpus=BEST_ALONE_GPUS, budget_share=BUDGET_SHARE,
             batch_size=BATCH_SIZE, plan_batches=PLAN_BATCHES, quantile=QUANTILE, gap=GAP, data=settings,
         ),

@@ -19,36 +19,44 @@ EXPERIMENTS = {
     "adversarial": "benchmarks.quality.adversarial",
     "robust": "benchmarks.quality.robust",
     "capacity": "benchmarks.quality.capacity",
-    "allocation": "benchmarks.allocation.experiment",
     "calibration": "benchmarks.quality.calibration",
     "solver": "benchmarks.quality.solver",
     "pacing": "benchmarks.quality.pacing",
+}
+# With commands of their own, since they need more than a folder of outcomes; on the page of results all the same.
+OTHERS = {
+    "allocation": "benchmarks.allocation.report",
+    "throughput": "benchmarks.throughput.report",
+    "overhead": "benchmarks.overhead.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",
     "adversarial": "Batches against single requests, when costly requests arrive together and when not.",
     "robust": "Pessimistic estimates of success and cost against plain ones.",
     "capacity": "Slots: loose, moderate and tight, with and without a budget that binds.",
-    "allocation": "Optimised allocations of GPUs against uniform, proportional and greedy ones.",
     "calibration": "How far the estimates can be believed, by model and by task.",
     "solver": "The certified solver beside full models: time, gap and memory.",
     "pacing": "One daily budget over a stream of batches.",
 }
 
 
-class Experiment(Protocol):
-    """What a module of an experiment defines; its docstring says what is measured.
+class Shown(Protocol):
+    """What a module defines whose results have a place on the page; its docstring says what is measured."""
+
+    TITLE: str
+
+    def section(self, result: Result) -> list[str]:
+        """Lines of Markdown: tables, and a reading that follows from the numbers."""
+
+
+class Experiment(Shown, Protocol):
+    """What a module of an experiment defines.
 
     What measures stands above `run`, what shows it below: cached measurements hold for as long as the upper part stays.
     """
 
-    TITLE: str
-
     def run(self, context: Context) -> Result:
         """Measure; what comes back is written as JSON, with a stamp beside it."""
-
-    def section(self, result: Result) -> list[str]:
-        """Lines of Markdown: tables, and a reading that follows from the numbers."""
 
     def draw(self, result: Result, folder: Path) -> None:
         """Draw the plots that `section` shows, from nothing but the result."""
@@ -57,6 +65,11 @@ class Experiment(Protocol):
 def available() -> list[str]:
     """Names of the experiments whose module is there."""
     return [name for name, module in EXPERIMENTS.items() if (ROOT / f"{module.replace('.', '/')}.py").exists()]
+
+
+def shown(name: str) -> Shown:
+    """What shows the results of that name, an experiment's or another's."""
+    return cast(Shown, import_module(OTHERS[name])) if name in OTHERS else load(name)
 
 
 def load(name: str) -> Experiment:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.context import Context
-from benchmarks.quality.registry import Result, available, load
+from benchmarks.quality.registry import OTHERS, Result, available, load, shown
 from benchmarks.stamp import stamp
 
 INTRODUCTION = """# Results
@@ -61,10 +61,10 @@ def own_page(name: str, folder: Path) -> str:
 
 
 def page(folder: Path) -> str:
-    """The page of all experiments whose JSON is in the folder, which lies beside the page."""
+    """The page of everything whose JSON is in the folder, which lies beside the page."""
     lines = [INTRODUCTION]
-    for name in found_in(folder):
-        lines += [f"## {load(name).TITLE}", "", *_body(name, read_result(name, folder), f"{folder.name}/"), ""]
+    for name in [*found_in(folder), *(name for name in OTHERS if (folder / f"{name}.json").exists())]:
+        lines += [f"## {shown(name).TITLE}", "", *_body(name, read_result(name, folder), f"{folder.name}/"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -73,11 +73,13 @@ def _body(name: str, result: Result, prefix: str) -> list[str]:
     machine = stamp["machine"]
     made = (
         f"`python -m benchmarks {name}` at {stamp['commit']}, {stamp['time'][:10]}, on {machine['cpu']} with "
-        f"{machine['cores']} cores; {stamp['settings'].get('work_s', 0) / 60:.0f} minutes of work."
+        f"{machine['cores']} cores"
     )
+    work_s = stamp["settings"].get("work_s")
+    made += "." if work_s is None else f"; {work_s / 60:.0f} minutes of work."
     plots = [f"![{title}]({prefix}{file})" for title, file in result.get("plots", {}).items()]
-    about = (load(name).__doc__ or "").strip()
-    return [about, "", made, "", *load(name).section(result), "", *plots]
+    about = (shown(name).__doc__ or "").strip()
+    return [about, "", made, "", *shown(name).section(result), "", *plots]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,13 +194,24 @@ def apart(solve: Callable[[], Answer], most_s: float = float("inf")) -> Timed:
 
 def _in_child(solve: Callable[[], Answer], write: int) -> None:
     try:
-        before = _peak_mib()
+        _forget_peak()
+        before = _own_peak_mib()
         once = timed(solve)
-        extra = Timed(once.answer, once.wall_s, once.cpu_s, _peak_mib() - before)
+        extra = Timed(once.answer, once.wall_s, once.cpu_s, _own_peak_mib() - before)
         with os.fdopen(write, "wb") as stream:
             pickle.dump(extra, stream)
     finally:
         os._exit(0)
+
+
+def _forget_peak() -> None:
+    """A forked child begins with its parent's peak; the kernel sets it to what it has now (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _own_peak_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _peak_mib() -> float:

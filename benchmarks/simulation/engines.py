@@ -24,22 +24,25 @@ _barrier: Barrier | None = None
 
 @dataclass(frozen=True, eq=False)
 class Load:
-    """Requests for one engine: tokens in and out, (n,), and how they come: arrival times in s, or clients."""
+    """Requests for one engine: tokens in and out, (n,), and the clients that send them one after the other."""
 
     name: str
     input_tokens: npt.NDArray[np.int64]
     output_tokens: npt.NDArray[np.int64]
-    arrival_s: npt.NDArray[np.float64] | None
-    concurrency: int | None
+    concurrency: int
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Requests that were answered within the window: when they came and ended, seconds from its start."""
+    """Requests that were answered within the window: when they came and ended, seconds from its start.
+
+    cores: of processor time that the engine was given meanwhile.
+    """
 
     arrival_s: npt.NDArray[np.float64]
     end_s: npt.NDArray[np.float64]
     output_tokens: npt.NDArray[np.int64]
+    cores: float
 
 
 def run_engines(
@@ -86,7 +89,7 @@ async def _serve(model: ModelConfig, loads: Sequence[Load], window_s: float) -> 
 
 def _warm(load: Load) -> Load:
     rows = slice(0, WARM_REQUESTS)
-    return Load("warm", load.input_tokens[rows], load.output_tokens[rows], None, WARM_REQUESTS)
+    return Load("warm", load.input_tokens[rows], load.output_tokens[rows], WARM_REQUESTS)
 
 
 class _Engine:
@@ -100,7 +103,10 @@ class _Engine:
 
     async def play(self, load: Load, window_s: float) -> Run:
         """Until the window closes or all requests are answered; what is unfinished then is cancelled."""
+        from deployments.engine_sweep import Meter
+
         seats = asyncio.Semaphore(self._slots)
+        meter = Meter()
         started_s = time.perf_counter()
         rows: list[tuple[float, float, int]] = []
 
@@ -110,26 +116,17 @@ class _Engine:
                 await self._answer(int(load.input_tokens[row]), int(load.output_tokens[row]))
             rows.append((came_s, time.perf_counter() - started_s, int(load.output_tokens[row])))
 
-        async def clients() -> None:
-            unsent = iter(range(len(load.input_tokens)))
+        unsent = iter(range(len(load.input_tokens)))
 
-            async def client() -> None:
-                for row in unsent:
-                    await ask(row)
+        async def client() -> None:
+            for row in unsent:
+                await ask(row)
 
-            await asyncio.gather(*(client() for _ in range(load.concurrency or 0)))
-
-        async def arrivals(times_s: npt.NDArray[np.float64]) -> None:
-            async with asyncio.TaskGroup() as group:
-                for row, time_s in enumerate(times_s):
-                    await asyncio.sleep(max(0.0, time_s - (time.perf_counter() - started_s)))
-                    group.create_task(ask(row))
-
-        work = clients() if load.arrival_s is None else arrivals(load.arrival_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(work, window_s)
+            await asyncio.wait_for(asyncio.gather(*(client() for _ in range(load.concurrency))), window_s)
+        cores = meter.cores()
         answered = np.array(rows).reshape(-1, 3)
-        return Run(answered[:, 0], answered[:, 1], answered[:, 2].astype(np.int64))
+        return Run(answered[:, 0], answered[:, 1], answered[:, 2].astype(np.int64), cores)
 
     async def _answer(self, input_tokens: int, output_tokens: int) -> None:
         from deployments.engine_sweep import token_times_s

@@ -167,7 +167,7 @@ def _close(
             keep = nearest(regret, count)
         found, solution = solve_core(
             program, keep, incumbent,
-            gap=goal.gap / 2, target=goal.enough(bound), time_limit_s=goal.left_s(), exact=exact,
+            gap=goal.gap * (0.99 if exact else 0.5), target=goal.enough(bound), time_limit_s=goal.left_s(), exact=exact,
         )  # fmt: skip
         if found is not None and program.keeps(found) and program.worth(found) > worth:
             incumbent, worth = found, program.worth(found)

@@ -16,7 +16,8 @@ from .batches import Setting, batch_problem
 from .case import Case, Sample
 from .realised import Choose, Realised, batchwise, chosen, nearest
 
-GAP = 1e-3
+# Batches of some 64 costly requests under a tight budget take half a minute each for a proof within 1e-3.
+GAP = 2e-3
 
 # A price found where two models tie may fall on either side of the cap.
 ABOVE = 1 + 1e-9

@@ -58,8 +58,11 @@ class Incumbent:
         return replace(prediction, success=success, success_samples=samples)
 
     def select(self, columns: Sequence[int]) -> Incumbent:
-        """For these columns, which must hold the incumbent."""
-        return Incumbent(list(columns).index(self.model), self.margins[list(columns)])
+        """For these columns; without the incumbent among them all are taken at their word."""
+        chosen = list(columns)
+        if self.model not in chosen:
+            return Incumbent(0, np.zeros(len(chosen)))
+        return Incumbent(chosen.index(self.model), self.margins[chosen])
 
     def with_new_models(self, count: int) -> Incumbent:
         """With models behind the known ones that are taken at their word, as nothing is known of them beside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import factorial
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_full_engine_is_as_fast_as_its_profile() -> None:
 @pytest.mark.parametrize(("servers_each", "rate_per_s"), [(8, 12.0), (4, 7.0)])
 def test_waiting_is_what_erlang_says(servers_each: int, rate_per_s: float) -> None:
     """A step that takes the same time however many sequences run is a server each: M/M/c with one queue."""
-    n, mean_tokens, step_s = 60_000, 100, 0.01
+    n, mean_tokens, step_s = 60_000, 1000, 0.001
     plan = plan_of(profile(SMALL, servers_each, ((1, 1 / step_s), (servers_each, servers_each / step_s))))
     tokens = np.random.default_rng(1).geometric(1 / mean_tokens, n)
     result = simulate(plan, traffic(n, 1, tokens, arrival_s=poisson_arrivals(n, rate_per_s, seed=2)))
@@ -117,6 +118,13 @@ def test_prompts_that_are_read_hold_up_the_others() -> None:
     result = simulate(plan, Traffic(np.zeros(2, dtype=int), np.array([0.0, 2000.0]), np.array([50.0, 1.0]), arrivals))
     assert result.latency_s[0] == pytest.approx(50 * 0.01 + 2.0)
     assert result.first_token_s[1] == pytest.approx(0.005 + 0.01 + 2.0)
+
+
+def test_a_step_that_reads_is_longer_by_what_the_profile_says() -> None:
+    known = replace(profile(SMALL, 8, ((1, 100.0), (8, 800.0)), prefill=1000.0), prompt_step_s=0.3)
+    result = simulate(plan_of(known, replicas=1), traffic(1, 500, 100, arrival_s=np.zeros(1)))
+    assert result.first_token_s[0] == pytest.approx(0.5 + 0.3 + 0.01)
+    assert result.latency_s[0] == pytest.approx(0.5 + 0.3 + 100 * 0.01)
 
 
 def test_each_model_has_its_own_queue_and_summary() -> None:

@@ -52,6 +52,7 @@ class FailingReplica:
 
     async def _announce(self, application: str) -> None:
         from ray import serve
+        from ray.serve.context import _get_global_client as get_global_client
 
         router = serve.get_deployment_handle(ROUTER, app_name=application)
         while not self._stop.is_set():
@@ -59,6 +60,8 @@ class FailingReplica:
             await asyncio.sleep(0.5)
         gone = EngineReplica(self.replica.id, self.replica.model, self.replica.url, self.replica.slots, draining=True)
         await router.announce.remote(gone)
+        # Serve's own shutdown cannot end handles of this process while their router shares its event loop.
+        await get_global_client().shutdown_cached_handles_async()
 
     def close(self) -> None:
         self._stop.set()

@@ -85,6 +85,12 @@ class _Solver:
         return assign(problem, strategy)
 
 
+def make_router(config: ServiceConfig) -> Any:
+    router = Router.func_or_class(config, _Predictor(), _Solver(), {})
+    router.reconfigure(config.routing.model_dump())
+    return router
+
+
 @dataclass
 class LocalService:
     """A router and one ingress's line to it; `generated_usd` is what engines have worked."""
@@ -95,8 +101,7 @@ class LocalService:
     generated_usd: float = 0.0
 
     def __post_init__(self) -> None:
-        self.router = Router.func_or_class(self.config, _Predictor(), _Solver(), {})
-        self.router.reconfigure(self.config.routing.model_dump())
+        self.router = make_router(self.config)
         self.link = RouterLink(self.router.exchange)
         self._beat = asyncio.create_task(self._heartbeats())
 

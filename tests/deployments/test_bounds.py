@@ -64,6 +64,7 @@ def test_unknown_fields_are_refused_as_openai_does() -> None:
     assert read("chat", CHAT | {"metadata": {"a": "b"}, "top_k": 3}).item.model is None
 
 
+@pytest.mark.slow  # imports vLLM
 def test_known_fields_are_those_that_vllm_and_openai_know() -> None:
     protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")
     completions = pytest.importorskip("vllm.entrypoints.openai.completion.protocol")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from deployments.link import RouterLink
 from deployments.messages import Done, RouteItem, RoutingAsk
-from router.budget import Account
+from router.budget import Account, to_nano
 from router.budget.ledger import BudgetLedger
 from router.errors import BudgetExceededError, BudgetExhaustedError, LedgerError
 from tests.deployments.local_router import LocalService, configuration, worst_usd
+from tests.deployments.router_process import RouterProcess
 
 Start = Callable[..., Awaitable[LocalService]]
 
@@ -179,6 +183,55 @@ async def test_a_new_router_settles_what_the_lost_one_had_reserved(start: Start,
     await asyncio.sleep(0.05)
     state = await second.router.state()
     assert (state["budget"]["reserved_usd"], state["budget"]["spent_usd"]) == (0, 1e-5)
+
+
+@pytest.mark.slow
+async def test_a_router_that_is_killed_again_and_again_forgets_nothing(tmp_path: Path) -> None:
+    """600 requests against money for 200, and `kill -9` of the router's process in the middle, twice."""
+    budget_usd = 200 * worst_usd("heron", 10)
+    database = tmp_path / "budget.db"
+    process = RouterProcess(configuration(database, budget={"limits": [total(budget_usd)]}), tmp_path)
+    await asyncio.to_thread(process.start)
+    link = RouterLink(process.exchange)
+    generated: list[int] = []
+
+    async def client(i: int) -> str:
+        try:
+            decision = await link.plan(item(f"r{i}", model="heron", ask=RoutingAsk(wait_for_budget=True)))
+        except BudgetExceededError as error:
+            return error.code
+        generated.append(to_nano(worst_usd("heron", 10)))  # the engine's work; from now on it must be paid
+        spent, reserved = read(database)
+        assert spent + reserved >= sum(generated)
+        await asyncio.sleep(0.05)
+        link.finish(Done(decision.id, worst_usd("heron", 10)))
+        return "answered"
+
+    work = asyncio.gather(*(client(i) for i in range(600)))
+    for killed_at in (40, 120):
+        while len(generated) < killed_at and not work.done():
+            await asyncio.sleep(0.005)
+        process.kill()
+        await asyncio.to_thread(process.start)
+    answers = Counter(await work)
+    assert answers == {"answered": 200, "budget_exceeded": 400}
+    for _ in range(100):
+        if read(database)[1] == 0:
+            break
+        await asyncio.sleep(0.05)
+    assert read(database) == (sum(generated), 0) == (to_nano(budget_usd), 0)
+    await link.close()
+    process.kill()
+
+
+def read(database: Path) -> tuple[int, int]:
+    """Spent and reserved in nano-USD, past everything but the file."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT spent_nano, reserved_nano FROM apportion_counters WHERE scope = 'service' AND span = 'total'"
+        )
+        spent, reserved = rows.fetchone()
+    return spent, reserved
 
 
 async def test_a_ledger_that_does_not_answer_spends_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

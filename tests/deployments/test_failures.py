@@ -25,8 +25,7 @@ from tests.deployments.conftest import free_port
 from tests.deployments.fake_replica import failing_replica
 from tests.deployments.load import steady_load
 from tests.deployments.processes import hung, kill, replicas
-from tests.deployments.service import CONFIG, Service
-from tests.deployments.test_service import wait_for
+from tests.deployments.service import CONFIG, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

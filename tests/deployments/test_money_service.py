@@ -23,7 +23,8 @@ from deployments.launch import deploy
 from router.budget import Account, to_nano
 from router.budget.ledger import BudgetLedger
 from router.budget.standing import Standing
-from tests.deployments.service import MODELS, Service
+from tests.deployments.processes import replicas
+from tests.deployments.service import MODELS, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -101,12 +102,16 @@ def money(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     both["applications"].append(described)
     deploy(both)
     url = f"{service.url}{PREFIX}"
-    deadline_s = time.monotonic() + 120
-    while httpx.get(f"{url}/health", timeout=10).status_code != 200:
-        assert time.monotonic() < deadline_s, "the application with a budget did not start"
-        time.sleep(0.5)
+    wait_for(lambda: answers(f"{url}/health"), 200, "the application with a budget has started")
     yield Money(url, f"sqlite:///{folder}/budget.db", key, poor_key)
     deploy(service.document)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.TransportError:  # it is there, but not its router
+        return False
 
 
 async def storm(money: Money, tenant: str, n: int) -> list[httpx.Response]:
@@ -166,8 +171,7 @@ def test_a_router_killed_in_the_middle_forgets_nothing(money: Money) -> None:
 
 
 def router_process() -> psutil.Process:
-    name = "ServeReplica:money:Router"
-    return next(p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or []))
+    return next(p for p in replicas("Router") if "ServeReplica:money:" in " ".join(p.cmdline()))
 
 
 def test_the_answer_without_a_key_is_401_and_with_the_wrong_model_403(money: Money) -> None:

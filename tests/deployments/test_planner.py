@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -272,3 +273,9 @@ async def test_a_planner_that_is_cancelled_itself_ends() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answer() -> None:
+    prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), predicted=False)
+    result = await plan(items(4), prior, budget=1e-5)
+    assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4

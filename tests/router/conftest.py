@@ -61,7 +61,7 @@ def save_encoder(folder: Path, seed: int, modules: tuple[str, ...] = ("Transform
 def encoder(encoder_folder: Path):
     from router.prediction.encoder import Encoder
 
-    return Encoder.load(str(encoder_folder), device="cpu", dtype="float32")  # whatever this processor prefers
+    return Encoder.load(str(encoder_folder), device="cpu")
 
 
 @pytest.fixture(scope="session")

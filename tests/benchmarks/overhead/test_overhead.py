@@ -79,7 +79,7 @@ def test_the_page_follows_from_the_result(tmp_path) -> None:
         "ceiling": [{"ingress_replicas": 4, "whole": one, "streamed": one}],
         "skipped": {"litellm": "no network"},
     }
-    write(result, report.TITLE, report.__doc__ or "", report.section(result), tmp_path / "overhead.json")
+    write(result, report, tmp_path / "overhead.json")
     page = (tmp_path / "overhead.md").read_text()
     assert json.loads((tmp_path / "overhead.json").read_text())["rows"][0]["arm"] == "auto"
     assert "| 16 at a time, streamed | auto | 1.00 |" in page

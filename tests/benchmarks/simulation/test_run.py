@@ -11,7 +11,7 @@ from allocation.gpus import CPU
 from allocation.models import load_models
 from allocation.replica import ReplicaType, load_profiles
 from benchmarks.simulation.engines import Load
-from benchmarks.simulation.run import SHARE, ZOO, half_core_plan, simulated_run
+from benchmarks.simulation.run import ZOO, plan_of, simulated_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,9 +31,10 @@ def test_the_committed_profiles_are_measured_and_complete() -> None:
 
 
 def test_a_full_engine_gives_what_its_profile_says() -> None:
-    plan = half_core_plan(load_models(ZOO / "cluster" / "models.yaml"))
-    profile = plan.profile(ReplicaType("heron", CPU, SHARE))
+    spec = next(spec for spec in load_models(ZOO / "cluster" / "models.yaml") if spec.name == "heron")
+    core = next(p for p in load_profiles(ZOO / "profiles.json") if p.replica == ReplicaType("heron", CPU, 1.0))
     n, window_s = 3000, 20.0
-    run = simulated_run(plan, "heron", Load("x", np.ones(n, int), np.full(n, 64), None, profile.max_num_seqs), window_s)
-    assert run.output_tokens.sum() / window_s == pytest.approx(profile.tokens_per_s, rel=0.15)
+    load = Load("x", np.ones(n, int), np.full(n, 64), core.max_num_seqs)
+    run = simulated_run(plan_of(spec, core, 0.5), load, window_s)
+    assert run.output_tokens.sum() / window_s == pytest.approx(0.5 * core.tokens_per_s, rel=0.15)
     assert run.end_s.max() <= window_s

@@ -104,7 +104,7 @@ def test_the_page_follows_from_the_result(engine: str, tmp_path) -> None:
         "vllm_bench_serve": [],
         "targets": targets([row | {"answers": LONG}]),
     }
-    write(result, report.TITLE, report.__doc__ or "", report.section(result), tmp_path / "throughput.json")
+    write(result, report, tmp_path / "throughput.json")
     assert json.loads((tmp_path / "throughput.json").read_text())["closed"][0]["load"] == case.name
     page = (tmp_path / "throughput.md").read_text()
     assert page.count(f"| {case.name} |") == 2

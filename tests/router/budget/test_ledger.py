@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.budget import Account, Limit, Scope, Window
-from router.budget.ledger import KEEP_MINUTES_S, BudgetLedger
+from router.budget.ledger import KEEP_CHARGED_S, KEEP_MINUTES_S, BudgetLedger
 from router.budget.standing import Claim
 from router.errors import ConfigurationError, LedgerError
 
@@ -294,11 +294,11 @@ steps = st.lists(
         st.tuples(st.just("expire"), st.just(())),
         st.tuples(st.just("wait"), st.sampled_from([1.0, 61.0, 400.0, 90_000.0])),
     ),
-    max_size=15,
+    max_size=10,
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.TempPathFactory, steps: list) -> None:
     limits = [
@@ -309,11 +309,13 @@ def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.Tem
     ledger = BudgetLedger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/b.db", limits)
     now_s, made, generated = NOW_S, [], 0
     open_claims: dict[str, int] = {}
+    made_s: dict[str, float] = {}
     for what, arguments in steps:
         if what == "reserve":
             claims = [claim(f"r{len(made) + i}", nano, key, tenant) for i, (nano, key, tenant) in enumerate(arguments)]
             made += claims
             granted = reserve(ledger, *claims, now_s=now_s)
+            made_s |= {c.id: now_s for c in claims}
             open_claims |= {c.id: c.nano for c, ok in zip(claims, granted, strict=True) if ok}
         elif what == "end":
             ends = {f"r{i}": cost for i, cost in arguments}
@@ -333,6 +335,10 @@ def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.Tem
         spent, reserved = balance(ledger)
         assert spent + reserved == generated + sum(open_claims.values())
     ledger.settle(dict.fromkeys(open_claims, 0))
-    assert balance(ledger) == (generated, 0)
+    # An end that is told more than a day late may correct nothing any more.
+    late = sum(nano for i, nano in open_claims.items() if now_s - made_s[i] > KEEP_CHARGED_S)
+    spent, reserved = balance(ledger)
+    assert reserved == 0
+    assert generated <= spent <= generated + late
     assert all(b.reserved_nano == 0 for b in ledger.statement(now_s=now_s).balances.values())
     ledger.close()

@@ -18,6 +18,12 @@ from tests.router.conftest import save_encoder
 TEXTS = ["what is 12 plus 7?", "spell", "a " * 30, "", "the word abcdefgh backwards"]
 
 
+@pytest.fixture(scope="module")
+def encoder(encoder_folder: Path) -> Encoder:
+    """In float32, whatever this processor prefers."""
+    return Encoder.load(str(encoder_folder), device="cpu", dtype="float32")
+
+
 def test_vectors_are_the_normalised_means_of_token_states(encoder: Encoder, encoder_folder: Path) -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(encoder_folder), AutoModel.from_pretrained(encoder_folder).eval()
     for text, vector in zip(TEXTS, encoder.encode(TEXTS), strict=True):

@@ -70,6 +70,10 @@ def test_models_turn_and_grow_with_their_margins() -> None:
     incumbent = Incumbent(1, np.array([0.2, 0.0, 0.3]))
     turned = incumbent.select([2, 1, 0])
     assert (turned.model, turned.margins.tolist()) == (1, [0.3, 0.0, 0.2])
+    without = incumbent.select([0, 2])
+    np.testing.assert_array_equal(without.margins, [0.0, 0.0])
+    plain = _prediction(np.array([[0.2, 0.9], [0.6, 0.5]]))
+    np.testing.assert_array_equal(without.apply(plain).success, plain.success)
     grown = incumbent.with_new_models(2)
     assert (grown.model, grown.margins.tolist()) == (1, [0.2, 0.0, 0.3, 0.0, 0.0])
 

@@ -1,0 +1,17 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load.report import Report, page
+from benchmarks.overhead import report as overhead
+from benchmarks.throughput import report as throughput
+
+RESULTS = Path(__file__).parents[3] / "docs/results"
+
+
+@pytest.mark.parametrize(("name", "report"), [("overhead", overhead), ("throughput", throughput)])
+def test_the_committed_pages_follow_from_the_committed_results(name: str, report: Report) -> None:
+    """Whoever changes what is said of a result writes its page again with `benchmarks.load.report.page`."""
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    assert (RESULTS / f"{name}.md").read_text() == page(result, report, name)

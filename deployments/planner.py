@@ -333,7 +333,9 @@ class _Batch:
         for attempt in range(ADMISSION_ROUNDS + 1):
             last = attempt == ADMISSION_ROUNDS
             own_usd = self._allowances(rows, problem)
-            funded = pay_for_themselves(problem, own_usd) if last else await admitted(problem)
+            funded = pay_for_themselves(problem, own_usd)
+            if not last and (together := await admitted(problem)).sum() >= funded.sum():
+                funded = together  # else the search ran out of time with less
             self._turn_away(rows, problem, own_usd, funded)
             if funded.all():
                 break

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from deployments import admission
 from deployments.config import RoutingConfig
 from deployments.estimates import Estimates, prior_estimates
 from deployments.messages import Decision, Refusal, RouteItem, RoutingAsk
@@ -196,6 +197,14 @@ async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, bu
     full = await plan(items(n), budget=budget, slots=np.array([0, 8]))
     assert not full.verdicts
     assert len(full.waiting) == n
+
+
+async def test_a_search_that_finds_nobody_in_time_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = lambda problem, **_: np.zeros(problem.n_requests, dtype=bool)  # noqa: E731
+    monkeypatch.setattr(admission, "largest_feasible_subset", nobody)
+    result = await plan(items(6), budget=5e-6, slots=np.array([3, 8]))
+    assert len(result.verdicts) == 3
+    assert len(result.waiting) == 3
 
 
 async def test_without_the_predictor_answers_are_as_long_as_they_were() -> None:

@@ -160,7 +160,9 @@ async def test_a_router_that_came_back_is_told_what_is_in_flight() -> None:
     await asyncio.sleep(0.01)
     router.restart()
     await link.plan(item("next"))
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while not router.held:
+            await asyncio.sleep(0.001)
     assert router.held == [
         Held("long", "small", "replica", 2, 1e-6),
         Held("next", "small", "replica", 1, 1e-6),

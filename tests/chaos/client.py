@@ -16,6 +16,7 @@ from deployments.settlement import SETTLED_HEADER
 from tests.chaos.plan import Plan, Shot
 
 GRACE_S = 10.0  # beyond its deadline a request is taken for hung; the client shares two cores with the service
+BACKOFF_S = 0.5  # whoever was told to come back later does not send the next request at once
 _COMMENT = f": {SETTLED_HEADER} "
 
 
@@ -98,8 +99,10 @@ async def run_plan(
                 await _send(session, url, outcome, limit_s, headers_of(shot))
             finally:
                 outcome.ended_s = time.monotonic()
-                if shot.burst is None:
-                    seats.release()
+            if shot.burst is None:
+                if outcome.status == 429:
+                    await asyncio.sleep(BACKOFF_S)
+                seats.release()
             return outcome
 
         tasks, kills = [], []

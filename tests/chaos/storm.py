@@ -26,7 +26,7 @@ from tests.deployments.processes import descendants, memory_mb
 CONCURRENCY = 48
 TIMEOUT_S = 30.0  # of a request that asks for none
 CALM_S = TIMEOUT_S + 60 + 30  # by then the reservations of those who were lost have expired
-MAX_QUEUE = 64  # a burst needs more than this and all slots
+MAX_QUEUE = 128  # a burst needs more than this and all slots
 WARM_UP = 200
 
 
@@ -40,7 +40,7 @@ class Size:
     kills: tuple[str, ...]
 
 
-SLICE = Size(900, 1, 450, ("Predictor", "Solver", "Router", "Ingress", "Engine-heron"))
+SLICE = Size(1_200, 1, 450, ("Predictor", "Solver", "Router", "Ingress", "Engine-heron"))
 FULL = Size(
     10_000,
     4,

@@ -260,11 +260,14 @@ def test_a_cancel_is_seen_in_vllms_running_count(service: Service) -> None:
         "model": "heron",
         "messages": [{"role": "user", "content": "x"}],
         "n": 60,
+        "temperature": 1.0,
         "max_tokens": 240,
         "ignore_eos": True,
         "stream": True,
     }
+    before = _metric(url, "vllm:generation_tokens_total")
     with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        assert answer.status_code == 200
         next(answer.iter_bytes())
         wait_for(lambda: _metric(url, "vllm:num_requests_running") >= 10, 20, "vLLM runs its sequences")
     wait_until_idle(service)
@@ -272,6 +275,7 @@ def test_a_cancel_is_seen_in_vllms_running_count(service: Service) -> None:
     assert service.chat(model="heron", max_tokens=1).status_code == 200
     assert _metric(url, "vllm:num_requests_running") <= 1
     tokens = _metric(url, "vllm:generation_tokens_total")
+    assert tokens - before < body["n"] * body["max_tokens"], "the generation ended early"
     time.sleep(0.5)
     assert _metric(url, "vllm:generation_tokens_total") == tokens, "nothing is generated any more"
 

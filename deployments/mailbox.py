@@ -11,6 +11,9 @@ from deployments.estimates import Estimates
 from deployments.messages import Decision, RouteItem, Verdict
 
 
+MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
+
+
 @dataclass(slots=True)
 class Entry:
     """A request that waits for its verdict."""
@@ -36,6 +39,7 @@ class Mailbox:
     undecided: dict[str, Entry] = field(default_factory=dict)
     in_flight: dict[str, Decision | None] = field(default_factory=dict)
     seen_s: float = field(default_factory=time.monotonic)
+    _early_ends: dict[str, None] = field(default_factory=dict)
     _verdicts: list[Verdict] = field(default_factory=list)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,6 +49,22 @@ class Mailbox:
         if decision is not None:
             self._put(decision)
         return request_id in self.undecided or request_id in self.in_flight
+
+    def adopt(self, request_id: str) -> bool:
+        """Whether a request that is told as held is news here; not if its end was: reports overtake each other."""
+        if request_id in self.in_flight or request_id in self._early_ends:
+            return False
+        self.in_flight[request_id] = None
+        return True
+
+    def end(self, request_id: str) -> None:
+        """The request has ended."""
+        if request_id in self.in_flight:
+            del self.in_flight[request_id]
+            return
+        self._early_ends[request_id] = None
+        if len(self._early_ends) > MAX_EARLY_ENDS:
+            del self._early_ends[next(iter(self._early_ends))]
 
     def tell(self, verdict: Verdict) -> None:
         """Puts the verdict into the next reply."""

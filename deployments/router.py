@@ -140,8 +140,7 @@ class Router:
         mailbox = self._mailboxes.setdefault(report.ingress, Mailbox())
         mailbox.seen_s = time.monotonic()
         for held in report.held:
-            if held.id not in mailbox.in_flight:
-                mailbox.in_flight[held.id] = None
+            if mailbox.adopt(held.id):
                 self._fleet.adopt(held)
                 self._treasury.plan(held.id, held.cost_usd)
         self._end(mailbox, report.done, report.cancelled)
@@ -334,7 +333,7 @@ class Router:
 
     def _end(self, mailbox: Mailbox, done: Sequence[Done], cancelled: Sequence[str]) -> None:
         for end in done:
-            mailbox.in_flight.pop(end.id, None)
+            mailbox.end(end.id)
             self._fleet.end(end)
             if end.worked:
                 self._treasury.settle(end.id, end.cost_usd)

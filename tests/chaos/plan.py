@@ -160,7 +160,7 @@ def _shot(index: int, kind: Kind, rng: random.Random, prompts: list[str]) -> Sho
             body = {"model": "auto", "prompt": rng.sample(prompts, rng.randint(2, 4)), "max_tokens": 12}
             return replace(shot, path=COMPLETION, body=body)
         case Kind.hurried:
-            timeout_s = rng.choice([0.03, 0.1, 0.4, 2.0])
+            timeout_s = rng.choice([0.03, 0.2, 1.0, 4.0])
             headers["x-router-timeout-s"] = f"{timeout_s:g}"
             body = chat | {"stream": rng.random() < 0.5, "max_tokens": rng.choice([8, 100]), "ignore_eos": True}
             return replace(shot, body=body, timeout_s=timeout_s, statuses=shot.statuses | {504})

@@ -167,6 +167,7 @@ def test_a_killed_router_loses_nothing(service: Service) -> None:
         wait_for(lambda: load.sent > died_at + 60, 60, "a new router plans")
         wait_for(lambda: service.health().get("in_flight", 0) > 0, 30, "it knows what is in flight")
     assert set(load.ends) == {"whole"}, load.ends
+    wait_for(lambda: service.health().get("in_flight") == 0, 10, "nothing was adopted that had ended already")
 
 
 def test_a_killed_ingress_takes_only_its_own_connections_along(service: Service) -> None:

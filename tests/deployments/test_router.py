@@ -120,6 +120,17 @@ async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
     assert (await router.state())["spent_usd"] == pytest.approx(4e-6)
 
 
+async def test_an_end_that_overtakes_what_is_held_is_not_forgotten(router: Any) -> None:
+    await join(router, ("l1", "large", 2))
+    held = (Held("old", "large", "l1", 1, 1e-5), Held("older", "large", "l1", 1, 1e-5))
+    await router.exchange(Report("i", done=(Done("old", 1e-5),)), False)
+    await router.exchange(Report("i", held=held), False)
+    assert (await router.state())["in_flight"] == 1
+    await router.exchange(Report("i", done=(Done("older", 1e-5),)), False)
+    state = await router.state()
+    assert (state["in_flight"], state["reserved_usd"]) == (0, 0)
+
+
 async def test_the_higher_priority_gets_the_scarce_slot(router: Any) -> None:
     await join(router, ("s1", "small", 1))
     items = (item("low", priority=-1), item("usual"), item("high", priority=2))

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from deployments.estimates import Estimates
 from deployments.messages import Decision, RouteItem, Verdict
 
-
 MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
 
 

@@ -48,7 +48,7 @@ from router.assignment import (
     Strategy,
     assign,
 )
-from router.breaker import Breaker
+from router.breaker import Breaker, BreakerState
 from router.errors import ApportionError
 
 logger = logging.getLogger("ray.serve")
@@ -112,6 +112,19 @@ class Planner:
         """Whether predictor and solver are asked: their breakers' states."""
         now_s = time.monotonic()
         return {name: breaker.state(now_s) for name, breaker in self._breakers.items()}
+
+    async def try_parts(self) -> None:
+        """Asks parts that were left alone for long enough, so that no request has to, and none has to come for it."""
+        now_s = time.monotonic()
+        due = {name for name, breaker in self._breakers.items() if breaker.state(now_s) is BreakerState.half_open}
+        if "predictor" in due:
+            item = RouteItem("trial", "What is 1 plus 1?")
+            await self._ask("predictor", self._predict_timeout_s, lambda: self._checked_prediction([item]))
+        if "solver" in due:
+            shape = (1, len(self.models))
+            slots = np.ones(len(self.models), dtype=np.int64)
+            problem = BatchProblem(success=np.ones(shape), cost_usd=np.ones(shape), slots=slots)
+            await self._ask("solver", self._solve_timeout_s, lambda: self._checked_solution(problem, Mip()))
 
     async def _checked_prediction(self, items: Sequence[RouteItem]) -> Estimates:
         estimates = await self._predict(items)

@@ -369,6 +369,7 @@ class Router:
             if self._keyring is not None and self._keyring.refresh():
                 self._take_keys()
             await self._treasury.expire()
+            await self._planner.try_parts()
             if self._fleet.sweep():
                 self._batcher.wake()
             now_s = time.monotonic()

@@ -182,7 +182,11 @@ def _text(choice: dict[str, Any], field: str) -> str:
 
 
 def _excused(outcome: Outcome, around: Sequence[Outage]) -> bool:
-    """503 and 504 are right while the router is away for long, or the one model that may answer is."""
+    """What an outage explains: 503 and 504 while the router, or the one model that may answer, is away for long; 402
+    where the engine that is away may be the one that the cap could pay."""
+    if outcome.status == 402:
+        dear = (outcome.error or {}).get("code") == "budget_exceeded"
+        return dear and any(outage.model is not None for outage in around)
     named = outcome.shot.body.get("model") if isinstance(outcome.shot.body, dict) else None
     return outcome.status in {503, 504} and any(o.part == "Router" or o.model == named for o in around)
 

@@ -92,6 +92,9 @@ def test_an_outage_excuses_what_it_explains() -> None:
     assert len(audit.statuses([lost], [Outage("Ingress", 20.0, 30.0)])) == 1
     assert audit.statuses([away], [Outage("Router", 0.0)]) == []
     assert len(audit.statuses([away], [Outage("Engine-wren", 0.0)])) == 1, "others could have answered"
+    dear = error(402, "budget_exceeded")
+    assert audit.statuses([dear], [Outage("Engine-wren", 0.0)]) == []
+    assert len(audit.statuses([dear], [Outage("Router", 0.0)])) == 1
     named = error(503, "unavailable", Shot(0, Kind.named, body=CHAT | {"model": "wren"}))
     assert audit.statuses([named], [Outage("Engine-wren", 0.0)]) == []
 

@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -288,3 +289,29 @@ async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answe
     prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), predicted=False)
     result = await plan(items(4), prior, budget=1e-5)
     assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4
+
+
+async def test_parts_that_work_again_are_found_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = False
+
+    async def predict(asked: Sequence[RouteItem]) -> Estimates:
+        if not works:
+            raise ConnectionError("gone")
+        return estimates(len(asked))
+
+    async def solver(problem: BatchProblem, strategy: Strategy) -> Assignment:
+        if not works:
+            raise ConnectionError("gone")
+        return assign(problem, strategy)
+
+    planner = make_planner(predict=predict, solver=solver)
+    for _ in range(3):
+        await planner.estimate(items(1))
+        await plan(items(4), budget=5e-6, planner=planner)
+    await planner.try_parts()
+    assert planner.parts() == {"predictor": "open", "solver": "open"}, "not before their time"
+    works = True
+    later_s = time.monotonic() + 5
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    await planner.try_parts()
+    assert planner.parts() == {"predictor": "closed", "solver": "closed"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +17,10 @@ from deployments.messages import RouteItem
 from router.assignment import BatchProblem, first_in_line, largest_feasible_subset
 from router.errors import ApportionError, BudgetExceededError
 
+logger = logging.getLogger("ray.serve")
+
 ADMISSION_LIMIT_S = 0.1
+_SEARCH = ThreadPoolExecutor(1, thread_name_prefix="admission")  # one: Pyomo does not stand two threads at once
 
 
 async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:
@@ -24,7 +30,12 @@ async def admitted(problem: BatchProblem) -> NDArray[np.bool_]:
     use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
     if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
         return np.ones(problem.n_requests, dtype=bool)
-    return await asyncio.to_thread(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
+    search = partial(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_SEARCH, search)
+    except Exception:
+        logger.exception("the search for requests that can pay together failed")
+        return np.zeros(problem.n_requests, dtype=bool)
 
 
 def seatable(problem: BatchProblem) -> NDArray[np.bool_]:

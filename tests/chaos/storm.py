@@ -27,7 +27,7 @@ CONCURRENCY = 48
 TIMEOUT_S = 30.0  # of a request that asks for none
 CALM_S = TIMEOUT_S + 60 + 30  # by then the reservations of those who were lost have expired
 MAX_QUEUE = 128  # a burst needs more than this and all slots
-WARM_UP = 200
+WARM_UP, WARM_UP_BURST = 700, 450  # the largest batches too, so that what they need is not taken for a leak
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run_storm(document: dict[str, Any], folder: Path, size: Size, seed: int) -> 
     path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(document))
     with running_service(path, console=Console(quiet=True)) as url:
-        calm = make_plan(WARM_UP, seed + 1, bursts=1, burst_size=1, kills=())
+        calm = make_plan(WARM_UP, seed + 1, bursts=1, burst_size=WARM_UP_BURST, kills=())
         asyncio.run(_send(calm, url, Killer(url), "calm"))
         before = memory_mb()
         killer = Killer(url)

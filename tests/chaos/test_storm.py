@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.stamp import stamp
 from tests.chaos import audit
 from tests.chaos.ledger import paid
 from tests.chaos.plan import Kind
@@ -23,6 +26,7 @@ from tests.deployments.service import CONFIG
 FULL_RUN = os.environ.get("APPORTION_CHAOS") == "full"
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(1500)]
 
+SEED = 20
 LEAK_RATIO, LEAK_MB = 1.25, 150  # a part may have grown by so much: caches of vLLM and Python's heap
 
 
@@ -30,11 +34,12 @@ LEAK_RATIO, LEAK_MB = 1.25, 150  # a part may have grown by so much: caches of v
 def storm(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Storm:
     document = yaml.safe_load(CONFIG.read_text())
     size = FULL if FULL_RUN else SLICE
-    storm = run_storm(document, tmp_path_factory.mktemp("storm"), size, seed=20)
+    storm = run_storm(document, tmp_path_factory.mktemp("storm"), size, SEED)
     summary = summarise(storm)
     print(summary.to_json(), summary.to_markdown(), sep="\n")
     if out := os.environ.get("APPORTION_CHAOS_OUT"):
-        Path(out).write_text(summary.to_json())
+        settings = {"seed": SEED, "requests": size.requests, "bursts": size.bursts, "burst_size": size.burst_size}
+        Path(out).write_text(json.dumps({"stamp": stamp(**settings), **dataclasses.asdict(summary)}, indent=1) + "\n")
     return storm
 
 

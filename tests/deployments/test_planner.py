@@ -200,9 +200,17 @@ async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, bu
     assert len(full.waiting) == n
 
 
-async def test_a_search_that_finds_nobody_in_time_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = lambda problem, **_: np.zeros(problem.n_requests, dtype=bool)  # noqa: E731
-    monkeypatch.setattr(admission, "largest_feasible_subset", nobody)
+def finds_nobody(problem: BatchProblem, **_: object) -> np.ndarray:
+    return np.zeros(problem.n_requests, dtype=bool)
+
+
+def fails(*_: object, **__: object) -> np.ndarray:
+    raise TypeError("not callable")
+
+
+@pytest.mark.parametrize("search", [finds_nobody, fails])
+async def test_a_search_that_is_late_or_fails_holds_up_nobody(search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "largest_feasible_subset", search)
     result = await plan(items(6), budget=5e-6, slots=np.array([3, 8]))
     assert len(result.verdicts) == 3
     assert len(result.waiting) == 3
@@ -315,3 +323,11 @@ async def test_parts_that_work_again_are_found_without_a_request(monkeypatch: py
     monkeypatch.setattr(time, "monotonic", lambda: later_s)
     await planner.try_parts()
     assert planner.parts() == {"predictor": "closed", "solver": "closed"}
+
+
+async def test_batches_that_are_planned_at_once_search_one_after_the_other() -> None:
+    planner = make_planner()
+    of = [plan(items(40), budget=5e-6, slots=np.array([3, 60]), planner=planner) for _ in range(8)]
+    results = await asyncio.gather(*of)
+    assert all(result.verdicts for result in results)
+    assert len(admission._SEARCH._threads) == 1

@@ -18,6 +18,12 @@ from deployments.predictor import Predictor
 from deployments.router import Router
 from deployments.solver import Solver
 
+# Every size of batch has kernels and buffers of its own: kept for a thousand sizes they take half a gigabyte.
+PREDICTOR_ENV = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 QUIET = {"enable_access_log": False}
 
 
@@ -45,7 +51,11 @@ def build_application(config: ServiceConfig) -> serve.Application:
     if ray.is_initialized() and any(model.replica_groups is not None for model in config.models):
         check_fits(config, live_nodes())
     predictor = Predictor.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_gpus": config.predictor.num_gpus, "num_cpus": config.predictor.num_cpus},
+        ray_actor_options={
+            "num_gpus": config.predictor.num_gpus,
+            "num_cpus": config.predictor.num_cpus,
+            "runtime_env": _env(PREDICTOR_ENV),
+        },
         logging_config=QUIET,
     ).bind(config)
     solver = Solver.options(  # type: ignore[attr-defined]

@@ -55,15 +55,14 @@ def test_routerbench_is_read_from_each_format(tmp_path: Path, name: str) -> None
 
 class _Harmful:
     def __reduce__(self):
-        return (print, ("this must never run",))
+        return (getattr, (ZeroDivisionError, "this_must_never_be_asked_for"))
 
 
-def test_a_pickle_that_names_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_that_names_code_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "routerbench_0shot.pkl"
     file.write_bytes(pickle.dumps(_Harmful()))
-    with pytest.raises(OutcomesTableError, match=r"builtins\.print, which data has no need of"):
+    with pytest.raises(OutcomesTableError, match=r"builtins\.getattr, which data has no need of"):
         load_routerbench(str(file))
-    assert capsys.readouterr().out == ""
     file.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(OutcomesTableError, match="holds a list"):
         load_routerbench(str(file))

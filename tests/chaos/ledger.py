@@ -15,6 +15,7 @@ from tests.chaos.plan import POOR, Kind, Shot
 NANO = 1e9
 # The most that one sequence can cost: a full context on the dearest model, in nano-USD.
 DEAREST_NANO = round(256 * 1.82e3)
+UNTOLD_S = 0.5  # an ingress tells the router of endings within tens of milliseconds, on a crowded machine later
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def due(outcome: Outcome, outages: Sequence[Outage]) -> tuple[int, int]:
     attempts = 1 if outcome.left or outcome.broken or outcome.status == 504 or broke_off else 0
     if any(outage.touches(outcome.started_s, outcome.ended_s) for outage in outages):
         attempts += 2  # each of them may have been charged before the request was sent elsewhere
+    elif any(o.part == "Ingress" and o.touches(outcome.started_s, outcome.ended_s + UNTOLD_S) for o in outages):
+        attempts += 1  # answered, but its ingress died before the router heard of it
     return nano, nano + attempts * DEAREST_NANO * sequences(outcome.shot)
 
 

@@ -38,13 +38,21 @@ class Summary:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """Kinds of requests in rows, ends in columns."""
-        ends = sorted(self.ends)
+        """Kinds of requests in rows, ends in columns; refusals share one column, whatever their code."""
+        ends = sorted({column(end) for end in self.ends})
         lines = [f"| request | sent | {' | '.join(ends)} |", "|---|" + "---|" * (len(ends) + 1)]
         for kind, counts in {**self.by_kind, "all": self.ends}.items():
-            cells = " | ".join(str(counts.get(end, 0) or "") for end in ends)
-            lines.append(f"| {kind} | {sum(counts.values())} | {cells} |")
+            grouped: Counter[str] = Counter()
+            for end, count in counts.items():
+                grouped[column(end)] += count
+            cells = " | ".join(str(grouped[end] or "") for end in ends)
+            lines.append(f"| {kind} | {grouped.total()} | {cells} |")
         return "\n".join(lines)
+
+
+def column(end: str) -> str:
+    """The table's column of an end: overload keeps its own, apart from the other refusals."""
+    return "refused (4xx)" if end.startswith("4") and end != "429 overloaded" else end
 
 
 def end_of(outcome: Outcome) -> str:

@@ -11,7 +11,7 @@ from router.prices import ModelPrice
 from tests.chaos import audit
 from tests.chaos.client import Outcome
 from tests.chaos.kills import Outage
-from tests.chaos.ledger import DEAREST_NANO, LedgerState, paid
+from tests.chaos.ledger import DEAREST_NANO, UNTOLD_S, LedgerState, paid
 from tests.chaos.plan import MIX, Kind, Shot, make_plan
 from tests.chaos.storm import is_calm
 from tests.chaos.summary import Summary, count_ends, end_of, outage_seconds
@@ -142,6 +142,9 @@ def test_the_ledger_must_agree_to_the_nano() -> None:
     assert [bill(DEAREST_NANO, whole(left=True)), bill(DEAREST_NANO + 1, whole(left=True))] == [0, 1]
     retried = Outage("Engine-heron", 0.0, 5.0)
     assert [bill(20_000 + DEAREST_NANO, whole(), retried), bill(19_999, whole(), retried)] == [0, 1]
+    after_s = whole().ended_s + UNTOLD_S
+    untold, told = (Outage("Ingress", after_s + late_s, after_s + 9.0) for late_s in (-0.1, 0.1))
+    assert [bill(DEAREST_NANO, whole(), outage) for outage in (untold, told)] == [0, 1]
 
 
 def test_calm_means_that_nothing_is_held() -> None:

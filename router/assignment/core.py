@@ -60,9 +60,11 @@ def solve_core(
         worth = program.worth(model)
         return model, ModelSolution(np.zeros(0), worth, worth, infeasible=False, timed_out=False)
     pyomo_model = batch_model(rest, keep, offset=program.worth(model), start=incumbent)
+    # What is left has been reduced already: starting anew with less cost a quarter of the time on real tables.
     solution = solve_model(
-        pyomo_model, gap=gap, target=target, time_limit_s=time_limit_s, max_nodes=None if exact else MAX_NODES
-    )
+        pyomo_model, gap=gap, target=target, time_limit_s=time_limit_s, max_nodes=None if exact else MAX_NODES,
+        restarts=False,
+    )  # fmt: skip
     if solution.values is None:
         return None, solution
     on = solution.values > 0.5

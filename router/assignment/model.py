@@ -102,13 +102,14 @@ def solve_model(
     time_limit_s: float | None = None,
     target: float | None = None,
     max_nodes: int | None = None,
+    restarts: bool = True,
     variables: Sequence[Any] | None = None,
 ) -> ModelSolution:
     """Hand a linear Pyomo model with the variables `model.x`, to be maximised, to HiGHS on one thread.
 
     gap: relative gap at which to stop; target: objective at which any answer is good enough; max_nodes: most
-    branch-and-bound nodes. Values that all variables already have are the solver's start. variables: those to read
-    in place of `model.x`.
+    branch-and-bound nodes; restarts: whether the solver may begin its search anew. Values that all variables already
+    have are the solver's start. variables: those to read in place of `model.x`.
 
     The model is compiled by Pyomo to sparse matrices and passed to HiGHS as arrays: Pyomo's HiGHS interfaces
     add one call per variable and row, which takes longer than solving a small core.
@@ -131,6 +132,7 @@ def solve_model(
         solver.setOptionValue("objective_target", -target)
     if max_nodes is not None:
         solver.setOptionValue("mip_max_nodes", max_nodes)
+    solver.setOptionValue("mip_allow_restart", restarts)
     solver.passModel(program)
     _pass_start(solver, form)
     solver.run()

@@ -2,9 +2,11 @@
 
 At prices (budget, slots) an answer falls short of the Lagrangian bound by its loss: the regrets of its pairs
 plus the priced part of what it leaves unused. Answers of regret at most `reach` are built request by request,
-as arrays of partial answers; a partial answer goes as soon as it is sure to be worse than the incumbent or to
-break a limit. If the best of them loses no more than `reach`, it is optimal; otherwise the bound falls by it.
-Widening the reach step by step closes the gap from both sides.
+as arrays of partial answers; a partial answer goes as soon as it is sure to be worse than the incumbent, to
+break a limit, or to be no better than another one whatever follows. If the best of them loses no more than
+`reach`, it is optimal; otherwise the bound falls by it. Widening the reach step by step closes the gap from
+both sides. With a budget alone this is the expanding core of Pisinger, "A minimal algorithm for the
+multiple-choice knapsack problem", European Journal of Operational Research 83 (1995).
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from .outcome import Prices
 from .problem import BoolArray, FloatArray, IntArray
 from .program import Program, picked
 
-SHIFTS = (8, 16, 24, 32, 40)
+SHIFTS = (8, 16, 24, 32, 40, 80, 160, 320)
+MOST_WITH_SLOTS = 40  # few partial answers use the same slots, so that hardly any makes another superfluous
 MAX_PARTIAL = 20_000
 
 
@@ -32,18 +35,36 @@ class Nearby:
 
 @dataclass(frozen=True, eq=False)
 class _Shifts:
-    """Shifts of requests from their base: (n,) request, target, extra cost and regret, sorted by request."""
+    """Shifts of requests from their base, sorted by request: (n,) request, target, extra cost and regret.
+
+    tight: (n_tight,) the models whose slots have a price or could run out; move: (n, n_tight) slots that each shift
+    takes and frees there.
+    """
 
     request: IntArray
     target: IntArray
     extra: FloatArray
     regret: FloatArray
     base: IntArray
+    tight: IntArray
+    move: FloatArray
+
+    @classmethod
+    def of(
+        cls, program: Program, prices: Prices, base: IntArray, request: IntArray, target: IntArray, regret: FloatArray
+    ) -> _Shifts:
+        extra = program.cost[request, target] - program.cost[request, base[request]]
+        load = program.load[request]
+        most = program.use(base) + np.bincount(target, weights=load, minlength=program.n_models)
+        tight = np.flatnonzero((prices.slots > 0) | (most > program.slots))
+        move = load[:, None] * (target[:, None] == tight)
+        move -= load[:, None] * (base[request][:, None] == tight)
+        return cls(request, target, extra, regret, base, tight, move)
 
 
 @dataclass(frozen=True, eq=False)
 class _Partial:
-    """Partial answers: (n,) regret and cost, (n, n_models) slots used."""
+    """Partial answers: (n,) regret and cost, (n, n_tight) slots used."""
 
     regret: FloatArray
     cost: FloatArray
@@ -58,7 +79,7 @@ class _Ahead:
     """What the shifts of the requests still to come can do at most, after 0, 1, ... requests.
 
     groups: indices of the shifts of each request. saving, spending: (n_groups + 1,) cost; relief, intake:
-    (n_groups + 1, n_models) slots freed and taken.
+    (n_groups + 1, n_tight) slots freed and taken.
     """
 
     groups: list[IntArray]
@@ -68,26 +89,20 @@ class _Ahead:
     intake: FloatArray
 
     @classmethod
-    def of(cls, program: Program, shifts: _Shifts) -> _Ahead:
+    def of(cls, shifts: _Shifts) -> _Ahead:
         first = np.flatnonzero(np.diff(shifts.request, prepend=-1))
-        n, m = len(first), program.n_models
-        if not n:
-            none = np.zeros((1, m))
+        if not len(first):
+            none = np.zeros((1, len(shifts.tight)))
             return cls([], np.zeros(1), np.zeros(1), none, none)
-        request = shifts.request[first]
-        relief, intake = np.zeros((n, m)), np.zeros((n, m))
-        relief[np.arange(n), shifts.base[request]] = program.load[request]
-        group = np.repeat(np.arange(n), np.diff(np.append(first, len(shifts.request))))
-        intake[group, shifts.target] = program.load[shifts.request]
-        saving = np.maximum(-np.minimum.reduceat(shifts.extra, first), 0.0)
-        spending = np.maximum(np.maximum.reduceat(shifts.extra, first), 0.0)
         groups = np.split(np.arange(len(shifts.request)), first[1:])
-        return cls(groups, _still(saving), _still(spending), _still(relief), _still(intake))
+        low, high = (reduce.reduceat(shifts.extra, first) for reduce in (np.minimum, np.maximum))
+        freed, taken = (reduce.reduceat(shifts.move, first, axis=0) for reduce in (np.minimum, np.maximum))
+        return cls(groups, _still(-low), _still(high), _still(-freed), _still(taken))
 
 
 def _still(amount: FloatArray) -> FloatArray:
-    """Sums of the entries from each on, and a zero after the last."""
-    total = np.cumsum(amount[::-1], axis=0)[::-1]
+    """Sums of the entries above zero from each on, and a zero after the last."""
+    total = np.cumsum(np.maximum(amount, 0.0)[::-1], axis=0)[::-1]
     return np.concatenate([total, np.zeros_like(amount[:1])])
 
 
@@ -126,8 +141,7 @@ def search(
         slack = lagrangian - incumbent_worth
         reach = min(slack, np.inf if count >= len(nearest) else float(flat[nearest[count]]))
         request, target = np.divmod(np.sort(nearest[:count]), program.n_models)
-        extra = program.cost[request, target] - program.cost[request, base[request]]
-        shifts = _Shifts(request, target, extra, regret[request, target], base)
+        shifts = _Shifts.of(program, prices, base, request, target, regret[request, target])
         found = _within(program, prices, shifts, reach, slack)
         if found.model is not None and lagrangian - found.loss > incumbent_worth:
             answer, incumbent_worth = found.model, lagrangian - found.loss
@@ -135,20 +149,23 @@ def search(
             bound = min(bound, lagrangian - min(found.loss, reach))
         if not found.complete or min(found.loss, slack) <= reach or incumbent_worth >= enough:
             break
+        if count >= MOST_WITH_SLOTS and len(shifts.tight):
+            break
     return Nearby(answer, bound)
 
 
 def _within(program: Program, prices: Prices, shifts: _Shifts, reach: float, slack: float) -> _Found:
     """The best answer of regret <= reach and loss <= slack; complete if no partial answer was cut."""
-    ahead = _Ahead.of(program, shifts)
+    ahead = _Ahead.of(shifts)
     start = np.array([picked(program.cost, shifts.base).sum()])
-    partial = _Partial(np.zeros(1), start, program.use(shifts.base)[None, :])
+    partial = _Partial(np.zeros(1), start, program.use(shifts.base)[None, shifts.tight])
     trail: list[tuple[IntArray, IntArray]] = []
     complete = True
     for step, group in enumerate(ahead.groups):
-        partial, parent, taken = _extend(program, partial, shifts, group)
-        least = _least_loss(program, prices, partial, ahead, step + 1)
+        partial, parent, taken = _extend(partial, shifts, group)
+        least = _least_loss(program, prices, shifts.tight, partial, ahead, step + 1)
         keep = np.flatnonzero((partial.regret <= reach) & (least <= slack))
+        keep = keep[_undominated(prices, partial.at(keep))]
         if keep.size > MAX_PARTIAL:
             keep = keep[np.argpartition(least[keep], MAX_PARTIAL)[:MAX_PARTIAL]]
             complete = False
@@ -156,7 +173,7 @@ def _within(program: Program, prices: Prices, shifts: _Shifts, reach: float, sla
             return _Found(None, np.inf, complete)
         partial = partial.at(keep)
         trail.append((parent[keep], taken[keep]))
-    loss = _least_loss(program, prices, partial, ahead, len(ahead.groups))
+    loss = _least_loss(program, prices, shifts.tight, partial, ahead, len(ahead.groups))
     k = int(loss.argmin())
     if not np.isfinite(loss[k]):
         return _Found(None, np.inf, complete)
@@ -173,35 +190,53 @@ def _traced(shifts: _Shifts, trail: list[tuple[IntArray, IntArray]], last: int) 
     return model
 
 
-def _extend(
-    program: Program, partial: _Partial, shifts: _Shifts, group: IntArray
-) -> tuple[_Partial, IntArray, IntArray]:
+def _extend(partial: _Partial, shifts: _Shifts, group: IntArray) -> tuple[_Partial, IntArray, IntArray]:
     """Every partial answer with the group's request on its base or on one of its shifts; parent and shift."""
     n, options = len(partial.regret), len(group) + 1
-    i = int(shifts.request[group[0]])
-    move = np.zeros((options, program.n_models))
-    move[1:, shifts.base[i]] -= program.load[i]
-    move[np.arange(1, options), shifts.target[group]] += program.load[i]
     regret, extra = np.append(0.0, shifts.regret[group]), np.append(0.0, shifts.extra[group])
+    move = np.concatenate([np.zeros((1, len(shifts.tight))), shifts.move[group]])
     extended = _Partial(
         (regret[:, None] + partial.regret).ravel(),
         (extra[:, None] + partial.cost).ravel(),
-        (move[:, None, :] + partial.use).reshape(n * options, program.n_models),
+        (move[:, None, :] + partial.use).reshape(n * options, -1),
     )
     return extended, np.tile(np.arange(n), options), np.repeat(np.append(-1, group), n)
 
 
-def _least_loss(program: Program, prices: Prices, partial: _Partial, ahead: _Ahead, step: int) -> FloatArray:
+def _least_loss(
+    program: Program, prices: Prices, tight: IntArray, partial: _Partial, ahead: _Ahead, step: int
+) -> FloatArray:
     """(n,) what every completion of a partial answer loses at least; inf if it has to break a limit."""
     least = partial.regret.copy()
     if prices.budget > 0:
         least += prices.budget * np.maximum(program.budget - ahead.spending[step] - partial.cost, 0.0)
-    for j in np.flatnonzero(prices.slots > 0).tolist():
-        unused = (program.slots[j] - ahead.intake[step, j]) - partial.use[:, j]
-        least += prices.slots[j] * np.maximum(unused, 0.0)
     broken = partial.cost > program.budget_limit + ahead.saving[step]
-    room = program.slots + ahead.relief[step]
-    for j in np.flatnonzero(partial.use.max(axis=0) > room).tolist():
-        broken |= partial.use[:, j] > room[j]
+    for column, j in enumerate(tight.tolist()):
+        use, slots = partial.use[:, column], program.slots[j]
+        if prices.slots[j] > 0:
+            least += prices.slots[j] * np.maximum(slots - ahead.intake[step, column] - use, 0.0)
+        broken |= use > slots + ahead.relief[step, column]
     least[broken] = np.inf
     return least
+
+
+def _undominated(prices: Prices, partial: _Partial) -> IntArray:
+    """Indices of the partial answers that no other one makes superfluous.
+
+    One does if it uses the same tight slots, costs no more and is worth no less: whatever completes the other
+    completes it, at the same gain.
+    """
+    if len(partial.regret) < 2:
+        return np.arange(len(partial.regret))
+    unworth = partial.regret - prices.budget * partial.cost
+    if not partial.use.shape[1]:
+        order = partial.cost.argsort()
+        level = unworth[order]
+    else:
+        order = np.lexsort((unworth, partial.cost, *partial.use.T))
+        use = partial.use[order]
+        group = np.cumsum(np.append(False, (use[1:] != use[:-1]).any(axis=1)))
+        # The first of a group is below all groups before it, so that one running minimum serves them all.
+        level = np.unique(unworth, return_inverse=True)[1][order] - group * len(order)
+    keep: IntArray = order[np.append(True, level[1:] < np.minimum.accumulate(level)[:-1])]
+    return keep

@@ -28,7 +28,7 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write
 
 CONFIG = Path("serve_config.yaml")
 URL = "http://127.0.0.1:8000"
-DATA, OUT, CACHE = Path("../shared/data"), Path("out/results"), Path("out/cache")
+DATA, OUT, CACHE = Path("data"), Path("out/results"), Path("out/cache")
 RESULTS, PAGE = Path("docs/results"), Path("docs/results.md")
 
 

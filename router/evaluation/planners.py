@@ -16,7 +16,7 @@ from .batches import Setting, batch_problem
 from .case import Case, Sample
 from .realised import Choose, Realised, batchwise, chosen, nearest
 
-# Batches of some 64 costly requests under a tight budget take half a minute each for a proof within 1e-3.
+# Batches of requests that are nearly alike, with a tight budget and few slots, take up to half a minute for 1e-4.
 GAP = 2e-3
 
 # A price found where two models tie may fall on either side of the cap.

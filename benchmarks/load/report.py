@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +25,10 @@ def number(value: float | None, digits: int = 1) -> str:
 def write(result: dict[str, Any], report: Report, file: Path) -> None:
     """FILE as JSON, and its page under the same name with the ending .md."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_json(result))
-    file.with_suffix(".md").write_text(page(result, report, file.stem))
+    text = to_json(result)
+    file.write_text(text)
+    # From what was written, whose numbers are rounded: the page can be made again from the file alone.
+    file.with_suffix(".md").write_text(page(json.loads(text), report, file.stem))
 
 
 def page(result: dict[str, Any], report: Report, command: str) -> str:

@@ -31,7 +31,7 @@ def accounted(planned: int, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def deadlines(outcomes: Sequence[Outcome], timeout_s: float) -> list[str]:
-    """A deadline is told when it is over, not before and not much later."""
+    """A deadline is told when it is over, not before; `accounted` finds those that are told too late."""
     wrong = []
     for outcome in outcomes:
         limit_s = outcome.shot.timeout_s or timeout_s

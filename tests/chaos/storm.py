@@ -22,6 +22,7 @@ from tests.chaos.kills import Killer, Outage, health
 from tests.chaos.ledger import LedgerState, tenant
 from tests.chaos.plan import MIX, POOR, Kind, Plan, make_plan
 from tests.deployments.processes import descendants, memory_mb
+from tests.deployments.service import holds_nothing
 
 CONCURRENCY = 48
 TIMEOUT_S = 30.0  # of a request that asks for none
@@ -154,13 +155,12 @@ def wait_for_calm(url: str) -> dict[str, Any]:
 
 
 def is_calm(state: dict[str, Any]) -> bool:
-    """Whether every slot is free and no money is reserved."""
+    """Whether every model has slots, all are free, and nothing is reserved by the router or in its ledger."""
     return (
-        state.get("in_flight") == 0
-        and state["waiting"] == 0
-        and state["reserved_usd"] < 1e-15
+        "models" in state
+        and holds_nothing(state)
         and state["budget"].get("reserved_usd") == 0
-        and all(model["free_slots"] == model["slots"] > 0 for model in state["models"].values())
+        and all(model["slots"] > 0 for model in state["models"].values())
     )
 
 

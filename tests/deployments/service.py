@@ -33,6 +33,15 @@ class Service:
         return state
 
 
+def holds_nothing(state: dict[str, Any]) -> bool:
+    """Whether no request is waiting or running, and no slot and no dollar is kept for one."""
+    return bool(
+        (state["in_flight"], state["waiting"]) == (0, 0)
+        and abs(state["reserved_usd"]) < 1e-15
+        and all(model["free_slots"] == model["slots"] for model in state["models"].values())
+    )
+
+
 def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():

@@ -25,7 +25,7 @@ from tests.deployments.conftest import free_port
 from tests.deployments.fake_replica import failing_replica
 from tests.deployments.load import steady_load
 from tests.deployments.processes import hung, kill, replicas
-from tests.deployments.service import CONFIG, Service, wait_for
+from tests.deployments.service import CONFIG, Service, holds_nothing, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -90,13 +90,7 @@ def calm(service: Service) -> None:
 
 def whole(service: Service) -> bool:
     state = service.health()
-    return bool(
-        state["healthy"]
-        and len(state["replicas"]) == 2 * len(state["models"])
-        and (state["in_flight"], state["waiting"]) == (0, 0)
-        and abs(state["reserved_usd"]) < 1e-15
-        and all(model["free_slots"] == model["slots"] for model in state["models"].values())
-    )
+    return state["healthy"] and len(state["replicas"]) == 2 * len(state["models"]) and holds_nothing(state)
 
 
 def rung(service: Service) -> str:
@@ -106,7 +100,7 @@ def rung(service: Service) -> str:
 
 
 def test_a_hung_predictor_costs_a_rung_and_no_deadline(service: Service) -> None:
-    assert rung(service) == "mip"
+    wait_for(lambda: rung(service) == "mip", 30, "the predictor is asked")
     with hung(replicas("Predictor")[0]):
         assert rung(service) == "static"
         seconds = []
@@ -140,7 +134,7 @@ def test_a_replica_that_answers_500_is_left_alone_until_it_works(service: Servic
         wait_for(
             lambda: service.chat(model="wren", max_tokens=1).json()["id"] == "fake", 20, "a trial shows that it works"
         )
-        assert service.health()["replicas"][name]["breaker"] == "closed"
+        wait_for(lambda: service.health()["replicas"][name]["breaker"] == "closed", 5, "the router hears of it")
     wait_for(lambda: name not in service.health()["replicas"], 10, "it has left")
 
 

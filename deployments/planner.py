@@ -94,7 +94,7 @@ class Planner:
         self._predict_timeout_s = predict_timeout_s
         self._solve_timeout_s = solve_timeout_s
         self._lengths = TypicalLengths(np.array([model.max_model_len for model in models], dtype=float))
-        self._last_prices: dict[Strategy, Prices] = {}
+        self._last_prices: dict[str, Prices] = {}
         self._batch_ids = itertools.count(1)
         self._breakers = {"predictor": Breaker(), "solver": Breaker()}
         self.rungs: Counter[str] = Counter()
@@ -237,12 +237,14 @@ class Planner:
                 return replace(favourites, strategy=strategy.name, bound=favourites.objective), strategy.name
         solved = await self._ask("solver", self._solve_timeout_s, lambda: self._checked_solution(problem, strategy))
         if solved is not None and solved.status is not Status.infeasible:
-            self._last_prices[strategy] = solved.prices
+            self._last_prices[strategy.name] = solved.prices
             return solved, solved.strategy
-        priced = assign(problem, Price(), warm=self._last_prices.get(strategy))
+        # In a thread, since moving requests until all limits hold may take long where they are tight.
+        price, warm = Price(time_limit_s=self._solve_timeout_s), self._last_prices.get(strategy.name)
+        priced = await asyncio.to_thread(assign, problem, price, warm=warm)
         if priced.status is not Status.infeasible:
             return priced, "price"
-        return assign(problem, Greedy()), "greedy"
+        return await asyncio.to_thread(assign, problem, Greedy(time_limit_s=self._solve_timeout_s)), "greedy"
 
     async def _checked_solution(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         assignment = await self._solve(problem, strategy)

@@ -22,20 +22,24 @@ import numpy as np
 from .outcome import Infeasibility, Prices
 from .problem import FloatArray, IntArray
 from .program import Program, picked
-from .solver import Goal, favourite, solve
+from .solver import Goal, solve
 
 MAX_TANGENTS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Chance:
-    """model: (n_requests,) or None; bound: proved upper bound on the objective."""
+    """model: (n_requests,) or None; bound: proved upper bound on the objective.
+
+    reason: why there is no model, None when time ran out; proved: whether the reason is shown to hold.
+    """
 
     model: IntArray | None
     bound: float
     prices: Prices
     timed_out: bool
-    reason: Infeasibility | None
+    reason: Infeasibility | None = None
+    proved: bool = True
 
 
 def solve_chance(
@@ -44,25 +48,19 @@ def solve_chance(
     """A good assignment under the chance row, and a bound.
 
     variance: (n_requests, n_models) of the cost, USD^2; z: standard deviations of the cost to reserve, >= 0.
-    Without model and with a reason: none exists, or none was found (the message says which).
     """
     relaxed = solve(_chord(program, variance, z), goal, warm, seed)
     if relaxed.model is None:
         return Chance(None, -math.inf, relaxed.prices, relaxed.timed_out, relaxed.reason)
-    least = float(variance.max()) * 1e-9
-    at = float(picked(variance, relaxed.model).sum())
-    model, worth, safe = None, -math.inf, False
-    for _ in range(MAX_TANGENTS):
-        solved = solve(_tangent(program, variance, z, max(at, least)), goal, relaxed.prices, seed)
-        if solved.model is not None and program.worth(solved.model) > worth:
-            model, worth = solved.model, program.worth(solved.model)
-            at = float(picked(variance, model).sum())
-        elif model is not None or safe or goal.late:
-            break
-        else:
-            at, safe = _safest_variance(program, variance, z, max(at, least)), True
-    reason = None if model is not None else _short(program, variance, z, max(at, least))
-    return Chance(model, max(relaxed.bound, worth), relaxed.prices, goal.late, reason)
+    model = _climb(program, variance, z, relaxed.model, goal, relaxed.prices, seed)
+    if model is None:
+        safest = _safest(program, variance, z, relaxed.model, goal, seed)
+        if reserved_cost(program, variance, z, safest) > program.budget_limit:
+            reason = None if goal.late else _short(program, variance, z, safest)
+            return Chance(None, relaxed.bound, relaxed.prices, goal.late, reason, proved=False)
+        model = _climb(program, variance, z, safest, goal, relaxed.prices, seed)
+        model = safest if model is None else model
+    return Chance(model, max(relaxed.bound, program.worth(model)), relaxed.prices, goal.late)
 
 
 def reserved_cost(program: Program, variance: FloatArray, z: float, model: IntArray) -> float:
@@ -91,24 +89,58 @@ def _chord(program: Program, variance: FloatArray, z: float) -> Program:
     return _linear(program, variance, z / (low + high), z * low * high / (low + high))
 
 
-def _cheapest(program: Program, variance: FloatArray, z: float, at: float) -> IntArray:
-    tangent = _tangent(program, variance, z, at)
-    return favourite(replace(tangent, value=np.where(np.isfinite(program.value), -tangent.cost, -np.inf)))
-
-
-def _safest_variance(program: Program, variance: FloatArray, z: float, at: float) -> float:
-    """Variance of a choice that needs the least budget with its reserve, slots aside."""
+def _climb(
+    program: Program, variance: FloatArray, z: float, start: IntArray, goal: Goal, prices: Prices, seed: int
+) -> IntArray | None:
+    """The best answer under tangents, the first one at the variance of `start`; None if none keeps that one."""
+    model, worth, at = None, -math.inf, _total(variance, start)
     for _ in range(MAX_TANGENTS):
-        at = float(picked(variance, _cheapest(program, variance, z, at)).sum()) or at
-    return at
+        solved = solve(_tangent(program, variance, z, at), goal, prices, seed)
+        if solved.model is None or program.worth(solved.model) <= worth:
+            break
+        model, worth, at = solved.model, program.worth(solved.model), _total(variance, solved.model)
+        if goal.late:
+            break
+    return model
 
 
-def _short(program: Program, variance: FloatArray, z: float, at: float) -> Infeasibility:
-    cheapest = _cheapest(program, variance, z, at)
-    needed = reserved_cost(program, variance, z, cheapest)
+def _safest(program: Program, variance: FloatArray, z: float, start: IntArray, goal: Goal, seed: int) -> IntArray:
+    """A choice within the slots that needs as little budget with its reserve as tangents can find.
+
+    What a tangent's cheapest answer really needs is no more than at the tangent, so each is at least as safe as the
+    one before. From two starts, as the need is concave in the variance: the given one, and the least variance.
+    """
+    allowed = np.isfinite(program.value)
+    exact = Goal(gap=1e-9, absolute=0.0, deadline=goal.deadline)
+    safest, least = start, reserved_cost(program, variance, z, start)
+    lowest = np.where(allowed, variance, np.inf).argmin(axis=1)
+    for at in (_total(variance, start), _total(variance, lowest)):
+        last = math.inf
+        for _ in range(MAX_TANGENTS):
+            cost = _tangent(program, variance, z, at).cost
+            scaled = np.where(allowed, -cost / (float(cost[allowed].max()) or 1.0), -np.inf)
+            solved = solve(replace(program, value=scaled, cost=np.zeros_like(cost), budget=math.inf), exact, seed=seed)
+            if solved.model is None:
+                break
+            at, needed = _total(variance, solved.model), reserved_cost(program, variance, z, solved.model)
+            if needed < least:
+                safest, least = solved.model, needed
+            if needed >= last:
+                break
+            last = needed
+    return safest
+
+
+def _total(variance: FloatArray, model: IntArray) -> float:
+    """The variance of a choice; a billionth of the largest one where it has none, as the root has no tangent at 0."""
+    return max(float(picked(variance, model).sum()), float(variance.max()) * 1e-9)
+
+
+def _short(program: Program, variance: FloatArray, z: float, safest: IntArray) -> Infeasibility:
+    needed = reserved_cost(program, variance, z, safest)
     message = (
-        f"No assignment was found that keeps the budget with the reserve for uncertain costs; about {needed:.6g} "
-        "USD would do without slots: raise the budget, add slots or lower the confidence."
+        "No assignment was found that keeps the budget with the reserve for uncertain costs; "
+        f"{needed:.6g} USD would do: raise the budget, add slots or lower the confidence."
     )
-    cost = float(picked(program.cost, cheapest).sum())
-    return Infeasibility("budget", max(needed - program.budget, 0.0), cost, message)
+    cost = float(picked(program.cost, safest).sum())
+    return Infeasibility("budget", needed - program.budget, cost, message)

@@ -53,7 +53,8 @@ def solve_core(
     rest = dataclasses.replace(
         program,
         slots=program.slots - program.use(model),
-        budget=program.budget - float(picked(program.cost, model).sum()),
+        # What is fixed may take the whole budget and, by rounding, a little more.
+        budget=max(program.budget - float(picked(program.cost, model).sum()), 0.0),
     )
     keep[fixed] = False
     if not keep.any():

@@ -12,13 +12,22 @@ from .per_request import best
 from .problem import BatchProblem
 from .program import Program
 from .repair import enforce_choice
+from .strategy import check_time_limit
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """Starts on the cheapest models and buys the most success per USD while slots and budget last."""
+    """Starts on the cheapest models and buys the most success per USD while slots and budget last.
+
+    time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
+    """
+
+    time_limit_s: float | None = None
 
     name: ClassVar[str] = "greedy"
+
+    def __post_init__(self) -> None:
+        check_time_limit(self.time_limit_s)
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
@@ -26,4 +35,4 @@ class Greedy:
         model = fit_slots(program, best(problem, -problem.cost_usd), -problem.cost_usd)
         if program.keeps(model):
             model = upgrade(program, model)
-        return enforce_choice(problem, model, self.name, started)
+        return enforce_choice(problem, model, self.name, started, time_limit_s=self.time_limit_s)

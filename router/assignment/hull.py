@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from .outcome import Assignment, Prices
-from .per_request import Limits, finish
+from .per_request import LimitsAfterwards
 from .problem import BatchProblem, FloatArray, IntArray
 
 
@@ -56,10 +56,8 @@ def _means(problem: BatchProblem) -> tuple[FloatArray, FloatArray]:
 
 
 @dataclass(frozen=True)
-class Ndch:
+class Ndch(LimitsAfterwards):
     """The mixture drawn at random: each request goes to the dearer model with the same chance."""
-
-    limits: Limits = "repair"
 
     name: ClassVar[str] = "ndch"
 
@@ -67,14 +65,12 @@ class Ndch:
         started = time.perf_counter()
         low, high, share = mixture(problem)
         dear = np.random.default_rng(seed).random(problem.n_requests) < share
-        return finish(problem, np.where(dear, high, low), self.name, started, self.limits)
+        return self.finish(problem, np.where(dear, high, low), started)
 
 
 @dataclass(frozen=True)
-class NdchP:
+class NdchP(LimitsAfterwards):
     """The same mixture, but the requests for which the cheaper model is likeliest to succeed go to it."""
-
-    limits: Limits = "repair"
 
     name: ClassVar[str] = "ndch_p"
 
@@ -84,4 +80,4 @@ class NdchP:
         easiest = np.argsort(-problem.success[:, low], kind="stable")
         model = np.full(problem.n_requests, high, np.int64)
         model[easiest[: problem.n_requests - int(share * problem.n_requests)]] = low
-        return finish(problem, model, self.name, started, self.limits)
+        return self.finish(problem, model, started)

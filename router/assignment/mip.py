@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..errors import InvalidRequestError
 from .model import Rows, full_model, solve_model
 from .outcome import Assignment, Infeasibility, Prices, Termination
 from .problem import BatchProblem, FloatArray
 from .program import Program
-from .solver import Goal, solve
+from .solver import Goal, feasible, solve
+from .strategy import check_gap, check_time_limit
 from .summary import refuse, summarise
 
 
@@ -35,7 +35,8 @@ class Mip:
     name: ClassVar[str] = "mip"
 
     def __post_init__(self) -> None:
-        check_limits(self.gap, self.time_limit_s)
+        check_gap(self.gap)
+        check_time_limit(self.time_limit_s)
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         if self.rows:
@@ -44,13 +45,17 @@ class Mip:
 
     def _with_rows(self, problem: BatchProblem) -> Assignment:
         started = time.perf_counter()
+        program = Program.of(problem)
+        allowed = np.isfinite(program.value)
+        if not allowed.any(axis=1).all():
+            return refuse(problem, self.name, started, feasible(program, Goal()).reason)
         solution = solve_model(full_model(problem, self.rows), gap=self.gap, time_limit_s=self.time_limit_s)
         if solution.values is None:
             message = "No assignment keeps the limits and the added rows: relax one of them."
-            reason = no_answer_yet() if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
-            return refuse(problem, self.name, started, reason)
+            reason = None if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
+            return refuse(problem, self.name, started, reason, proved=solution.infeasible)
         chosen = np.zeros(problem.success.shape)
-        chosen[np.isfinite(Program.of(problem).value)] = solution.values
+        chosen[allowed] = solution.values
         return summarise(
             problem, chosen.argmax(axis=1), self.name, started,
             bound=solution.bound, gap=self.gap,
@@ -73,25 +78,9 @@ def solve_batch(
     goal = Goal(gap=gap, deadline=None if time_limit_s is None else started + time_limit_s)
     solved = solve(Program.of(problem, value), goal, warm, seed)
     if solved.model is None:
-        return refuse(problem, name, started, solved.reason or no_answer_yet())
+        return refuse(problem, name, started, solved.reason)
     return summarise(
         problem, solved.model, name, started,
         value=value, bound=solved.bound, gap=gap, prices=solved.prices,
         termination=Termination.time_limit if solved.timed_out else Termination.gap,
     )  # fmt: skip
-
-
-def no_answer_yet() -> Infeasibility:
-    """The reason of an answer that neither was found nor was shown not to exist by the time limit."""
-    message = "No assignment was found by the time limit, nor shown not to exist: allow more time."
-    return Infeasibility("time_limit", math.inf, math.inf, message)
-
-
-def check_limits(gap: float, time_limit_s: float | None) -> None:
-    """Raise InvalidRequestError for a negative gap or a time limit that is not positive."""
-    if not gap >= 0:
-        raise InvalidRequestError(f"`gap` is {gap}: give a relative gap >= 0, for example 1e-4.", param="gap")
-    if time_limit_s is not None and not time_limit_s > 0:
-        raise InvalidRequestError(
-            f"`time_limit_s` is {time_limit_s}: give seconds > 0, or None for no limit.", param="time_limit_s"
-        )

@@ -116,10 +116,13 @@ def solve_model(
     Raises ConfigurationError if the model is not linear (a user's row may have made it so).
     """
     import highspy
+    from pyomo.common.errors import InfeasibleConstraintException
     from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
     try:
         form = LinearStandardFormCompiler().write(model, mixed_form=True)
+    except InfeasibleConstraintException:  # a row without free variables that does not hold
+        return ModelSolution(None, -math.inf, -math.inf, infeasible=True, timed_out=False)
     except (ValueError, RuntimeError) as error:
         raise ConfigurationError(f"Rows added to the batch model have to be linear: {error}") from error
     program = highspy.HighsLp()
@@ -211,5 +214,6 @@ def _read(solver: Any, form: Any, variables: Sequence[Any]) -> ModelSolution:
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
         return ModelSolution(None, -math.inf, bound, infeasible, timed_out)
     by_id = dict(zip(map(id, form.columns), solver.getSolution().col_value, strict=True))
-    values = np.array([by_id.get(id(var), 0.0) for var in variables])
+    # A variable that a user's row has fixed is no column.
+    values = np.array([by_id.get(id(var), var.value if var.fixed else 0.0) for var in variables])
     return ModelSolution(values, -info.objective_function_value, bound, False, timed_out)

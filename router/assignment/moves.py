@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from .problem import BoolArray, FloatArray, IntArray
 from .program import Program, picked
+
+MAX_UPGRADES = 1000
+FEW_MOVES = 64
 
 
 def fit_slots(program: Program, model: IntArray, worth: FloatArray | None = None) -> IntArray:
@@ -45,45 +50,51 @@ def cut_cost(program: Program, model: IntArray) -> IntArray:
     model = model.copy()
     while True:
         cost = picked(program.cost, model)
-        if cost.sum() <= program.budget_limit:
+        slack = program.budget_limit - cost.sum()
+        if slack >= 0:
             return model
-        free = program.slots - program.use(model)
         saved = cost[:, None] - program.cost
-        open_ = (program.load[:, None] <= free) & (saved > 0)
         rate = np.full(saved.shape, np.inf)
-        np.divide(picked(program.value, model)[:, None] - program.value, saved, out=rate, where=open_)
-        moved, target = _best_moves(program, rate, free)
+        np.divide(picked(program.value, model)[:, None] - program.value, saved, out=rate, where=saved > 0)
+        moved, target = _best_moves(program, model, rate)
+        if len(moved) < FEW_MOVES:
+            moved, target = _chained_moves(program, model, rate, slack)
         if not moved.size:
             return model
-        enough = int(np.searchsorted(np.cumsum(saved[moved, target]), cost.sum() - program.budget)) + 1
+        enough = int(np.searchsorted(np.cumsum(saved[moved, target]), -slack)) + 1
         model[moved[:enough]] = target[:enough]
 
 
-def upgrade(program: Program, model: IntArray, max_rounds: int = 1000) -> IntArray:
+def upgrade(program: Program, model: IntArray) -> IntArray:
     """Spend what is left: the most value won per USD first, while slots and budget hold."""
     model = model.copy()
-    for _ in range(max_rounds):
+    for _ in range(MAX_UPGRADES):
         cost = picked(program.cost, model)
         slack = program.budget_limit - cost.sum()
-        free = program.slots - program.use(model)
         won = program.value - picked(program.value, model)[:, None]
         extra = program.cost - cost[:, None]
-        open_ = (program.load[:, None] <= free) & (won > 1e-12) & (extra <= slack)
-        if not open_.any():
-            return model
+        possible = (won > 1e-12) & (extra <= slack)
+        if not possible.any():
+            break
         # Free upgrades come first, the largest of them before the others.
-        floor = (float(extra.max(where=open_, initial=0.0)) or 1.0) * 1e-9
+        floor = (float(extra.max(where=possible, initial=0.0)) or 1.0) * 1e-9
         rate = np.full(won.shape, np.inf)
-        np.divide(-won, np.maximum(extra, floor), out=rate, where=open_)
-        moved, target = _best_moves(program, rate, free)
+        np.divide(-won, np.maximum(extra, floor), out=rate, where=possible)
+        moved, target = _best_moves(program, model, rate)
+        if len(moved) < FEW_MOVES:
+            moved, target = _chained_moves(program, model, rate, slack)
+            if not moved.size:
+                break
         spent = np.cumsum(np.maximum(extra[moved, target], 0.0))
         count = max(int(np.searchsorted(spent, slack, side="right")), 1)
         model[moved[:count]] = target[:count]
     return model
 
 
-def _best_moves(program: Program, rate: FloatArray, free: FloatArray) -> tuple[IntArray, IntArray]:
-    """One move a request, best rate first, as many as the free slots take."""
+def _best_moves(program: Program, model: IntArray, rate: FloatArray) -> tuple[IntArray, IntArray]:
+    """One move a request, best (least) rate first, as many as the free slots take."""
+    free = program.slots - program.use(model)
+    rate = np.where(program.load[:, None] <= free, rate, np.inf)
     target = rate.argmin(axis=1)
     best = rate[np.arange(len(rate)), target]
     order = np.argsort(best, kind="stable")
@@ -91,6 +102,43 @@ def _best_moves(program: Program, rate: FloatArray, free: FloatArray) -> tuple[I
     target = target[order]
     room = _running(target, program.load[order]) <= free[target]
     return order[room], target[room]
+
+
+def _chained_moves(program: Program, model: IntArray, rate: FloatArray, slack: float) -> tuple[IntArray, IntArray]:
+    """One move a request, best rate first, where a slot that one request leaves is the next one's.
+
+    Where hardly a slot is free, `_best_moves` finds hardly a move at a time. slack: budget that is left; moves end
+    when they have brought it from below zero to zero, and never bring it below zero.
+    """
+    counts = np.isfinite(rate).sum(axis=0).tolist()
+    order = np.argsort(rate, axis=0, kind="stable")
+    columns = [order[:count, j].tolist() for j, count in enumerate(counts)]
+    ranked = [rate[column, j].tolist() for j, column in enumerate(columns)]
+    free, load = (program.slots - program.use(model)).tolist(), program.load.tolist()
+    home, cutting = model.tolist(), slack < 0
+    heads = [(rates[0], j, 0) for j, rates in enumerate(ranked) if rates]
+    heapq.heapify(heads)
+    full: dict[int, tuple[float, int, int]] = {}
+    moved: dict[int, int] = {}
+    while heads and not (cutting and slack >= 0):
+        head = heapq.heappop(heads)
+        _, j, at = head
+        if free[j] <= 0:
+            full[j] = head
+            continue
+        if at + 1 < counts[j]:
+            heapq.heappush(heads, (ranked[j][at + 1], j, at + 1))
+        i = columns[j][at]
+        extra = float(program.cost[i, j] - program.cost[i, home[i]])
+        if i in moved or load[i] > free[j] or (extra > slack and not cutting):
+            continue
+        moved[i] = j
+        slack -= extra
+        free[j] -= load[i]
+        free[home[i]] += load[i]
+        if home[i] in full:
+            heapq.heappush(heads, full.pop(home[i]))
+    return np.array(list(moved), np.int64), np.array(list(moved.values()), np.int64)
 
 
 def _running(group: IntArray, amount: FloatArray) -> FloatArray:

@@ -21,7 +21,7 @@ class Termination(StrEnum):
 
     gap = "gap"  # proved within the asked gap
     time_limit = "time_limit"  # the deadline came first
-    heuristic = "heuristic"  # the strategy proves nothing
+    heuristic = "heuristic"  # the strategy proves nothing, or less than was asked
     infeasible = "infeasible"  # proved that no assignment exists
 
 
@@ -40,7 +40,8 @@ class Prices:
 class Infeasibility:
     """Which row cannot be kept, by how much, and what the cheapest assignment would cost.
 
-    row: "one_model" (some request has no model that may answer it), "slots" or "budget".
+    row: "one_model" (some request has no model that may answer it), "slots", "budget", "rows" (those that a
+        user added) or "time_limit" (nothing was found by then, nor shown not to exist).
     amount: requests without a model, slots missing, or USD missing.
     cheapest_cost_usd: least cost of any assignment that keeps the slots; inf when there is none.
     """

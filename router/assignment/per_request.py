@@ -7,9 +7,10 @@ returned as it is, and the assignment is `infeasible` when it breaks a limit.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -17,16 +18,36 @@ from ..errors import InvalidRequestError
 from .outcome import Assignment, Prices
 from .problem import BatchProblem, FloatArray, IntArray
 from .repair import enforce_choice
+from .strategy import check_time_limit
 from .summary import no_prices, summarise
 
 Limits = Literal["repair", "ignore"]
 
 
-def finish(problem: BatchProblem, model: IntArray, name: str, started: float, limits: Limits) -> Assignment:
-    """Apply the limits to a choice that was made without them."""
-    if limits == "repair":
-        return enforce_choice(problem, model, name, started)
-    return summarise(problem, model, name, started)
+@dataclass(frozen=True, kw_only=True)
+class LimitsAfterwards:
+    """What becomes of a choice that was made without the limits.
+
+    limits: `repair` it or `ignore` them.
+    time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
+    """
+
+    limits: Limits = "repair"
+    time_limit_s: float | None = None
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.limits not in get_args(Limits):
+            known = ", ".join(get_args(Limits))
+            raise InvalidRequestError(f"`limits` is {self.limits!r}: use one of {known}.", param="limits")
+        check_time_limit(self.time_limit_s)
+
+    def finish(self, problem: BatchProblem, model: IntArray, started: float) -> Assignment:
+        """The choice (n_requests,) as an assignment."""
+        if self.limits == "repair":
+            return enforce_choice(problem, model, self.name, started, time_limit_s=self.time_limit_s)
+        return summarise(problem, model, self.name, started)
 
 
 def masked(problem: BatchProblem, score: FloatArray) -> FloatArray:
@@ -43,13 +64,20 @@ def best(problem: BatchProblem, score: FloatArray) -> IntArray:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """The cheapest model whose success passes `target`; the likeliest model where none does."""
+class Threshold(LimitsAfterwards):
+    """The cheapest model whose success passes `target`; the likeliest model where none does.
+
+    Raises InvalidRequestError for a target that is no probability.
+    """
 
     target: float = 0.7
-    limits: Limits = "repair"
 
     name: ClassVar[str] = "threshold"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.target <= 1:
+            raise InvalidRequestError(f"`target` is {self.target}: give a probability, 0 to 1.", param="target")
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
@@ -58,33 +86,39 @@ class Threshold:
             passes &= problem.allowed
         cheapest = np.where(passes, problem.cost_usd, np.inf).argmin(axis=1)
         model = np.where(passes.any(axis=1), cheapest, best(problem, problem.success))
-        return finish(problem, model, self.name, started, self.limits)
+        return self.finish(problem, model, started)
 
 
 @dataclass(frozen=True)
-class PerQuery:
-    """argmax of success - price x cost, one price (success per USD) for every request: the usual router."""
+class PerQuery(LimitsAfterwards):
+    """argmax of success - price x cost, one price (success per USD) for every request: the usual router.
+
+    Raises InvalidRequestError for a price that is negative or not finite.
+    """
 
     price: float = 0.0
-    limits: Limits = "repair"
 
     name: ClassVar[str] = "per_query"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.price < math.inf:
+            raise InvalidRequestError(f"`price` is {self.price}: give success per USD, >= 0.", param="price")
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
         model = best(problem, problem.value - self.price * problem.cost_usd)
-        return finish(problem, model, self.name, started, self.limits)
+        return self.finish(problem, model, started)
 
 
 @dataclass(frozen=True)
-class Static:
+class Static(LimitsAfterwards):
     """One model for every request that may use it; the cheapest allowed one for the others.
 
     Raises InvalidRequestError for an index that the batch does not have.
     """
 
     model: int = 0
-    limits: Limits = "repair"
 
     name: ClassVar[str] = "static"
 
@@ -96,21 +130,31 @@ class Static:
             )
         score = -problem.cost_usd
         score[:, self.model] = 1.0
-        return finish(problem, best(problem, score), self.name, started, self.limits)
+        return self.finish(problem, best(problem, score), started)
 
 
 @dataclass(frozen=True)
 class Price:
     """argmax of success - prices x use with the prices carried over from earlier batches, then repair.
 
-    Without `warm` the prices are zero. Needs no solver, so it answers when the solver is late.
+    Without `warm` the prices are zero.
+
+    time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
     """
 
+    time_limit_s: float | None = None
+
     name: ClassVar[str] = "price"
+
+    def __post_init__(self) -> None:
+        check_time_limit(self.time_limit_s)
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
         prices = warm or no_prices(problem)
         charge = prices.budget * problem.cost_usd + problem.load[:, None] * prices.slots
         worth = problem.value - charge
-        return enforce_choice(problem, best(problem, worth), self.name, started, prices=prices, worth=worth)
+        return enforce_choice(
+            problem, best(problem, worth), self.name, started,
+            prices=prices, worth=worth, time_limit_s=self.time_limit_s,
+        )  # fmt: skip

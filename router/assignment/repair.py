@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 
-from .mip import no_answer_yet
 from .moves import cut_cost, fit_slots, upgrade
 from .outcome import Assignment, Prices
 from .problem import BatchProblem, FloatArray, IntArray
@@ -15,14 +14,17 @@ from .solver import Goal, feasible
 from .summary import refuse, summarise, violation
 
 
-def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:
+def enforce(problem: BatchProblem, assignment: Assignment, *, time_limit_s: float | None = None) -> Assignment:
     """The assignment, moved at little loss until slots, budget and allow-list hold strictly.
 
-    Comes back `infeasible`, with the reason, only when no assignment keeps every limit.
+    Comes back `infeasible`, with the reason, when no assignment keeps every limit, or none is found in time.
     """
     if violation(problem, assignment.model) is None:
         return assignment
-    return enforce_choice(problem, assignment.model, assignment.strategy, time.perf_counter(), prices=assignment.prices)
+    return enforce_choice(
+        problem, assignment.model, assignment.strategy, time.perf_counter(),
+        prices=assignment.prices, time_limit_s=time_limit_s,
+    )  # fmt: skip
 
 
 def enforce_choice(
@@ -33,18 +35,23 @@ def enforce_choice(
     *,
     prices: Prices | None = None,
     worth: FloatArray | None = None,
+    time_limit_s: float | None = None,
 ) -> Assignment:
     """`enforce` for a bare choice (n_requests,), -1 where a request has no model yet.
 
+    Where moves get stuck, prices, reduction and HiGHS look for an assignment that keeps the limits.
+
     worth: (n_requests, n_models) by which the loss of leaving an overfull model is measured; default the value.
+    time_limit_s: of that search.
     """
     if violation(problem, model) is not None:
         program = Program.of(problem)
         forbidden = (model >= 0) & ~np.isfinite(program.value[np.arange(len(model)), model])
         model = cut_cost(program, fit_slots(program, np.where(forbidden, -1, model), worth))
         if not program.keeps(model):
-            examined = feasible(program, Goal())
+            deadline = None if time_limit_s is None else started + time_limit_s
+            examined = feasible(program, Goal(deadline=deadline))
             if examined.model is None:
-                return refuse(problem, name, started, examined.reason or no_answer_yet())
+                return refuse(problem, name, started, examined.reason)
             model = upgrade(program, examined.model)
     return summarise(problem, model, name, started, prices=prices)

@@ -8,7 +8,6 @@ intervals this is the max-min counterpart, since x >= 0.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -19,12 +18,13 @@ import numpy as np
 from ..errors import InvalidRequestError
 from .budgeted import solve_budgeted
 from .chance import solve_chance
-from .mip import check_limits, no_answer_yet, solve_batch
-from .outcome import Assignment, Prices, Status, Termination
+from .mip import solve_batch
+from .outcome import Assignment, Prices, Termination
 from .problem import BatchProblem, FloatArray
 from .program import Program
 from .solver import Goal
-from .summary import refuse, relative_gap, summarise
+from .strategy import check_gap, check_time_limit
+from .summary import refuse, summarise
 
 Kind = Literal["quantile", "gamma", "cost"]
 
@@ -78,7 +78,8 @@ class RobustMip:
         if self.kind not in OPTIONS:
             known = ", ".join(get_args(Kind))
             raise InvalidRequestError(f"Unknown robust kind {self.kind!r}: use one of {known}.", param="kind")
-        check_limits(self.gap, self.time_limit_s)
+        check_gap(self.gap)
+        check_time_limit(self.time_limit_s)
         ranges = {"quantile": (0.0, 1.0), "gamma": (0.0, 1.0), "confidence": (0.5, 1.0)}
         for option, (low, high) in ranges.items():
             value = getattr(self, option)
@@ -111,12 +112,12 @@ class RobustMip:
         at_once = (self.gamma or 0.0) * problem.n_requests
         found = solve_budgeted(Program.of(problem), deviation, at_once, self._goal(started), warm, seed)
         if found.model is None:
-            return refuse(problem, self.name, started, found.reason or no_answer_yet())
-        gap = relative_gap(found.objective, found.bound)
-        late = found.timed_out and gap > self.gap
-        plain = summarise(problem, found.model, self.name, started, prices=found.prices, termination=_termination(late))
-        status = Status.optimal if gap <= self.gap else Status.feasible
-        return dataclasses.replace(plain, objective=found.objective, bound=found.bound, gap=gap, status=status)
+            return refuse(problem, self.name, started, found.reason)
+        return summarise(
+            problem, found.model, self.name, started,
+            objective=found.objective, bound=found.bound, gap=self.gap, prices=found.prices,
+            termination=_termination(found.timed_out),
+        )  # fmt: skip
 
     def _cost(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()
@@ -128,7 +129,7 @@ class RobustMip:
         z = NormalDist().inv_cdf(self.confidence or 0.5)
         found = solve_chance(Program.of(problem), np.square(problem.cost_std_usd), z, self._goal(started), warm, seed)
         if found.model is None:
-            return refuse(problem, self.name, started, found.reason or no_answer_yet())
+            return refuse(problem, self.name, started, found.reason, proved=found.proved)
         return summarise(
             problem, found.model, self.name, started,
             bound=found.bound, gap=self.gap, prices=found.prices, termination=_termination(found.timed_out),

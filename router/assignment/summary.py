@@ -65,7 +65,9 @@ def binding_rows(problem: BatchProblem, model: IntArray) -> tuple[str, ...]:
 
 
 def relative_gap(objective: float, bound: float) -> float:
-    """(bound - objective) / |objective|, 0 when they agree."""
+    """(bound - objective) / |objective|, 0 when they agree, inf without a bound."""
+    if bound == math.inf:
+        return math.inf
     difference = max(bound - objective, 0.0)
     if difference <= 1e-12 * max(1.0, abs(bound)):
         return 0.0
@@ -79,26 +81,32 @@ def summarise(
     started: float,
     *,
     value: FloatArray | None = None,
+    objective: float | None = None,
     bound: float = math.inf,
     gap: float = 0.0,
     termination: Termination = Termination.heuristic,
     prices: Prices | None = None,
     infeasibility: Infeasibility | None = None,
 ) -> Assignment:
-    """The `Assignment` of a choice; `value` is what the strategy maximised (default: the problem's).
+    """The `Assignment` of a choice.
+
+    value: what the strategy maximised the sum of (default: the problem's); objective: if that is no sum over pairs.
 
     The status is `optimal` when the bound proves the choice within `gap`, `infeasible` when the choice
-    breaks a limit or `infeasibility` is given.
+    breaks a limit or `infeasibility` is given. A termination by `gap` or `time_limit` follows what was proved.
     """
     infeasibility = infeasibility or violation(problem, model)
-    objective = float(picked(problem.value if value is None else value, model).sum())
+    if objective is None:
+        objective = float(picked(problem.value if value is None else value, model).sum())
     reached = relative_gap(objective, bound)
     status = Status.feasible
     if infeasibility is not None:
         status = Status.infeasible
     elif reached <= gap:
         status = Status.optimal
-        termination = Termination.gap if termination is Termination.time_limit else termination
+        termination = Termination.gap
+    elif termination is Termination.gap:
+        termination = Termination.heuristic
     spread = 0.0
     if problem.cost_std_usd is not None:
         spread = float(np.sqrt(np.square(picked(problem.cost_std_usd, model)).sum()))
@@ -120,7 +128,17 @@ def summarise(
     )
 
 
-def refuse(problem: BatchProblem, strategy: str, started: float, reason: Infeasibility) -> Assignment:
-    """The answer when no assignment keeps every limit: no request has a model, and the reason is given."""
+def refuse(
+    problem: BatchProblem, strategy: str, started: float, reason: Infeasibility | None, *, proved: bool = True
+) -> Assignment:
+    """The answer when there is no assignment: no request has a model, and the reason is given.
+
+    reason: None when the time limit came before an assignment was found or shown not to exist.
+    proved: whether the reason is shown to hold; else an assignment may exist.
+    """
+    termination = Termination.infeasible if proved else Termination.heuristic
+    if reason is None:
+        message = "No assignment was found by the time limit, nor shown not to exist: allow more time."
+        reason, termination = Infeasibility("time_limit", math.inf, math.inf, message), Termination.time_limit
     nobody = np.full(problem.n_requests, -1, np.int64)
-    return summarise(problem, nobody, strategy, started, termination=Termination.infeasible, infeasibility=reason)
+    return summarise(problem, nobody, strategy, started, termination=termination, infeasibility=reason)

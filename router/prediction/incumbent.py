@@ -21,7 +21,8 @@ from router.prediction.prediction import Prediction
 FloatArray = NDArray[np.float64]
 
 CONFIDENCE_Z = 2.326
-"""One-sided 99 %: the rule promises never to be worse, and many margins are tried."""
+"""One-sided 99 % for each margin. As many are tried, some margin passes in about one table of ten whose models are
+equally good (simulated: 8 % with 352 rows, 14 % with 3,000)."""
 FEWEST_SWITCHES = 30
 """Fewer requests than this prove nothing, whatever their spread looks like."""
 _ABOVE = 1e-9

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from router.assignment import BatchProblem, Mip, RobustMip, assign
+from router.assignment import BatchProblem, Mip, RobustMip, Status, Termination, assign, strategy_from
 from router.assignment.budgeted import worst_case
 from router.assignment.robust import lower_quantile
 from router.errors import InvalidRequestError
@@ -69,6 +69,35 @@ def test_cost_keeps_the_reserve_and_is_near_the_best(kind: str) -> None:
             assert reserved(problem, answer.model, z) <= limit
             assert answer.bound >= best - 1e-9
             assert answer.objective >= 0.98 * best
+
+
+def test_cost_finds_an_answer_where_slots_and_reserve_leave_hardly_one() -> None:
+    z, found, tried = NormalDist().inv_cdf(0.9), 0, 0
+    for seed in range(60):
+        problem = replace(uncertain(seed, "both_tight", 6), budget_usd=np.inf)
+        choices = feasible_choices(problem)
+        if not len(choices):
+            continue
+        problem = replace(problem, budget_usd=1.02 * min(reserved(problem, choice, z) for choice in choices))
+        answer = assign(problem, RobustMip("cost", confidence=0.9))
+        tried += 1
+        found += answer.feasible
+        if answer.feasible:
+            assert reserved(problem, answer.model, z) <= problem.budget_usd * (1 + 1e-8)
+        else:
+            assert answer.termination is Termination.heuristic, "nothing proves that there is none"
+    assert found >= 0.97 * tried
+
+
+@pytest.mark.parametrize("kind", ["gamma", "cost"])
+def test_a_gap_that_was_not_reached_is_not_claimed(kind: str) -> None:
+    seen = set()
+    for seed in range(20):
+        answer = assign(uncertain(seed, "both_tight"), strategy_from("robust_mip", kind=kind, gap=1e-9))
+        if answer.feasible:
+            assert (answer.status is Status.optimal) == (answer.termination is Termination.gap) == (answer.gap <= 1e-9)
+            seen.add(answer.termination)
+    assert Termination.heuristic in seen
 
 
 def test_cost_overspends_no_more_often_than_promised() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pyomo.environ as pyo
 import pytest
 
-from router.assignment import BatchProblem, Mip, Status, assign
+from router.assignment import BatchProblem, Mip, Status, Termination, assign
 from router.errors import ConfigurationError
 
 from .instances import feasible_choices, random_batch
@@ -52,6 +54,37 @@ def test_rows_hold_and_the_answer_is_the_best_that_keeps_them(kind: str) -> None
         assert answer.bound >= best - 1e-9
         told_apart += answer.objective < assign(problem, Mip(gap=0.0)).objective - 1e-9
     assert told_apart > 0
+
+
+def test_a_variable_that_a_row_fixes_keeps_its_value() -> None:
+    def fixed(model: pyo.ConcreteModel, problem: BatchProblem, pairs: np.ndarray) -> None:
+        model.x[0, 1].fix(1)
+
+    problem = BatchProblem(np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones((2, 2)), np.array([2, 2]))
+    answer = assign(problem, Mip(rows=(fixed,)))
+    assert answer.model.tolist() == [1, 0]
+    assert answer.objective == pytest.approx(0.9)
+    assert answer.bound >= answer.objective - 1e-9
+
+
+def test_rows_that_nothing_keeps_are_named_and_a_request_without_a_model_is_found_first() -> None:
+    def never(model: pyo.ConcreteModel, problem: BatchProblem, pairs: np.ndarray) -> None:
+        model.never = pyo.Constraint(expr=sum(model.x.values()) <= 1)
+
+    def fixed(model: pyo.ConcreteModel, problem: BatchProblem, pairs: np.ndarray) -> None:
+        model.x[0, 0].fix(0)
+        model.never = pyo.Constraint(expr=model.x[0, 0] >= 1)
+
+    problem = BatchProblem(np.full((2, 2), 0.5), np.ones((2, 2)), np.array([2, 2]))
+    for row in (never, fixed):
+        answer = assign(problem, Mip(rows=(row,)))
+        assert answer.infeasibility is not None
+        assert (answer.infeasibility.row, answer.termination) == ("rows", Termination.infeasible)
+    for allowed in ([[True, True], [False, False]], [[False, False], [False, False]]):
+        answer = assign(dataclasses.replace(problem, allowed=np.array(allowed)), Mip(rows=(never,)))
+        assert answer.infeasibility is not None
+        assert answer.infeasibility.row == "one_model"
+        assert (answer.model == -1).all()
 
 
 def test_rows_that_are_not_linear_are_refused() -> None:

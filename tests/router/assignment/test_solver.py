@@ -119,6 +119,18 @@ def test_certified_pairs_hold_every_better_answer(kind: str) -> None:
     assert checked > 5
 
 
+def test_a_core_of_free_pairs_is_solved_when_the_rest_has_spent_the_budget() -> None:
+    cost = np.array([[0.1, 9.0], [0.2, 9.0], [0.0, 0.0]])
+    value = np.array([[0.5, 0.5], [0.5, 0.5], [0.1, 0.9]])
+    program = Program(value, cost, np.ones(3), np.full(2, 3.0), budget=0.3)  # 0.1 + 0.2 is a little more
+    keep = np.array([[True, False], [True, False], [True, True]])
+    model, _ = solve_core(
+        program, keep, np.zeros(3, np.int64), gap=0.0, target=None, time_limit_s=None, exact=True
+    )  # fmt: skip
+    assert model is not None
+    assert model.tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("kind", ["plain", "both_tight", "tight_slots", "sequences"])
 def test_any_prices_bound_the_objective(kind: str) -> None:
     for seed in range(40):

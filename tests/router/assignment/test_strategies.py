@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from router.assignment import (
     Prices,
     Static,
     Status,
+    Strategy,
+    Termination,
     Threshold,
     assign,
     enforce,
@@ -142,6 +145,52 @@ def test_ndch_draws_by_seed() -> None:
     assert (one == same).all()
     assert (one != other).any()
     assert one.sum() == pytest.approx(100, abs=30)
+
+
+@pytest.mark.parametrize("name", [name for name in SIMPLE if name != "mip"])
+def test_what_proves_nothing_claims_nothing(name: str) -> None:
+    problem = random_batch(np.random.default_rng(3), "both_tight", 60, 4)
+    answer = assign(problem, strategy_from(name))
+    assert (answer.status, answer.termination) == (Status.feasible, Termination.heuristic)
+    assert answer.bound == answer.gap == math.inf
+
+
+@pytest.mark.parametrize("name", ["greedy", "price"])
+def test_moves_through_hardly_any_free_slots_come_near_the_best(name: str) -> None:
+    problem = random_batch(np.random.default_rng(2), "both_tight", 3000, 8)
+    best = assign(problem)
+    answer = assign(problem, strategy_from(name))
+    assert violation(problem, answer.model) is None
+    assert answer.objective >= 0.9 * best.objective
+
+
+def test_a_search_for_any_assignment_ends_with_its_time() -> None:
+    endless = 0
+    for seed in range(40):
+        problem = random_batch(np.random.default_rng([seed, 61]), "infeasible", 6, 3)
+        problem = dataclasses.replace(problem, sequences=np.array([1, 2, 3, 1, 2, 3]), slots=np.array([4, 4, 4]))
+        answer = assign(problem, Greedy(time_limit_s=1e-9))
+        if answer.termination is Termination.time_limit:
+            assert answer.infeasibility is not None
+            assert answer.infeasibility.row == "time_limit"
+            endless += 1
+    assert endless > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: strategy_from("static", limits="repiar"), "use one of repair, ignore"),
+        (lambda: PerQuery(price=math.nan), "success per USD"),
+        (lambda: Threshold(target=7), "probability"),
+        (lambda: Mip(gap=math.inf), "relative gap"),
+        (lambda: Price(time_limit_s=-1), "seconds > 0"),
+        (lambda: Greedy(time_limit_s=0), "seconds > 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(make: Callable[[], Strategy], message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        make()
 
 
 def test_unknown_names_and_options_are_refused() -> None:

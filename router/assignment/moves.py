@@ -57,7 +57,7 @@ def cut_cost(program: Program, model: IntArray) -> IntArray:
         rate = np.full(saved.shape, np.inf)
         np.divide(picked(program.value, model)[:, None] - program.value, saved, out=rate, where=saved > 0)
         moved, target = _best_moves(program, model, rate)
-        if len(moved) < FEW_MOVES:
+        if len(moved) < FEW_MOVES and saved[moved, target].sum() < -slack:
             moved, target = _chained_moves(program, model, rate, slack)
         if not moved.size:
             return model
@@ -110,8 +110,9 @@ def _chained_moves(program: Program, model: IntArray, rate: FloatArray, slack: f
     Where hardly a slot is free, `_best_moves` finds hardly a move at a time. slack: budget that is left; moves end
     when they have brought it from below zero to zero, and never bring it below zero.
     """
-    counts = np.isfinite(rate).sum(axis=0).tolist()
-    order = np.argsort(rate, axis=0, kind="stable")
+    possible = np.isfinite(rate)
+    counts, rows = possible.sum(axis=0).tolist(), np.flatnonzero(possible.any(axis=1))
+    order = rows[np.argsort(rate[rows], axis=0, kind="stable")]
     columns = [order[:count, j].tolist() for j, count in enumerate(counts)]
     ranked = [rate[column, j].tolist() for j, column in enumerate(columns)]
     free, load = (program.slots - program.use(model)).tolist(), program.load.tolist()

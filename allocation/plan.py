@@ -59,7 +59,7 @@ class ModelLoad:
 
 @dataclass(frozen=True)
 class ReplicaBounds:
-    """Autoscaling bounds of a replica type: what the low and the high rate need."""
+    """Autoscaling bounds of a replica type: what low and high rate need; all maxima fit the cluster at once."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 

@@ -157,7 +157,10 @@ def _place(problem: AllocationProblem, optimum: Optimum, running: Sequence[Place
 def _bounds(
     problem: AllocationProblem, options: PlanOptions, planned: Mapping[ReplicaType, int]
 ) -> tuple[ReplicaBounds, ...]:
-    """The least and the most of the plan, one within it for the low rate, and one close to it for the high rate."""
+    """The most is a plan for the high rate close to this one, the least one for the low rate within that.
+
+    A type has bounds only where the high rate's plan has replicas of it: so all maxima fit the cluster together.
+    """
     low_rate, high_rate = options.low_rate_per_s, options.high_rate_per_s
     if low_rate is None or high_rate is None:
         return ()
@@ -166,15 +169,13 @@ def _bounds(
             f"The low rate {low_rate:g} and the high rate {high_rate:g} have to lie around the planned rate "
             f"{problem.rate_per_s:g} requests/s."
         )
-    within = replace(problem.requirements, running={}, move_price=0.0, at_most=planned)
     close = replace(problem.requirements, running=planned, move_price=max(problem.requirements.move_price, _CLOSE))
-    low = replace(problem, rate_per_s=low_rate, requirements=within)
     high = replace(problem, rate_per_s=high_rate, requirements=close)
+    many = +optimise_or_explain(high, options.gap, options.time_limit_s).replicas
+    within = replace(problem.requirements, running={}, move_price=0.0, at_most=many)
+    low = replace(problem, rate_per_s=low_rate, requirements=within)
     few = optimise_or_explain(low, options.gap, options.time_limit_s).replicas
-    many = optimise_or_explain(high, options.gap, options.time_limit_s).replicas
-    return tuple(
-        ReplicaBounds(r, min(few[r], many[r]), max(planned.get(r, 0), many[r])) for r in sorted({*planned, *many})
-    )
+    return tuple(ReplicaBounds(r, few[r], many[r]) for r in sorted(many))
 
 
 def _plan(

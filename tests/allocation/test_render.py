@@ -10,12 +10,15 @@ import yaml
 from allocation.cluster import Cluster, Node
 from allocation.gpus import CPU, GPU_TYPES
 from allocation.plan import ReplicaBounds
+from allocation.planner import PlanOptions, make_plan
 from allocation.render import RenderOptions, render
 from allocation.replica import ReplicaType
 from allocation.serve_file import read_models
 from allocation.settings import check_settings, replica_settings
 from deployments.config import ServiceConfig, parse_config
+from deployments.placement import LiveNode, check_fits
 from router.errors import ConfigurationError
+from tests.allocation import instances
 from tests.allocation.plans import HUGE, MIDDLE, PLACES, SMALL_HALF, SMALL_THIRD, plan_of, profile
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,6 +86,18 @@ def test_autoscaling_runs_between_the_bounds_and_pins_nothing() -> None:
     config = parsed(render(plan_of(bounds=bounds), GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
     groups = {(m.name, g.name): (g.node, g.min_replicas, g.num_replicas) for m in config.models for g in m.groups}
     assert groups == {("small", "H100-0.3"): (None, 2, 6), ("huge", "H100-x4"): (None, 1, 1)}
+
+
+@pytest.mark.parametrize(("low", "rate", "high"), [(2.0, 20.0, 60.0), (4.0, 40.0, 60.0), (1.0, 10.0, 30.0)])
+def test_the_service_accepts_what_autoscaling_is_planned(low: float, rate: float, high: float) -> None:
+    options = PlanOptions(batch_size=40, n_batches=4, low_rate_per_s=low, high_rate_per_s=high)
+    plan = make_plan(
+        instances.cluster(), instances.specs(), instances.profiles(), instances.workload(rate_per_s=rate), options
+    ).plan
+    config = parsed(render(plan, GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
+    nodes = [LiveNode(node.name, node.name, {}, node.n_gpus, 64) for node in plan.cluster.nodes]
+    check_fits(config, nodes)
+    assert sum(g.num_replicas * g.num_gpus for m in config.models for g in m.groups) > 0
 
 
 def test_autoscaling_needs_bounds() -> None:

@@ -166,10 +166,15 @@ def add_assignment(
     )
     model.throughput = pyo.Constraint(np.flatnonzero(allowed.any(axis=0)).tolist(), rule=throughput)
     if math.isfinite(problem.requirements.budget_usd):
-        dearest = float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
-        spent = _linear(problem.cost_usd * problem.share[:, None] / dearest, model)
-        model.budget = pyo.Constraint(expr=spent <= problem.requirements.budget_usd / dearest)
+        unit_usd = cost_unit_usd(problem)
+        spent = _linear(problem.cost_usd * problem.share[:, None] / unit_usd, model)
+        model.budget = pyo.Constraint(expr=spent <= problem.requirements.budget_usd / unit_usd)
     model.one_model = pyo.Constraint(range(problem.n_requests), rule=lambda _, i: _one_model(model, i, allowed))
+
+
+def cost_unit_usd(problem: AllocationProblem) -> float:
+    """What the budget row counts money in: the most that one request adds to the mean cost of a request, USD."""
+    return float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
 
 
 def capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], list[Any]]:

@@ -17,7 +17,7 @@ from allocation.optimise import optimise
 from allocation.placement import exposed_models
 from allocation.plan import Plan
 from allocation.planner import PlanOptions, make_plan
-from allocation.problem import Requirements
+from allocation.problem import AllocationProblem, Requirements
 from allocation.report import moves_table, show
 from router.errors import InfeasibleError, InvalidRequestError
 from tests.allocation.instances import GPU, cluster, problem, profile, profiles, specs, workload
@@ -153,7 +153,8 @@ def test_the_smallest_relaxation_does_and_a_smaller_one_does_not(
         more = tuple(Node(f"more-{i}", "gpu", 4) for i in range(round(amount)))
         return optimise(replace(given, cluster=Cluster((*given.cluster.nodes, *more), {"gpu": GPU})), gap=0.05)
 
-    relaxed(relaxation.amount * (1.002 if kind == "budget" else 1.0))
+    assert kind == "nodes" or f" to {relaxation.amount:g} " in relaxation.message
+    relaxed(relaxation.amount)
     with pytest.raises(InfeasibleError):
         relaxed(
             {"budget": 0.99 * relaxation.amount, "rate": 1.05 * relaxation.amount, "nodes": relaxation.amount - 1}[kind]
@@ -168,6 +169,47 @@ def test_more_requests_at_once_than_slots_are_explained() -> None:
     assert {r.kind: r.amount for r in found.relaxations} == {"batch": 20, "nodes": 1}
     assert "have about 20 requests at once instead of 30" in found.message
     assert "add 1 node of 2 x gpu" in found.message
+
+
+def test_slots_of_several_models_are_counted_once() -> None:
+    seqs = (profile("small", 1.0, 1, 10, 1e6), profile("mid", 1.0, 1, 10, 1e6), profile("large", 1.0, 1, 10, 1e6))
+    given = replace(problem(on=cluster(1, 4), size=100, count=2), profiles=seqs)
+    found = next(relaxation for relaxation in diagnose(given).relaxations if relaxation.kind == "batch")
+    assert found.amount == 40
+    work = workload()
+    for size, does in ((40, True), (41, False)):
+        smaller = AllocationProblem.of(cluster(1, 4), specs(), seqs, work, work.batches(size, 2))
+        if does:
+            optimise(smaller)
+        else:
+            with pytest.raises(InfeasibleError):
+                optimise(smaller)
+
+
+def test_a_budget_of_nothing_is_explained() -> None:
+    found = diagnose(problem(Requirements(budget_usd=0.0)))
+    assert found.alone == ("budget",)
+    assert "raise the budget from 0 to " in found.message
+
+
+@pytest.mark.parametrize(
+    ("rate_per_s", "says"),
+    [
+        (0.04, "cannot meet min_replicas and max_replicas. Relaxing this alone would do."),
+        (1.0, "more than one requirement is out of reach. Relax several requirements at once."),
+    ],
+)
+def test_several_requirements_are_to_be_relaxed_only_where_one_does_not_do(rate_per_s: float, says: str) -> None:
+    names = ("small", "mid", "large")
+    given = problem(
+        on=cluster(1, 8), size=40, count=1, rate_per_s=rate_per_s, **{name: {"max_replicas": 1} for name in names}
+    )
+    only = tuple(profile(name, 1.0, 1, 10, 1.0) for name in names)
+    assert says in diagnose(replace(given, profiles=only)).message
+
+
+def test_an_explanation_that_ran_out_of_time_says_so() -> None:
+    assert "the time did not suffice" in diagnose(problem(Requirements(budget_usd=0.0)), time_limit_s=0.0).message
 
 
 def test_the_report_shows_what_sits_where() -> None:

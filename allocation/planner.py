@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from router.errors import InfeasibleError, InvalidRequestError
 HELD_OUT = 0.2
 # Price of a move between the plan and the plan for the high rate: small beside what either gains.
 _CLOSE = 1e-5
+_KEPT_REQUIREMENTS = ("target_utilisation", "high_availability", "gpu_price")
+_KEPT_OPTIONS = ("n_batches", "seed", "quantile", "peak")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,21 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if (self.low_rate_per_s is None) != (self.high_rate_per_s is None):
             raise InvalidRequestError("Autoscaling bounds need a low and a high rate: give both or neither.")
+
+
+def options_of(plan: Plan) -> PlanOptions:
+    """What a plan was made with: requirements, batches and caution.
+
+    Rates for autoscaling, the price of moves and the limits of the search belong to one planning only; they have their
+    defaults.
+    """
+    settings: Mapping[str, Any] = plan.settings
+    requirements = Requirements(
+        budget_usd=float("inf") if plan.budget_usd is None else plan.budget_usd,
+        **{name: settings[name] for name in _KEPT_REQUIREMENTS if name in settings},
+    )
+    kept = {name: settings[name] for name in _KEPT_OPTIONS if name in settings}
+    return PlanOptions(requirements, batch_size=plan.batch_size, **kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +213,7 @@ def _plan(
     budget = problem.requirements.budget_usd
     settings = asdict(replace(options, requirements=Requirements()))
     settings.pop("requirements")
-    for name in ("target_utilisation", "high_availability", "move_price"):
+    for name in (*_KEPT_REQUIREMENTS, "move_price"):
         settings[name] = getattr(problem.requirements, name)
     return Plan(
         cluster=problem.cluster,
@@ -217,5 +235,5 @@ def _plan(
         bounds=bounds,
         assessments=assessments,
         inputs=dict(inputs),
-        settings={**settings, "gpu_price": problem.gpu_price},
+        settings=settings,
     )

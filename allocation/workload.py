@@ -102,7 +102,9 @@ class Workload:
         Raises InvalidRequestError when there are no arrival times, or they span less than two windows.
         """
         if self.arrival_s is None:
-            raise InvalidRequestError("A peak rate needs arrival times: give `arrival_s` for every request.")
+            raise InvalidRequestError(
+                "A peak rate needs arrival times: give `arrival_s` for every request, or set `--peak 0`."
+            )
         span = float(self.arrival_s[-1] - self.arrival_s[0])
         if span < 2 * window_s:
             raise InvalidRequestError(

@@ -122,6 +122,33 @@ def test_replan_changes_little(folder: Path, plan: Plan) -> None:
     assert kept >= len(plan.placements) - 1
 
 
+def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
+    make_plan(
+        folder, "strict.json", "--budget-per-request-usd", 1e-5, "--high-availability", "--target-utilisation", 0.7,
+        "--quantile", 0.25, "--gpu-price", 1e-4,
+    )  # fmt: skip
+    command = ["replan", "--profiles", folder / "profiles.yaml", "--device", "cpu", "--prompts"]
+    command += [folder / "requests.jsonl", "--predictor", folder / "artefact", "--out", folder / "next.json"]
+
+    def replanned(*options: object) -> Plan:
+        result = runner.invoke(app, [*map(str, command), str(folder / "strict.json"), *map(str, options)])
+        assert result.exit_code == 0, result.output
+        return load_plan(folder / "next.json")
+
+    before, same = load_plan(folder / "strict.json"), replanned()
+    assert (same.budget_usd, same.batch_size) == (1e-5, 20)
+    for name in ("n_batches", "quantile", "peak", "high_availability", "target_utilisation", "gpu_price"):
+        assert same.settings[name] == before.settings[name], name
+    freed = replanned(
+        "--budget-per-request-usd", "inf", "--no-high-availability", "--quantile", 0, "--batch-size", 10,
+        "--low-rate", 1, "--high-rate", 3,
+    )  # fmt: skip
+    assert (freed.budget_usd, freed.batch_size) == (None, 10)
+    assert (freed.settings["quantile"], freed.settings["high_availability"]) == (None, False)
+    assert freed.settings["target_utilisation"] == 0.7
+    assert freed.bounds
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

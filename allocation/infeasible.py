@@ -67,7 +67,8 @@ class Diagnosis:
 
 def diagnose(problem: AllocationProblem, *, time_limit_s: float = 60.0) -> Diagnosis:
     """Examines a problem without a plan; when the time runs out, with what was found by then."""
-    search = _Search(problem, packings(node_classes(problem.cluster), problem.replicas), time_limit_s)
+    packed = packings(node_classes(problem.cluster), problem.replicas, problem.requirements.reserved_gpu_fraction)
+    search = _Search(problem, packed, time_limit_s)
     ways: Sequence[Callable[[], Relaxation | None]] = (search.budget, search.nodes, search.batch, search.rate)
     alone: list[str] = []
     relaxations: list[Relaxation] = []

@@ -12,6 +12,9 @@ from allocation.placement import Placement, exposed_models, place
 from allocation.plan import PlacedReplica
 from allocation.replica import SHARE_UNITS, ReplicaType
 
+# The model's name in what stands for the reserved share of a GPU.
+_NOBODY = ""
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -49,7 +52,7 @@ def place_near(
 
 
 def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedReplica]) -> list[PlacedReplica] | None:
-    wanted = Counter(optimum.replicas)
+    wanted = Counter([*optimum.replicas.elements(), *_reserved(optimum)])
     placed: list[PlacedReplica] = []
     for one in running:
         if wanted[one.replica] and _still_there(cluster, one):
@@ -60,7 +63,7 @@ def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedRepli
     # Every eviction frees room for something larger; the limit only guards against going round in circles.
     for _ in range(4 * (len(waiting) + len(placed)) + 1):
         if not waiting:
-            return room.placed
+            return [one for one in room.placed if one.replica.model != _NOBODY]
         replica = waiting.pop(0)
         spot = room.find(replica)
         if spot is None:
@@ -71,6 +74,15 @@ def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedRepli
             waiting = sorted([*waiting, *evicted], key=_by_size)
         room.add(PlacedReplica(replica, *spot))
     return None
+
+
+def _reserved(optimum: Optimum) -> list[ReplicaType]:
+    """What is reserved of one GPU, as if it were a replica of a type that the optimum found room on."""
+    return [
+        ReplicaType(_NOBODY, packing.node_class.gpu_type, packing.reserved / SHARE_UNITS)
+        for c, packing in enumerate(optimum.packings)
+        if any(k == c and packing.spares(p) for k, p in optimum.gpus)
+    ]
 
 
 def _once(evicted: list[PlacedReplica]) -> list[PlacedReplica]:

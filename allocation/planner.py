@@ -27,7 +27,7 @@ from router.errors import InfeasibleError, InvalidRequestError
 HELD_OUT = 0.2
 # Price of a move between the plan and the plan for the high rate: small beside what either gains.
 _CLOSE = 1e-5
-_KEPT_REQUIREMENTS = ("target_utilisation", "high_availability", "gpu_price")
+_KEPT_REQUIREMENTS = ("target_utilisation", "high_availability", "reserved_gpu_fraction", "gpu_price")
 _KEPT_OPTIONS = ("n_batches", "seed", "quantile", "peak")
 
 

@@ -34,6 +34,7 @@ BATCH_SIZE = "Requests that run at once."
 BATCHES = "Batches that are sampled from the workload."
 UTILISATION = "Share of the replicas' tokens/s that the mean demand may take."
 AVAILABLE = "No model loses all its replicas when one node dies."
+RESERVE = "Share of one GPU that stays free for the predictor, its `num_gpus` in the configuration."
 QUANTILE = "Plan on this lower quantile of the predicted success, e.g. 0.25; 0: on its mean."
 PEAK = "Plan for the rate that this share of all minutes does not pass, e.g. 0.95; 0: for the mean rate."
 GPU_PRICE = "Mean success that a GPU has to earn; default: 0.001 for all of them together."
@@ -59,6 +60,7 @@ def plan(
     batches: Annotated[int, typer.Option(min=1, help=BATCHES)] = 20,
     target_utilisation: Annotated[float, typer.Option(min=0.01, max=1, help=UTILISATION)] = 0.8,
     high_availability: Annotated[bool, typer.Option("--high-availability", help=AVAILABLE)] = False,
+    reserve_gpu: Annotated[float, typer.Option(min=0, max=1, help=RESERVE)] = 0.0,
     quantile: Annotated[float, typer.Option(min=0, max=1, help=QUANTILE)] = 0.0,
     peak: Annotated[float, typer.Option(min=0, max=1, help=PEAK)] = 0.0,
     low_rate: LowRateOption = None,
@@ -93,6 +95,7 @@ def plan(
         budget_usd=budget_per_request_usd,
         target_utilisation=target_utilisation,
         high_availability=high_availability,
+        reserved_gpu_fraction=reserve_gpu,
         gpu_price=gpu_price,
     )
     options = PlanOptions(
@@ -129,6 +132,7 @@ def replan(
     high_availability: Annotated[
         bool | None, typer.Option("--high-availability/--no-high-availability", help=AVAILABLE + AS_RUNNING)
     ] = None,
+    reserve_gpu: Annotated[float | None, typer.Option(min=0, max=1, help=RESERVE + AS_RUNNING)] = None,
     quantile: Annotated[float | None, typer.Option(min=0, max=1, help=QUANTILE + AS_RUNNING)] = None,
     peak: Annotated[float | None, typer.Option(min=0, max=1, help=PEAK + AS_RUNNING)] = None,
     low_rate: LowRateOption = None,
@@ -168,6 +172,7 @@ def replan(
         budget_usd=budget_per_request_usd,
         target_utilisation=target_utilisation,
         high_availability=high_availability,
+        reserved_gpu_fraction=reserve_gpu,
         gpu_price=gpu_price,
         move_price=move_price,
     )

@@ -11,15 +11,17 @@ from rich.console import Console
 
 from allocation.assess import assess
 from allocation.cluster import Cluster, Node
+from allocation.gpus import CPU
 from allocation.infeasible import diagnose
 from allocation.near import moves_between
 from allocation.optimise import optimise
 from allocation.placement import exposed_models
-from allocation.plan import Plan
+from allocation.plan import PlacedReplica, Plan
 from allocation.planner import PlanOptions, make_plan
 from allocation.problem import AllocationProblem, Requirements
+from allocation.replica import Profile
 from allocation.report import moves_table, show
-from router.errors import InfeasibleError, InvalidRequestError
+from router.errors import ConfigurationError, InfeasibleError, InvalidRequestError
 from tests.allocation.instances import GPU, cluster, problem, profile, profiles, specs, workload
 
 SMALL = {"batch_size": 40, "n_batches": 4}
@@ -79,6 +81,48 @@ def test_replanning_without_a_node_restarts_what_was_there() -> None:
     kept = sum((Counter(stayed) & Counter(after.placements)).values())
     assert {p.node for p in after.placements} == {"node-0"}
     assert kept >= 1
+
+
+def most_free(plan: Plan) -> float:
+    """The largest share that any GPU has left."""
+    used = Counter({(node.name, gpu): 0.0 for node in plan.cluster.nodes for gpu in range(node.n_gpus)})
+    for placed in plan.placements:
+        for gpu in placed.gpus:
+            used[placed.node, gpu] += placed.replica.gpu_fraction
+    return 1 - min(used.values())
+
+
+@pytest.mark.parametrize(
+    ("offered", "most"),
+    [
+        ((profile("small", 0.5, 1, 20, 1e5), profile("small", 0.25, 1, 8, 1e5)), 140),
+        ((profile("large", 1.0, 2, 20, 1e5), profile("large", 1.0, 1, 9, 1e5)), 29),
+        ((profile("large", 1.0, 2, 20, 1e5), profile("large", 1.0, 4, 50, 1e5)), 20),
+    ],
+)
+def test_a_reserved_share_stays_free(offered: tuple[Profile, ...], most: int) -> None:
+    others = {"small", "mid", "large"} - {offered[0].replica.model}
+
+    def made(reserved: float, batch_size: int, running: tuple[PlacedReplica, ...] = ()) -> Plan:
+        needed = Requirements(reserved_gpu_fraction=reserved, move_price=1e-4)
+        options = PlanOptions(needed, batch_size=batch_size, n_batches=2)
+        models = specs(**{name: {"max_replicas": 0} for name in others})
+        return make_plan(cluster(1, 4), models, offered, workload(), options, running=running).plan
+
+    full = made(0.0, most + 1)
+    for running in ((), full.placements):
+        plan = made(0.3, most, running)
+        assert most_free(plan) >= 0.3
+        assert plan.settings["reserved_gpu_fraction"] == 0.3
+    with pytest.raises(InfeasibleError, match="add 1 node of 4 x gpu"):
+        made(0.3, most + 1)
+
+
+def test_a_reserve_needs_a_gpu() -> None:
+    cores = Cluster((Node("a", CPU, 4),), {CPU: replace(GPU, name=CPU)})
+    only = (profile("small", 1.0, 1, 64, 1e5, CPU),)
+    with pytest.raises(ConfigurationError, match="no GPU to reserve"):
+        make_plan(cores, specs(), only, workload(), PlanOptions(Requirements(reserved_gpu_fraction=0.1), **SMALL))
 
 
 def test_autoscaling_goes_from_the_low_rate_to_what_the_cluster_holds() -> None:

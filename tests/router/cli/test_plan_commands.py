@@ -125,7 +125,7 @@ def test_replan_changes_little(folder: Path, plan: Plan) -> None:
 def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
     make_plan(
         folder, "strict.json", "--budget-per-request-usd", 1e-5, "--high-availability", "--target-utilisation", 0.7,
-        "--quantile", 0.25, "--gpu-price", 1e-4,
+        "--quantile", 0.25, "--gpu-price", 1e-4, "--reserve-gpu", 0.1,
     )  # fmt: skip
     command = ["replan", "--profiles", folder / "profiles.yaml", "--device", "cpu", "--prompts"]
     command += [folder / "requests.jsonl", "--predictor", folder / "artefact", "--out", folder / "next.json"]
@@ -137,7 +137,15 @@ def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
 
     before, same = load_plan(folder / "strict.json"), replanned()
     assert (same.budget_usd, same.batch_size) == (1e-5, 20)
-    for name in ("n_batches", "quantile", "peak", "high_availability", "target_utilisation", "gpu_price"):
+    for name in (
+        "n_batches",
+        "quantile",
+        "peak",
+        "high_availability",
+        "target_utilisation",
+        "gpu_price",
+        "reserved_gpu_fraction",
+    ):
         assert same.settings[name] == before.settings[name], name
     freed = replanned(
         "--budget-per-request-usd", "inf", "--no-high-availability", "--quantile", 0, "--batch-size", 10,

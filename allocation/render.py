@@ -61,14 +61,16 @@ def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list
     groups = []
     for (node, gpus, replica), count in sorted(counts.items()):
         profile = plan.profile(replica)
+        gpu = plan.cluster.gpu_types[replica.gpu_type]
         settings = replica_settings(
             model,
             replica,
+            gpu,
             max_num_seqs=profile.max_num_seqs,
             kv_cache_gib=profile.kv_cache_gib,
             num_cpus=options.num_cpus,
         )
-        check_settings(profile, plan.cluster.gpu_types[replica.gpu_type], settings)
+        check_settings(profile, gpu, settings)
         group: dict[str, Any] = {"name": _name(node, gpus, replica, counts)}
         group |= {"node": node} if node else {}
         group |= {"gpus": list(gpus)} if gpus else {}

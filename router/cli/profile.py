@@ -104,7 +104,8 @@ def _measured(
         ) from error
     from deployments.measure import cpu_trials, gpu_trials, measure_profiles
 
-    trials = cpu_trials(specs, max_num_seqs, kv_cache_gib) if gpu_type == CPU else gpu_trials(computed, gpu_type)
+    gpu = cluster.gpu_types[gpu_type]
+    trials = cpu_trials(specs, gpu, max_num_seqs, kv_cache_gib) if gpu_type == CPU else gpu_trials(computed, gpu)
     with stage_bars() as bars:
         return measure_profiles(specs, trials, shares, typical, bars)
 

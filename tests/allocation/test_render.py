@@ -125,7 +125,7 @@ def test_cores_are_asked_for_where_there_is_no_gpu(tmp_path: Path) -> None:
 
 def test_a_quantisation_that_is_done_while_loading_is_asked_for() -> None:
     plan = plan_of()
-    settings = replica_settings(plan.models[1], MIDDLE, max_num_seqs=8, kv_cache_gib=4.0, num_cpus=1)
+    settings = replica_settings(plan.models[1], MIDDLE, GPU_TYPES["H100"], max_num_seqs=8, kv_cache_gib=4.0, num_cpus=1)
     assert settings["engine_args"]["quantization"] == "fp8"
 
 
@@ -142,7 +142,9 @@ def test_settings_that_disagree_are_refused(replica: ReplicaType, change: dict[s
     plan = plan_of()
     spec = next(model for model in plan.models if model.name == replica.model)
     found = plan.profile(replica)
-    settings = replica_settings(spec, replica, max_num_seqs=8, kv_cache_gib=found.kv_cache_gib, num_cpus=1)
+    settings = replica_settings(
+        spec, replica, GPU_TYPES["H100"], max_num_seqs=8, kv_cache_gib=found.kv_cache_gib, num_cpus=1
+    )
     check_settings(found, plan.cluster.gpu_types["H100"], settings)
     for name, value in change.items():
         (settings if name in settings or name == "num_gpus" else settings["engine_args"])[name] = value

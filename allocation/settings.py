@@ -11,6 +11,19 @@ from allocation.replica import Profile, ReplicaType
 from allocation.roofline import CONTEXT_GIB, GIB, memory_fraction, step_tokens
 from router.errors import ConfigurationError
 
+# What `replica_settings` decides of vLLM's arguments, and by leaving it out too.
+PLANNED_ARGUMENTS = frozenset(
+    {
+        "distributed_executor_backend",
+        "dtype",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "pipeline_parallel_size",
+        "quantization",
+        "tensor_parallel_size",
+    }
+)
 MIB = 1 << 20
 _EPSILON = 1e-9
 

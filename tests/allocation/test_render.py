@@ -9,6 +9,7 @@ import yaml
 
 from allocation.cluster import Cluster, Node
 from allocation.gpus import CPU, GPU_TYPES
+from allocation.models import ModelSpec
 from allocation.plan import ReplicaBounds
 from allocation.planner import PlanOptions, make_plan
 from allocation.render import RenderOptions, render
@@ -18,6 +19,7 @@ from allocation.settings import check_settings, replica_settings
 from deployments.config import ServiceConfig, parse_config
 from deployments.placement import LiveNode, check_fits
 from router.errors import ConfigurationError
+from router.prices import ModelPrice
 from tests.allocation import instances
 from tests.allocation.plans import HUGE, MIDDLE, PLACES, SMALL_HALF, SMALL_THIRD, plan_of, profile
 
@@ -70,6 +72,44 @@ def test_the_service_takes_what_is_rendered_and_runs_what_is_planned() -> None:
 def test_a_model_without_a_replica_stays_known() -> None:
     config = parsed(render(plan_of(), GOLDEN / "before.yaml", RenderOptions()))
     assert {model.name: model.groups for model in config.models}["large"] == ()
+
+
+def test_what_the_plan_decides_is_not_inherited_from_the_model(tmp_path: Path) -> None:
+    indent = "\n            "
+    text = (GOLDEN / "before.yaml").read_text()
+    text = text.replace("engine_args: &sampling # shared by all", f"engine_args: &sampling{indent}quantization: awq")
+    text = text.replace("gpu_memory_utilization: 0.9", f"tensor_parallel_size: 4{indent}<<: *sampling")
+    config = tmp_path / "serve_config.yaml"
+    config.write_text(text)
+    large = ReplicaType("large", "H100", 1.0)
+    plan = plan_of(
+        ((large, "a-0", (0,)), (SMALL_THIRD, "a-1", (0,))),
+        (profile(large, 40.0, 20.0), profile(SMALL_THIRD, 3.0, 16.0)),
+    )
+    text = render(plan, config, RenderOptions())
+    config.write_text(text)
+    assert render(plan, config, RenderOptions()) == text
+    by_name = {model.name: model for model in parsed(text).models}
+    for name, kept in (("large", "enable_prefix_caching"), ("small", "override_generation_config")):
+        (group,) = by_name[name].groups
+        arguments = by_name[name].of_group(group).engine_args
+        assert "tensor_parallel_size" not in arguments
+        assert "quantization" not in arguments
+        assert kept in arguments
+
+
+def test_a_model_on_several_gpus_may_be_planned_on_one(tmp_path: Path) -> None:
+    one = ReplicaType("qwen2.5-72b", "B200", 1.0)
+    spec = ModelSpec(one.model, "Qwen/Qwen2.5-72B-Instruct", ModelPrice(0.4, 0.8), max_model_len=16384)
+    plan = plan_of(
+        ((one, "b", (0,)),),
+        (profile(one, 136.0, 20.0),),
+        models=(spec,),
+        cluster=Cluster((Node("b", "B200", 1),), GPU_TYPES),
+    )
+    config = parsed(render(plan, ROOT / "serve_config.gpu.yaml", RenderOptions()))
+    large = next(model for model in config.models if model.name == one.model)
+    assert [group.num_gpus for group in large.groups] == [1]
 
 
 def test_without_pins_ray_chooses() -> None:

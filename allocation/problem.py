@@ -13,8 +13,7 @@ from allocation.cluster import Cluster
 from allocation.gpus import CPU
 from allocation.models import ModelSpec
 from allocation.replica import Profile, ReplicaType
-from allocation.workload import FloatArray, IntArray, Workload
-from router.assignment.problem import BoolArray
+from allocation.workload import BoolArray, FloatArray, IntArray, Workload
 from router.errors import ConfigurationError, InvalidRequestError
 
 GPUS_WORTH = 1e-3
@@ -99,7 +98,6 @@ class AllocationProblem:
             raise ConfigurationError("There is no GPU to reserve a share of: reserve nothing on a cluster of cores.")
         usable = usable_profiles(cluster, models, profiles)
         rows = batches.ravel()
-        limit = np.array([spec.max_model_len for spec in models])
         inputs, outputs = workload.input_tokens[rows], workload.output_tokens[rows]
         return cls(
             cluster=cluster,
@@ -110,7 +108,7 @@ class AllocationProblem:
             success=workload.success[rows],
             cost_usd=workload.cost_usd[rows],
             tokens=outputs + inputs * reading_weight(names, usable),
-            allowed=inputs + outputs <= limit,
+            allowed=workload.within_context(models)[rows],
             batch=np.repeat(np.arange(len(batches)), batches.shape[1]),
             weight=np.ones(len(rows)),
         )

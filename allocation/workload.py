@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 PEAK_WINDOW_S = 60.0
 _ARRAYS = ("success", "cost_usd", "input_tokens", "output_tokens")
@@ -64,6 +65,11 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.success)
+
+    def within_context(self, specs: Sequence[ModelSpec]) -> BoolArray:
+        """(n_requests, n_models) where prompt and answer fit the context; specs: the workload's models, in order."""
+        longest = np.array([spec.max_model_len for spec in specs])
+        return np.asarray(self.input_tokens + self.output_tokens <= longest, np.bool_)
 
     def subset(self, rows: IntArray) -> Workload:
         """These requests, in this order, at the same rate and without arrival times."""

@@ -55,7 +55,7 @@ def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedRepli
     wanted = Counter([*optimum.replicas.elements(), *_reserved(optimum)])
     placed: list[PlacedReplica] = []
     for one in running:
-        if wanted[one.replica] and _still_there(cluster, one):
+        if wanted[one.replica] and still_there(cluster, one):
             wanted[one.replica] -= 1
             placed.append(one)
     room = Room(cluster, placed)
@@ -95,7 +95,8 @@ def _by_size(replica: ReplicaType) -> tuple[float, ReplicaType]:
     return -replica.gpus, replica
 
 
-def _still_there(cluster: Cluster, one: PlacedReplica) -> bool:
+def still_there(cluster: Cluster, one: PlacedReplica) -> bool:
+    """Whether the cluster has the place of a replica that was put on it before."""
     return any(
         n.name == one.node and n.gpu_type == one.replica.gpu_type and max(one.gpus) < n.n_gpus for n in cluster.nodes
     )

@@ -14,7 +14,7 @@ from allocation.assess import LOADS, assess
 from allocation.cluster import Cluster
 from allocation.infeasible import diagnose
 from allocation.models import ModelSpec
-from allocation.near import place_near
+from allocation.near import place_near, still_there
 from allocation.optimise import DEFAULT_GAP, DEFAULT_TIME_LIMIT_S, Optimum, optimise
 from allocation.placement import Placement, place
 from allocation.plan import Assessment, ModelLoad, PlacedReplica, Plan, ReplicaBounds
@@ -91,7 +91,7 @@ def make_plan(
     running: Sequence[PlacedReplica] = (),
     inputs: Mapping[str, str] | None = None,
 ) -> Planned:
-    """The best plan for the workload, close to the running replicas where there are any.
+    """The best plan for the workload, close to the running replicas, as far as the cluster still has their places.
 
     Raises InfeasibleError naming what cannot be met and what would do; DeadlineError when no plan was found in time;
     ConfigurationError for profiles or models that do not go together with the cluster.
@@ -105,7 +105,8 @@ def make_plan(
     batches = seen.batches(options.batch_size, options.n_batches, options.seed)
     requirements = options.requirements
     if running:
-        requirements = replace(requirements, running=Counter(one.replica for one in running))
+        there = Counter(one.replica for one in running if still_there(cluster, one))
+        requirements = replace(requirements, running=there)
     problem = AllocationProblem.of(cluster, models, profiles, seen, batches, requirements)
     optimum, placement = _placed(problem, options, running)
     bounds = _bounds(problem, options, optimum.replicas)

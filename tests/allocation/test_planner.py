@@ -83,6 +83,21 @@ def test_replanning_without_a_node_restarts_what_was_there() -> None:
     assert kept >= 1
 
 
+def test_what_ran_on_a_node_that_is_gone_has_to_be_started() -> None:
+    # One replica serves all; two more ran on the node that is gone, and starting them again earns nothing.
+    only = (profile("small", 1.0, 1, 64, 1e5),)
+    replica = only[0].replica
+    running = tuple(PlacedReplica(replica, node, (gpu,)) for node, gpu in (("node-0", 0), ("node-1", 0), ("node-1", 1)))
+    options = PlanOptions(Requirements(move_price=1e-3), **SMALL)
+
+    def planned(n_nodes: int) -> Counter[str]:
+        made = make_plan(cluster(n_nodes), specs(), only, workload(), options, running=running).plan
+        return Counter(placed.node for placed in made.placements)
+
+    assert planned(2) == {"node-0": 1, "node-1": 2}
+    assert planned(1) == {"node-0": 1}
+
+
 def most_free(plan: Plan) -> float:
     """The largest share that any GPU has left."""
     used = Counter({(node.name, gpu): 0.0 for node in plan.cluster.nodes for gpu in range(node.n_gpus)})

@@ -188,18 +188,18 @@ def read_requests(file: Path) -> tuple[list[str], FloatArray | None]:
     The file: text with one prompt a line, or .jsonl with `prompt` or `messages` and optionally `arrival_s`.
     Raises InvalidRequestError naming file, line and mend.
     """
-    from router.cli.prompts import read_prompts
+    from router.cli.prompts import numbered_lines, read_prompts
 
     prompts = read_prompts(file)
     if file.suffix != ".jsonl":
         return prompts, None
-    times = [json.loads(line).get("arrival_s") for line in file.read_text().splitlines() if line.strip()]
-    missing = [number for number, time in enumerate(times, start=1) if time is None]
+    times = [(number, json.loads(line).get("arrival_s")) for number, line in numbered_lines(file)]
+    missing = [number for number, time in times if time is None]
     if len(missing) == len(times):
         return prompts, None
     if missing:
         raise InvalidRequestError(f"{file}, line {missing[0]}: no arrival_s, but other lines have it; add it.")
-    arrivals = np.array([_seconds(time, f"{file}, line {n}") for n, time in enumerate(times, start=1)], np.float64)
+    arrivals = np.array([_seconds(time, f"{file}, line {number}") for number, time in times], np.float64)
     order = np.argsort(arrivals, kind="stable")
     return [prompts[i] for i in order.tolist()], arrivals[order] - arrivals[order[0]]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from router.cli.application import DeviceOption, JsonOption, console, write_json
+from router.cli.application import DeviceOption, JsonOption, console, errors, write_json
 from router.cli.clusters import ClusterOption, read_cluster
 from router.cli.workloads import (
     EncoderOption,
@@ -20,8 +20,11 @@ from router.cli.workloads import (
 )
 
 if TYPE_CHECKING:
+    from allocation.cluster import Cluster
+    from allocation.models import ModelSpec
     from allocation.planner import Planned, PlanOptions
     from allocation.problem import Requirements
+    from allocation.replica import Profile
 
 Changeable = TypeVar("Changeable", "Requirements", "PlanOptions")
 ModelsOption = Annotated[Path, typer.Option(metavar="FILE", help="models.yaml.")]
@@ -88,8 +91,10 @@ def plan(
     from allocation.replica import load_profiles
     from allocation.report import show
 
-    specs, there = load_models(models), read_cluster(cluster)
+    there = read_cluster(cluster)
+    specs = load_models(models, there.gpu_types)
     known = load_profiles(*profiles)
+    _warn_of_models_left_out(there, specs, known)
     workload = read_workload(specs, prompts, outcomes, predictor, rate, encoder, device)
     requirements = Requirements(
         budget_usd=budget_per_request_usd,
@@ -163,8 +168,10 @@ def replan(
     from allocation.report import moves_table, show
 
     before = load_plan(running)
-    specs = before.models if models is None else load_models(models)
     there = before.cluster if cluster is None else read_cluster(cluster)
+    specs = before.models if models is None else load_models(models, there.gpu_types)
+    known = load_profiles(*profiles)
+    _warn_of_models_left_out(there, specs, known)
     workload = read_workload(specs, prompts, outcomes, predictor, rate, encoder, device)
     kept = options_of(before)
     requirements = _changed(
@@ -196,9 +203,7 @@ def replan(
     )
     inputs = _hashes(running=running, models=models, cluster=cluster, prompts=prompts, outcomes=outcomes)
     inputs |= _hashes(predictor=predictor, **{f"profiles.{number}": file for number, file in enumerate(profiles)})
-    made = make_plan(
-        there, specs, load_profiles(*profiles), workload, options, running=before.placements, inputs=inputs
-    )
+    made = make_plan(there, specs, known, workload, options, running=before.placements, inputs=inputs)
     save_plan(made.plan, out)
     moves = moves_between(before.placements, made.plan.placements)
     result = {**_result(made), "started": len(moves.started), "stopped": len(moves.stopped)}
@@ -206,6 +211,19 @@ def replan(
         show(made.plan, console)
         console.print(moves_table(moves))
         console.print(f"{out} written in {made.wall_time_s:.1f} s.", highlight=False)
+
+
+def _warn_of_models_left_out(cluster: Cluster, specs: tuple[ModelSpec, ...], known: tuple[Profile, ...]) -> None:
+    from allocation.problem import usable_profiles
+
+    usable = {profile.replica.model for profile in usable_profiles(cluster, specs, known)}
+    for name in (spec.name for spec in specs if spec.name not in usable):
+        errors.print(
+            f"[yellow]Warning:[/] no profile of {name!r} fits this cluster, so the plan leaves it out: profile it, "
+            "with other shares or GPU counts, or allow it other GPU types.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _changed(options: Changeable, **given: Any) -> Changeable:

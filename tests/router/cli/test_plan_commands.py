@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from allocation.near import moves_between
 from allocation.plan import Plan, file_hash, load_plan
-from allocation.replica import Profile, ReplicaType, save_profiles
+from allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
 from router.cli import app
 from router.prediction.outcomes import OutcomesTable
 from tests.router.conftest import PRICES
@@ -102,6 +102,18 @@ def test_plan_takes_its_options(folder: Path, plan: Plan) -> None:
     assert all(load.utilisation <= 0.7 + 1e-6 for load in made.loads)
     for model in {p.replica.model for p in made.placements}:
         assert len({p.node for p in made.placements if p.replica.model == model}) == 2
+
+
+def test_a_model_that_fits_nowhere_is_pointed_out(folder: Path) -> None:
+    known = [entry for entry in load_profiles(folder / "profiles.yaml") if entry.replica.model != "large"]
+    save_profiles(known, folder / "few.yaml")
+    files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "few.json"]
+    given = ["--prompts", folder / "requests.jsonl", "--predictor", folder / "artefact", "--device", "cpu"]
+    options = ["--profiles", folder / "few.yaml", "--batch-size", 20, "--batches", 3]
+    result = runner.invoke(app, ["plan", *map(str, [*files, *given, *options])])
+    assert result.exit_code == 0, result.output
+    assert "no profile of 'large' fits this cluster" in result.stderr
+    assert "'small'" not in result.stderr
 
 
 def test_recorded_outcomes_can_be_planned_for(folder: Path) -> None:

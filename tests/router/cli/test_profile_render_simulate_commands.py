@@ -79,6 +79,17 @@ def test_profile_says_what_is_wrong(inputs: Path) -> None:
     assert "--measure --on cpu" in profile_command(inputs, code=2)
 
 
+def test_a_source_that_cannot_be_read_is_named_with_its_line(inputs: Path) -> None:
+    models = yaml.safe_load((inputs / "models.yaml").read_text())
+    (inputs / "empty").mkdir()
+    models["models"][1]["source"] = str(inputs / "empty")
+    (inputs / "models.yaml").write_text(yaml.safe_dump(models))
+    said = profile_command(inputs, code=2)
+    line = (inputs / "models.yaml").read_text().splitlines().index(f"  source: {inputs / 'empty'}") + 1
+    assert f"models.yaml, line {line}: models.1.source:" in said
+    assert "has no config.json" in said
+
+
 def test_render_writes_what_serve_deploy_takes(tmp_path: Path) -> None:
     save_plan(plan_of(), tmp_path / "plan.json")
     config = tmp_path / "serve_config.yaml"

@@ -80,6 +80,7 @@ def check_settings(profile: Profile, gpu: GpuType, settings: dict[str, Any]) -> 
         ConfigurationError: names the settings that disagree, the numbers, and the mend.
     """
     replica, arguments = profile.replica, settings["engine_args"]
+    _check_sequences(profile, settings["max_num_seqs"], arguments)
     if replica.gpu_type == CPU:
         return
     gpus = replica.tensor_parallel
@@ -96,6 +97,24 @@ def check_settings(profile: Profile, gpu: GpuType, settings: dict[str, Any]) -> 
             f"{replica}: weights, cache and context take {used_gib:.1f} GiB of each GPU and gpu_memory_utilization "
             f"{arguments['gpu_memory_utilization']:g} of {gpu.name} allows {room_gib:.1f}: profile it again "
             "(`apportion profile`) and plan again."
+        )
+
+
+def _check_sequences(profile: Profile, max_num_seqs: int, arguments: dict[str, Any]) -> None:
+    """Sequences need as much of the cache each as the profile gives those that it was made with."""
+    replica, step = profile.replica, arguments["max_num_batched_tokens"]
+    if max_num_seqs > step:
+        raise ConfigurationError(
+            f"{replica}: max_num_seqs {max_num_seqs} is above max_num_batched_tokens {step}, and a step needs a token "
+            "of every sequence: lower it."
+        )
+    # The cache is rounded down to whole MiB of each GPU.
+    given_gib = (arguments["kv_cache_memory_bytes"] + MIB) * replica.tensor_parallel / GIB
+    needed_gib = profile.kv_cache_gib * max_num_seqs / profile.max_num_seqs
+    if needed_gib > given_gib:
+        raise ConfigurationError(
+            f"{replica}: max_num_seqs {max_num_seqs} needs {needed_gib:.2f} GiB of cache by its profile, and "
+            f"kv_cache_memory_bytes gives {given_gib:.2f}: lower max_num_seqs, or plan again."
         )
 
 

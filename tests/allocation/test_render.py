@@ -176,6 +176,9 @@ def test_a_quantisation_that_is_done_while_loading_is_asked_for() -> None:
         (SMALL_HALF, {"num_gpus": 0.4}, "num_gpus 0.4"),
         (HUGE, {"placement_group_bundles": [{"GPU": 2, "CPU": 1}]}, "the bundle's GPU 2"),
         (SMALL_HALF, {"kv_cache_memory_bytes": 60 << 30}, "63.7 GiB.*allows 36.6"),
+        (SMALL_HALF, {"max_num_seqs": 33}, "max_num_seqs 33 needs 30.94 GiB"),
+        (HUGE, {"kv_cache_memory_bytes": 17 << 30}, "max_num_seqs 32 needs 140.00 GiB.*gives 68"),
+        (SMALL_HALF, {"max_num_batched_tokens": 16}, "max_num_seqs 32 is above max_num_batched_tokens 16"),
     ],
 )
 def test_settings_that_disagree_are_refused(replica: ReplicaType, change: dict[str, object], says: str) -> None:
@@ -183,7 +186,7 @@ def test_settings_that_disagree_are_refused(replica: ReplicaType, change: dict[s
     spec = next(model for model in plan.models if model.name == replica.model)
     found = plan.profile(replica)
     settings = replica_settings(
-        spec, replica, GPU_TYPES["H100"], max_num_seqs=8, kv_cache_gib=found.kv_cache_gib, num_cpus=1
+        spec, replica, GPU_TYPES["H100"], max_num_seqs=32, kv_cache_gib=found.kv_cache_gib, num_cpus=1
     )
     check_settings(found, plan.cluster.gpu_types["H100"], settings)
     for name, value in change.items():

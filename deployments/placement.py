@@ -175,7 +175,10 @@ def _place(groups: Iterable[ReplicaGroup], room: dict[str, list[float]], where: 
         if node is None:
             mend = "plan for the cluster as it is, or add GPUs"
             if group.name == _PREDICTOR:
-                mend = f"plan with --reserve-gpu {group.num_gpus:g}, or predict on the CPU (predictor.num_gpus: 0)"
+                mend = (
+                    f"plan with --reserve-gpu {group.num_gpus:g}, name the replicas' GPUs (render --pin), or predict "
+                    "on the CPU (predictor.num_gpus: 0)"
+                )
             needed = sum(other.num_gpus for other in replicas)
             there = sum(len(free) for free in room.values())
             raise ConfigurationError(

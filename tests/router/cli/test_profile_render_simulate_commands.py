@@ -126,7 +126,7 @@ def test_render_leaves_the_predictor_its_share(tmp_path: Path) -> None:
         config.write_text(before.replace("artefact: /models", f"num_gpus: {share}\n        artefact: /models"))
         said[share] = run("render", tmp_path / "plan.json", "--config", config, "--out", rendered, code=code)
     assert "3 planned replicas are in" in said[0.2]
-    assert "plan with --reserve-gpu 0.25, or predict on the CPU (predictor.num_gpus: 0)" in said[0.25]
+    assert "plan with --reserve-gpu 0.25, name the replicas' GPUs (render --pin), or predict on the CPU" in said[0.25]
 
 
 @pytest.fixture

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from allocation.patterns import NodeClass, Packing, node_classes, packings
 from allocation.problem import AllocationProblem
-from allocation.program import add_assignment, add_packing, add_replica_limits, capacity
+from allocation.program import add_assignment, add_packing, add_replica_limits, capacity, cost_unit_usd
 from router.assignment.model import PyomoModel, solve_model
 
 # A lower rate is found by halving an interval so many times.
 _HALVINGS = 6
 _MORE_NODES = 8
+# Digits of an amount; rounded so that the printed one still does.
+_UP, _DOWN = Context(prec=4, rounding=ROUND_CEILING), Context(prec=4, rounding=ROUND_FLOOR)
 _ROWS = ("budget", "throughput", "concurrency", "replicas", "available")
 _WORDS = {
     "budget": "the cost budget",
@@ -35,35 +38,47 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """alone: requirements without any one of which there would be a plan. relaxations: smallest single changes."""
+    """alone: requirements without any one of which there would be a plan. relaxations: smallest single changes.
+
+    complete: the time sufficed to look for all of them.
+    """
 
     alone: tuple[str, ...]
     relaxations: tuple[Relaxation, ...]
+    complete: bool = True
 
     @property
     def message(self) -> str:
         """For people: what cannot be met, and what would do."""
-        if not self.alone and not self.relaxations:
+        if not (self.complete or self.alone or self.relaxations):
             return "There is no plan for this cluster, and the time did not suffice to say why: allow more time."
         words = " or ".join(_WORDS[row] for row in self.alone)
         reason = f"given all else, it cannot meet {words}" if words else "more than one requirement is out of reach"
-        changes = "; ".join(relaxation.message for relaxation in self.relaxations)
-        mend = f"Any one of these would do: {changes}." if changes else "Relax several requirements at once."
-        return f"There is no plan for this cluster: {reason}. {mend}"
+        return f"There is no plan for this cluster: {reason}. {self._mend}"
+
+    @property
+    def _mend(self) -> str:
+        if self.relaxations:
+            return f"Any one of these would do: {'; '.join(relaxation.message for relaxation in self.relaxations)}."
+        if self.alone:
+            return "Relaxing this alone would do." if len(self.alone) == 1 else "Relaxing any one of them would do."
+        return "Relax several requirements at once."
 
 
 def diagnose(problem: AllocationProblem, *, time_limit_s: float = 60.0) -> Diagnosis:
     """Examines a problem without a plan; when the time runs out, with what was found by then."""
-    search = _Search(problem, packings(node_classes(problem.cluster), problem.replicas), time_limit_s)
-    ways: Sequence[Callable[[], Relaxation | None]] = (search.budget, search.batch, search.nodes, search.rate)
+    packed = packings(node_classes(problem.cluster), problem.replicas, problem.requirements.reserved_gpu_fraction)
+    search = _Search(problem, packed, time_limit_s)
+    ways: Sequence[Callable[[], Relaxation | None]] = (search.budget, search.nodes, search.batch, search.rate)
     alone: list[str] = []
     relaxations: list[Relaxation] = []
+    complete = True
     try:
         alone.extend(row for row in _ROWS if _holds(search.model, row) and search.possible_without(row))
         relaxations.extend(found for way in ways if (found := way()) is not None)
     except _OutOfTimeError:
-        pass
-    return Diagnosis(tuple(alone), tuple(relaxations))
+        complete = False
+    return Diagnosis(tuple(alone), tuple(relaxations), complete)
 
 
 class _OutOfTimeError(Exception):
@@ -87,8 +102,6 @@ class _Search:
 
     def budget(self) -> Relaxation | None:
         """The least mean cost with which everything else can be met."""
-        import pyomo.environ as pyo
-
         if not _holds(self.model, "budget"):
             return None
         self.model.budget.deactivate()
@@ -97,38 +110,33 @@ class _Search:
         if least is None:
             return None
         given = self._problem.requirements.budget_usd
-        usd = given * least / pyo.value(self.model.budget.upper)
-        return Relaxation("budget", usd, f"raise the budget from {given:.4g} to {usd:.4g} USD per request")
+        usd = float(_UP.create_decimal_from_float(least * cost_unit_usd(self._problem)))
+        return Relaxation("budget", usd, f"raise the budget from {given:g} to {usd:g} USD per request")
 
     def rate(self) -> Relaxation | None:
         """The highest rate at which everything else can be met."""
-        low, high = 0.0, 1.0
-        if not self._serves(0.0):
+        if not self._serves(rate=0.0):
             return None
+        low, high = 0.0, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if self._serves(middle) else (low, middle)
+            low, high = (middle, high) if self._serves(rate=middle) else (low, middle)
         if low == 0.0:
             return None
         given = self._problem.rate_per_s
-        return Relaxation("rate", low * given, f"lower the rate from {given:.4g} to {low * given:.4g} requests/s")
+        most = float(_DOWN.create_decimal_from_float(low * given))
+        return Relaxation("rate", most, f"lower the rate from {given:g} to {most:g} requests/s")
 
     def batch(self) -> Relaxation | None:
-        """The most requests at once with which everything else can be met."""
-        import pyomo.environ as pyo
-
-        model = self.model.clone()
-        model.missing = pyo.Var(domain=pyo.NonNegativeReals)
-        model.concurrency.deactivate()
-        model.elastic = pyo.Constraint(
-            list(model.concurrency), rule=lambda m, k, j: m.concurrency[k, j].body - m.missing <= 0
-        )
-        least = self._least(model, model.missing)
-        size = round(float(self._problem.weight.sum()) / self._problem.n_batches)
-        if least is None or least < 0.5 or least >= size:
+        """The most requests at once, a whole number, with which everything else can be met."""
+        if not self.possible_without("concurrency"):
             return None
-        most = int(size - least)
-        return Relaxation("batch", most, f"have about {most} requests at once instead of {size}")
+        size = round(float(self._problem.weight.sum()) / self._problem.n_batches)
+        low, high = 0, size
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._serves(at_once=middle / size) else (low, middle)
+        return Relaxation("batch", low, f"have about {low} requests at once instead of {size}") if low else None
 
     def nodes(self) -> Relaxation | None:
         """The fewest more nodes of one class with which everything can be met; the class that needs the fewest GPUs."""
@@ -164,8 +172,11 @@ class _Search:
         words = f"add {count} node{'s' * (count > 1)} of {node_class.n_gpus} x {node_class.gpu_type}"
         return Relaxation("nodes", count, words)
 
-    def _serves(self, part: float) -> bool:
-        model = _model(replace(self._problem, rate_per_s=self._problem.rate_per_s * part), self._packed)
+    def _serves(self, rate: float = 1.0, at_once: float = 1.0) -> bool:
+        """Whether there is a plan for these parts of the rate and of the requests at once."""
+        problem = self._problem
+        part = replace(problem, rate_per_s=problem.rate_per_s * rate, weight=problem.weight * at_once)
+        model = _model(part, self._packed)
         return self._least(model, 0.0 * next(iter(model.x.values()))) is not None
 
     def _least(self, model: PyomoModel, expression: object) -> float | None:

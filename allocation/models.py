@@ -15,12 +15,14 @@ models:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
+from allocation.gpus import CPU, GPU_TYPES
 from allocation.yaml_files import Section, fault, read_checked
 from router.errors import ConfigurationError
 from router.prices import ModelPrice
@@ -57,8 +59,11 @@ class ModelSpec:
                 raise ConfigurationError(f"Model {self.name!r}: {field} {value!r}: use one of {', '.join(known)}.")
 
 
-def load_models(path: str | Path) -> tuple[ModelSpec, ...]:
-    """Reads models.yaml. Raises ConfigurationError naming file, line and mend."""
+def load_models(path: str | Path, gpu_types: Collection[str] | None = None) -> tuple[ModelSpec, ...]:
+    """Reads models.yaml. Raises ConfigurationError naming file, line and mend.
+
+    gpu_types: those of the cluster, which a model may name beside those of the built-in table; None: any name will do.
+    """
     path = Path(path)
     given = read_checked(path, _ModelsFile)
     names: set[str] = set()
@@ -67,6 +72,11 @@ def load_models(path: str | Path) -> tuple[ModelSpec, ...]:
             problem = f"the model {entry.name!r} appears twice; give every model its own name."
             raise fault(path, ("models", number, "name"), problem)
         names.add(entry.name)
+        for place, name in enumerate(entry.gpu_types or ()):
+            if gpu_types is not None and name not in {*GPU_TYPES, CPU, *gpu_types}:
+                known = ", ".join(sorted({*GPU_TYPES, CPU, *gpu_types}))
+                problem = f"{name!r} is neither a type of the cluster nor of the built-in table; use one of {known}."
+                raise fault(path, ("models", number, "gpu_types", place), problem)
     return tuple(entry.spec() for entry in given.models)
 
 

@@ -12,6 +12,9 @@ from allocation.placement import Placement, exposed_models, place
 from allocation.plan import PlacedReplica
 from allocation.replica import SHARE_UNITS, ReplicaType
 
+# The model's name in what stands for the reserved share of a GPU.
+_NOBODY = ""
+
 
 @dataclass(frozen=True)
 class Moves:
@@ -49,10 +52,10 @@ def place_near(
 
 
 def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedReplica]) -> list[PlacedReplica] | None:
-    wanted = Counter(optimum.replicas)
+    wanted = Counter([*optimum.replicas.elements(), *_reserved(optimum)])
     placed: list[PlacedReplica] = []
     for one in running:
-        if wanted[one.replica] and _still_there(cluster, one):
+        if wanted[one.replica] and still_there(cluster, one):
             wanted[one.replica] -= 1
             placed.append(one)
     room = Room(cluster, placed)
@@ -60,7 +63,7 @@ def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedRepli
     # Every eviction frees room for something larger; the limit only guards against going round in circles.
     for _ in range(4 * (len(waiting) + len(placed)) + 1):
         if not waiting:
-            return room.placed
+            return [one for one in room.placed if one.replica.model != _NOBODY]
         replica = waiting.pop(0)
         spot = room.find(replica)
         if spot is None:
@@ -73,6 +76,15 @@ def _into_room(cluster: Cluster, optimum: Optimum, running: Sequence[PlacedRepli
     return None
 
 
+def _reserved(optimum: Optimum) -> list[ReplicaType]:
+    """What is reserved of one GPU, as if it were a replica of a type that the optimum found room on."""
+    return [
+        ReplicaType(_NOBODY, packing.node_class.gpu_type, packing.reserved / SHARE_UNITS)
+        for c, packing in enumerate(optimum.packings)
+        if any(k == c and packing.spares(p) for k, p in optimum.gpus)
+    ]
+
+
 def _once(evicted: list[PlacedReplica]) -> list[PlacedReplica]:
     """A replica on several GPUs goes once, though each of its GPUs names it; equal shares of a GPU are several."""
     whole = dict.fromkeys(one for one in evicted if len(one.gpus) > 1)
@@ -83,7 +95,8 @@ def _by_size(replica: ReplicaType) -> tuple[float, ReplicaType]:
     return -replica.gpus, replica
 
 
-def _still_there(cluster: Cluster, one: PlacedReplica) -> bool:
+def still_there(cluster: Cluster, one: PlacedReplica) -> bool:
+    """Whether the cluster has the place of a replica that was put on it before."""
     return any(
         n.name == one.node and n.gpu_type == one.replica.gpu_type and max(one.gpus) < n.n_gpus for n in cluster.nodes
     )

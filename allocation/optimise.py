@@ -70,7 +70,9 @@ def optimise(
     Raises InfeasibleError when the requirements cannot all be met, DeadlineError when no plan was found in time.
     """
     deadline = time.perf_counter() + time_limit_s
-    packed = packings(node_classes(problem.cluster, alone), problem.replicas)
+    packed = packings(
+        node_classes(problem.cluster, alone), problem.replicas, problem.requirements.reserved_gpu_fraction
+    )
     model = joint_program(problem, packed)
     if problem.n_requests > 2 * SKETCH_REQUESTS:
         _start_from_sketch(model, problem, packed, gap, time_limit_s)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from allocation.cluster import Cluster, Node
+from allocation.gpus import CPU
 from allocation.replica import SHARE_UNITS, ReplicaType
 from router.errors import ConfigurationError
 
@@ -39,12 +40,15 @@ class NodeClass:
 class Packing:
     """The patterns of one class.
 
-    shares: sizes of parts of one GPU in ten-thousandths, largest first; gpu_patterns: how many of each on a GPU.
-    groups: sizes of groups of GPUs, largest first, 1 for GPUs that are cut; node_patterns: how many of each.
+    reserved: share of one GPU of the cluster, in ten-thousandths, that no replica may take; 0: none.
+    shares: sizes of parts of one GPU in ten-thousandths, largest first; gpu_patterns: how many of each on a GPU, those
+    that leave the reserved share free last. groups: sizes of groups of GPUs, largest first, 1 for GPUs that are cut;
+    node_patterns: how many of each.
     """
 
     node_class: NodeClass
     replicas: tuple[ReplicaType, ...]
+    reserved: int = 0
 
     @cached_property
     def shares(self) -> tuple[int, ...]:
@@ -53,11 +57,21 @@ class Packing:
     @cached_property
     def groups(self) -> tuple[int, ...]:
         sizes = {r.tensor_parallel for r in self.replicas if r.tensor_parallel > 1}
-        return tuple(sorted(sizes | ({1} if self.shares else set()), reverse=True))
+        return tuple(sorted(sizes | ({1} if self.shares or self.reserved else set()), reverse=True))
 
     @cached_property
     def gpu_patterns(self) -> tuple[Pattern, ...]:
-        return maximal_patterns(self.shares, SHARE_UNITS)
+        return maximal_patterns(self.shares, SHARE_UNITS) + self._sparing
+
+    @cached_property
+    def _sparing(self) -> tuple[Pattern, ...]:
+        if not self.reserved:
+            return ()
+        return maximal_patterns(self.shares, SHARE_UNITS - self.reserved) or ((),)
+
+    def spares(self, pattern: int) -> bool:
+        """Whether the GPU pattern of this number is one of those that leave the reserved share free."""
+        return pattern >= len(self.gpu_patterns) - len(self._sparing)
 
     @cached_property
     def node_patterns(self) -> tuple[Pattern, ...]:
@@ -73,10 +87,15 @@ def node_classes(cluster: Cluster, alone: Collection[str] = ()) -> tuple[NodeCla
     return tuple(NodeClass(nodes[0].gpu_type, nodes[0].n_gpus, tuple(nodes)) for nodes in classes.values())
 
 
-def packings(classes: Iterable[NodeClass], replicas: Iterable[ReplicaType]) -> tuple[Packing, ...]:
-    """The patterns of every class for the replica types that it takes."""
+def packings(
+    classes: Iterable[NodeClass], replicas: Iterable[ReplicaType], reserved_gpu_fraction: float = 0.0
+) -> tuple[Packing, ...]:
+    """The patterns of every class for the replica types that it takes, and for what is reserved of one GPU."""
     replicas = tuple(replicas)
-    return tuple(Packing(c, tuple(r for r in replicas if c.takes(r))) for c in classes)
+    units = round(reserved_gpu_fraction * SHARE_UNITS)
+    return tuple(
+        Packing(c, tuple(r for r in replicas if c.takes(r)), 0 if c.gpu_type == CPU else units) for c in classes
+    )
 
 
 def maximal_patterns(sizes: Sequence[int], room: int) -> tuple[Pattern, ...]:

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from allocation.cluster import Cluster
 from allocation.models import ModelSpec
 from allocation.replica import SHARE_UNITS, Profile, ReplicaType
+from allocation.yaml_files import utf8_text
 from router.errors import ConfigurationError
 
 VERSION = 1
@@ -59,7 +60,7 @@ class ModelLoad:
 
 @dataclass(frozen=True)
 class ReplicaBounds:
-    """Autoscaling bounds of a replica type: what the low and the high rate need."""
+    """Autoscaling bounds of a replica type: what low and high rate need; all maxima fit the cluster at once."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
@@ -183,7 +184,7 @@ def load_plan(path: str | Path) -> Plan:
     """Reads plan.json. Raises ConfigurationError naming the file, what is wrong and the mend."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(utf8_text(path))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of a plan.") from error
     except json.JSONDecodeError as error:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from allocation.assess import LOADS, assess
 from allocation.cluster import Cluster
 from allocation.infeasible import diagnose
 from allocation.models import ModelSpec
-from allocation.near import place_near
+from allocation.near import place_near, still_there
 from allocation.optimise import DEFAULT_GAP, DEFAULT_TIME_LIMIT_S, Optimum, optimise
 from allocation.placement import Placement, place
 from allocation.plan import Assessment, ModelLoad, PlacedReplica, Plan, ReplicaBounds
@@ -26,6 +27,8 @@ from router.errors import InfeasibleError, InvalidRequestError
 HELD_OUT = 0.2
 # Price of a move between the plan and the plan for the high rate: small beside what either gains.
 _CLOSE = 1e-5
+_KEPT_REQUIREMENTS = ("target_utilisation", "high_availability", "reserved_gpu_fraction", "gpu_price")
+_KEPT_OPTIONS = ("n_batches", "seed", "quantile", "peak")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,21 @@ class PlanOptions:
             raise InvalidRequestError("Autoscaling bounds need a low and a high rate: give both or neither.")
 
 
+def options_of(plan: Plan) -> PlanOptions:
+    """What a plan was made with: requirements, batches and caution.
+
+    Rates for autoscaling, the price of moves and the limits of the search belong to one planning only; they have their
+    defaults.
+    """
+    settings: Mapping[str, Any] = plan.settings
+    requirements = Requirements(
+        budget_usd=float("inf") if plan.budget_usd is None else plan.budget_usd,
+        **{name: settings[name] for name in _KEPT_REQUIREMENTS if name in settings},
+    )
+    kept = {name: settings[name] for name in _KEPT_OPTIONS if name in settings}
+    return PlanOptions(requirements, batch_size=plan.batch_size, **kept)
+
+
 @dataclass(frozen=True, eq=False)
 class Planned:
     """plan: the result; optimum: replicas and assignment behind it; problem: what was solved; wall_time_s: in all."""
@@ -73,7 +91,7 @@ def make_plan(
     running: Sequence[PlacedReplica] = (),
     inputs: Mapping[str, str] | None = None,
 ) -> Planned:
-    """The best plan for the workload, close to the running replicas where there are any.
+    """The best plan for the workload, close to the running replicas, as far as the cluster still has their places.
 
     Raises InfeasibleError naming what cannot be met and what would do; DeadlineError when no plan was found in time;
     ConfigurationError for profiles or models that do not go together with the cluster.
@@ -87,7 +105,8 @@ def make_plan(
     batches = seen.batches(options.batch_size, options.n_batches, options.seed)
     requirements = options.requirements
     if running:
-        requirements = replace(requirements, running=Counter(one.replica for one in running))
+        there = Counter(one.replica for one in running if still_there(cluster, one))
+        requirements = replace(requirements, running=there)
     problem = AllocationProblem.of(cluster, models, profiles, seen, batches, requirements)
     optimum, placement = _placed(problem, options, running)
     bounds = _bounds(problem, options, optimum.replicas)
@@ -157,7 +176,10 @@ def _place(problem: AllocationProblem, optimum: Optimum, running: Sequence[Place
 def _bounds(
     problem: AllocationProblem, options: PlanOptions, planned: Mapping[ReplicaType, int]
 ) -> tuple[ReplicaBounds, ...]:
-    """The least and the most of the plan, one within it for the low rate, and one close to it for the high rate."""
+    """The most is a plan for the high rate close to this one, the least one for the low rate within that.
+
+    A type has bounds only where the high rate's plan has replicas of it: so all maxima fit the cluster together.
+    """
     low_rate, high_rate = options.low_rate_per_s, options.high_rate_per_s
     if low_rate is None or high_rate is None:
         return ()
@@ -166,15 +188,13 @@ def _bounds(
             f"The low rate {low_rate:g} and the high rate {high_rate:g} have to lie around the planned rate "
             f"{problem.rate_per_s:g} requests/s."
         )
-    within = replace(problem.requirements, running={}, move_price=0.0, at_most=planned)
     close = replace(problem.requirements, running=planned, move_price=max(problem.requirements.move_price, _CLOSE))
-    low = replace(problem, rate_per_s=low_rate, requirements=within)
     high = replace(problem, rate_per_s=high_rate, requirements=close)
+    many = +optimise_or_explain(high, options.gap, options.time_limit_s).replicas
+    within = replace(problem.requirements, running={}, move_price=0.0, at_most=many)
+    low = replace(problem, rate_per_s=low_rate, requirements=within)
     few = optimise_or_explain(low, options.gap, options.time_limit_s).replicas
-    many = optimise_or_explain(high, options.gap, options.time_limit_s).replicas
-    return tuple(
-        ReplicaBounds(r, min(few[r], many[r]), max(planned.get(r, 0), many[r])) for r in sorted({*planned, *many})
-    )
+    return tuple(ReplicaBounds(r, few[r], many[r]) for r in sorted(many))
 
 
 def _plan(
@@ -194,7 +214,7 @@ def _plan(
     budget = problem.requirements.budget_usd
     settings = asdict(replace(options, requirements=Requirements()))
     settings.pop("requirements")
-    for name in ("target_utilisation", "high_availability", "move_price"):
+    for name in (*_KEPT_REQUIREMENTS, "move_price"):
         settings[name] = getattr(problem.requirements, name)
     return Plan(
         cluster=problem.cluster,
@@ -216,5 +236,5 @@ def _plan(
         bounds=bounds,
         assessments=assessments,
         inputs=dict(inputs),
-        settings={**settings, "gpu_price": problem.gpu_price},
+        settings=settings,
     )

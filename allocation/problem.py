@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from allocation.cluster import Cluster
+from allocation.gpus import CPU
 from allocation.models import ModelSpec
 from allocation.replica import Profile, ReplicaType
-from allocation.workload import FloatArray, IntArray, Workload
-from router.assignment.problem import BoolArray
+from allocation.workload import BoolArray, FloatArray, IntArray, Workload
 from router.errors import ConfigurationError, InvalidRequestError
 
 GPUS_WORTH = 1e-3
@@ -26,14 +26,15 @@ class Requirements:
 
     budget_usd: mean cost of a request, inf: no limit. target_utilisation: share of the replicas' tokens/s that the
     mean demand may take; the rest is room for bursts. high_availability: no model loses all its replicas with one
-    node. gpu_price: mean success that one more GPU has to earn. move_price: mean success that starting or stopping
-    one replica has to earn, against the `running` ones. at_most: replicas of single types, none of those that it
-    leaves out; None: no limit.
+    node. reserved_gpu_fraction: share of one GPU that stays free for the predictor. gpu_price: mean success that one
+    more GPU has to earn. move_price: mean success that starting or stopping one replica has to earn, against the
+    `running` ones. at_most: replicas of single types, none of those that it leaves out; None: no limit.
     """
 
     budget_usd: float = float("inf")
     target_utilisation: float = 0.8
     high_availability: bool = False
+    reserved_gpu_fraction: float = 0.0
     gpu_price: float | None = None
     move_price: float = 0.0
     running: Mapping[ReplicaType, int] = field(default_factory=dict)
@@ -44,6 +45,10 @@ class Requirements:
             raise InvalidRequestError(f"budget_usd is {self.budget_usd}: give an amount of USD >= 0.")
         if not 0 < self.target_utilisation <= 1:
             raise InvalidRequestError(f"target_utilisation is {self.target_utilisation}: give a number in (0, 1].")
+        if not 0 <= self.reserved_gpu_fraction <= 1:
+            raise InvalidRequestError(
+                f"reserved_gpu_fraction is {self.reserved_gpu_fraction}: give a share of one GPU in [0, 1]."
+            )
         for name in ("gpu_price", "move_price"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -88,20 +93,22 @@ class AllocationProblem:
         names = tuple(spec.name for spec in models)
         if workload.models != names:
             raise ConfigurationError(f"The workload is scored for {workload.models}, the models are {names}.")
+        requirements = requirements or Requirements()
+        if requirements.reserved_gpu_fraction and set(cluster.gpu_types) == {CPU}:
+            raise ConfigurationError("There is no GPU to reserve a share of: reserve nothing on a cluster of cores.")
         usable = usable_profiles(cluster, models, profiles)
         rows = batches.ravel()
-        limit = np.array([spec.max_model_len for spec in models])
         inputs, outputs = workload.input_tokens[rows], workload.output_tokens[rows]
         return cls(
             cluster=cluster,
             models=tuple(models),
             profiles=usable,
-            requirements=requirements or Requirements(),
+            requirements=requirements,
             rate_per_s=workload.rate_per_s,
             success=workload.success[rows],
             cost_usd=workload.cost_usd[rows],
             tokens=outputs + inputs * reading_weight(names, usable),
-            allowed=inputs + outputs <= limit,
+            allowed=workload.within_context(models)[rows],
             batch=np.repeat(np.arange(len(batches)), batches.shape[1]),
             weight=np.ones(len(rows)),
         )

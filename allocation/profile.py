@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from allocation.architecture import QUANTISED_BITS, Architecture, read_architecture
@@ -49,8 +49,11 @@ def compute_profiles(
     typical: Typical,
     shares: Iterable[float] = SHARES,
     tensor_parallel: Iterable[int] = TENSOR_PARALLEL,
+    architectures: Mapping[str, Architecture] | None = None,
 ) -> tuple[Profile, ...]:
     """A profile for each model and each replica type that the cluster has room for, also for those that do not fit.
+
+    architectures: by model; None: read from the models' sources.
 
     Raises:
         ConfigurationError: a model's configuration cannot be read, or asks for what it does not have; a wrong share.
@@ -59,7 +62,7 @@ def compute_profiles(
     sizes = [(share, 1) for share in shares] + [(1.0, gpus) for gpus in tensor_parallel if gpus > 1]
     profiles = []
     for model in models:
-        architecture = read_architecture(model.source)
+        architecture = read_architecture(model.source) if architectures is None else architectures[model.name]
         _check(model, architecture)
         for name, gpu in cluster.gpu_types.items():
             if name == CPU or (model.gpu_types is not None and name not in model.gpu_types):

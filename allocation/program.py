@@ -8,6 +8,7 @@
           sum_{r of share s} y[r,c]  <=  sum_p parts[p,s] w[p,c]                                      (shares[c,s])
           sum_{r of t GPUs} y[r,c]  <=  sum_q groups[q,t] v[q,c],   sum_p w[p,c] likewise for t = 1   (groups[c,t])
           sum_q v[q,c]  <=  nodes of class c                                                          (nodes[c])
+          sum_{p that leave it free, c} w[p,c]  =  1     where a share of one GPU is reserved         (reserved)
           min_replicas[j]  <=  sum_{r of j} y[r]  <=  max_replicas[j]                                 (replicas[j])
           y[r]  <=  at_most[r]                                                                        (of_type[r])
           y[r] = sum_c y[r,c];  y, w, v integer >= 0;  0 <= x <= 1
@@ -113,6 +114,9 @@ def add_packing(model: PyomoModel, packings: Sequence[Packing]) -> None:
             sum(model.v[c, q] for q in range(len(packings[c].node_patterns))) <= len(packings[c].node_class.nodes)
         ),
     )
+    sparing = [model.w[c, p] for c, p in model.w if packings[c].spares(p)]
+    if sparing:
+        model.reserved = pyo.Constraint(expr=sum(sparing) == 1)
     whole = sum(r.tensor_parallel * model.y[r, c] for r, c in model.y if r.tensor_parallel > 1)
     model.gpus_used = pyo.Expression(expr=sum(model.w.values()) + whole)
 
@@ -166,10 +170,15 @@ def add_assignment(
     )
     model.throughput = pyo.Constraint(np.flatnonzero(allowed.any(axis=0)).tolist(), rule=throughput)
     if math.isfinite(problem.requirements.budget_usd):
-        dearest = float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
-        spent = _linear(problem.cost_usd * problem.share[:, None] / dearest, model)
-        model.budget = pyo.Constraint(expr=spent <= problem.requirements.budget_usd / dearest)
+        unit_usd = cost_unit_usd(problem)
+        spent = _linear(problem.cost_usd * problem.share[:, None] / unit_usd, model)
+        model.budget = pyo.Constraint(expr=spent <= problem.requirements.budget_usd / unit_usd)
     model.one_model = pyo.Constraint(range(problem.n_requests), rule=lambda _, i: _one_model(model, i, allowed))
+
+
+def cost_unit_usd(problem: AllocationProblem) -> float:
+    """What the budget row counts money in: the most that one request adds to the mean cost of a request, USD."""
+    return float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
 
 
 def capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], list[Any]]:

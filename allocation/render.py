@@ -18,7 +18,7 @@ from allocation.models import ModelSpec
 from allocation.plan import PlacedReplica, Plan
 from allocation.replica import ReplicaType
 from allocation.serve_file import put_tail, read_models, take_tail
-from allocation.settings import check_settings, replica_settings
+from allocation.settings import PLANNED_ARGUMENTS, check_settings, replica_settings
 from router.errors import ConfigurationError
 
 # Fields of a model that its groups have now.
@@ -61,14 +61,16 @@ def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list
     groups = []
     for (node, gpus, replica), count in sorted(counts.items()):
         profile = plan.profile(replica)
+        gpu = plan.cluster.gpu_types[replica.gpu_type]
         settings = replica_settings(
             model,
             replica,
+            gpu,
             max_num_seqs=profile.max_num_seqs,
             kv_cache_gib=profile.kv_cache_gib,
             num_cpus=options.num_cpus,
         )
-        check_settings(profile, plan.cluster.gpu_types[replica.gpu_type], settings)
+        check_settings(profile, gpu, settings)
         group: dict[str, Any] = {"name": _name(node, gpus, replica, counts)}
         group |= {"node": node} if node else {}
         group |= {"gpus": list(gpus)} if gpus else {}
@@ -138,16 +140,19 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
     if entry.get("replica_groups") != groups:
         entry.pop("replica_groups", None)
         entry.insert(len(entry) if groups else len(entry) - 1, "replica_groups", _styled(groups))
-    _drop_overridden(entry, groups)
+    if groups:
+        _drop_planned(entry)
     put_tail(entry, following)
 
 
-def _drop_overridden(entry: CommentedMap, groups: list[dict[str, Any]]) -> None:
-    """Removes the model's own arguments that every group sets; a mapping that other models share stays whole."""
+def _drop_planned(entry: CommentedMap) -> None:
+    """Removes the model's own arguments that are the plan's to set; a mapping that other models share stays whole."""
     own = entry.get("engine_args")
-    if not isinstance(own, CommentedMap) or own.yaml_anchor() is not None:
+    if not isinstance(own, CommentedMap) or not PLANNED_ARGUMENTS & set(own):
         return
-    for name in [name for name in own if groups and all(name in group["engine_args"] for group in groups)]:
+    if own.yaml_anchor() is not None or own.merge:
+        own = entry["engine_args"] = CommentedMap(own.items())
+    for name in PLANNED_ARGUMENTS & set(own):
         del own[name]
     if not own:
         del entry["engine_args"]

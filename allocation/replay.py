@@ -60,6 +60,7 @@ def route(plan: Plan, workload: Workload) -> IntArray:
         raise InfeasibleError("The plan has no replicas, so nothing can be replayed against it: plan again.")
     strategy = strategy_from("mip", gap=GAP)
     chosen = np.zeros(len(workload), dtype=np.int64)
+    allowed = workload.within_context(plan.models)
     for first in range(0, len(workload), size):
         rows = np.arange(first, min(first + size, len(workload)))
         problem = BatchProblem(
@@ -67,6 +68,7 @@ def route(plan: Plan, workload: Workload) -> IntArray:
             cost_usd=workload.cost_usd[rows],
             slots=slots,
             budget_usd=np.inf if plan.budget_usd is None else plan.budget_usd * len(rows),
+            allowed=allowed[rows],
         )
         answer = assign(problem, strategy)
         if answer.infeasibility is not None:

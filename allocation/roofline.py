@@ -14,6 +14,7 @@ from allocation.architecture import Architecture
 from allocation.cluster import GpuType
 
 GIB = 1 << 30
+_EPSILON = 1e-9
 
 # vLLM's default for the fraction of a GPU that one engine may fill (0.32: vllm/config/cache.py).
 MEMORY_FRACTION = 0.92
@@ -22,8 +23,6 @@ MEMORY_FRACTION = 0.92
 CONTEXT_GIB = 0.7
 # "Graph capturing finished ... took": 0.1 to 1 GiB were reported for models of 0.5 to 50 GiB; it grows with layers.
 GRAPH_GIB_PER_LAYER = 0.0125
-# Tokens of one step at most: vLLM's default for the OpenAI server, by memory of the GPU (engine/arg_utils.py).
-STEP_TOKENS = ((160.0, 16384), (70.0, 8192), (0.0, 2048))
 
 # Fitted to Qwen2.5's published speeds on A100-80GB with vLLM 0.6.3, one sequence (Qwen documentation, "Speed
 # Benchmark"): 0.5B, 1.5B, 14B in 16, 8 and 4 bits, and 72B on four GPUs; the worst of them is 16 % off (see the test).
@@ -33,6 +32,22 @@ ALL_REDUCE_S = 12.5e-6  # twice a layer, over NVLink; slower over PCIe
 # Large matrix products reach less than the data sheet: between training of Llama 3 (0.38 to 0.43; arXiv 2407.21783,
 # table 4) and the best of large-batch inference (0.76; arXiv 2211.05102).
 COMPUTE_EFFICIENCY = 0.5
+
+
+def memory_fraction(gpu_fraction: float) -> float:
+    """vLLM's `gpu_memory_utilization`: so much of a share as vLLM takes of a whole GPU, in thousandths."""
+    return floor(gpu_fraction * MEMORY_FRACTION * 1000 + _EPSILON) / 1000
+
+
+def step_tokens(gpu: GpuType) -> int:
+    """Tokens of one step at most, which is vLLM's `max_num_batched_tokens`.
+
+    What `vllm serve` takes by itself (0.32: vllm/engine/arg_utils.py); larger steps make an A100 slower (vLLM's pull
+    request 17885). Replicas are told, since an engine within another program takes 2048 on every GPU.
+    """
+    if gpu.memory_gib >= 160:
+        return 16384
+    return 8192 if gpu.memory_gib >= 70 and "A100" not in gpu.name else 2048
 
 
 @dataclass(frozen=True)
@@ -58,11 +73,6 @@ class Deployed:
         return max(1, self.model.kv_heads // self.gpus)
 
     @property
-    def memory_fraction(self) -> float:
-        """The engine's `gpu_memory_utilization`, a little below its share."""
-        return floor(self.share * MEMORY_FRACTION * 1000) / 1000
-
-    @property
     def weight_bytes(self) -> float:
         """Over all GPUs."""
         plain = self.model.embedding_parameters + self.model.output_parameters
@@ -71,7 +81,7 @@ class Deployed:
     @property
     def step_tokens(self) -> int:
         """Tokens of one step at most."""
-        return next(tokens for memory_gib, tokens in STEP_TOKENS if self.gpu.memory_gib >= memory_gib)
+        return step_tokens(self.gpu)
 
     def cache_bytes(self, tokens: int) -> float:
         """Cache of one sequence of so many tokens, over all GPUs."""
@@ -90,7 +100,7 @@ class Deployed:
 
     def free_for_cache_gib(self, sequences: int) -> float:
         """What is left for the cache, over all GPUs; below 0 when the weights alone do not fit."""
-        on_each = self.memory_fraction * self.gpu.memory_gib - self.overhead_gib(sequences)
+        on_each = memory_fraction(self.share) * self.gpu.memory_gib - self.overhead_gib(sequences)
         return on_each * self.gpus - self.weight_bytes / GIB
 
     def decode_step_s(self, sequences: int, context_tokens: int) -> float:

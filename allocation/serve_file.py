@@ -12,6 +12,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, MarkedYAMLError
 from ruamel.yaml.tokens import CommentToken
 
+from allocation.yaml_files import utf8_text
 from router.errors import ConfigurationError
 
 _ANCHOR_COMMENT = re.compile(r"^(?P<node>\s*\S.*: &[\w-]+)(?P<comment> +#.*)$", re.MULTILINE)
@@ -26,7 +27,7 @@ class ServeFile:
         self._yaml.width = 1 << 16
         self._yaml.indent(mapping=2, sequence=4, offset=2)
         try:
-            self._before = path.read_text()
+            self._before = utf8_text(path)
             self.root: Any = self._yaml.load(self._before)
         except OSError as error:
             raise ConfigurationError(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from math import floor
 from typing import Any
 
 from allocation.cluster import GpuType
 from allocation.gpus import CPU
 from allocation.models import ModelSpec
 from allocation.replica import Profile, ReplicaType
-from allocation.roofline import CONTEXT_GIB, GIB, MEMORY_FRACTION
+from allocation.roofline import CONTEXT_GIB, GIB, memory_fraction, step_tokens
 from router.errors import ConfigurationError
 
+# What `replica_settings` decides of vLLM's arguments, and by leaving it out too.
+PLANNED_ARGUMENTS = frozenset(
+    {
+        "distributed_executor_backend",
+        "dtype",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "pipeline_parallel_size",
+        "quantization",
+        "tensor_parallel_size",
+    }
+)
 MIB = 1 << 20
 _EPSILON = 1e-9
-
-
-def memory_fraction(replica: ReplicaType) -> float:
-    """vLLM's `gpu_memory_utilization`: so much of its share as vLLM takes of a whole GPU, in thousandths."""
-    return floor(replica.gpu_fraction * MEMORY_FRACTION * 1000 + _EPSILON) / 1000
 
 
 def cache_bytes(kv_cache_gib: float, replica: ReplicaType) -> int:
@@ -27,15 +34,21 @@ def cache_bytes(kv_cache_gib: float, replica: ReplicaType) -> int:
 
 
 def replica_settings(
-    model: ModelSpec, replica: ReplicaType, *, max_num_seqs: int, kv_cache_gib: float, num_cpus: float
+    model: ModelSpec, replica: ReplicaType, gpu: GpuType, *, max_num_seqs: int, kv_cache_gib: float, num_cpus: float
 ) -> dict[str, Any]:
     """The fields of one replica in the service's configuration: resources, sequences, vLLM's arguments.
 
     Args:
+        gpu: of the replica's type.
         kv_cache_gib: over all GPUs of the replica.
         num_cpus: CPUs that Ray reserves for a replica on a GPU; on the CPU its share of a core counts.
     """
-    arguments: dict[str, Any] = {"dtype": model.dtype, "kv_cache_memory_bytes": cache_bytes(kv_cache_gib, replica)}
+    arguments: dict[str, Any] = {
+        "dtype": model.dtype,
+        "kv_cache_memory_bytes": cache_bytes(kv_cache_gib, replica),
+        # A step has room for a token of every sequence, or vLLM does not start.
+        "max_num_batched_tokens": max(step_tokens(gpu), max_num_seqs),
+    }
     if model.quantisation == "fp8":  # done while loading; other formats are read from the checkpoint itself
         arguments["quantization"] = "fp8"
     if replica.gpu_type == CPU:
@@ -45,7 +58,7 @@ def replica_settings(
             "max_num_seqs": max_num_seqs,
             "engine_args": arguments,
         }
-    arguments["gpu_memory_utilization"] = memory_fraction(replica)
+    arguments["gpu_memory_utilization"] = memory_fraction(replica.gpu_fraction)
     if replica.tensor_parallel > 1:
         # The replica's own actor holds all its GPUs, so vLLM must not ask Ray for them a second time.
         arguments |= {"tensor_parallel_size": replica.tensor_parallel, "distributed_executor_backend": "mp"}
@@ -67,6 +80,7 @@ def check_settings(profile: Profile, gpu: GpuType, settings: dict[str, Any]) -> 
         ConfigurationError: names the settings that disagree, the numbers, and the mend.
     """
     replica, arguments = profile.replica, settings["engine_args"]
+    _check_sequences(profile, settings["max_num_seqs"], arguments)
     if replica.gpu_type == CPU:
         return
     gpus = replica.tensor_parallel
@@ -83,6 +97,24 @@ def check_settings(profile: Profile, gpu: GpuType, settings: dict[str, Any]) -> 
             f"{replica}: weights, cache and context take {used_gib:.1f} GiB of each GPU and gpu_memory_utilization "
             f"{arguments['gpu_memory_utilization']:g} of {gpu.name} allows {room_gib:.1f}: profile it again "
             "(`apportion profile`) and plan again."
+        )
+
+
+def _check_sequences(profile: Profile, max_num_seqs: int, arguments: dict[str, Any]) -> None:
+    """Sequences need as much of the cache each as the profile gives those that it was made with."""
+    replica, step = profile.replica, arguments["max_num_batched_tokens"]
+    if max_num_seqs > step:
+        raise ConfigurationError(
+            f"{replica}: max_num_seqs {max_num_seqs} is above max_num_batched_tokens {step}, and a step needs a token "
+            "of every sequence: lower it."
+        )
+    # The cache is rounded down to whole MiB of each GPU.
+    given_gib = (arguments["kv_cache_memory_bytes"] + MIB) * replica.tensor_parallel / GIB
+    needed_gib = profile.kv_cache_gib * max_num_seqs / profile.max_num_seqs
+    if needed_gib > given_gib:
+        raise ConfigurationError(
+            f"{replica}: max_num_seqs {max_num_seqs} needs {needed_gib:.2f} GiB of cache by its profile, and "
+            f"kv_cache_memory_bytes gives {given_gib:.2f}: lower max_num_seqs, or plan again."
         )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 PEAK_WINDOW_S = 60.0
 _ARRAYS = ("success", "cost_usd", "input_tokens", "output_tokens")
@@ -65,6 +66,11 @@ class Workload:
     def __len__(self) -> int:
         return len(self.success)
 
+    def within_context(self, specs: Sequence[ModelSpec]) -> BoolArray:
+        """(n_requests, n_models) where prompt and answer fit the context; specs: the workload's models, in order."""
+        longest = np.array([spec.max_model_len for spec in specs])
+        return np.asarray(self.input_tokens + self.output_tokens <= longest, np.bool_)
+
     def subset(self, rows: IntArray) -> Workload:
         """These requests, in this order, at the same rate and without arrival times."""
         spread = None if self.success_std is None else self.success_std[rows]
@@ -102,7 +108,9 @@ class Workload:
         Raises InvalidRequestError when there are no arrival times, or they span less than two windows.
         """
         if self.arrival_s is None:
-            raise InvalidRequestError("A peak rate needs arrival times: give `arrival_s` for every request.")
+            raise InvalidRequestError(
+                "A peak rate needs arrival times: give `arrival_s` for every request, or set `--peak 0`."
+            )
         span = float(self.arrival_s[-1] - self.arrival_s[0])
         if span < 2 * window_s:
             raise InvalidRequestError(
@@ -180,18 +188,18 @@ def read_requests(file: Path) -> tuple[list[str], FloatArray | None]:
     The file: text with one prompt a line, or .jsonl with `prompt` or `messages` and optionally `arrival_s`.
     Raises InvalidRequestError naming file, line and mend.
     """
-    from router.cli.prompts import read_prompts
+    from router.cli.prompts import numbered_lines, read_prompts
 
     prompts = read_prompts(file)
     if file.suffix != ".jsonl":
         return prompts, None
-    times = [json.loads(line).get("arrival_s") for line in file.read_text().splitlines() if line.strip()]
-    missing = [number for number, time in enumerate(times, start=1) if time is None]
+    times = [(number, json.loads(line).get("arrival_s")) for number, line in numbered_lines(file)]
+    missing = [number for number, time in times if time is None]
     if len(missing) == len(times):
         return prompts, None
     if missing:
         raise InvalidRequestError(f"{file}, line {missing[0]}: no arrival_s, but other lines have it; add it.")
-    arrivals = np.array([_seconds(time, f"{file}, line {n}") for n, time in enumerate(times, start=1)], np.float64)
+    arrivals = np.array([_seconds(time, f"{file}, line {number}") for number, time in times], np.float64)
     order = np.argsort(arrivals, kind="stable")
     return [prompts[i] for i in order.tolist()], arrivals[order] - arrivals[order[0]]
 

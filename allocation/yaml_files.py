@@ -26,7 +26,7 @@ def read_checked(path: Path, kind: type[Checked]) -> Checked:
     Raises ConfigurationError naming file, line, field and mend: no such file, no YAML, a wrong or unknown field.
     """
     try:
-        text = path.read_text()
+        text = utf8_text(path)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of a YAML file.") from error
     try:
@@ -42,9 +42,18 @@ def read_checked(path: Path, kind: type[Checked]) -> Checked:
         raise ConfigurationError("\n".join(_lines(path, tree, error))) from error
 
 
+def utf8_text(path: Path) -> str:
+    """The file's text. Raises ConfigurationError naming file, line and mend when it is not UTF-8, OSError as `open`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path}, line {line}: not UTF-8: save it with this encoding.") from error
+
+
 def fault(path: Path, field: Sequence[str | int], problem: str) -> ConfigurationError:
     """The error for a field of a file that was read before: names the file, the field's line, problem and mend."""
-    tree = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    tree = yaml.compose(utf8_text(path), Loader=yaml.SafeLoader)
     return ConfigurationError(f"{path}, line {_line(tree, field)}: {_name(field)}: {problem}")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from allocation.architecture import read_architecture
+from allocation.cluster import GpuType
 from allocation.gpus import CPU
 from allocation.models import ModelSpec
 from allocation.profile import DTYPE_BYTES, Typical, concurrencies
@@ -29,31 +30,32 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """A replica to start; kv_cache_gib, weights_gib: over all its GPUs."""
+    """A replica to start; gpu: of its type; kv_cache_gib, weights_gib: over all its GPUs."""
 
     replica: ReplicaType
+    gpu: GpuType
     max_num_seqs: int
     kv_cache_gib: float
     weights_gib: float
 
 
-def gpu_trials(computed: Sequence[Profile], gpu_type: str) -> list[Trial]:
+def gpu_trials(computed: Sequence[Profile], gpu: GpuType) -> list[Trial]:
     """What computed profiles say fits on this type."""
     return [
-        Trial(profile.replica, profile.max_num_seqs, profile.kv_cache_gib, profile.weights_gib)
+        Trial(profile.replica, gpu, profile.max_num_seqs, profile.kv_cache_gib, profile.weights_gib)
         for profile in computed
-        if profile.fits and profile.replica.gpu_type == gpu_type
+        if profile.fits and profile.replica.gpu_type == gpu.name
     ]
 
 
-def cpu_trials(models: Sequence[ModelSpec], max_num_seqs: int, kv_cache_gib: float) -> list[Trial]:
+def cpu_trials(models: Sequence[ModelSpec], core: GpuType, max_num_seqs: int, kv_cache_gib: float) -> list[Trial]:
     """One core for each model that may run on the CPU."""
     trials = []
     for model in models:
         if model.gpu_types is None or CPU in model.gpu_types:
             parameters = read_architecture(resolve_source(model.source)).parameters
             weights_gib = parameters * DTYPE_BYTES[model.dtype] / GIB
-            trials.append(Trial(ReplicaType(model.name, CPU, 1.0), max_num_seqs, kv_cache_gib, weights_gib))
+            trials.append(Trial(ReplicaType(model.name, CPU, 1.0), core, max_num_seqs, kv_cache_gib, weights_gib))
     return trials
 
 
@@ -97,7 +99,7 @@ def _try(model: ModelSpec, trial: Trial, typical: Typical) -> Measurement | str:
 def engine_config(model: ModelSpec, trial: Trial) -> ModelConfig:
     """The model as a replica of the rendered configuration runs it."""
     settings = replica_settings(
-        model, trial.replica, max_num_seqs=trial.max_num_seqs, kv_cache_gib=trial.kv_cache_gib, num_cpus=1
+        model, trial.replica, trial.gpu, max_num_seqs=trial.max_num_seqs, kv_cache_gib=trial.kv_cache_gib, num_cpus=1
     )
     settings.pop("placement_group_bundles", None)
     return with_defaults(

@@ -18,6 +18,7 @@ from router.errors import ConfigurationError
 NODE_LABEL = "apportion-node"
 _PINCH = 0.001  # of the resource that Ray gives every node under its address
 _EPSILON = 1e-6
+_PREDICTOR = "Predictor"
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def by_name(nodes: Iterable[LiveNode]) -> dict[str, LiveNode]:
 
 def _predictor(config: ServiceConfig) -> list[ReplicaGroup]:
     share = config.predictor.num_gpus
-    return [ReplicaGroup(name="Predictor", num_gpus=share, num_cpus=0)] if share else []
+    return [ReplicaGroup(name=_PREDICTOR, num_gpus=share, num_cpus=0)] if share else []
 
 
 def _take(groups: Iterable[ReplicaGroup], free: list[float], node: str) -> None:
@@ -172,12 +173,17 @@ def _place(groups: Iterable[ReplicaGroup], room: dict[str, list[float]], where: 
             continue
         node, gpus = _seat(group.num_gpus, room)
         if node is None:
+            mend = "plan for the cluster as it is, or add GPUs"
+            if group.name == _PREDICTOR:
+                mend = (
+                    f"plan with --reserve-gpu {group.num_gpus:g}, name the replicas' GPUs (render --pin), or predict "
+                    "on the CPU (predictor.num_gpus: 0)"
+                )
             needed = sum(other.num_gpus for other in replicas)
             there = sum(len(free) for free in room.values())
             raise ConfigurationError(
                 f"a replica with num_gpus {group.num_gpus:g} (group {group.name}) finds no room on {where}: {needed:g} "
-                f"GPUs are asked for there, it has {there}, and shares on one GPU sum to at most 1; plan for the "
-                "cluster as it is, or add GPUs"
+                f"GPUs are asked for there, it has {there}, and shares on one GPU sum to at most 1; {mend}"
             )
         for gpu in gpus:
             room[node][gpu] -= min(group.num_gpus, 1.0)

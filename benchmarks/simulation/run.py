@@ -122,7 +122,8 @@ def _lengths(spec: ModelSpec, seed: int, long: bool) -> tuple[npt.NDArray[np.int
 
 
 def _trial(profile: Profile) -> Trial:
-    return Trial(profile.replica, profile.max_num_seqs, profile.kv_cache_gib, profile.weights_gib)
+    core = Cluster.load(ZOO / "cluster" / "cluster.yaml").gpu_types[CPU]
+    return Trial(profile.replica, core, profile.max_num_seqs, profile.kv_cache_gib, profile.weights_gib)
 
 
 def _row(arm: str, model: str, load: Load, real: Run, simulated: Run, window_s: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from router.cli.clusters import ClusterOption, read_cluster
 from router.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
+    from allocation.architecture import Architecture
     from allocation.cluster import Cluster
     from allocation.models import ModelSpec
     from allocation.profile import Typical
@@ -55,10 +56,12 @@ def profile(
     from allocation.profile import SHARES, TENSOR_PARALLEL, Typical, compute_profiles
     from allocation.replica import load_profiles, merge_profiles, profile_row, save_profiles
 
-    specs, there = load_models(models), read_cluster(cluster)
+    there = read_cluster(cluster)
+    specs = load_models(models, there.gpu_types)
     typical = Typical(prompt_tokens, answer_tokens, sequence_tokens)
     shares = tuple(share or SHARES)
-    found = compute_profiles(specs, there, typical, shares, tuple(tensor_parallel or TENSOR_PARALLEL))
+    sizes = tuple(tensor_parallel or TENSOR_PARALLEL)
+    found = compute_profiles(specs, there, typical, shares, sizes, _architectures(specs, models))
     if measure:
         found += _measured(specs, there, found, _type_here(on, there), shares, typical, max_num_seqs, kv_cache_gib)
     elif on is not None:
@@ -73,6 +76,20 @@ def profile(
     save_profiles(profiles, out)
     if not write_json([profile_row(entry) for entry in profiles], json_file):
         _print(profiles, out)
+
+
+def _architectures(specs: tuple[ModelSpec, ...], models: Path) -> dict[str, Architecture]:
+    """By model; a source that cannot be read is named with its line."""
+    from allocation.architecture import read_architecture
+    from allocation.yaml_files import fault
+
+    found = {}
+    for number, spec in enumerate(specs):
+        try:
+            found[spec.name] = read_architecture(spec.source)
+        except ConfigurationError as error:
+            raise fault(models, ("models", number, "source"), error.message) from error
+    return found
 
 
 def _type_here(on: str | None, cluster: Cluster) -> str:
@@ -104,7 +121,8 @@ def _measured(
         ) from error
     from deployments.measure import cpu_trials, gpu_trials, measure_profiles
 
-    trials = cpu_trials(specs, max_num_seqs, kv_cache_gib) if gpu_type == CPU else gpu_trials(computed, gpu_type)
+    gpu = cluster.gpu_types[gpu_type]
+    trials = cpu_trials(specs, gpu, max_num_seqs, kv_cache_gib) if gpu_type == CPU else gpu_trials(computed, gpu)
     with stage_bars() as bars:
         return measure_profiles(specs, trials, shares, typical, bars)
 

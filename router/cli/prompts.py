@@ -16,12 +16,24 @@ def read_prompts(file: Path) -> list[str]:
     """
     if not file.is_file():
         raise InvalidRequestError(f"No file {file}: give a text file, one prompt a line, or a .jsonl file.")
-    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    lines = numbered_lines(file)
     if not lines:
         raise InvalidRequestError(f"{file} holds no prompts.")
     if file.suffix != ".jsonl":
-        return lines
-    return [_from_json(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
+        return [line for _, line in lines]
+    return [_from_json(line, f"{file}, line {number}") for number, line in lines]
+
+
+def numbered_lines(file: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers in the file, from 1.
+
+    Raises InvalidRequestError when the file is not UTF-8.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{file} is not UTF-8: save it with this encoding.") from error
+    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def _from_json(line: str, where: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli.application import console
 from router.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from allocation.cluster import Cluster
 
 
 def render(
@@ -33,7 +36,8 @@ def render(
     """Write the plan's replicas into a configuration that `serve deploy` takes; the rest of the file stays.
 
     Each model gets one replica group for each node and GPU: share, memory fraction, cache, sequences, tensor parallel
-    size, placement group. They are checked together, and the whole file as the service itself checks it.
+    size, placement group. They are checked together, and the whole file as the service itself checks it, on the
+    plan's cluster.
 
     Example: `apportion render plan.json --config serve_config.yaml`
     """
@@ -45,26 +49,36 @@ def render(
     options = RenderOptions(pin, num_cpus, autoscale)
     text = render_text(loaded, config, options)
     target = out or config
-    _check(text, target, live)
+    _check(text, target, loaded.cluster, live)
     changed = not target.exists() or target.read_text() != text
     target.write_text(text)
     state = "." if changed else "; nothing changed."
     console.print(f"{len(loaded.placements)} planned replicas are in {target}{state}", highlight=False)
 
 
-def _check(text: str, target: Path, live: str | None) -> None:
-    """As the service itself would."""
+def _check(text: str, target: Path, cluster: Cluster, live: str | None) -> None:
+    """As the service itself would, on the plan's cluster and where asked for on a running one."""
+    from math import inf
+
     import yaml
+
+    from allocation.gpus import CPU
 
     try:
         from deployments.config import parse_config
-        from deployments.placement import check_fits, live_nodes
+        from deployments.placement import LiveNode, check_fits, live_nodes
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"checking the configuration needs {error.name}, which is not installed; install apportion[serve]"
         ) from error
     try:
         parsed = parse_config(yaml.safe_load(text)["applications"][0]["args"])
+        # What a plan says of a node are its GPUs; there may be any number of CPUs beside them.
+        nodes = [
+            LiveNode(node.name, node.name, {}, 0 if node.gpu_type == CPU else node.n_gpus, inf)
+            for node in cluster.nodes
+        ]
+        check_fits(parsed, nodes)
         if live is not None:
             from deployments.live import connected
 

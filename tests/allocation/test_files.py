@@ -14,6 +14,7 @@ from allocation.models import load_models
 from allocation.plan import Plan, load_plan, save_plan
 from allocation.planner import PlanOptions, make_plan
 from allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
+from allocation.serve_file import read_models
 from router.errors import ConfigurationError
 from router.prices import ModelPrice
 from tests.allocation.instances import cluster, profile, profiles, specs, workload
@@ -88,6 +89,24 @@ def test_mistakes_are_named_with_file_and_line(
         load(file)
     assert str(file) in caught.value.message
     assert message in caught.value.message
+
+
+def test_a_model_names_types_that_exist(tmp_path: Path) -> None:
+    file = write(tmp_path, MODELS.replace("[mine]", "[L4, mine]"))
+    assert load_models(file, {"mine"})[1].gpu_types == ("L4", "mine")
+    with pytest.raises(
+        ConfigurationError, match=r"line 12: models\.1\.gpu_types\.1: 'mine' is neither.*use one of.*L4"
+    ):
+        load_models(file, {"yours"})
+
+
+@pytest.mark.parametrize("load", [Cluster.load, load_models, load_profiles, load_plan, read_models])
+def test_another_encoding_is_named_with_its_line(tmp_path: Path, load: Callable[[Path], object]) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_bytes("models:\n  - name: größer\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match="line 2: not UTF-8") as caught:
+        load(file)
+    assert str(file) in caught.value.message
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ from rich.console import Console
 
 from allocation.assess import assess
 from allocation.cluster import Cluster, Node
+from allocation.gpus import CPU
 from allocation.infeasible import diagnose
 from allocation.near import moves_between
 from allocation.optimise import optimise
 from allocation.placement import exposed_models
-from allocation.plan import Plan
+from allocation.plan import PlacedReplica, Plan
 from allocation.planner import PlanOptions, make_plan
-from allocation.problem import Requirements
+from allocation.problem import AllocationProblem, Requirements
+from allocation.replica import Profile
 from allocation.report import moves_table, show
-from router.errors import InfeasibleError, InvalidRequestError
+from router.errors import ConfigurationError, InfeasibleError, InvalidRequestError
 from tests.allocation.instances import GPU, cluster, problem, profile, profiles, specs, workload
 
 SMALL = {"batch_size": 40, "n_batches": 4}
@@ -81,14 +83,71 @@ def test_replanning_without_a_node_restarts_what_was_there() -> None:
     assert kept >= 1
 
 
-def test_autoscaling_bounds_lie_around_the_plan() -> None:
+def test_what_ran_on_a_node_that_is_gone_has_to_be_started() -> None:
+    # One replica serves all; two more ran on the node that is gone, and starting them again earns nothing.
+    only = (profile("small", 1.0, 1, 64, 1e5),)
+    replica = only[0].replica
+    running = tuple(PlacedReplica(replica, node, (gpu,)) for node, gpu in (("node-0", 0), ("node-1", 0), ("node-1", 1)))
+    options = PlanOptions(Requirements(move_price=1e-3), **SMALL)
+
+    def planned(n_nodes: int) -> Counter[str]:
+        made = make_plan(cluster(n_nodes), specs(), only, workload(), options, running=running).plan
+        return Counter(placed.node for placed in made.placements)
+
+    assert planned(2) == {"node-0": 1, "node-1": 2}
+    assert planned(1) == {"node-0": 1}
+
+
+def most_free(plan: Plan) -> float:
+    """The largest share that any GPU has left."""
+    used = Counter({(node.name, gpu): 0.0 for node in plan.cluster.nodes for gpu in range(node.n_gpus)})
+    for placed in plan.placements:
+        for gpu in placed.gpus:
+            used[placed.node, gpu] += placed.replica.gpu_fraction
+    return 1 - min(used.values())
+
+
+@pytest.mark.parametrize(
+    ("offered", "most"),
+    [
+        ((profile("small", 0.5, 1, 20, 1e5), profile("small", 0.25, 1, 8, 1e5)), 140),
+        ((profile("large", 1.0, 2, 20, 1e5), profile("large", 1.0, 1, 9, 1e5)), 29),
+        ((profile("large", 1.0, 2, 20, 1e5), profile("large", 1.0, 4, 50, 1e5)), 20),
+    ],
+)
+def test_a_reserved_share_stays_free(offered: tuple[Profile, ...], most: int) -> None:
+    others = {"small", "mid", "large"} - {offered[0].replica.model}
+
+    def made(reserved: float, batch_size: int, running: tuple[PlacedReplica, ...] = ()) -> Plan:
+        needed = Requirements(reserved_gpu_fraction=reserved, move_price=1e-4)
+        options = PlanOptions(needed, batch_size=batch_size, n_batches=2)
+        models = specs(**{name: {"max_replicas": 0} for name in others})
+        return make_plan(cluster(1, 4), models, offered, workload(), options, running=running).plan
+
+    full = made(0.0, most + 1)
+    for running in ((), full.placements):
+        plan = made(0.3, most, running)
+        assert most_free(plan) >= 0.3
+        assert plan.settings["reserved_gpu_fraction"] == 0.3
+    with pytest.raises(InfeasibleError, match="add 1 node of 4 x gpu"):
+        made(0.3, most + 1)
+
+
+def test_a_reserve_needs_a_gpu() -> None:
+    cores = Cluster((Node("a", CPU, 4),), {CPU: replace(GPU, name=CPU)})
+    only = (profile("small", 1.0, 1, 64, 1e5, CPU),)
+    with pytest.raises(ConfigurationError, match="no GPU to reserve"):
+        make_plan(cores, specs(), only, workload(), PlanOptions(Requirements(reserved_gpu_fraction=0.1), **SMALL))
+
+
+def test_autoscaling_goes_from_the_low_rate_to_what_the_cluster_holds() -> None:
     plan = plan_for(rate_per_s=40.0, low_rate_per_s=4.0, high_rate_per_s=60.0)
-    assert {bound.replica for bound in plan.bounds} >= set(plan.counts)
-    for bound in plan.bounds:
-        assert bound.min_replicas <= plan.counts[bound.replica] <= bound.max_replicas
-    assert sum(b.min_replicas * b.replica.gpus for b in plan.bounds) < sum(
-        b.max_replicas * b.replica.gpus for b in plan.bounds
+    assert all(0 <= bound.min_replicas <= bound.max_replicas > 0 for bound in plan.bounds)
+    least, most = (
+        sum(number * bound.replica.gpus for bound, number in zip(plan.bounds, numbers, strict=True))
+        for numbers in ([b.min_replicas for b in plan.bounds], [b.max_replicas for b in plan.bounds])
     )
+    assert least < most <= plan.cluster.n_gpus
     with pytest.raises(InvalidRequestError, match="have to lie around"):
         plan_for(rate_per_s=40.0, low_rate_per_s=50.0, high_rate_per_s=60.0)
     with pytest.raises(InvalidRequestError, match="both or neither"):
@@ -153,7 +212,8 @@ def test_the_smallest_relaxation_does_and_a_smaller_one_does_not(
         more = tuple(Node(f"more-{i}", "gpu", 4) for i in range(round(amount)))
         return optimise(replace(given, cluster=Cluster((*given.cluster.nodes, *more), {"gpu": GPU})), gap=0.05)
 
-    relaxed(relaxation.amount * (1.002 if kind == "budget" else 1.0))
+    assert kind == "nodes" or f" to {relaxation.amount:g} " in relaxation.message
+    relaxed(relaxation.amount)
     with pytest.raises(InfeasibleError):
         relaxed(
             {"budget": 0.99 * relaxation.amount, "rate": 1.05 * relaxation.amount, "nodes": relaxation.amount - 1}[kind]
@@ -168,6 +228,47 @@ def test_more_requests_at_once_than_slots_are_explained() -> None:
     assert {r.kind: r.amount for r in found.relaxations} == {"batch": 20, "nodes": 1}
     assert "have about 20 requests at once instead of 30" in found.message
     assert "add 1 node of 2 x gpu" in found.message
+
+
+def test_slots_of_several_models_are_counted_once() -> None:
+    seqs = (profile("small", 1.0, 1, 10, 1e6), profile("mid", 1.0, 1, 10, 1e6), profile("large", 1.0, 1, 10, 1e6))
+    given = replace(problem(on=cluster(1, 4), size=100, count=2), profiles=seqs)
+    found = next(relaxation for relaxation in diagnose(given).relaxations if relaxation.kind == "batch")
+    assert found.amount == 40
+    work = workload()
+    for size, does in ((40, True), (41, False)):
+        smaller = AllocationProblem.of(cluster(1, 4), specs(), seqs, work, work.batches(size, 2))
+        if does:
+            optimise(smaller)
+        else:
+            with pytest.raises(InfeasibleError):
+                optimise(smaller)
+
+
+def test_a_budget_of_nothing_is_explained() -> None:
+    found = diagnose(problem(Requirements(budget_usd=0.0)))
+    assert found.alone == ("budget",)
+    assert "raise the budget from 0 to " in found.message
+
+
+@pytest.mark.parametrize(
+    ("rate_per_s", "says"),
+    [
+        (0.04, "cannot meet min_replicas and max_replicas. Relaxing this alone would do."),
+        (1.0, "more than one requirement is out of reach. Relax several requirements at once."),
+    ],
+)
+def test_several_requirements_are_to_be_relaxed_only_where_one_does_not_do(rate_per_s: float, says: str) -> None:
+    names = ("small", "mid", "large")
+    given = problem(
+        on=cluster(1, 8), size=40, count=1, rate_per_s=rate_per_s, **{name: {"max_replicas": 1} for name in names}
+    )
+    only = tuple(profile(name, 1.0, 1, 10, 1.0) for name in names)
+    assert says in diagnose(replace(given, profiles=only)).message
+
+
+def test_an_explanation_that_ran_out_of_time_says_so() -> None:
+    assert "the time did not suffice" in diagnose(problem(Requirements(budget_usd=0.0)), time_limit_s=0.0).message
 
 
 def test_the_report_shows_what_sits_where() -> None:

@@ -13,8 +13,9 @@ from allocation.cluster import Cluster, Node
 from allocation.gpus import GPU_TYPES
 from allocation.models import ModelSpec
 from allocation.profile import Typical, compute_profiles
-from allocation.replica import Profile
+from allocation.replica import Profile, ReplicaType
 from allocation.roofline import GIB, MEMORY_FRACTION, Deployed
+from allocation.settings import replica_settings
 from router.errors import ConfigurationError
 from router.prices import ModelPrice
 from tests.allocation.architectures import (
@@ -55,6 +56,19 @@ def test_reading_a_prompt_is_bound_by_arithmetic_and_decoding_by_bandwidth(tmp_p
     slow_memory = Deployed(model, GPU_TYPES["H100"], 1.0, 1, 16.0, 2)
     assert fast_memory.prefill_s(4096) == pytest.approx(slow_memory.prefill_s(4096), rel=1e-6)
     assert fast_memory.decode_step_s(8, 1000) < 0.85 * slow_memory.decode_step_s(8, 1000)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens"), [("L4", 2048), ("A100-40GB", 2048), ("A100-80GB", 2048), ("H100", 8192), ("B200", 16384)]
+)
+def test_a_step_is_what_replicas_are_told(tmp_path: Path, gpu: str, tokens: int) -> None:
+    model = read_architecture(model_folder(tmp_path, LLAMA31_8B))
+    spec = ModelSpec("m", "m", ModelPrice(1, 1))
+    settings = replica_settings(
+        spec, ReplicaType("m", gpu, 1.0), GPU_TYPES[gpu], max_num_seqs=8, kv_cache_gib=1.0, num_cpus=1
+    )
+    deployed = Deployed(model, GPU_TYPES[gpu], 1.0, 1, 16.0, 2)
+    assert settings["engine_args"]["max_num_batched_tokens"] == deployed.step_tokens == tokens
 
 
 def test_few_tokens_touch_few_experts(tmp_path: Path) -> None:

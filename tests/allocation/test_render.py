@@ -9,13 +9,18 @@ import yaml
 
 from allocation.cluster import Cluster, Node
 from allocation.gpus import CPU, GPU_TYPES
+from allocation.models import ModelSpec
 from allocation.plan import ReplicaBounds
+from allocation.planner import PlanOptions, make_plan
 from allocation.render import RenderOptions, render
 from allocation.replica import ReplicaType
 from allocation.serve_file import read_models
 from allocation.settings import check_settings, replica_settings
 from deployments.config import ServiceConfig, parse_config
+from deployments.placement import LiveNode, check_fits
 from router.errors import ConfigurationError
+from router.prices import ModelPrice
+from tests.allocation import instances
 from tests.allocation.plans import HUGE, MIDDLE, PLACES, SMALL_HALF, SMALL_THIRD, plan_of, profile
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,6 +74,44 @@ def test_a_model_without_a_replica_stays_known() -> None:
     assert {model.name: model.groups for model in config.models}["large"] == ()
 
 
+def test_what_the_plan_decides_is_not_inherited_from_the_model(tmp_path: Path) -> None:
+    indent = "\n            "
+    text = (GOLDEN / "before.yaml").read_text()
+    text = text.replace("engine_args: &sampling # shared by all", f"engine_args: &sampling{indent}quantization: awq")
+    text = text.replace("gpu_memory_utilization: 0.9", f"tensor_parallel_size: 4{indent}<<: *sampling")
+    config = tmp_path / "serve_config.yaml"
+    config.write_text(text)
+    large = ReplicaType("large", "H100", 1.0)
+    plan = plan_of(
+        ((large, "a-0", (0,)), (SMALL_THIRD, "a-1", (0,))),
+        (profile(large, 40.0, 20.0), profile(SMALL_THIRD, 3.0, 16.0)),
+    )
+    text = render(plan, config, RenderOptions())
+    config.write_text(text)
+    assert render(plan, config, RenderOptions()) == text
+    by_name = {model.name: model for model in parsed(text).models}
+    for name, kept in (("large", "enable_prefix_caching"), ("small", "override_generation_config")):
+        (group,) = by_name[name].groups
+        arguments = by_name[name].of_group(group).engine_args
+        assert "tensor_parallel_size" not in arguments
+        assert "quantization" not in arguments
+        assert kept in arguments
+
+
+def test_a_model_on_several_gpus_may_be_planned_on_one(tmp_path: Path) -> None:
+    one = ReplicaType("qwen2.5-72b", "B200", 1.0)
+    spec = ModelSpec(one.model, "Qwen/Qwen2.5-72B-Instruct", ModelPrice(0.4, 0.8), max_model_len=16384)
+    plan = plan_of(
+        ((one, "b", (0,)),),
+        (profile(one, 136.0, 20.0),),
+        models=(spec,),
+        cluster=Cluster((Node("b", "B200", 1),), GPU_TYPES),
+    )
+    config = parsed(render(plan, ROOT / "serve_config.gpu.yaml", RenderOptions()))
+    large = next(model for model in config.models if model.name == one.model)
+    assert [group.num_gpus for group in large.groups] == [1]
+
+
 def test_without_pins_ray_chooses() -> None:
     config = parsed(render(plan_of(), GOLDEN / "before.yaml", RenderOptions(pin=False, num_cpus=2)))
     small = config.models[0].groups
@@ -83,6 +126,18 @@ def test_autoscaling_runs_between_the_bounds_and_pins_nothing() -> None:
     config = parsed(render(plan_of(bounds=bounds), GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
     groups = {(m.name, g.name): (g.node, g.min_replicas, g.num_replicas) for m in config.models for g in m.groups}
     assert groups == {("small", "H100-0.3"): (None, 2, 6), ("huge", "H100-x4"): (None, 1, 1)}
+
+
+@pytest.mark.parametrize(("low", "rate", "high"), [(2.0, 20.0, 60.0), (4.0, 40.0, 60.0), (1.0, 10.0, 30.0)])
+def test_the_service_accepts_what_autoscaling_is_planned(low: float, rate: float, high: float) -> None:
+    options = PlanOptions(batch_size=40, n_batches=4, low_rate_per_s=low, high_rate_per_s=high)
+    plan = make_plan(
+        instances.cluster(), instances.specs(), instances.profiles(), instances.workload(rate_per_s=rate), options
+    ).plan
+    config = parsed(render(plan, GOLDEN / "before.yaml", RenderOptions(autoscale=True)))
+    nodes = [LiveNode(node.name, node.name, {}, node.n_gpus, 64) for node in plan.cluster.nodes]
+    check_fits(config, nodes)
+    assert sum(g.num_replicas * g.num_gpus for m in config.models for g in m.groups) > 0
 
 
 def test_autoscaling_needs_bounds() -> None:
@@ -110,7 +165,7 @@ def test_cores_are_asked_for_where_there_is_no_gpu(tmp_path: Path) -> None:
 
 def test_a_quantisation_that_is_done_while_loading_is_asked_for() -> None:
     plan = plan_of()
-    settings = replica_settings(plan.models[1], MIDDLE, max_num_seqs=8, kv_cache_gib=4.0, num_cpus=1)
+    settings = replica_settings(plan.models[1], MIDDLE, GPU_TYPES["H100"], max_num_seqs=8, kv_cache_gib=4.0, num_cpus=1)
     assert settings["engine_args"]["quantization"] == "fp8"
 
 
@@ -121,13 +176,18 @@ def test_a_quantisation_that_is_done_while_loading_is_asked_for() -> None:
         (SMALL_HALF, {"num_gpus": 0.4}, "num_gpus 0.4"),
         (HUGE, {"placement_group_bundles": [{"GPU": 2, "CPU": 1}]}, "the bundle's GPU 2"),
         (SMALL_HALF, {"kv_cache_memory_bytes": 60 << 30}, "63.7 GiB.*allows 36.6"),
+        (SMALL_HALF, {"max_num_seqs": 33}, "max_num_seqs 33 needs 30.94 GiB"),
+        (HUGE, {"kv_cache_memory_bytes": 17 << 30}, "max_num_seqs 32 needs 140.00 GiB.*gives 68"),
+        (SMALL_HALF, {"max_num_batched_tokens": 16}, "max_num_seqs 32 is above max_num_batched_tokens 16"),
     ],
 )
 def test_settings_that_disagree_are_refused(replica: ReplicaType, change: dict[str, object], says: str) -> None:
     plan = plan_of()
     spec = next(model for model in plan.models if model.name == replica.model)
     found = plan.profile(replica)
-    settings = replica_settings(spec, replica, max_num_seqs=8, kv_cache_gib=found.kv_cache_gib, num_cpus=1)
+    settings = replica_settings(
+        spec, replica, GPU_TYPES["H100"], max_num_seqs=32, kv_cache_gib=found.kv_cache_gib, num_cpus=1
+    )
     check_settings(found, plan.cluster.gpu_types["H100"], settings)
     for name, value in change.items():
         (settings if name in settings or name == "num_gpus" else settings["engine_args"])[name] = value

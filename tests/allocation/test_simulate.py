@@ -180,6 +180,18 @@ def test_requests_are_routed_within_slots_and_budget() -> None:
         route(both(budget_usd=1e-6), workload())
 
 
+def test_a_request_is_only_sent_where_its_prompt_and_answer_fit() -> None:
+    given = workload()
+    long = np.arange(64) % 8 == 0
+    given = replace(given, input_tokens=np.where(long[:, None], 400.0, given.input_tokens))
+    small, large = both().models
+    narrow = both(models=(small, replace(large, max_model_len=200)))
+    assert (route(both(), given)[long] == 1).any()
+    chosen = route(narrow, given)
+    assert (chosen[long] == 0).all()
+    assert (chosen[~long] == 1).any()
+
+
 def test_a_replay_keeps_the_times_and_takes_the_tokens_of_the_chosen_model() -> None:
     arrivals = np.linspace(0, 6.3, 64)
     played = replay(both(), workload(arrival_s=arrivals), load=2.0)

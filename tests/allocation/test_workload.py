@@ -102,15 +102,23 @@ def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None
         predicted_workload(prompts, predictor, specs)
 
 
+def test_prompts_in_another_encoding_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "requests.txt"
+    file.write_bytes("größer".encode("latin-1"))
+    with pytest.raises(InvalidRequestError, match=r"requests\.txt is not UTF-8"):
+        read_requests(file)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b"}], "line 2: no arrival_s"),
-        ([{"prompt": "a", "arrival_s": "soon"}], "line 1: arrival_s is 'soon'"),
+        ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b"}], "line 3: no arrival_s"),
+        ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b", "arrival_s": "soon"}], "line 3: arrival_s is 'soon'"),
+        ([{"prompt": "a"}, {"prompts": "b"}], 'line 3: give an object with "prompt"'),
     ],
 )
 def test_bad_arrivals_are_named(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
     file = tmp_path / "requests.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
+    file.write_text("\n\n".join(map(json.dumps, rows)))
     with pytest.raises(InvalidRequestError, match=message):
         read_requests(file)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from allocation.near import moves_between
 from allocation.plan import Plan, file_hash, load_plan
-from allocation.replica import Profile, ReplicaType, save_profiles
+from allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
 from router.cli import app
 from router.prediction.outcomes import OutcomesTable
 from tests.router.conftest import PRICES
@@ -104,6 +104,18 @@ def test_plan_takes_its_options(folder: Path, plan: Plan) -> None:
         assert len({p.node for p in made.placements if p.replica.model == model}) == 2
 
 
+def test_a_model_that_fits_nowhere_is_pointed_out(folder: Path) -> None:
+    known = [entry for entry in load_profiles(folder / "profiles.yaml") if entry.replica.model != "large"]
+    save_profiles(known, folder / "few.yaml")
+    files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "few.json"]
+    given = ["--prompts", folder / "requests.jsonl", "--predictor", folder / "artefact", "--device", "cpu"]
+    options = ["--profiles", folder / "few.yaml", "--batch-size", 20, "--batches", 3]
+    result = runner.invoke(app, ["plan", *map(str, [*files, *given, *options])])
+    assert result.exit_code == 0, result.output
+    assert "no profile of 'large' fits this cluster" in result.stderr
+    assert "'small'" not in result.stderr
+
+
 def test_recorded_outcomes_can_be_planned_for(folder: Path) -> None:
     report = json.loads(
         make_plan(folder, "recorded.json", "--outcomes", folder / "outcomes", "--rate", 2, "--json", "-")
@@ -120,6 +132,41 @@ def test_replan_changes_little(folder: Path, plan: Plan) -> None:
     assert after.rate_per_s == 3.0
     kept = len(plan.placements) - len(moves.stopped)
     assert kept >= len(plan.placements) - 1
+
+
+def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
+    make_plan(
+        folder, "strict.json", "--budget-per-request-usd", 1e-5, "--high-availability", "--target-utilisation", 0.7,
+        "--quantile", 0.25, "--gpu-price", 1e-4, "--reserve-gpu", 0.1,
+    )  # fmt: skip
+    command = ["replan", "--profiles", folder / "profiles.yaml", "--device", "cpu", "--prompts"]
+    command += [folder / "requests.jsonl", "--predictor", folder / "artefact", "--out", folder / "next.json"]
+
+    def replanned(*options: object) -> Plan:
+        result = runner.invoke(app, [*map(str, command), str(folder / "strict.json"), *map(str, options)])
+        assert result.exit_code == 0, result.output
+        return load_plan(folder / "next.json")
+
+    before, same = load_plan(folder / "strict.json"), replanned()
+    assert (same.budget_usd, same.batch_size) == (1e-5, 20)
+    for name in (
+        "n_batches",
+        "quantile",
+        "peak",
+        "high_availability",
+        "target_utilisation",
+        "gpu_price",
+        "reserved_gpu_fraction",
+    ):
+        assert same.settings[name] == before.settings[name], name
+    freed = replanned(
+        "--budget-per-request-usd", "inf", "--no-high-availability", "--quantile", 0, "--batch-size", 10,
+        "--low-rate", 1, "--high-rate", 3,
+    )  # fmt: skip
+    assert (freed.budget_usd, freed.batch_size) == (None, 10)
+    assert (freed.settings["quantile"], freed.settings["high_availability"]) == (None, False)
+    assert freed.settings["target_utilisation"] == 0.7
+    assert freed.bounds
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from allocation.cluster import Cluster, Node
+from allocation.gpus import GPU_TYPES
 from allocation.plan import save_plan
 from allocation.replica import load_profiles, save_profiles
 from router.cli import app
 from router.prediction.outcomes import OutcomesTable
 from tests.allocation.architectures import LLAMA31_8B, QWEN25_05B, model_folder
-from tests.allocation.plans import plan_of
+from tests.allocation.plans import PLACES, plan_of
 from tests.allocation.test_simulate import LARGE, SMALL, profile
 from tests.allocation.test_simulate import plan_of as served_plan
 
@@ -77,6 +79,17 @@ def test_profile_says_what_is_wrong(inputs: Path) -> None:
     assert "--measure --on cpu" in profile_command(inputs, code=2)
 
 
+def test_a_source_that_cannot_be_read_is_named_with_its_line(inputs: Path) -> None:
+    models = yaml.safe_load((inputs / "models.yaml").read_text())
+    (inputs / "empty").mkdir()
+    models["models"][1]["source"] = str(inputs / "empty")
+    (inputs / "models.yaml").write_text(yaml.safe_dump(models))
+    said = profile_command(inputs, code=2)
+    line = (inputs / "models.yaml").read_text().splitlines().index(f"  source: {inputs / 'empty'}") + 1
+    assert f"models.yaml, line {line}: models.1.source:" in said
+    assert "has no config.json" in said
+
+
 def test_render_writes_what_serve_deploy_takes(tmp_path: Path) -> None:
     save_plan(plan_of(), tmp_path / "plan.json")
     config = tmp_path / "serve_config.yaml"
@@ -100,6 +113,20 @@ def test_render_writes_nothing_that_the_service_would_refuse(tmp_path: Path) -> 
     assert config.read_text() == before
     assert "none.yaml" in run("render", tmp_path / "plan.json", "--config", tmp_path / "none.yaml", code=2)
     assert "plan again" in run("render", config, code=2)
+
+
+def test_render_leaves_the_predictor_its_share(tmp_path: Path) -> None:
+    # GPU 4 has 0.2 to spare, the others nothing.
+    full = tuple(place for place in PLACES if place[1] == "a-1")
+    save_plan(plan_of(full, cluster=Cluster((Node("a-1", "H100", 5),), GPU_TYPES)), tmp_path / "plan.json")
+    config, rendered = tmp_path / "serve_config.yaml", tmp_path / "out.yaml"
+    before = (GOLDEN / "before.yaml").read_text()
+    said = {}
+    for share, code in ((0.2, 0), (0.25, 2)):
+        config.write_text(before.replace("artefact: /models", f"num_gpus: {share}\n        artefact: /models"))
+        said[share] = run("render", tmp_path / "plan.json", "--config", config, "--out", rendered, code=code)
+    assert "3 planned replicas are in" in said[0.2]
+    assert "plan with --reserve-gpu 0.25, name the replicas' GPUs (render --pin), or predict on the CPU" in said[0.25]
 
 
 @pytest.fixture

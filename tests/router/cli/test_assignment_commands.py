@@ -59,6 +59,13 @@ def test_assign_keeps_slots(folder: Path) -> None:
     assert report["requests_by_model"]["medium"] <= 4
 
 
+def test_assign_names_the_models_that_limit(folder: Path) -> None:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+    result = runner.invoke(app, ["assign", *given, "--slots", "large=3"])
+    assert result.exit_code == 0, result.output
+    assert "limited by slots[large]" in " ".join(result.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -50,6 +50,13 @@ def test_predict_prints_one_row_a_model(artefact: Path) -> None:
     assert f"{row['models']['medium']['success']:.3f}" in table.stdout
 
 
+def test_prompts_are_printed_as_they_are(artefact: Path) -> None:
+    prompt = "[INST] What is 12 plus 7? [/INST] :smile:"
+    result = runner.invoke(app, ["predict", str(artefact), prompt])
+    assert result.exit_code == 0, result.output
+    assert prompt in " ".join(result.stdout.split())
+
+
 def test_predict_reads_files_of_prompts_and_chats(artefact: Path, tmp_path: Path) -> None:
     lines, chats = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     lines.write_text("What is 12 plus 7?\n\nSpell the word ab backwards.\n")
@@ -89,6 +96,7 @@ def test_train_adds_models_to_an_artefact(artefact: Path, tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         (["predict", "nowhere", "x"], "has no artefact.json"),
+        (["predict", "[old]", "x"], "[old] has no artefact.json"),
         (["predict", "nowhere"], "either one prompt or --file"),
         (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
         (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),

@@ -24,7 +24,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Random splits to repeat everything on.")] = 5,
     encoder: Annotated[
         str,
-        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (the packaged all-MiniLM-L6-v2)."),
+        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])."),
     ] = "minilm",
     estimator: Annotated[
         list[str] | None,

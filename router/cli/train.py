@@ -35,7 +35,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")],
     encoder: Annotated[
         str,
-        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (the packaged all-MiniLM-L6-v2)."),
+        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])."),
     ] = "minilm",
     estimator: Annotated[
         EstimatorKind,

@@ -82,7 +82,8 @@ def _problem(predictor: Any, prompts: list[str], budget_usd: float | None, slots
     missing = sorted(set(predictor.models) - set(predictor.prices))
     if missing:
         raise InvalidRequestError(
-            f"The artefact knows no price of {', '.join(missing)}: train it on outcomes with prices."
+            f"The artefact knows no price of {', '.join(missing)}: train it on outcomes with input_price_per_1M and "
+            "output_price_per_1M (columns of the long file, or of models.csv in the folder)."
         )
     prediction = predictor.predict(prompts)
     prices = [predictor.prices[model] for model in predictor.models]

@@ -59,6 +59,39 @@ def test_assign_keeps_slots(folder: Path) -> None:
     assert report["requests_by_model"]["medium"] <= 4
 
 
+def test_a_long_csv_leads_to_an_assignment(tmp_path: Path, encoder_folder: Path, outcomes: OutcomesTable) -> None:
+    long = long_frame(outcomes.subset(range(200)))
+    (tmp_path / "prompts.txt").write_text("\n".join(outcomes.prompts[:20]))
+    for name, frame in (("priced", long), ("unpriced", long.drop(columns=[c for c in long if "price" in c]))):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        arguments = ["--out", str(tmp_path / name), "--encoder", str(encoder_folder), "--estimator", "knn"]
+        trained = runner.invoke(app, ["train", "--data", str(tmp_path / f"{name}.csv"), *arguments, "--device", "cpu"])
+        assert trained.exit_code == 0, trained.output
+    given = [str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "plan.csv")]
+    assigned = runner.invoke(app, ["assign", str(tmp_path / "priced"), *given])
+    assert assigned.exit_code == 0, assigned.output
+    assert (pd.read_csv(tmp_path / "plan.csv")["cost_usd"] > 0).all()
+    refused = runner.invoke(app, ["assign", str(tmp_path / "unpriced"), *given])
+    assert refused.exit_code == 2
+    assert "input_price_per_1M" in refused.stderr
+
+
+def long_frame(table: OutcomesTable) -> pd.DataFrame:
+    """A row per query and model, with tokens and prices but without costs."""
+    parts = [
+        table.queries.assign(
+            model=model,
+            score=table.scores[:, j],
+            input_tokens=table.input_tokens[:, j],
+            output_tokens=table.output_tokens[:, j],
+            input_price_per_1M=table.prices[model].input_usd_per_million,
+            output_price_per_1M=table.prices[model].output_usd_per_million,
+        )
+        for j, model in enumerate(table.models)
+    ]
+    return pd.concat(parts)
+
+
 def test_assign_names_the_models_that_limit(folder: Path) -> None:
     given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
     result = runner.invoke(app, ["assign", *given, "--slots", "large=3"])

@@ -36,16 +36,19 @@ def train_predictor(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Predictor:
-    """Train on the first share of the rows, calibrate on the second, report on the third (unless it is
-    empty).
+    """Train on the first share of the rows, calibrate on the second, report on the third (unless it has no
+    scores).
 
     The head is the estimator unless another is given. Unknown output lengths are derived where costs and
     prices allow (`OutcomesTable.with_counted_tokens`, counted with the encoder's tokenizer). Raises
-    OutcomesTableError when there are too few rows to split, or a model has no outcomes to learn from.
+    OutcomesTableError when there are too few rows to split, a model has no outcomes to learn from, or there
+    are none to calibrate with.
     """
     table = complete_tokens(table, encoder)
-    features = encode_in_steps(table.prompts, encoder, progress)
     rows = _split_rows(len(table), seed, fractions)
+    table.subset(rows[0]).require_scores()
+    _require_calibration_scores(table.subset(rows[1]))
+    features = encode_in_steps(table.prompts, encoder, progress)
     train, validation, test = ((features.subset(part), table.subset(part)) for part in rows)
     recipe = estimator or HeadEstimator()
     if isinstance(recipe, HeadEstimator):
@@ -64,14 +67,17 @@ def train_predictor(
         reports=(),
     )
     predictor = _calibrate(predictor, *validation)
-    return _report(predictor, *test, "test") if len(test[1]) else predictor
+    return _report(predictor, *test, "test") if np.isfinite(test[1].scores).any() else predictor
 
 
 def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress | None = None) -> Predictor:
     """The predictor calibrated anew on all rows of `table`, which must hold its models (others are left
     out).
+
+    Raises OutcomesTableError when it lacks a model, or has not a single score of them.
     """
     table = table.select_models(predictor.models)
+    _require_calibration_scores(table)
     features = encode_in_steps(table.prompts, predictor.encoder, progress)
     fresh = replace(predictor, data_hashes=(*predictor.data_hashes, table.data_hash()), reports=())
     return _calibrate(fresh, features, table)
@@ -88,15 +94,17 @@ def add_models(
     """The predictor with columns for the models of `table` that it does not know; the others' stay to the
     bit.
 
-    A tenth of the rows calibrates the new columns. Raises OutcomesTableError when there is nothing new.
+    A tenth of the rows calibrates the new columns. Raises OutcomesTableError when there is nothing new, there
+    are too few rows, or a new model has no outcomes to learn from.
     """
     new = [model for model in table.models if model not in predictor.models]
     if not new:
         raise OutcomesTableError(f"The table's models {list(table.models)} are all known: nothing to add.")
     table = complete_tokens(table.select_models(new), predictor.encoder)
     table = table.subset(~np.isnan(table.scores).all(axis=1))
-    features = encode_in_steps(table.prompts, predictor.encoder, progress)
     rows, held_out, _ = _split_rows(len(table), seed, (0.9, 0.1, 0.0))
+    table.subset(rows).require_scores()
+    features = encode_in_steps(table.prompts, predictor.encoder, progress)
     train = (features.subset(rows), table.subset(rows))
     validation = (features.subset(held_out), table.subset(held_out))
     grown: StoredEstimator
@@ -170,6 +178,11 @@ def _split_rows(
             f"{_FEWEST_ROWS}: add rows."
         )
     return train, validation, test
+
+
+def _require_calibration_scores(table: OutcomesTable) -> None:
+    if np.isnan(table.scores).all():
+        raise OutcomesTableError(f"None of the {len(table)} rows to calibrate with has a score: add outcomes.")
 
 
 def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:

@@ -134,6 +134,34 @@ def test_recalibration_follows_drift(predictor: Predictor) -> None:
     assert again.data_hashes[-1] == worse.data_hash()
 
 
+def _without_scores(table: OutcomesTable, rows: object, models: slice = slice(None)) -> OutcomesTable:
+    scores = table.scores.copy()
+    scores[rows, models] = np.nan
+    return dataclasses.replace(table, scores=scores)
+
+
+def test_without_a_score_nothing_is_calibrated(
+    predictor: Predictor, encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path
+) -> None:
+    with pytest.raises(OutcomesTableError, match="None of the 600 rows to calibrate with has a score"):
+        recalibrate(predictor, _without_scores(outcomes, slice(None)))
+    order = np.random.default_rng(0).permutation(len(outcomes))
+    with pytest.raises(OutcomesTableError, match="None of the 60 rows to calibrate with has a score"):
+        train_predictor(_without_scores(outcomes, order[420:480]), encoder, estimator=KnnEstimator())
+    untested = train_predictor(_without_scores(outcomes, order[480:]), encoder, estimator=KnnEstimator())
+    untested.save(tmp_path)
+    assert [report.split for report in Predictor.load(tmp_path, device="cpu").reports] == ["calibration"]
+
+
+@pytest.mark.parametrize("estimator", [QUICK, KnnEstimator()])
+def test_a_new_model_without_a_score_is_refused(
+    encoder: Encoder, outcomes: OutcomesTable, estimator: HeadEstimator | KnnEstimator
+) -> None:
+    known = train_predictor(outcomes.select_models(["small"]), encoder, estimator=estimator)
+    with pytest.raises(OutcomesTableError, match=r"No score of \['large'\]"):
+        add_models(known, _without_scores(outcomes, slice(None), slice(2, 3)), recipe=QUICK)
+
+
 def test_too_few_rows_are_refused(encoder: Encoder, outcomes: OutcomesTable) -> None:
     with pytest.raises(OutcomesTableError, match=r"35 to train and 5 to calibrate.*add rows"):
         train_predictor(outcomes.subset(np.arange(50)), encoder)

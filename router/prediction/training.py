@@ -127,11 +127,18 @@ def add_models(
 
 
 def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
-    """The table with unknown token counts filled in as far as its costs and prices allow."""
-    incomplete = np.isnan(table.output_tokens) | np.isnan(table.cost_usd)
-    if not incomplete.any() or len(table.prices) < len(table.models):
+    """The table with unknown token counts and costs of the models with a price filled in as far as they follow
+    from one another (`OutcomesTable.with_counted_tokens`).
+    """
+    priced = [model for model in table.models if model in table.prices]
+    columns = [table.models.index(model) for model in priced]
+    if not np.isnan([table.output_tokens[:, columns], table.cost_usd[:, columns]]).any():
         return table
-    return table.with_counted_tokens(encoder.count_tokens(table.prompts))
+    known = table.select_models(priced).with_counted_tokens(encoder.count_tokens(table.prompts))
+    filled = {name: getattr(table, name).copy() for name in ("input_tokens", "output_tokens", "cost_usd")}
+    for name, values in filled.items():
+        values[:, columns] = getattr(known, name)
+    return replace(table, **filled)
 
 
 def encode_in_steps(texts: list[str], encoder: Encoder, progress: Progress | None = None) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pandas as pd
@@ -134,6 +135,38 @@ def test_evaluate_writes_rows_and_draws(folder: Path, encoder_folder: Path) -> N
     assert {row["seed"] for row in rows} == {0, 1}
     assert all(0 <= row["score"] <= 1 for row in rows if row["score"] is not None)
     assert (folder / "frontier.png").stat().st_size > 10_000
+
+
+def test_evaluate_derives_the_costs_of_a_set_that_records_none(tmp_path: Path, encoder_folder: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "outputs_base").mkdir()
+    items = [{"id": i, "question": "x " * (i % 9 + 1), "choices": {"A": "yes", "B": "no"}} for i in range(205)]
+    (tmp_path / "data" / "mmlu_10k.json").write_text(json.dumps([item | {"answer": "A"} for item in items]))
+    for model, worst in (("Qwen-1_8B", 4), ("Qwen-72B", 8), ("without-a-price", 6)):
+        rows = [{"id": i, "logits_options": [0.5, i % 9 > worst, 0, 0, 0, 0]} for i in range(205)]
+        (tmp_path / "outputs_base" / f"{model}_mmlu_10k_base_icl1.pkl").write_bytes(pickle.dumps(rows))
+    result = runner.invoke(
+        app,
+        [
+            *("evaluate", "--data", f"uncertainty-bench:{tmp_path}", "--encoder", str(encoder_folder), "--json", "-"),
+            *("--seeds", "1", "--estimator", "knn-5", "--arm", "greedy", "--device", "cpu"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert {row["arm"] for row in rows} == {"single:Qwen-1_8B", "single:Qwen-72B", "greedy"}
+    assert all(row["cost_usd"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("plot", "message"),
+    [("frontier.xyz", "give a name that ends in one of"), ("absent/frontier.png", "there is no folder absent")],
+)
+def test_evaluate_refuses_a_plot_that_it_cannot_write_before_the_work(plot: str, message: str) -> None:
+    pytest.importorskip("matplotlib")
+    result = runner.invoke(app, ["evaluate", "--data", "nothing", "--encoder", "nothing", "--plot", plot])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
 
 
 def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path) -> None:

@@ -31,11 +31,22 @@ def artefact(predictor: Predictor, tmp_path: Path) -> Path:
     return tmp_path / "artefact"
 
 
-def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Path) -> None:
-    loaded = Predictor.load(artefact, device="cpu")
-    before, after = predictor.predict(TEXTS), loaded.predict(TEXTS)
+def _assert_predict_the_same(one: Predictor, other: Predictor) -> None:
+    texts = make_outcomes(200, seed=3).prompts
+    before, after = one.predict(texts), other.predict(texts)
     for field in dataclasses.fields(before):
         np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name))
+
+
+def test_neighbours_predict_what_was_saved(encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path) -> None:
+    predictor = train_predictor(outcomes, encoder, estimator=KnnEstimator(k=10, members=4))
+    predictor.save(tmp_path)
+    _assert_predict_the_same(predictor, Predictor.load(tmp_path, device="cpu"))
+
+
+def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Path) -> None:
+    loaded = Predictor.load(artefact, device="cpu")
+    _assert_predict_the_same(predictor, loaded)
     assert loaded.models == predictor.models
     assert loaded.prices == dict(predictor.prices)
     assert loaded.reports == predictor.reports

@@ -82,6 +82,12 @@ def stage_bars() -> Iterator[StageBars]:
         yield StageBars(progress)
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line names this option, rather than leave it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def write_json(result: object, file: Path | None) -> bool:
     """Write the result to `file`, or to the standard output for `-`; False when no file was asked for."""
     if file is None:

@@ -100,6 +100,22 @@ def test_assign_names_the_models_that_limit(folder: Path) -> None:
     assert "limited by slots[large]" in " ".join(result.stdout.split())
 
 
+def test_settings_reach_the_strategy(folder: Path) -> None:
+    for model in ("small", "large"):
+        report = run_assign(folder, "--strategy", "static", "--option", f"model={model}")
+        assert report["requests_by_model"][model] == 40
+    low, high = (run_assign(folder, "--strategy", "threshold", "--option", f"target={t}") for t in ("0", "1"))
+    assert low["requests_by_model"]["small"] == 40
+    assert low["expected_success"] < high["expected_success"]
+    cheap = run_assign(folder, "--strategy", "per_query", "--option", "price=1e12")
+    assert cheap["requests_by_model"]["small"] == 40
+    half = str(0.5 * float(run_assign(folder)["expected_cost_usd"]))
+    sure = run_assign(
+        folder, "--strategy", "robust_mip", "--option", "kind=cost", "--option", "confidence=0.99", "--budget-usd", half
+    )
+    assert sure["expected_cost_usd"] + 2.32 * sure["cost_std_usd"] <= float(half)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -108,7 +124,19 @@ def test_assign_names_the_models_that_limit(folder: Path) -> None:
         (("--slots", "huge=3"), "a model of"),
         (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),
         (("--strategy", "best"), "Unknown strategy 'best'"),
-        (("--strategy", "greedy", "--time-limit-s", "1"), "has no effect on 'greedy'"),
+        (("--strategy", "greedy", "--time-limit-s", "1"), "'greedy' has no option 'time_limit_s'"),
+        (("--strategy", "greedy", "--gap", "0.01"), "'greedy' has no option 'gap'"),
+        (("--option", "quantile=0.1"), "'mip' has no option 'quantile': it takes gap, time_limit_s"),
+        (("--gap", "0.1", "--option", "gap=0.2"), "'gap' is given twice"),
+        (("--option", "rows=x"), "--option rows=x: Input should be a valid tuple"),
+        (("--strategy", "static", "--option", "model=huge"), "use a model of small, medium, large"),
+        (("--strategy", "threshold", "--option", "target"), "write KEY=VALUE"),
+        (
+            ("--strategy", "threshold", "--option", "target=high"),
+            "target=high: Input should be a valid number",
+        ),
+        (("--strategy", "robust_mip", "--option", "kind=mild"), "Input should be 'quantile', 'gamma' or 'cost'"),
+        (("--strategy", "robust_mip", "--option", "quantile=2"), "`quantile` is 2.0: give a number between 0 and 1"),
     ],
 )
 def test_assign_says_what_is_wrong(folder: Path, options: tuple[str, ...], message: str) -> None:

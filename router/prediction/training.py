@@ -17,7 +17,7 @@ from router.prediction.head_training import HeadEstimator
 from router.prediction.incumbent import Incumbent
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
-from router.prediction.predictor import Predictor
+from router.prediction.predictor import Predictor, calibrated
 from router.prediction.stored import StoredEstimator
 
 Progress = Callable[[str, int, int], None]
@@ -161,15 +161,15 @@ def _calibrate(predictor: Predictor, features: Features, table: OutcomesTable) -
 
 
 def _report(predictor: Predictor, features: Features, table: OutcomesTable, split: str) -> Predictor:
-    raw = predictor.estimator.predict(features).success
-    after = predictor.calibration.apply(raw)
+    raw = predictor.estimator.predict(features)
+    returned = predictor.incumbent.apply(calibrated(raw, predictor.calibration))
     record = CalibrationRecord(
         split=split,
         rows=len(table),
-        ece_before=expected_calibration_error(raw, table.scores),
-        ece_after=expected_calibration_error(after, table.scores),
-        brier_before=brier_score(raw, table.scores),
-        brier_after=brier_score(after, table.scores),
+        ece_before=expected_calibration_error(raw.success, table.scores),
+        ece_after=expected_calibration_error(returned.success, table.scores),
+        brier_before=brier_score(raw.success, table.scores),
+        brier_after=brier_score(returned.success, table.scores),
     )
     return replace(predictor, reports=(*predictor.reports, record))
 

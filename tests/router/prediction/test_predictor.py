@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from router.errors import ArtefactError, OutcomesTableError
+from router.prediction.calibration import brier_score, expected_calibration_error
 from router.prediction.encoder import Encoder
 from router.prediction.head_training import HeadEstimator
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
 from router.prediction.predictor import Predictor
-from router.prediction.training import add_models, recalibrate, train_predictor
+from router.prediction.training import add_models, encode_in_steps, recalibrate, train_predictor
 from tests.router.conftest import make_outcomes, save_encoder
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=25)
@@ -72,6 +73,16 @@ def test_no_model_passes_the_best_single_one_by_a_claim_that_held_out_rows_do_no
 def test_the_report_tells_calibration_on_rows_not_trained_on(predictor: Predictor) -> None:
     assert [(report.split, report.rows) for report in predictor.reports] == [("calibration", 60), ("test", 120)]
     assert all(report.brier_after < 0.2 for report in predictor.reports)
+
+
+def test_the_report_is_about_what_is_predicted(encoder: Encoder, outcomes: OutcomesTable) -> None:
+    """The lift of the incumbent included, which few neighbours with their noisy claims often bring about."""
+    predictor = train_predictor(outcomes, encoder, estimator=KnnEstimator(k=3, members=2))
+    rows = np.random.default_rng(0).permutation(len(outcomes))[480:]
+    features, scores = encode_in_steps(outcomes.prompts, encoder).subset(rows), outcomes.scores[rows]
+    predicted = predictor.predict_features(features).success
+    assert predictor.reports[1].brier_after == pytest.approx(brier_score(predicted, scores))
+    assert predictor.reports[1].ece_after == pytest.approx(expected_calibration_error(predicted, scores))
 
 
 def test_models_are_checked_and_put_in_the_order_configured(predictor: Predictor, artefact: Path) -> None:

@@ -12,14 +12,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 from typer.core import TyperGroup
 
 from router.errors import ApportionError
 
 EXIT_CODE = 2
 
-console = Console()
-errors = Console(stderr=True)
+# What is printed comes from users (prompts, names, paths): brackets and colons in it are no markup and no emoji.
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - prints it instead.")
@@ -35,7 +37,7 @@ class CleanErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except ApportionError as error:
-            errors.print(f"[bold red]Error:[/] {error.message}", highlight=False, soft_wrap=True)
+            errors.print(Text("Error:", style="bold red"), error.message, highlight=False, soft_wrap=True)
             raise typer.Exit(EXIT_CODE) from error
 
 
@@ -78,6 +80,12 @@ def stage_bars() -> Iterator[StageBars]:
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=False) as progress:
         yield StageBars(progress)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line names this option, rather than leave it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def write_json(result: object, file: Path | None) -> bool:

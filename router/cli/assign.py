@@ -9,6 +9,7 @@ import typer
 
 from router.cli.application import DeviceOption, JsonOption, console, write_json
 from router.cli.prompts import read_prompts
+from router.cli.strategies import read_strategy
 from router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -32,7 +33,17 @@ def assign(
     strategy: Annotated[
         str, typer.Option(help="mip, robust_mip, greedy, ndch, ndch_p, threshold, price, per_query or static.")
     ] = "mip",
-    gap: Annotated[float, typer.Option(min=0, help="Relative gap to prove (mip, robust_mip).")] = 1e-4,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting of the strategy: model (static), target (threshold), price (per_query), kind, quantile, "
+            "gamma, confidence (robust_mip), limits (all without a solver but greedy and price); repeatable.",
+        ),
+    ] = None,
+    gap: Annotated[
+        float | None, typer.Option(min=0, help="Relative gap to prove (mip, robust_mip). [default: 0.0001]")
+    ] = None,
     time_limit_s: Annotated[
         float | None, typer.Option(help="Seconds for the solver (mip, robust_mip); the best by then counts.")
     ] = None,
@@ -49,19 +60,13 @@ def assign(
     Example: `apportion assign predictor/ prompts.txt --budget-usd 0.25 --out plan.csv`
     """
     from router.assignment import assign as assign_batch
-    from router.assignment import strategy_from
     from router.prediction.predictor import Predictor
 
     if budget_usd is not None and budget_per_request_usd is not None:
         raise InvalidRequestError("Give --budget-usd or --budget-per-request-usd, not both.")
-    options: dict[str, Any] = {}
-    if strategy in ("mip", "robust_mip"):
-        options = {"gap": gap, "time_limit_s": time_limit_s}
-    elif time_limit_s is not None:
-        raise InvalidRequestError(f"--time-limit-s has no effect on {strategy!r}: leave it out.")
-    chosen = strategy_from(strategy, **options)
     prompts = read_prompts(file)
     predictor = Predictor.load(artefact, encoder=encoder, device=device)
+    chosen = read_strategy(strategy, option or [], predictor.models, gap, time_limit_s)
     budget = budget_usd if budget_per_request_usd is None else budget_per_request_usd * len(prompts)
     problem = _problem(predictor, prompts, budget, _slots(slots or [], predictor.models, len(prompts)))
     answer = assign_batch(problem, chosen, seed=seed)
@@ -82,7 +87,8 @@ def _problem(predictor: Any, prompts: list[str], budget_usd: float | None, slots
     missing = sorted(set(predictor.models) - set(predictor.prices))
     if missing:
         raise InvalidRequestError(
-            f"The artefact knows no price of {', '.join(missing)}: train it on outcomes with prices."
+            f"The artefact knows no price of {', '.join(missing)}: train it on outcomes with input_price_per_1M and "
+            "output_price_per_1M (columns of the long file, or of models.csv in the folder)."
         )
     prediction = predictor.predict(prompts)
     prices = [predictor.prices[model] for model in predictor.models]

@@ -9,6 +9,7 @@ import typer
 
 from router.cli.application import DeviceOption, JsonOption, stage_bars, write_json
 from router.cli.train import print_summary, summary
+from router.cli.workloads import EncoderOption
 
 
 def calibrate(
@@ -18,6 +19,7 @@ def calibrate(
         Path | None,
         typer.Option(help="Folder to write the calibrated artefact to; left out: over the old one."),
     ] = None,
+    encoder: EncoderOption = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
 ) -> None:
@@ -34,7 +36,7 @@ def calibrate(
 
     table = load_outcomes(data)
     with stage_bars() as progress:
-        predictor = recalibrate(Predictor.load(artefact, device=device), table, progress)
+        predictor = recalibrate(Predictor.load(artefact, encoder=encoder, device=device), table, progress)
     target = out or artefact
     predictor.save(target)
     if not write_json(summary(predictor, target), json_file):

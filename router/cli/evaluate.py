@@ -24,7 +24,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Random splits to repeat everything on.")] = 5,
     encoder: Annotated[
         str,
-        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (the packaged all-MiniLM-L6-v2)."),
+        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])."),
     ] = "minilm",
     estimator: Annotated[
         list[str] | None,
@@ -68,18 +68,22 @@ def evaluate(
     setting = Setting(
         batch_size, "adversarial" if adversarial else "random", math.inf if slots_share is None else slots_share
     )
-    table = usable(load_outcomes(data), max_missing)
+    if plot is not None:
+        from router.evaluation.plot import check_plot
+
+        check_plot(plot)
+    table = load_outcomes(data)
     with stage_bars() as progress:
         loaded = Encoder.load(encoder, device=device)
-        table = complete_tokens(table, loaded)
+        table = usable(complete_tokens(table, loaded), max_missing)
         features = encode_in_steps(table.prompts, loaded, progress)
         found = run(table, features, recipes, arms=arm or tuple(ARMS), seeds=seeds, setting=setting, progress=progress)
+    if not write_json(found.as_json(), json_file):
+        print_evaluation(found)
     if plot is not None:
         from router.evaluation.plot import draw
 
         draw(found, plot)
-    if not write_json(found.as_json(), json_file):
-        print_evaluation(found)
 
 
 def print_evaluation(found: Evaluation) -> None:

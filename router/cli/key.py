@@ -20,4 +20,4 @@ def key(
 
     secret, digest = new_key()
     console.print(f"For the user, shown only now:\n\n{secret}\n\nFor the file:\n", highlight=False, soft_wrap=True)
-    console.print(f"- name: {name}\n  sha256: {digest}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"- name: {name}\n  sha256: {digest}", highlight=False, soft_wrap=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from router.cli.application import console
 from router.errors import ConfigurationError
 
 
@@ -27,4 +27,4 @@ def serve(
         raise ConfigurationError(
             f"serving needs {error.name}, which is not installed; install apportion[cpu] or apportion[gpu]"
         ) from error
-    serve_forever(config, console)
+    serve_forever(config, Console())

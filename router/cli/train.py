@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from router.cli.application import DeviceOption, JsonOption, console, is_given, stage_bars, write_json
 from router.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from router.prediction.head_training import HeadEstimator
     from router.prediction.knn import KnnEstimator
     from router.prediction.predictor import Predictor
+
+
+_OF_A_NEW_ARTEFACT = ("estimator", "members", "neighbours", "calibration_share", "test_share")
 
 
 class EstimatorKind(StrEnum):
@@ -25,6 +28,7 @@ class EstimatorKind(StrEnum):
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Option(
@@ -34,9 +38,12 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")],
     encoder: Annotated[
-        str,
-        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (the packaged all-MiniLM-L6-v2)."),
-    ] = "minilm",
+        str | None,
+        typer.Option(
+            help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm]); with "
+            "--add-to where the artefact's own lies now. [default: minilm]"
+        ),
+    ] = None,
     estimator: Annotated[
         EstimatorKind,
         typer.Option(help="head: an ensemble of small networks; knn: nearest neighbours, untrained."),
@@ -53,7 +60,10 @@ def train(
     ] = 0.2,
     add_to: Annotated[
         Path | None,
-        typer.Option(help="Artefact to add the data's new models to; its own models keep their estimates."),
+        typer.Option(
+            help="Artefact to add the data's new models to, calibrated on a tenth of the rows; its own models keep "
+            "their estimates."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, bootstrap and training.")] = 0,
     device: DeviceOption = "auto",
@@ -72,17 +82,23 @@ def train(
     from router.prediction.predictor import Predictor
     from router.prediction.training import add_models, train_predictor
 
-    if add_to is not None and estimator is not EstimatorKind.head:
-        raise ConfigurationError("--add-to keeps the artefact's own estimator: leave --estimator out.")
+    given = [name for name in _OF_A_NEW_ARTEFACT if is_given(context, name)]
+    if add_to is not None and given:
+        raise ConfigurationError(
+            "--add-to keeps the artefact's own estimator and calibrates on a tenth of the rows: leave "
+            f"--{given[0].replace('_', '-')} out."
+        )
+    if estimator is EstimatorKind.head and "neighbours" in given:
+        raise ConfigurationError("--neighbours has no effect on the head: add --estimator knn, or leave it out.")
     table = load_outcomes(data)
     with stage_bars() as progress:
         if add_to is not None:
-            grown = Predictor.load(add_to, device=device)
+            grown = Predictor.load(add_to, encoder=encoder, device=device)
             predictor = add_models(grown, table, seed=seed, progress=progress)
         else:
             predictor = train_predictor(
                 table,
-                Encoder.load(encoder, device=device),
+                Encoder.load(encoder or "minilm", device=device),
                 estimator=_recipe(estimator, members, neighbours),
                 fractions=(1 - calibration_share - test_share, calibration_share, test_share),
                 seed=seed,

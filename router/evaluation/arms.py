@@ -21,18 +21,21 @@ from .planners import GAP, PLANNERS, Planner, capped
 from .realised import Realised, curve_of
 
 POINTS = 16
+FLOOR = 1e-3
+"""Lowest budget as a share of the highest: the cheapest models may cost nothing, and budgets rise by a factor."""
+
 QUANTILES = (0.05, 0.1, 0.25, 0.4, 0.5)
 
 Arm = Callable[[Case, Setting], list[Realised]]
 
 
 def dials(case: Case) -> FloatArray:
-    """Budgets per request, USD: from the cheapest models' to what the likeliest models cost."""
+    """(POINTS,) budgets per request, USD: from the cheapest models' to what the likeliest models cost."""
     sample = case.test
     low = float(sample.cost_usd.min(axis=1).mean())
     likeliest = sample.cost_usd[np.arange(len(sample)), sample.success.argmax(axis=1)]
     high = max(float(likeliest.mean()), float(case.mean_paid_usd[case.best]), low * 1.01)
-    return np.geomspace(low * 1.0001, high * 1.05, POINTS)
+    return np.geomspace(max(low, FLOOR * high) * 1.0001, high * 1.05, POINTS)
 
 
 def by_budget(planner: Planner) -> Arm:

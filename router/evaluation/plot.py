@@ -15,15 +15,29 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":", "-.")
 
 
+def check_plot(file: Path) -> None:
+    """Raise ConfigurationError when `draw` could not write this file: matplotlib is not installed, the ending names no
+    format, or the folder does not exist.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise ConfigurationError("Plots need matplotlib: `pip install 'apportion[bench]'`.") from error
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if file.suffix[1:].lower() not in formats:
+        raise ConfigurationError(f"Plot {file}: give a name that ends in one of .{', .'.join(sorted(formats))}.")
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"Plot {file}: there is no folder {file.parent}; make it first.")
+
+
 def draw(found: Evaluation, file: Path) -> None:
     """Draw the first estimator's arms and the single models into a file whose ending names the format.
 
-    Raises ConfigurationError when matplotlib is not installed.
+    Raises ConfigurationError as `check_plot` does.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigurationError("Plots need matplotlib: `pip install apportion[bench]`.") from error
+    check_plot(file)
+    from matplotlib.figure import Figure
+
     estimator = found.rows[0].estimator
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, OutcomesTableError
 from ..prediction.estimator import Estimator
 from ..prediction.features import Features
 from ..prediction.outcomes import OutcomesTable
@@ -103,7 +103,7 @@ def evaluate(
 ) -> Evaluation:
     """Run the protocol: `table` has to be whole (`case.usable`), `features` has its rows in order.
 
-    Raises ConfigurationError for an unknown arm.
+    Raises ConfigurationError for an unknown arm, and OutcomesTableError when the best single model costs nothing.
     """
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
@@ -123,6 +123,11 @@ def evaluate(
     for seed in range(seeds):
         for name, estimator in estimators.items():
             case = fit_case(table, features, name, estimator, seed)
+            if case.best_cost_usd == 0:
+                raise OutcomesTableError(
+                    f"The best single model, {case.models[case.best]!r}, costs nothing, and budgets are shares of its "
+                    "cost: send it everything, or give it a price (of a GPU's time, for example)."
+                )
             errors[seed, name] = case.errors
             rows += single_models(case)
             step()

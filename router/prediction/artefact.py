@@ -23,7 +23,8 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no NaN: it would be written as null and refused when read.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EncoderRecord(_Strict):
@@ -46,14 +47,16 @@ class ModelRecord(_Strict):
 
 
 class CalibrationRecord(_Strict):
-    """How well calibrated the estimates are on requests that were not trained on."""
+    """How well calibrated the estimates are on requests that were not trained on: raw, and as they are predicted, which
+    is calibrated and with the incumbent in its place.
+    """
 
     split: Annotated[str, Field(description="Rows it was measured on.")]
     rows: Annotated[int, Field(ge=0, description="Number of requests.")]
     ece_before: Annotated[float, Field(description="Expected calibration error of the raw estimates.")]
-    ece_after: Annotated[float, Field(description="Expected calibration error after calibration.")]
+    ece_after: Annotated[float, Field(description="Expected calibration error of what is predicted.")]
     brier_before: Annotated[float, Field(description="Brier score of the raw estimates.")]
-    brier_after: Annotated[float, Field(description="Brier score after calibration.")]
+    brier_after: Annotated[float, Field(description="Brier score of what is predicted.")]
 
 
 class Description(_Strict):

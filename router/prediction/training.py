@@ -17,7 +17,7 @@ from router.prediction.head_training import HeadEstimator
 from router.prediction.incumbent import Incumbent
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
-from router.prediction.predictor import Predictor
+from router.prediction.predictor import Predictor, calibrated
 from router.prediction.stored import StoredEstimator
 
 Progress = Callable[[str, int, int], None]
@@ -36,16 +36,19 @@ def train_predictor(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Predictor:
-    """Train on the first share of the rows, calibrate on the second, report on the third (unless it is
-    empty).
+    """Train on the first share of the rows, calibrate on the second, report on the third (unless it has no
+    scores).
 
     The head is the estimator unless another is given. Unknown output lengths are derived where costs and
     prices allow (`OutcomesTable.with_counted_tokens`, counted with the encoder's tokenizer). Raises
-    OutcomesTableError when there are too few rows to split, or a model has no outcomes to learn from.
+    OutcomesTableError when there are too few rows to split, a model has no outcomes to learn from, or there
+    are none to calibrate with.
     """
     table = complete_tokens(table, encoder)
-    features = encode_in_steps(table.prompts, encoder, progress)
     rows = _split_rows(len(table), seed, fractions)
+    table.subset(rows[0]).require_scores()
+    _require_calibration_scores(table.subset(rows[1]))
+    features = encode_in_steps(table.prompts, encoder, progress)
     train, validation, test = ((features.subset(part), table.subset(part)) for part in rows)
     recipe = estimator or HeadEstimator()
     if isinstance(recipe, HeadEstimator):
@@ -64,14 +67,17 @@ def train_predictor(
         reports=(),
     )
     predictor = _calibrate(predictor, *validation)
-    return _report(predictor, *test, "test") if len(test[1]) else predictor
+    return _report(predictor, *test, "test") if np.isfinite(test[1].scores).any() else predictor
 
 
 def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress | None = None) -> Predictor:
     """The predictor calibrated anew on all rows of `table`, which must hold its models (others are left
     out).
+
+    Raises OutcomesTableError when it lacks a model, or has not a single score of them.
     """
     table = table.select_models(predictor.models)
+    _require_calibration_scores(table)
     features = encode_in_steps(table.prompts, predictor.encoder, progress)
     fresh = replace(predictor, data_hashes=(*predictor.data_hashes, table.data_hash()), reports=())
     return _calibrate(fresh, features, table)
@@ -88,15 +94,17 @@ def add_models(
     """The predictor with columns for the models of `table` that it does not know; the others' stay to the
     bit.
 
-    A tenth of the rows calibrates the new columns. Raises OutcomesTableError when there is nothing new.
+    A tenth of the rows calibrates the new columns. Raises OutcomesTableError when there is nothing new, there
+    are too few rows, or a new model has no outcomes to learn from.
     """
     new = [model for model in table.models if model not in predictor.models]
     if not new:
         raise OutcomesTableError(f"The table's models {list(table.models)} are all known: nothing to add.")
     table = complete_tokens(table.select_models(new), predictor.encoder)
     table = table.subset(~np.isnan(table.scores).all(axis=1))
-    features = encode_in_steps(table.prompts, predictor.encoder, progress)
     rows, held_out, _ = _split_rows(len(table), seed, (0.9, 0.1, 0.0))
+    table.subset(rows).require_scores()
+    features = encode_in_steps(table.prompts, predictor.encoder, progress)
     train = (features.subset(rows), table.subset(rows))
     validation = (features.subset(held_out), table.subset(held_out))
     grown: StoredEstimator
@@ -119,11 +127,18 @@ def add_models(
 
 
 def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
-    """The table with unknown token counts filled in as far as its costs and prices allow."""
-    incomplete = np.isnan(table.output_tokens) | np.isnan(table.cost_usd)
-    if not incomplete.any() or len(table.prices) < len(table.models):
+    """The table with unknown token counts and costs of the models with a price filled in as far as they follow
+    from one another (`OutcomesTable.with_counted_tokens`).
+    """
+    priced = [model for model in table.models if model in table.prices]
+    columns = [table.models.index(model) for model in priced]
+    if not np.isnan([table.output_tokens[:, columns], table.cost_usd[:, columns]]).any():
         return table
-    return table.with_counted_tokens(encoder.count_tokens(table.prompts))
+    known = table.select_models(priced).with_counted_tokens(encoder.count_tokens(table.prompts))
+    filled = {name: getattr(table, name).copy() for name in ("input_tokens", "output_tokens", "cost_usd")}
+    for name, values in filled.items():
+        values[:, columns] = getattr(known, name)
+    return replace(table, **filled)
 
 
 def encode_in_steps(texts: list[str], encoder: Encoder, progress: Progress | None = None) -> Features:
@@ -146,15 +161,15 @@ def _calibrate(predictor: Predictor, features: Features, table: OutcomesTable) -
 
 
 def _report(predictor: Predictor, features: Features, table: OutcomesTable, split: str) -> Predictor:
-    raw = predictor.estimator.predict(features).success
-    after = predictor.calibration.apply(raw)
+    raw = predictor.estimator.predict(features)
+    returned = predictor.incumbent.apply(calibrated(raw, predictor.calibration))
     record = CalibrationRecord(
         split=split,
         rows=len(table),
-        ece_before=expected_calibration_error(raw, table.scores),
-        ece_after=expected_calibration_error(after, table.scores),
-        brier_before=brier_score(raw, table.scores),
-        brier_after=brier_score(after, table.scores),
+        ece_before=expected_calibration_error(raw.success, table.scores),
+        ece_after=expected_calibration_error(returned.success, table.scores),
+        brier_before=brier_score(raw.success, table.scores),
+        brier_after=brier_score(returned.success, table.scores),
     )
     return replace(predictor, reports=(*predictor.reports, record))
 
@@ -170,6 +185,11 @@ def _split_rows(
             f"{_FEWEST_ROWS}: add rows."
         )
     return train, validation, test
+
+
+def _require_calibration_scores(table: OutcomesTable) -> None:
+    if np.isnan(table.scores).all():
+        raise OutcomesTableError(f"None of the {len(table)} rows to calibrate with has a score: add outcomes.")
 
 
 def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:

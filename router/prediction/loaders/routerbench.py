@@ -14,6 +14,7 @@ from router.prediction.outcomes import OutcomesTable
 from router.prices import ModelPrice
 
 _COST = "|total_cost"
+_TEXTS = ("sample_id", "prompt", "eval_name")
 
 PRICES = {
     "WizardLM/WizardLM-13B-V1.2": ModelPrice(0.3, 0.3),
@@ -41,7 +42,7 @@ def load_routerbench(where: str, shots: int = 0) -> OutcomesTable:
     name = f"routerbench_{shots}shot.pkl"
     file = files_of(local_folder(where, [name]), name)[0]
     frame = _read(file)
-    missing = [column for column in ("sample_id", "prompt", "eval_name") if column not in frame]
+    missing = [column for column in _TEXTS if column not in frame]
     models = tuple(column.removesuffix(_COST) for column in frame.columns if column.endswith(_COST))
     if missing or not models:
         raise OutcomesTableError(
@@ -68,7 +69,7 @@ def load_routerbench(where: str, shots: int = 0) -> OutcomesTable:
 
 def _read(file: Path) -> pd.DataFrame:
     if file.suffix == ".csv":
-        return pd.read_csv(file)
+        return pd.read_csv(file, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False)
     if file.suffix == ".parquet":
         return pd.read_parquet(file)
     frame = read_pickle(file, FRAMES)

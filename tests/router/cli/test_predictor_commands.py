@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,13 @@ def test_predict_prints_one_row_a_model(artefact: Path) -> None:
     assert f"{row['models']['medium']['success']:.3f}" in table.stdout
 
 
+def test_prompts_are_printed_as_they_are(artefact: Path) -> None:
+    prompt = "[INST] What is 12 plus 7? [/INST] :smile:"
+    result = runner.invoke(app, ["predict", str(artefact), prompt])
+    assert result.exit_code == 0, result.output
+    assert prompt in " ".join(result.stdout.split())
+
+
 def test_predict_reads_files_of_prompts_and_chats(artefact: Path, tmp_path: Path) -> None:
     lines, chats = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     lines.write_text("What is 12 plus 7?\n\nSpell the word ab backwards.\n")
@@ -85,15 +93,37 @@ def test_train_adds_models_to_an_artefact(artefact: Path, tmp_path: Path) -> Non
     assert names == ["small", "medium", "large"]
 
 
+def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(artefact, tmp_path / "moved")
+    described = json.loads((moved / "artefact.json").read_text())
+    described["encoder"]["source"] = str(tmp_path / "gone")
+    (moved / "artefact.json").write_text(json.dumps(described))
+    make_outcomes(200, seed=4).save(tmp_path / "data")
+    shared = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for command in (["calibrate", str(moved)], ["train", "--add-to", str(moved)]):
+        assert "No encoder folder" in runner.invoke(app, [*command, *shared]).stderr
+        result = runner.invoke(app, [*command, *shared, "--encoder", str(encoder_folder)])
+        assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["predict", "nowhere", "x"], "has no artefact.json"),
+        (["predict", "[old]", "x"], "[old] has no artefact.json"),
         (["predict", "nowhere"], "either one prompt or --file"),
         (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
         (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
         (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "knn"], "leave --estimator out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "leave --estimator out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--members", "8"], "leave --members out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--neighbours", "3"], "leave --neighbours out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--test-share", "0"], "leave --test-share out"),
+        (
+            ["train", "--data", "a", "--out", "x", "--add-to", "y", "--calibration-share", "0.1"],
+            "leave --calibration-share out",
+        ),
+        (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "add --estimator knn"),
     ],
 )
 def test_mistakes_are_one_clean_message(arguments: list[str], said: str, monkeypatch, tmp_path: Path) -> None:

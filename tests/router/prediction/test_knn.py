@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from router.errors import OutcomesTableError
 from router.prediction.features import Features
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
@@ -50,6 +51,9 @@ def test_added_rows_bring_new_models_and_leave_the_others(outcomes: OutcomesTabl
     np.testing.assert_array_equal(after.success_samples[:, :, :3], before.success_samples)
     np.testing.assert_array_equal(after.output_tokens[:, :3], before.output_tokens)
     assert np.isfinite(after.success[:, 3]).all()
+    unknown = dataclasses.replace(extra, scores=np.full((40, 1), np.nan))
+    with pytest.raises(OutcomesTableError, match=r"No score of \['new'\]"):
+        fitted.add(_features(40), unknown)
 
 
 def test_fewer_rows_than_neighbours_give_their_mean(outcomes: OutcomesTable) -> None:

@@ -53,6 +53,15 @@ def test_routerbench_is_read_from_each_format(tmp_path: Path, name: str) -> None
     np.testing.assert_allclose(filled.output_tokens[0, 0], (1e-3 - 10 * 10e-6) / 30e-6)
 
 
+def test_routerbench_texts_stay_what_they_are(tmp_path: Path) -> None:
+    texts = {"sample_id": ["01", "1"], "prompt": ["NA", "null"], "eval_name": ["7", "07"]}
+    _routerbench_frame().assign(**texts).to_csv(tmp_path / "rows.csv", index=False)
+    queries = load_routerbench(str(tmp_path / "rows.csv")).queries
+    assert queries["query_id"].tolist() == texts["sample_id"]
+    assert queries["prompt"].tolist() == texts["prompt"]
+    assert queries["task"].tolist() == texts["eval_name"]
+
+
 class _Harmful:
     def __reduce__(self):
         return (getattr, (ZeroDivisionError, "this_must_never_be_asked_for"))

@@ -46,6 +46,43 @@ def test_long_files_hold_the_same_table_in_every_format(tmp_path: Path, suffix: 
     np.testing.assert_allclose(table.cost_usd[0], [1e-6, 2e-6])
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_texts_stay_what_they_are_whatever_they_look_like(tmp_path: Path, suffix: str) -> None:
+    texts = {"query_id": ["01", "1", "1.0", "1e3"], "prompt": ["NA", "null", "007", "1.50"]}
+    frame = pd.DataFrame({**texts, "model": ["None", "None", "None", "1"], "task": "2024", "score": [1, 0, None, 1]})
+    table = OutcomesTable.load(_write(frame, tmp_path / f"outcomes{suffix}"))
+    assert table.queries["query_id"].tolist() == texts["query_id"]
+    assert table.prompts == texts["prompt"]
+    assert table.models == ("None", "1")
+    assert set(table.tasks) == {"2024"}
+    np.testing.assert_array_equal(table.scores[:, 0], [1.0, 0.0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("unknown", ["", "NaN", "NA", "null"])
+def test_unknown_numbers_may_be_written_in_several_ways(tmp_path: Path, unknown: str) -> None:
+    LONG.to_csv(tmp_path / "outcomes.csv", index=False, na_rep=unknown)
+    table = OutcomesTable.load(tmp_path / "outcomes.csv")
+    np.testing.assert_array_equal(table.scores, [[1.0, 0.5], [0.0, np.nan], [np.nan, 0.25]])
+
+
+def test_a_long_file_brings_prices_and_costs_follow(tmp_path: Path) -> None:
+    prices = {"input_price_per_1M": [1, 2, None, 2, 2.0], "output_price_per_1M": [3, 4, 3, None, 4]}
+    frame = LONG.assign(**prices, cost_usd=[np.nan, 9.0, 9.0, np.nan, np.nan])
+    table = OutcomesTable.load(_write(frame, tmp_path / "outcomes.csv"))
+    assert table.prices == {"m1": ModelPrice(1, 3), "m2": ModelPrice(2, 4)}
+    expected = [[33e-6, 9.0], [9.0, (6 * 2 + 40 * 4) / 1e6], [np.nan, (7 * 2 + 50 * 4) / 1e6]]
+    np.testing.assert_allclose(table.cost_usd, expected)
+    partly = OutcomesTable.load(_write(frame.assign(output_price_per_1M=[3, None, 3, None, None]), tmp_path / "p.csv"))
+    assert set(partly.prices) == {"m1"}
+
+
+def test_a_model_called_like_a_number_keeps_its_price(tmp_path: Path) -> None:
+    one = OutcomesTable.load(_write(LONG.assign(model="01").iloc[[0, 2, 4]], tmp_path / "outcomes.csv"))
+    priced = dataclasses.replace(one, prices={"01": ModelPrice(1, 2)})
+    priced.save(tmp_path / "folder")
+    assert OutcomesTable.load(tmp_path / "folder").prices == {"01": ModelPrice(1, 2)}
+
+
 def test_a_saved_folder_is_read_back_unchanged(tmp_path: Path, outcomes: OutcomesTable) -> None:
     outcomes.save(tmp_path / "folder")
     again = OutcomesTable.load(tmp_path / "folder")
@@ -75,6 +112,12 @@ def test_a_folder_of_scores_alone_has_unknown_tokens_and_costs(tmp_path: Path) -
         ({"model": ["m1", "m1", "m1", "m2", "m2"]}, ["row 1", "'a'", "'m1'", "one row"]),
         ({"prompt": ["one", "other", "two", "two", "three"]}, ["row 1", "'prompt'", "'a'", "different ids"]),
         ({"prompt": ["one", None, "two", "two", "three"]}, ["row 1", "'prompt'", "fill it in"]),
+        ({"input_price_per_1M": 1.0}, ["lacks", "output_price_per_1M"]),
+        (
+            {"input_price_per_1M": 1.0, "output_price_per_1M": [1, 2, 1, 3, 2]},
+            ["row 3", "'output_price_per_1M'", "3.0", "one price", "'m2'"],
+        ),
+        ({"input_price_per_1M": -1.0, "output_price_per_1M": 1.0}, ["row 0", "'input_price_per_1M'", "zero or more"]),
     ],
 )
 def test_a_bad_cell_is_named_with_its_row_column_and_mend(

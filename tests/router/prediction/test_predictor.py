@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from router.errors import ArtefactError, OutcomesTableError
+from router.prediction.calibration import brier_score, expected_calibration_error
 from router.prediction.encoder import Encoder
 from router.prediction.head_training import HeadEstimator
 from router.prediction.knn import KnnEstimator
 from router.prediction.outcomes import OutcomesTable
 from router.prediction.predictor import Predictor
-from router.prediction.training import add_models, recalibrate, train_predictor
+from router.prediction.training import add_models, encode_in_steps, recalibrate, train_predictor
 from tests.router.conftest import make_outcomes, save_encoder
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=25)
@@ -31,11 +32,22 @@ def artefact(predictor: Predictor, tmp_path: Path) -> Path:
     return tmp_path / "artefact"
 
 
-def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Path) -> None:
-    loaded = Predictor.load(artefact, device="cpu")
-    before, after = predictor.predict(TEXTS), loaded.predict(TEXTS)
+def _assert_predict_the_same(one: Predictor, other: Predictor) -> None:
+    texts = make_outcomes(200, seed=3).prompts
+    before, after = one.predict(texts), other.predict(texts)
     for field in dataclasses.fields(before):
         np.testing.assert_array_equal(getattr(after, field.name), getattr(before, field.name))
+
+
+def test_neighbours_predict_what_was_saved(encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path) -> None:
+    predictor = train_predictor(outcomes, encoder, estimator=KnnEstimator(k=10, members=4))
+    predictor.save(tmp_path)
+    _assert_predict_the_same(predictor, Predictor.load(tmp_path, device="cpu"))
+
+
+def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Path) -> None:
+    loaded = Predictor.load(artefact, device="cpu")
+    _assert_predict_the_same(predictor, loaded)
     assert loaded.models == predictor.models
     assert loaded.prices == dict(predictor.prices)
     assert loaded.reports == predictor.reports
@@ -61,6 +73,16 @@ def test_no_model_passes_the_best_single_one_by_a_claim_that_held_out_rows_do_no
 def test_the_report_tells_calibration_on_rows_not_trained_on(predictor: Predictor) -> None:
     assert [(report.split, report.rows) for report in predictor.reports] == [("calibration", 60), ("test", 120)]
     assert all(report.brier_after < 0.2 for report in predictor.reports)
+
+
+def test_the_report_is_about_what_is_predicted(encoder: Encoder, outcomes: OutcomesTable) -> None:
+    """The lift of the incumbent included, which few neighbours with their noisy claims often bring about."""
+    predictor = train_predictor(outcomes, encoder, estimator=KnnEstimator(k=3, members=2))
+    rows = np.random.default_rng(0).permutation(len(outcomes))[480:]
+    features, scores = encode_in_steps(outcomes.prompts, encoder).subset(rows), outcomes.scores[rows]
+    predicted = predictor.predict_features(features).success
+    assert predictor.reports[1].brier_after == pytest.approx(brier_score(predicted, scores))
+    assert predictor.reports[1].ece_after == pytest.approx(expected_calibration_error(predicted, scores))
 
 
 def test_models_are_checked_and_put_in_the_order_configured(predictor: Predictor, artefact: Path) -> None:
@@ -132,6 +154,34 @@ def test_recalibration_follows_drift(predictor: Predictor) -> None:
     assert drifted > 0.2 > 0.06 > abs(mended)
     assert again.estimator is predictor.estimator
     assert again.data_hashes[-1] == worse.data_hash()
+
+
+def _without_scores(table: OutcomesTable, rows: object, models: slice = slice(None)) -> OutcomesTable:
+    scores = table.scores.copy()
+    scores[rows, models] = np.nan
+    return dataclasses.replace(table, scores=scores)
+
+
+def test_without_a_score_nothing_is_calibrated(
+    predictor: Predictor, encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path
+) -> None:
+    with pytest.raises(OutcomesTableError, match="None of the 600 rows to calibrate with has a score"):
+        recalibrate(predictor, _without_scores(outcomes, slice(None)))
+    order = np.random.default_rng(0).permutation(len(outcomes))
+    with pytest.raises(OutcomesTableError, match="None of the 60 rows to calibrate with has a score"):
+        train_predictor(_without_scores(outcomes, order[420:480]), encoder, estimator=KnnEstimator())
+    untested = train_predictor(_without_scores(outcomes, order[480:]), encoder, estimator=KnnEstimator())
+    untested.save(tmp_path)
+    assert [report.split for report in Predictor.load(tmp_path, device="cpu").reports] == ["calibration"]
+
+
+@pytest.mark.parametrize("estimator", [QUICK, KnnEstimator()])
+def test_a_new_model_without_a_score_is_refused(
+    encoder: Encoder, outcomes: OutcomesTable, estimator: HeadEstimator | KnnEstimator
+) -> None:
+    known = train_predictor(outcomes.select_models(["small"]), encoder, estimator=estimator)
+    with pytest.raises(OutcomesTableError, match=r"No score of \['large'\]"):
+        add_models(known, _without_scores(outcomes, slice(None), slice(2, 3)), recipe=QUICK)
 
 
 def test_too_few_rows_are_refused(encoder: Encoder, outcomes: OutcomesTable) -> None:

@@ -65,9 +65,9 @@ def best(problem: BatchProblem, score: FloatArray) -> IntArray:
 
 @dataclass(frozen=True)
 class Threshold(LimitsAfterwards):
-    """The cheapest model whose success passes `target`; the likeliest model where none does.
+    """The cheapest model whose success passes `target`; the likeliest model where none does, as with a target above 1.
 
-    Raises InvalidRequestError for a target that is no probability.
+    Raises InvalidRequestError for a target that is negative or not finite.
     """
 
     target: float = 0.7
@@ -76,8 +76,8 @@ class Threshold(LimitsAfterwards):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.target <= 1:
-            raise InvalidRequestError(f"`target` is {self.target}: give a probability, 0 to 1.", param="target")
+        if not 0 <= self.target < math.inf:
+            raise InvalidRequestError(f"`target` is {self.target}: give a success, 0 to 1.", param="target")
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()

@@ -45,7 +45,7 @@ def assign(
         float | None, typer.Option(min=0, help="Relative gap to prove (mip, robust_mip). [default: 0.0001]")
     ] = None,
     time_limit_s: Annotated[
-        float | None, typer.Option(help="Seconds for the solver (mip, robust_mip); the best by then counts.")
+        float | None, typer.Option(help="Seconds for the solver; the best answer by then counts.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of strategies that draw.")] = 0,
     encoder: Annotated[

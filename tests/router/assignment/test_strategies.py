@@ -182,7 +182,7 @@ def test_a_search_for_any_assignment_ends_with_its_time() -> None:
     [
         (lambda: strategy_from("static", limits="repiar"), "use one of repair, ignore"),
         (lambda: PerQuery(price=math.nan), "success per USD"),
-        (lambda: Threshold(target=7), "probability"),
+        (lambda: Threshold(target=-0.1), "give a success"),
         (lambda: Mip(gap=math.inf), "relative gap"),
         (lambda: Price(time_limit_s=-1), "seconds > 0"),
         (lambda: Greedy(time_limit_s=0), "seconds > 0"),

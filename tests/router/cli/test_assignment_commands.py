@@ -124,7 +124,6 @@ def test_settings_reach_the_strategy(folder: Path) -> None:
         (("--slots", "huge=3"), "a model of"),
         (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),
         (("--strategy", "best"), "Unknown strategy 'best'"),
-        (("--strategy", "greedy", "--time-limit-s", "1"), "'greedy' has no option 'time_limit_s'"),
         (("--strategy", "greedy", "--gap", "0.01"), "'greedy' has no option 'gap'"),
         (("--option", "quantile=0.1"), "'mip' has no option 'quantile': it takes gap, time_limit_s"),
         (("--gap", "0.1", "--option", "gap=0.2"), "'gap' is given twice"),

@@ -122,7 +122,7 @@ def predictor(
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
-    """The whole predictor beside its bare encoder, for batches of 1 to 256 texts."""
+    """The whole predictor beside its bare encoder, for batches of 1 to 1,024 texts."""
     from benchmarks.predictor import run, show
 
     result = run(artefact, device, rounds, seed)

@@ -20,7 +20,8 @@ from rich.table import Table
 from benchmarks.stamp import stamp
 from router.prediction.predictor import Predictor
 
-BATCHES = (1, 16, 64, 256)
+BATCHES = (1, 4, 16, 64, 256, 1024)
+FEWEST_ROUNDS, LONGEST_S = 3, 60.0  # a batch that takes long has fewer rounds
 WORDS = "the of sum what is count letters in word largest list reverse how many if then train leaves at speed"
 
 
@@ -29,6 +30,7 @@ class Timing:
     """Medians over the rounds for one batch: seconds of the bare encoder and of the whole predictor."""
 
     batch: int
+    rounds: int
     encoder_wall_s: float
     predictor_wall_s: float
     encoder_cpu_s: float
@@ -64,7 +66,9 @@ def run(artefact: Path, device: str, rounds: int, seed: int) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the timings."""
-    table = Table("batch", "encoder, ms", "predictor, ms", "ratio", "encoder, CPU ms", "predictor, CPU ms", "ratio")
+    table = Table(
+        "batch", "encoder, ms", "predictor, ms", "ratio", "encoder, CPU ms", "predictor, CPU ms", "ratio", "texts/s"
+    )
     for row in result["timings"]:
         table.add_row(
             str(row["batch"]),
@@ -74,6 +78,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{row['encoder_cpu_s'] * 1e3:.1f}",
             f"{row['predictor_cpu_s'] * 1e3:.1f}",
             f"{row['cpu_ratio']:.3f}",
+            f"{row['batch'] / row['predictor_wall_s']:.0f}",
         )
     console.print(table)
 
@@ -87,9 +92,12 @@ def _time(predictor: Predictor, prompts: list[str], rounds: int) -> Timing:
 
     encode()
     predict()
-    measured = np.array([[*_once(encode), *_once(predict)] for _ in range(rounds)])
+    measured: list[tuple[float, ...]] = []
+    began_s = time.perf_counter()
+    while len(measured) < rounds and (len(measured) < FEWEST_ROUNDS or time.perf_counter() - began_s < LONGEST_S):
+        measured.append((*_once(encode), *_once(predict)))
     encoder_wall, encoder_cpu, predictor_wall, predictor_cpu = np.median(measured, axis=0).tolist()
-    return Timing(len(prompts), encoder_wall, predictor_wall, encoder_cpu, predictor_cpu)
+    return Timing(len(prompts), len(measured), encoder_wall, predictor_wall, encoder_cpu, predictor_cpu)
 
 
 def _once(call: Callable[[], None]) -> tuple[float, float]:

@@ -214,26 +214,27 @@ class Router:
             self._tell(entry, Refusal(entry.item.id, error))
 
     async def _plan(self, entries: list[Entry]) -> set[str]:
-        fresh = [entry for entry in entries if entry.estimates is None]
-        if fresh:
-            began_s = time.monotonic()
-            estimates = await self._planner.estimate([entry.item for entry in fresh])
-            predict_s = time.monotonic() - began_s
-            for row, entry in enumerate(fresh):
-                entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
-        while not self._fleet.complete and time.monotonic() < self._settled_s:  # noqa: ASYNC110 (once, at the start)
-            await asyncio.sleep(0.05)
-        live = [entry for entry in entries if not entry.cancelled and entry.left_s > 0]
-        if not live:
-            return set()
         try:
-            return await self._decide(live)
+            await self._estimate([entry for entry in entries if entry.estimates is None])
+            while not self._fleet.complete and time.monotonic() < self._settled_s:  # noqa: ASYNC110 (once, at the start)
+                await asyncio.sleep(0.05)
+            live = [entry for entry in entries if not entry.cancelled and entry.left_s > 0]
+            return await self._decide(live) if live else set()
         except Exception as error:
             logger.exception("planning failed")
             failure = error if isinstance(error, ApportionError) else ApportionError(f"planning failed: {error!r}")
-            for entry in live:
-                self._tell(entry, Refusal(entry.item.id, failure))
+            for entry in entries:
+                if not entry.cancelled:
+                    self._tell(entry, Refusal(entry.item.id, failure))
             return set()
+
+    async def _estimate(self, entries: list[Entry]) -> None:
+        if entries:
+            began_s = time.monotonic()
+            estimates = await self._planner.estimate([entry.item for entry in entries])
+            predict_s = time.monotonic() - began_s
+            for row, entry in enumerate(entries):
+                entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
 
     async def _decide(self, entries: list[Entry]) -> set[str]:
         items = [entry.item for entry in entries]

@@ -13,7 +13,7 @@ from deployments.estimates import Estimates
 from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Report, RouteItem
 from deployments.router import Router
 from router.assignment import Assignment, BatchProblem, Strategy, assign
-from router.errors import ConfigurationError, OverloadedError
+from router.errors import ApportionError, ConfigurationError, OverloadedError
 from router.prices import ModelPrice
 
 
@@ -166,6 +166,19 @@ async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, p
     assert predictor.calls == 3
     assert (await router.state())["parts"]["predictor"] == "open"
     assert (await router.state())["rungs"] == {"static": 6}
+
+
+async def test_estimates_that_cannot_be_made_refuse_the_batch(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    predictor.broken = True
+    items = (item("a"), item("b", max_tokens=10**400))  # no float holds it
+    async with asyncio.timeout(5):
+        reply = await router.exchange(Report("i", items=items), True)
+    assert [(verdict.id, type(verdict.error)) for verdict in reply.verdicts] == [
+        ("a", ApportionError),
+        ("b", ApportionError),
+    ]
+    assert (await router.state())["waiting"] == 0
 
 
 async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,7 @@ def test_route_plans_and_runs_nothing(service: Service) -> None:
         ({"messages": [{"role": "user", "content": 5}]}, 400, "messages.0.content"),
         ({"model": "nobody"}, 404, "model"),
         ({"max_tokens": -1}, 400, "max_tokens"),
+        ({"max_tokens": 10**400}, 400, "max_tokens"),
         ({"max_tokens": 100_000}, 400, None),
         ({"n": "many"}, 400, "n"),
         ({"temperature": "hot"}, 400, "temperature"),

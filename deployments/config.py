@@ -48,10 +48,10 @@ class RoutingConfig(Section):
         self.build_strategy()
         return self
 
-    def build_strategy(self) -> Strategy:
-        """Raises: ValueError: the strategy or an option of it is unknown or wrong."""
+    def build_strategy(self, n_models: int | None = None) -> Strategy:
+        """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""
         try:
-            return checked_strategy(self.strategy, self.options)
+            return checked_strategy(self.strategy, self.options, n_models)
         except InvalidRequestError as error:
             raise ValueError(error.message) from error
 
@@ -150,6 +150,11 @@ class ServiceConfig(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_fits(self) -> ServiceConfig:
+        self.routing.build_strategy(len(self.models))
         return self
 
     @model_validator(mode="after")

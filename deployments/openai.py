@@ -183,7 +183,7 @@ def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
     if field is _NOTHING_SAID:
         return _NOTHING_ASKED
     if field.strategy is not None:
-        _check_strategy(field.strategy, field.options)
+        _check_strategy(field.strategy, field.options, len(models))
     elif field.options:
         raise InvalidRequestError(
             "routing.options need a routing.strategy that they belong to", param="routing.options"
@@ -204,9 +204,9 @@ _NOTHING_SAID = RoutingField()  # type: ignore[call-arg]
 _NOTHING_ASKED = RoutingAsk()
 
 
-def _check_strategy(name: str, options: dict[str, Any]) -> None:
+def _check_strategy(name: str, options: dict[str, Any], n_models: int) -> None:
     try:
-        checked_strategy(name, options)
+        checked_strategy(name, options, n_models)
     except InvalidRequestError as error:
         param = "routing.strategy" if name not in STRATEGIES else "routing.options"
         raise InvalidRequestError(error.message, param=param) from None

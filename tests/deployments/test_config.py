@@ -69,6 +69,7 @@ def test_a_shared_gpu_with_bounds_is_fine() -> None:
     [
         ({"strategy": "magic"}, "magic"),
         ({"strategy": "mip", "options": {"gop": 1}}, "gop"),
+        ({"strategy": "static", "options": {"model": 1}}, "no model 1; give an index from 0 to 0"),
         ({"budget_usd_per_request": 0}, "routing.budget_usd_per_request"),
     ],
 )

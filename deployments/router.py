@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.batcher import Batcher
-from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, describe, mean_success
+from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, live_policy, mean_success
 from deployments.estimates import Estimates, concatenate
 from deployments.fleet import Fleet
 from deployments.keyring import Keyring
@@ -29,7 +29,7 @@ from deployments.treasury import Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.budget import Shortage
 from router.budget.standing import Claim
-from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError, RateLimitError
+from router.errors import ApportionError, BudgetExhaustedError, RateLimitError
 from router.rate import RateLimiter
 
 logger = logging.getLogger("ray.serve")
@@ -86,39 +86,25 @@ class Router:
         self._sweeper: asyncio.Task[None] | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """A new policy for the batches to come; nothing restarts.
+        """A new policy for the batches to come; nothing restarts. What it leaves out is as the configuration has it.
 
         Raises:
             ConfigurationError: a field is wrong; the old policy stays.
         """
-        try:
-            policy = LivePolicy.model_validate(user_config)
-        except ValueError as error:
-            message = describe(error) if hasattr(error, "errors") else str(error)
-            raise ConfigurationError(f"Router.user_config: {message}") from error
+        policy = live_policy(user_config, self._config)
         budget = self._config.budget
-        if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
-            raise ConfigurationError(
-                f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
-                f"{budget.pacing.mode}; remove it"
-            )
-        unknown = sorted(set(policy.prices) - set(self._config.names))
-        if unknown:
-            raise ConfigurationError(
-                f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
-            )
         if budget is not None:
             limits = budget.limits if policy.limits is None else policy.limits
             self._treasury.set_limits(limit.limit() for limit in limits)
-        elif policy.limits:
-            raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
         self._policy = policy
         self._set_prices(policy)
 
     def _set_prices(self, policy: LivePolicy) -> None:
         """What is planned, reserved and dispatched from now on costs this; what is in flight keeps its price."""
         models = tuple(
-            model.model_copy(update=policy.prices[model.name].model_dump()) if model.name in policy.prices else model
+            model.model_copy(update=policy.prices[model.name].model_dump(exclude_none=True))
+            if model.name in policy.prices
+            else model
             for model in self._config.models
         )
         self._prices = {model.name: model.price for model in models}

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import ServiceConfig, parse_config
+from deployments.config import ServiceConfig, live_policy, parse_config
 from deployments.launch import read_config
 from router.errors import ConfigurationError
 
@@ -76,6 +76,32 @@ def test_a_shared_gpu_with_bounds_is_fine() -> None:
 def test_a_wrong_policy_is_refused(routing: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         parse_config(arguments() | {"routing": routing})
+
+
+def test_user_config_leaves_what_it_does_not_say_as_args_have_it() -> None:
+    routing = {"strategy": "mip", "options": {"gap": 0.01, "time_limit_s": 0.2}, "budget_usd_per_request": 1e-5}
+    config = parse_config(arguments() | {"routing": routing})
+    policy = live_policy({"prices": {"small": {"output_usd_per_million": 3}}}, config)
+    assert (policy.strategy, policy.options, policy.budget_usd_per_request) == tuple(routing.values())
+    assert live_policy({"options": {"gap": 0.1}}, config).options == {"gap": 0.1, "time_limit_s": 0.2}
+    assert live_policy({"strategy": "mip", "options": {"gap": 0.1}}, config).options["time_limit_s"] == 0.2
+    assert live_policy({"strategy": "greedy"}, config).options == {}, "options go with their strategy"
+    assert live_policy({"budget_usd_per_request": None}, config).budget_usd_per_request is None
+
+
+@pytest.mark.parametrize(
+    ("user_config", "says"),
+    [
+        ({"colour": "red"}, "colour: unknown field"),
+        ({"options": "fast"}, "options"),
+        ({"strategy": "static", "options": {"model": 1}}, "no model 1"),
+        ({"prices": {"huge": {}}}, "huge, which are not served"),
+        ({"limits": [{"scope": "service", "window": "day", "usd": 1}]}, "limits need a `budget` section"),
+    ],
+)
+def test_a_wrong_user_config_is_refused(user_config: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Router.user_config: [\s\S]*{says}"):
+        live_policy(user_config, parse_config(arguments()))
 
 
 def test_two_models_of_one_name_are_refused() -> None:

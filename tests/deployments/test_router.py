@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deployments import router as router_module
-from deployments.config import ServiceConfig
+from deployments.config import RoutingConfig, ServiceConfig
 from deployments.estimates import Estimates
 from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Report, RouteItem
 from deployments.router import Router
@@ -200,6 +200,14 @@ async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch
     items = tuple(item(f"r{number}") for number in range(4))
     reply = await router.exchange(Report("i", items=items), True)
     assert [type(verdict.error) for verdict in reply.verdicts] == [OverloadedError] * 2
+
+
+async def test_the_cap_of_the_configuration_outlives_new_prices(router: Any) -> None:
+    router._config = router._config.model_copy(update={"routing": RoutingConfig(budget_usd_per_request=2e-6)})
+    router.reconfigure({"prices": {"large": {"output_usd_per_million": 3.0}}})
+    state = await router.state()
+    assert state["budget_usd_per_request"] == 2e-6
+    assert state["prices"]["large"] == {"input_usd_per_million": 10.0, "output_usd_per_million": 3.0}
 
 
 async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:

@@ -277,7 +277,7 @@ class Router:
         if claims:
             try:
                 shortages = await self._treasury.reserve(claims)
-            except ApportionError:
+            except BaseException:  # whatever it is, nobody is told of these seats
                 for _, decision in seated:
                     self._fleet.release(decision.id)
                 raise

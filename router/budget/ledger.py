@@ -120,6 +120,7 @@ class BudgetLedger:
         """
         standing = Standing(self.limits, now_s)
         keys = {key for account in set(accounts) for model in models for key in standing.keys(account, model)}
+        self._forget_if_many()
         with _translated(), self._engine.begin() as connection:
             self._write(connection, self._end(connection, ends))
             self._find(connection, keys)
@@ -181,6 +182,7 @@ class BudgetLedger:
         standing = Standing(self.limits, now_s)
         keys_of = {(c.account, c.model): standing.keys(c.account, c.model) for c in claims}
         keys = {key for keys in keys_of.values() for key in keys}
+        self._forget_if_many()
         with _translated(), self._engine.begin() as connection:
             changes = self._end(connection, ends)
             self._find(connection, keys)
@@ -209,12 +211,14 @@ class BudgetLedger:
                 changes.add(entered, cost - amount if charged else cost, 0 if charged else -amount)
         return changes
 
+    def _forget_if_many(self) -> None:
+        """Only between transactions: one needs all that it has found."""
+        if len(self._ids) > _MAX_KNOWN_IDS:
+            self._ids.clear()
+
     def _find(self, connection: Connection, keys: Iterable[CounterKey]) -> None:
         """Learns the ids of counters that are in the database."""
         unknown = [key for key in keys if key not in self._ids]
-        if len(self._ids) > _MAX_KNOWN_IDS:
-            self._ids.clear()
-            unknown = list(keys)
         for some in _chunks(unknown):
             values = [(key.scope.value, key.name, key.window.value, _stored(key.starts_s)) for key in some]
             rows = select(counters.c.id, *_KEY).where(tuple_(*_KEY).in_(values))

@@ -236,22 +236,41 @@ def read(database: Path) -> tuple[int, int]:
 
 async def test_a_ledger_that_does_not_answer_spends_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     service = await start(total(1.0))
+    tried: list[object] = []
 
-    def broken(*_: object, **__: object) -> None:
+    def broken(*arguments: object, **__: object) -> None:
+        tried.append(arguments)
         raise LedgerError("gone")
 
-    running = asyncio.create_task(service.run(item("before", model="wren"), engine_s=0.2))
-    await asyncio.sleep(0.05)
+    decision = await service.plan(item("before", model="wren"))
     with monkeypatch.context() as patched:
         patched.setattr(BudgetLedger, "look", broken)
         patched.setattr(BudgetLedger, "reserve", broken)
         patched.setattr(BudgetLedger, "settle", broken)
         assert await service.run(item("r")) == "ledger_unavailable"
-        assert await running == "wren"
-        await asyncio.sleep(0.05)
+        tried.clear()
+        service.link.finish(Done(decision.id, worst_usd("wren", 10)))
+        async with asyncio.timeout(10):
+            while not tried:
+                await asyncio.sleep(0.01)
     state = await service.idle_state()
     assert (state["in_flight"], state["budget"]["reserved_usd"]) == (0, 0)
     assert state["budget"]["spent_usd"] == pytest.approx(worst_usd("wren", 10), abs=1e-9)
+
+
+async def test_a_ledger_that_breaks_keeps_no_slot(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = await start(total(1.0))
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a mistake of its own")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BudgetLedger, "reserve", broken)
+        assert await service.run(item("r")) == "internal_error"
+    assert await service.run(item("s", model="wren")) == "wren"
+    state = await service.idle_state()
+    assert (state["in_flight"], state["budget"]["reserved_usd"]) == (0, 0)
+    assert all(model["free_slots"] == model["slots"] for model in state["models"].values())
 
 
 async def test_pacing_spreads_the_days_money_over_the_day(start: Start) -> None:

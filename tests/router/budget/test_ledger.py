@@ -71,6 +71,16 @@ def test_ends_are_settled_before_what_comes_with_them_is_reserved(open_ledger: O
     assert balance(ledger) == (100, 900)
 
 
+def test_forgetting_ids_of_counters_loses_none_of_the_batchs(
+    open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(Limit(Scope.tenant, Window.day, 1000))
+    monkeypatch.setattr("router.budget.ledger._MAX_KNOWN_IDS", 1)
+    assert reserve(ledger, claim("a", 600, tenant="x")) == [True]
+    assert reserve(ledger, claim("b", 500, tenant="x"), claim("c", 300, tenant="y")) == [False, True]
+    assert balance(ledger) == (0, 900)
+
+
 def test_asking_again_under_the_same_id_replaces_the_reservation(open_ledger: Open) -> None:
     ledger = open_ledger(DAILY)
     reserve(ledger, claim("a", 800))

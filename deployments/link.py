@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
+from dataclasses import replace
 
 from deployments.cancellation import is_cancelled
 from deployments.messages import Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
@@ -92,7 +93,9 @@ class RouterLink:
         self._pending.pop(request_id, None)
         if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
             self.finish(Done(request_id, None, worked=False))  # decided in the same turn
-        elif self._new.pop(request_id, None) is None:
+            return
+        item = self._new.pop(request_id, None)
+        if item is None or item.resent:
             self._cancelled.append(request_id)
             self._flush_soon(COALESCE_S)
 
@@ -173,7 +176,9 @@ class RouterLink:
     def _resend(self, *, decided: Collection[str] = ()) -> None:
         self._tell_held = bool(self._held)
         waiting = {key: item for key, (item, future) in self._pending.items() if not future.done()}
-        self._new = {key: item for key, item in waiting.items() if key not in decided}
+        self._new = {
+            key: self._new.get(key) or replace(item, resent=True) for key, item in waiting.items() if key not in decided
+        }
 
     async def _after_failure(self, error: BaseException, report: Report) -> None:
         """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
@@ -185,9 +190,11 @@ class RouterLink:
             for item, future in self._pending.values():
                 if not future.done():
                     future.set_result(Refusal(item.id, failure))
+            self._cancelled.extend(self._pending)
             self._pending.clear()
         await asyncio.sleep(RETRY_S)
         self._done = [*report.done, *self._done]
+        self._cancelled = [*report.cancelled, *self._cancelled]
         self._resend()
 
     async def _keep_alive(self) -> None:

@@ -25,7 +25,7 @@ from deployments.mailbox import Entry, Mailbox
 from deployments.messages import Decision, Done, EngineReplica, PlanTiming, Refusal, Reply, Report, RouteItem, Verdict
 from deployments.parking import Parking
 from deployments.planner import Planner
-from deployments.treasury import Treasury
+from deployments.treasury import GRACE_S, Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.budget import Shortage
 from router.budget.standing import Claim
@@ -171,11 +171,12 @@ class Router:
 
     def _queue(self, mailbox: Mailbox, entry: Entry) -> None:
         mailbox.undecided[entry.item.id] = entry
-        try:
-            self._check_rate(entry.item)
-        except RateLimitError as error:
-            mailbox.tell(Refusal(entry.item.id, error))
-            return
+        if not (entry.item.resent or entry.item.avoid_replicas):  # else it has been counted
+            try:
+                self._check_rate(entry.item)
+            except RateLimitError as error:
+                mailbox.tell(Refusal(entry.item.id, error))
+                return
         self._put(entry)
 
     def _take_keys(self) -> None:
@@ -314,6 +315,8 @@ class Router:
         self._tell(entry, Refusal(entry.item.id, error))
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:
+        if isinstance(verdict, Refusal) and entry.item.resent:
+            self._treasury.release(entry.item.id)  # what a lost router may have reserved for it
         mailbox = self._mailboxes.get(entry.ingress)
         if mailbox is not None:
             mailbox.tell(verdict)
@@ -332,11 +335,15 @@ class Router:
                 entry.cancelled = True
                 self._batcher.discard(request_id)
                 self._parking.discard(request_id)
+                if entry.item.resent:
+                    self._treasury.release(request_id)
             elif request_id in mailbox.in_flight:
                 # Decided while the cancel was on its way; no engine has seen it.
                 del mailbox.in_flight[request_id]
                 self._fleet.release(request_id)
                 self._treasury.release(request_id)
+            else:
+                self._treasury.release(request_id)  # what a lost router may have reserved for it
         if done or cancelled:
             self._batcher.wake()
 
@@ -366,3 +373,6 @@ class Router:
                         logger.warning("ingress %s is gone; freeing what it had in flight", name)
                     self._end(mailbox, [Done(i, None) for i in list(mailbox.in_flight)], list(mailbox.undecided))
                     del self._mailboxes[name]
+                elif overdue := mailbox.overdue(self._config.dispatch.request_timeout_s + GRACE_S):
+                    logger.warning("%d requests never ended; freeing what they hold", len(overdue))
+                    self._end(mailbox, [Done(i, None) for i in overdue], [])

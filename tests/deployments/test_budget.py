@@ -8,13 +8,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.link import RouterLink
-from deployments.messages import Done, RouteItem, RoutingAsk
+from deployments.messages import Done, Report, RouteItem, RoutingAsk
 from router.budget import Account, to_nano
 from router.budget.ledger import BudgetLedger
 from router.errors import BudgetExceededError, BudgetExhaustedError, LedgerError
@@ -183,6 +184,27 @@ async def test_a_new_router_settles_what_the_lost_one_had_reserved(start: Start,
     await asyncio.sleep(0.05)
     state = await second.router.state()
     assert (state["budget"]["reserved_usd"], state["budget"]["spent_usd"]) == (0, 1e-5)
+
+
+@pytest.mark.parametrize("end", ["refused", "shed", "cancelled", "cancelled before it is sent again"])
+async def test_what_a_lost_router_had_reserved_for_nothing_is_released(start: Start, end: str) -> None:
+    service = await start(total(1.0))
+    await service.plan(item("r", model="heron"))  # its verdict gets lost with the router
+    second = await start(total(1.0), batching={"max_queue": 1})
+    again = item("r", model="heron", resent=True)
+    reserved_usd = (await second.router.state())["budget"]["reserved_usd"]
+    assert reserved_usd == pytest.approx(worst_usd("heron", 10), abs=1e-9)
+    if end == "refused":
+        await second.router.exchange(Report("i", items=(replace(again, max_tokens=1000),)), True)
+    elif end == "shed":
+        await second.router.exchange(Report("i", items=(item("other", ask=RoutingAsk(max_cost_usd=0.0)), again)), True)
+    elif end == "cancelled":
+        await second.router.exchange(Report("i", items=(again,)), False)
+        await second.router.exchange(Report("i", cancelled=("r",)), False)
+    else:
+        await second.router.exchange(Report("i", cancelled=("r",)), False)
+    state = await second.idle_state()
+    assert (state["budget"]["reserved_usd"], state["budget"]["spent_usd"], state["in_flight"]) == (0, 0, 0)
 
 
 @pytest.mark.slow

@@ -123,6 +123,51 @@ async def test_a_cancelled_request_frees_its_seat() -> None:
     assert router.cancelled == ["leaves"]
 
 
+async def test_a_cancel_outlives_a_lost_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=0.1)
+    link = RouterLink(router.exchange)
+    stays, leaves = (asyncio.create_task(link.plan(item(name))) for name in ("stays", "leaves"))
+    await asyncio.sleep(0.01)
+    router.failures = 1
+    leaves.cancel()
+    assert (await stays).id == "stays"
+    async with asyncio.timeout(5):
+        while router.failures or router.cancelled != ["leaves"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_request_cancelled_before_it_is_sent_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    router.failures = 1
+    task = asyncio.create_task(link.plan(item("r")))
+    async with asyncio.timeout(5):
+        while not (link._new and link._new["r"].resent):
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(5):
+        while router.cancelled != ["r"]:
+            await asyncio.sleep(0.01)
+    assert all("r" not in ids for ids, _ in router.exchanges)
+
+
+async def test_what_a_silent_router_was_asked_is_cancelled_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(link_module, "PATIENCE_S", 0.02)
+    router = FakeRouter()
+    router.failures = 1_000_000
+    link = RouterLink(router.exchange)
+    with pytest.raises(UnavailableError):
+        await link.plan(item("r"))
+    router.failures = 0
+    async with asyncio.timeout(5):
+        while router.cancelled != ["r"]:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_request_cancelled_before_it_was_sent_is_never_sent() -> None:
     router = FakeRouter()
     link = RouterLink(router.exchange)

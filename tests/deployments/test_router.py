@@ -10,10 +10,11 @@ import pytest
 from deployments import router as router_module
 from deployments.config import RoutingConfig, ServiceConfig
 from deployments.estimates import Estimates
-from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Report, RouteItem
+from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Reply, Report, RouteItem
 from deployments.router import Router
 from router.assignment import Assignment, BatchProblem, Strategy, assign
-from router.errors import ApportionError, ConfigurationError, OverloadedError
+from router.budget import Account
+from router.errors import ApportionError, ConfigurationError, OverloadedError, RateLimitError
 from router.prices import ModelPrice
 
 
@@ -191,6 +192,33 @@ async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatc
             break
     assert (await router.state())["waiting"] == 0
     assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
+
+
+async def test_what_never_ends_is_freed(router: Any) -> None:
+    await join(router, ("s1", "small", 2))
+    await router.exchange(Report("i", items=(item("lost"), item("runs"))), True)
+    router._mailboxes["i"].in_flight["lost"].since_s -= 1000
+    async with asyncio.timeout(10):
+        while (await router.state())["in_flight"] > 1:
+            await asyncio.sleep(0.1)
+    assert list(router._mailboxes["i"].in_flight) == ["runs"]
+
+
+async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> None:
+    await join(router, ("s1", "small", 9), ("l1", "large", 9))
+    router._rates.per_minute = {"alice": 1.0}
+    alice = Account(key="alice")
+    items = (
+        item("first", account=alice),
+        item("first-1", account=alice, avoid_replicas=("s1",)),
+        item("told again", account=alice, resent=True),
+        item("second", account=alice),
+    )
+    reply = await router.exchange(Report("i", items=items), True)
+    reply = Reply("", (*reply.verdicts, *(await router.exchange(Report("i"), True)).verdicts))
+    refused = {verdict.id: type(verdict.error) for verdict in reply.verdicts if isinstance(verdict, Refusal)}
+    assert refused == {"second": RateLimitError}
+    assert len(reply.verdicts) == 4
 
 
 async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:

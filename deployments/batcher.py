@@ -107,12 +107,6 @@ class Batcher(Generic[T]):
             self._stale.clear()
             self._schedule()
 
-    async def close(self) -> None:
-        """Lets running plans end."""
-        if self._timer is not None:
-            self._timer.cancel()
-        await asyncio.gather(*self._planning, return_exceptions=True)
-
     def _schedule(self) -> None:
         # One turn of the event loop later, so that everything that arrived in this turn shares the batch. In a context
         # of its own: Serve cancels the calls that were made in the context of a call that is cancelled.

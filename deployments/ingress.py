@@ -81,6 +81,10 @@ class Ingress:
         self._doorman = Doorman(config.keys, config.names)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
+    async def __del__(self) -> None:
+        await self._link.close()
+        await self._dispatcher.close()
+
     @api.post("/v1/chat/completions", openapi_extra=CHAT_OPERATION)
     async def chat(self, request: Request) -> Response:
         return await self._routed("chat", request)

@@ -21,7 +21,7 @@ from router.errors import LedgerError
 
 from .limits import Account, Limit, Scope, Shortage, Window
 from .schema import connect, counters, reservations
-from .standing import TOTAL_KEY, Balance, Claim, CounterKey, Standing
+from .standing import Balance, Claim, CounterKey, Standing
 
 T = TypeVar("T")
 
@@ -142,20 +142,6 @@ class BudgetLedger:
                 key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
                 standing.balances[key] = Balance(spent, reserved)
         return standing
-
-    def total(self) -> Balance:
-        """What was ever spent and is set aside now, over all windows and scopes."""
-        with _translated(), self._engine.begin() as connection:
-            self._find(connection, [TOTAL_KEY])
-            standing = Standing((), 0.0)
-            self._fill(connection, standing, [key for key in (TOTAL_KEY,) if key in self._ids])
-        return standing.balance(TOTAL_KEY)
-
-    def held(self) -> dict[str, int]:
-        """Reservations that are neither settled nor expired: nano-USD by id."""
-        rows = select(reservations.c.id, reservations.c.amount_nano).where(reservations.c.charged.is_(False))
-        with _translated(), self._engine.begin() as connection:
-            return {row.id: row.amount_nano for row in connection.execute(rows)}
 
     def expire(self, *, now_s: float) -> int:
         """Charges reservations that are overdue in full, and forgets windows and reservations of long ago.

@@ -237,6 +237,8 @@ async def test_a_queue_that_is_too_slow_for_a_request_says_when_to_come_again() 
         batcher.put("hasty", patience_s=7)
     assert caught.value.retry_after_s == pytest.approx(16 * 0.5)
     batcher.put("patient too", patience_s=9)
+    recorder.busy = False
+    await recorder.finish()
 
 
 async def test_a_burst_after_light_traffic_is_taken() -> None:

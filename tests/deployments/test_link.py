@@ -101,6 +101,34 @@ async def test_endings_are_told_together() -> None:
     assert len(router.exchanges) == 2
 
 
+async def test_endings_and_cancels_are_told_before_the_line_ends() -> None:
+    router = FakeRouter(planning_s=10)
+    link = RouterLink(router.exchange)
+    waits = asyncio.create_task(link.plan(item("waits")))
+    async with asyncio.timeout(5):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+    link.finish(Done("ended", 1e-6))
+    await link.close()
+    assert [d.id for d in router.done] == ["ended"]
+    assert router.cancelled == ["waits"]
+    waits.cancel()
+
+
+async def test_endings_of_an_exchange_that_the_close_cuts_off_are_told_again() -> None:
+    router = FakeRouter(planning_s=10)
+    link = RouterLink(router.exchange)
+    link.finish(Done("ended", 1e-6))
+    waits = asyncio.create_task(link.plan(item("waits")))
+    async with asyncio.timeout(5):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+    router.done.clear()  # the router was lost with it
+    await link.close()
+    assert [d.id for d in router.done] == ["ended"]
+    waits.cancel()
+
+
 async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
     router = FakeRouter()
     link = RouterLink(router.exchange)

@@ -317,7 +317,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.TempPathFactory, steps: list) -> None:
     limits = [

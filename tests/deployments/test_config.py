@@ -133,6 +133,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, says: str) -> None:
     assert str(path) in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "changed", [{"num_replicas": 2}, {"num_replicas": "auto"}, {"autoscaling_config": {"max_replicas": 2}}]
+)
+def test_more_routers_than_one_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    path = tmp_path / "config.yaml"
+    deployments = [{"name": "Ingress", "num_replicas": 2}, {"name": "Router", "num_replicas": 1}]
+    document["applications"][0]["deployments"] = deployments
+    path.write_text(yaml.safe_dump(document))
+    read_config(path)
+    deployments[1] |= changed
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigurationError, match="the Router is one replica"):
+        read_config(path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--config"):
         read_config(tmp_path / "none.yaml")

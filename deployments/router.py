@@ -211,7 +211,8 @@ class Router:
             logger.exception("planning failed")
             failure = error if isinstance(error, ApportionError) else ApportionError(f"planning failed: {error!r}")
             for entry in entries:
-                if not entry.cancelled:
+                mailbox = self._mailboxes.get(entry.ingress)
+                if mailbox is not None and entry.item.id in mailbox.undecided:  # others have their verdict already
                     self._tell(entry, Refusal(entry.item.id, failure))
             return set()
 

@@ -289,6 +289,11 @@ async def test_a_ledger_that_breaks_keeps_no_slot(start: Start, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(BudgetLedger, "reserve", broken)
         assert await service.run(item("r")) == "internal_error"
+        requests = (item("dear", ask=RoutingAsk(max_cost_usd=0.0)), item("cheap"))
+        verdicts = [*(await service.router.exchange(Report("i", items=requests), True)).verdicts]
+        while len(verdicts) < 2:
+            verdicts += (await service.router.exchange(Report("i"), True)).verdicts
+        assert [(v.id, v.error.code) for v in verdicts] == [("dear", "budget_exceeded"), ("cheap", "internal_error")]
     assert await service.run(item("s", model="wren")) == "wren"
     state = await service.idle_state()
     assert (state["in_flight"], state["budget"]["reserved_usd"]) == (0, 0)

@@ -34,6 +34,7 @@ class Batcher(Generic[T]):
         max_queue: most entries that wait.
         priority: of an entry; the higher, the further in front.
         aging_s: waiting this long counts as one more of priority.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Batcher(Generic[T]):
         max_queue: int,
         priority: Callable[[T], float] = lambda _: 0.0,
         aging_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._key = key
@@ -54,6 +56,8 @@ class Batcher(Generic[T]):
         self._max_queue = max_queue
         self._priority = priority
         self._aging_s = aging_s
+        self._clock = clock
+        self._backlog = min(max_batch_size, max_queue)
         self._pace = _Pace()
         self._waiting: dict[str, T] = {}
         self._arrived_s: dict[str, float] = {}
@@ -84,7 +88,9 @@ class Batcher(Generic[T]):
             )
         key = self._key(entry)
         self._waiting[key] = entry
-        self._arrived_s[key] = time.monotonic()
+        self._arrived_s[key] = self._clock()
+        if len(self._waiting) >= self._backlog:
+            self._pace.start(self._arrived_s[key])
         self._schedule()
 
     def discard(self, key: str) -> None:
@@ -92,6 +98,7 @@ class Batcher(Generic[T]):
         self._waiting.pop(key, None)
         self._arrived_s.pop(key, None)
         self._stale.discard(key)
+        self._look_for_backlog()
 
     def wake(self) -> None:
         """Something was freed: what waits is worth planning again."""
@@ -99,12 +106,6 @@ class Batcher(Generic[T]):
         if self._stale:
             self._stale.clear()
             self._schedule()
-
-    async def close(self) -> None:
-        """Lets running plans end."""
-        if self._timer is not None:
-            self._timer.cancel()
-        await asyncio.gather(*self._planning, return_exceptions=True)
 
     def _schedule(self) -> None:
         # One turn of the event loop later, so that everything that arrived in this turn shares the batch. In a context
@@ -119,7 +120,7 @@ class Batcher(Generic[T]):
             return
         if self._planning:
             oldest = min(s for key, s in self._arrived_s.items() if key not in self._stale)
-            patience_s = oldest + self._max_wait_s - time.monotonic()
+            patience_s = oldest + self._max_wait_s - self._clock()
             if patience_s > 0:
                 self._start_later(patience_s)
                 return
@@ -137,15 +138,17 @@ class Batcher(Generic[T]):
 
         Those that a plan has left over get what room there is: nothing that they could use was freed since.
         """
-        now_s = time.monotonic()
+        now_s = self._clock()
 
         def rank(key: str) -> float:
             return self._priority(self._waiting[key]) + (now_s - self._arrived_s[key]) / self._aging_s
 
         if len(self._waiting) <= self._max_batch_size:
             return sorted(self._waiting, key=rank, reverse=True)
-        chosen = heapq.nlargest(self._max_batch_size, self._waiting.keys() - self._stale, key=rank)
-        chosen += heapq.nlargest(self._max_batch_size - len(chosen), self._stale, key=rank)
+        fresh = [key for key in self._waiting if key not in self._stale]
+        stale = [key for key in self._waiting if key in self._stale]
+        chosen = heapq.nlargest(self._max_batch_size, fresh, key=rank)
+        chosen += heapq.nlargest(self._max_batch_size - len(chosen), stale, key=rank)
         return sorted(chosen, key=rank, reverse=True)
 
     def _start_later(self, delay_s: float) -> None:
@@ -156,13 +159,18 @@ class Batcher(Generic[T]):
     async def _run(self, batch: dict[str, T], arrived: dict[str, float]) -> None:
         wakes = self._wakes
         left = await self._plan(list(batch.values()))
-        self._pace.add(len(batch) - len(left), time.monotonic())
+        self._pace.add(len(batch) - len(left), self._clock())
         if left:
             again = {key: entry for key, entry in batch.items() if key in left}
             self._waiting = again | self._waiting
             self._arrived_s |= {key: arrived[key] for key in again}
             if self._wakes == wakes:  # else something was freed after the plan had looked
                 self._stale |= again.keys()
+        self._look_for_backlog()
+
+    def _look_for_backlog(self) -> None:
+        if len(self._waiting) < self._backlog:
+            self._pace.stop()
 
     def _planned(self, task: asyncio.Task[None]) -> None:
         self._planning.discard(task)
@@ -173,22 +181,33 @@ class Batcher(Generic[T]):
 
 
 class _Pace:
-    """Entries that leave the queue in a second, the last seconds counting most."""
+    """Entries that leave the queue in a second of the present backlog, the last seconds counting most.
+
+    While all that waits comes with the next batch, departures say how much arrives, not how much could leave.
+    """
 
     def __init__(self) -> None:
-        self._per_s = 0.0
+        self.stop()
+
+    def start(self, now_s: float) -> None:
+        """There is a backlog."""
+        if self._since_s is None:
+            self._since_s = now_s
+
+    def stop(self) -> None:
+        """The backlog is gone, and what was learned from it: the next one may have another cause."""
+        self._left, self._elapsed_s = 0.0, 0.0
         self._since_s: float | None = None
 
     def add(self, count: int, now_s: float) -> None:
         """So many have left since the last time."""
-        if self._since_s is None:
+        if self._since_s is not None:
+            elapsed_s = now_s - self._since_s
+            keep = math.exp(-elapsed_s / PACE_MEMORY_S)
+            self._left = keep * self._left + count
+            self._elapsed_s = keep * self._elapsed_s + elapsed_s
             self._since_s = now_s
-            return
-        elapsed_s = max(now_s - self._since_s, 1e-3)
-        keep = math.exp(-elapsed_s / PACE_MEMORY_S)
-        self._per_s = keep * self._per_s + (1 - keep) * count / elapsed_s
-        self._since_s = now_s
 
     def seconds_for(self, count: int) -> float:
         """Until so many will have left; 0 while nothing is known of the pace."""
-        return count / self._per_s if self._per_s > 0 else 0.0
+        return count * self._elapsed_s / self._left if self._left > 0 else 0.0

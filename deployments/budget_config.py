@@ -72,7 +72,7 @@ class PacingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Limits on money that hold across batches, restarts and router replicas."""
+    """Limits on money that hold across batches and restarts."""
 
     database: str = Field(
         description="SQLAlchemy URL of the ledger: sqlite:////path/to/file for one machine, or "

@@ -48,23 +48,23 @@ class RoutingConfig(Section):
         self.build_strategy()
         return self
 
-    def build_strategy(self) -> Strategy:
-        """Raises: ValueError: the strategy or an option of it is unknown or wrong."""
+    def build_strategy(self, n_models: int | None = None) -> Strategy:
+        """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""
         try:
-            return checked_strategy(self.strategy, self.options)
+            return checked_strategy(self.strategy, self.options, n_models)
         except InvalidRequestError as error:
             raise ValueError(error.message) from error
 
 
 class PriceConfig(Section):
-    """A model's price."""
+    """A model's price; null: as in `models`."""
 
-    input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
-    output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
+    input_usd_per_million: float | None = Field(None, ge=0, description="Price of a million input tokens in USD.")
+    output_usd_per_million: float | None = Field(None, ge=0, description="Price of a million output tokens in USD.")
 
 
 class LivePolicy(RoutingConfig):
-    """The Router's `user_config`: the policy, and what replaces limits and prices of `args` while the service runs."""
+    """The policy of the moment, and what replaces limits and prices of `args` while the service runs."""
 
     limits: tuple[LimitConfig, ...] | None = Field(None, description="Null: those of `budget.limits`.")
     prices: dict[str, PriceConfig] = Field(
@@ -153,6 +153,11 @@ class ServiceConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _strategy_fits(self) -> ServiceConfig:
+        self.routing.build_strategy(len(self.models))
+        return self
+
+    @model_validator(mode="after")
     def _one_pacing(self) -> ServiceConfig:
         paced = self.budget is not None and self.budget.pacing.mode != "per_batch"
         if paced and self.routing.budget_usd_per_request is not None:
@@ -176,6 +181,43 @@ def parse_config(args: dict[str, Any]) -> ServiceConfig:
         return ServiceConfig.model_validate(args)
     except ValidationError as error:
         raise ConfigurationError(describe(error)) from error
+
+
+def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolicy:
+    """The Router's `user_config` over the policy of `args`: what it leaves out is as there.
+
+    Options go with their strategy: those of `args` hold as long as its strategy does.
+
+    Raises:
+        ConfigurationError: a field is wrong, or does not go with the rest of the configuration.
+    """
+    of_args = config.routing.model_dump()
+    values = of_args | user_config
+    options = user_config.get("options", {})
+    if values["strategy"] != of_args["strategy"]:
+        values["options"] = options
+    elif isinstance(options, dict):
+        values["options"] = of_args["options"] | options
+    try:
+        policy = LivePolicy.model_validate(values)
+        policy.build_strategy(len(config.models))
+    except ValueError as error:
+        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigurationError(f"Router.user_config: {message}") from error
+    budget = config.budget
+    if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
+        raise ConfigurationError(
+            f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
+            f"{budget.pacing.mode}; remove it"
+        )
+    if budget is None and policy.limits:
+        raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
+    unknown = sorted(set(policy.prices) - set(config.names))
+    if unknown:
+        raise ConfigurationError(
+            f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
+        )
+    return policy
 
 
 def mean_success(config: ServiceConfig) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ A request is read, planned by the router, and then piped between the client and 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from deployments.messages import RouteItem, Verdict
 from deployments.model_config import AUTO_MODEL
 from deployments.openai import Kind, parse, parse_object
 from deployments.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
+from deployments.router_call import answer_of
 from router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
 logger = logging.getLogger("ray.serve")
@@ -81,6 +81,10 @@ class Ingress:
         self._doorman = Doorman(config.keys, config.names)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
+    async def __del__(self) -> None:
+        await self._link.close()
+        await self._dispatcher.close()
+
     @api.post("/v1/chat/completions", openapi_extra=CHAT_OPERATION)
     async def chat(self, request: Request) -> Response:
         return await self._routed("chat", request)
@@ -108,7 +112,8 @@ class Ingress:
         """Plans requests as one batch and runs none of them."""
         caller = self._doorman.admit(request.headers)
         items = self._route_items(await self._body(request), request, caller)
-        verdicts: list[Verdict] = await self._router.route.remote(items)
+        timeout_s = min(self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
+        verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
     @api.get("/health")
@@ -130,9 +135,8 @@ class Ingress:
     async def _state(self) -> dict[str, Any]:
         """The router's, or nothing when it does not answer."""
         try:
-            async with asyncio.timeout(STATE_TIMEOUT_S):
-                state: dict[str, Any] = await self._router.state.remote()
-                return state
+            state: dict[str, Any] = await answer_of(self._router.state.remote(), STATE_TIMEOUT_S)
+            return state
         except Exception as error:
             logger.warning("the router does not tell its state: %r", error)
             return {}

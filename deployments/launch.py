@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.config import ServiceConfig, parse_config
+from deployments.messages import ROUTER
 from router.errors import ConfigurationError, UnavailableError
 
 IMPORT_PATH = "deployments.app:build"
@@ -60,6 +61,13 @@ def read_config(path: Path) -> tuple[dict[str, Any], ServiceConfig]:
     application = applications[0]
     if application.get("import_path") != IMPORT_PATH:
         raise ConfigurationError(f"{path}: applications.0.import_path must be {IMPORT_PATH}")
+    for changed in application.get("deployments") or ():
+        alone = changed.get("num_replicas") in (None, 1) and changed.get("autoscaling_config") is None
+        if changed.get("name") == ROUTER and not alone:
+            raise ConfigurationError(
+                f"{path}: applications.0.deployments: the {ROUTER} is one replica, since slots have one owner; "
+                "remove its num_replicas and autoscaling_config"
+            )
     try:
         return document, parse_config(application.get("args") or {})
     except ConfigurationError as error:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
+from dataclasses import replace
 
 from deployments.cancellation import is_cancelled
 from deployments.messages import Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
@@ -26,6 +27,7 @@ ENDINGS_S = 0.02  # endings, while nothing here waits for what they free: mostly
 RETRY_S = 0.25  # after a failed exchange; the router may be restarting
 PATIENCE_S = 60.0  # with a router that does not answer; Serve restarts one within some ten seconds
 KEEPALIVE_S = 5.0
+PARTING_S = 5.0  # for the last words of an ingress that stops
 EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
 
 
@@ -80,19 +82,30 @@ class RouterLink:
         self._flush_soon(COALESCE_S if self._pending else ENDINGS_S)
 
     async def close(self) -> None:
-        """Ends the line; what is on its way is given up."""
+        """Gives up what waits, tells the router what it has not been told, and ends the line."""
         tasks = [task for task in (self._keepalive, self._waiting, self._telling) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
+        parting = Report(self._name, done=tuple(self._done), cancelled=(*self._cancelled, *self._pending))
+        if parting.done or parting.cancelled:
+            try:
+                async with asyncio.timeout(PARTING_S):
+                    await self._exchange(parting, False)
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                logger.warning("the router was not told of %d endings: %r", len(parting.done), error)
 
     def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
         self._pending.pop(request_id, None)
         if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
             self.finish(Done(request_id, None, worked=False))  # decided in the same turn
-        elif self._new.pop(request_id, None) is None:
+            return
+        item = self._new.pop(request_id, None)
+        if item is None or item.resent:
             self._cancelled.append(request_id)
             self._flush_soon(COALESCE_S)
 
@@ -137,6 +150,7 @@ class RouterLink:
                 reply = await self._exchange(report, wait)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
+                self._keep(report)
                 raise
             await self._after_failure(error, report)
         else:
@@ -173,7 +187,9 @@ class RouterLink:
     def _resend(self, *, decided: Collection[str] = ()) -> None:
         self._tell_held = bool(self._held)
         waiting = {key: item for key, (item, future) in self._pending.items() if not future.done()}
-        self._new = {key: item for key, item in waiting.items() if key not in decided}
+        self._new = {
+            key: self._new.get(key) or replace(item, resent=True) for key, item in waiting.items() if key not in decided
+        }
 
     async def _after_failure(self, error: BaseException, report: Report) -> None:
         """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
@@ -185,10 +201,16 @@ class RouterLink:
             for item, future in self._pending.values():
                 if not future.done():
                     future.set_result(Refusal(item.id, failure))
+            self._cancelled.extend(self._pending)
             self._pending.clear()
         await asyncio.sleep(RETRY_S)
-        self._done = [*report.done, *self._done]
+        self._keep(report)
         self._resend()
+
+    def _keep(self, report: Report) -> None:
+        """Endings and cancels are told until it is known that they have arrived."""
+        self._done = [*report.done, *self._done]
+        self._cancelled = [*report.cancelled, *self._cancelled]
 
     async def _keep_alive(self) -> None:
         """Long streams say nothing for minutes; the router must not take this ingress for dead meanwhile."""

@@ -32,11 +32,19 @@ class Entry:
 
 
 @dataclass(slots=True)
+class Flight:
+    """A request between its decision and its end; `decision` is None where another router made it."""
+
+    decision: Decision | None
+    since_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
 class Mailbox:
     """Of one ingress. A decision stays until the request's end, in case its verdict is lost on the way."""
 
     undecided: dict[str, Entry] = field(default_factory=dict)
-    in_flight: dict[str, Decision | None] = field(default_factory=dict)
+    in_flight: dict[str, Flight] = field(default_factory=dict)
     seen_s: float = field(default_factory=time.monotonic)
     _early_ends: dict[str, None] = field(default_factory=dict)
     _verdicts: list[Verdict] = field(default_factory=list)
@@ -44,17 +52,22 @@ class Mailbox:
 
     def knows(self, request_id: str) -> bool:
         """Whether the request was handed over before; a decision is told again, since it has not arrived."""
-        decision = self.in_flight.get(request_id)
-        if decision is not None:
-            self._put(decision)
+        flight = self.in_flight.get(request_id)
+        if flight is not None and flight.decision is not None:
+            self._put(flight.decision)
         return request_id in self.undecided or request_id in self.in_flight
 
     def adopt(self, request_id: str) -> bool:
         """Whether a request that is told as held is news here; not if its end was: reports overtake each other."""
         if request_id in self.in_flight or request_id in self._early_ends:
             return False
-        self.in_flight[request_id] = None
+        self.in_flight[request_id] = Flight(None)
         return True
+
+    def overdue(self, longest_s: float) -> list[str]:
+        """Requests that are in flight for longer than any can be: their ends were lost."""
+        now_s = time.monotonic()
+        return [key for key, flight in self.in_flight.items() if now_s - flight.since_s > longest_s]
 
     def end(self, request_id: str) -> None:
         """The request has ended."""
@@ -69,7 +82,7 @@ class Mailbox:
         """Puts the verdict into the next reply."""
         self.undecided.pop(verdict.id, None)
         if isinstance(verdict, Decision):
-            self.in_flight[verdict.id] = verdict
+            self.in_flight[verdict.id] = Flight(verdict)
         self._put(verdict)
 
     async def wait(self, timeout_s: float) -> None:

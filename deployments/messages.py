@@ -32,7 +32,8 @@ class RouteItem:
 
     `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
     may add to it what the router has not counted. The higher `priority`, the sooner and the weightier; `timeout_s` is
-    what is left of the request's time. `account` says who pays.
+    what is left of the request's time. `account` says who pays. `resent`: a router has been told of it before, and may
+    have decided, counted and reserved it before it was lost.
     """
 
     id: str
@@ -49,6 +50,7 @@ class RouteItem:
     timeout_s: float = math.inf
     avoid_replicas: tuple[str, ...] = ()
     avoid_models: tuple[str, ...] = ()
+    resent: bool = False
 
     def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
         """The item of a further attempt, under a name of its own: the first one's slot may still be settling.

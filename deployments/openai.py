@@ -22,6 +22,7 @@ from router.assignment import STRATEGIES
 from router.errors import InvalidRequestError, UnknownModelError
 
 HEADER_PREFIX = "x-router-"
+MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
 # Fields of vLLM's that can make a prompt longer than its messages and tools.
 UNREAD_FIELDS = frozenset(
     {"add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort"}
@@ -56,7 +57,7 @@ class _Common(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(AUTO_MODEL, min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     n: int | None = Field(None, ge=1, le=128)
     stream: bool | None = None
     routing: RoutingField | None = None
@@ -64,7 +65,7 @@ class _Common(BaseModel):
 
 class ChatBody(_Common):
     messages: list[_Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     tools: list[dict[str, Any]] | None = None
 
 
@@ -182,7 +183,7 @@ def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
     if field is _NOTHING_SAID:
         return _NOTHING_ASKED
     if field.strategy is not None:
-        _check_strategy(field.strategy, field.options)
+        _check_strategy(field.strategy, field.options, len(models))
     elif field.options:
         raise InvalidRequestError(
             "routing.options need a routing.strategy that they belong to", param="routing.options"
@@ -203,9 +204,9 @@ _NOTHING_SAID = RoutingField()  # type: ignore[call-arg]
 _NOTHING_ASKED = RoutingAsk()
 
 
-def _check_strategy(name: str, options: dict[str, Any]) -> None:
+def _check_strategy(name: str, options: dict[str, Any], n_models: int) -> None:
     try:
-        checked_strategy(name, options)
+        checked_strategy(name, options, n_models)
     except InvalidRequestError as error:
         param = "routing.strategy" if name not in STRATEGIES else "routing.options"
         raise InvalidRequestError(error.message, param=param) from None

@@ -49,7 +49,7 @@ from router.assignment import (
     assign,
 )
 from router.breaker import Breaker, BreakerState
-from router.errors import ApportionError
+from router.errors import ApportionError, InvalidRequestError
 
 logger = logging.getLogger("ray.serve")
 
@@ -132,7 +132,10 @@ class Planner:
         return estimates
 
     async def _ask(self, part: str, timeout_s: float, call: Callable[[], Awaitable[T]]) -> T | None:
-        """The part's answer; None if it fails, is late, or has failed so often that it is left alone for now."""
+        """The part's answer; None if it fails, is late, or has failed so often that it is left alone for now.
+
+        A part that finds a mistake in what it was asked works.
+        """
         breaker = self._breakers[part]
         if not breaker.allows(time.monotonic()):
             return None
@@ -142,7 +145,10 @@ class Planner:
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
                 raise
-            breaker.failure(time.monotonic())
+            if isinstance(error, InvalidRequestError):
+                breaker.success()
+            else:
+                breaker.failure(time.monotonic())
             logger.warning("the %s failed, planning without it: %r", part, error)
             return None
         breaker.success()

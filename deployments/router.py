@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.batcher import Batcher
-from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, describe, mean_success
+from deployments.config import LivePolicy, RoutingConfig, ServiceConfig, live_policy, mean_success
 from deployments.estimates import Estimates, concatenate
 from deployments.fleet import Fleet
 from deployments.keyring import Keyring
@@ -25,11 +25,11 @@ from deployments.mailbox import Entry, Mailbox
 from deployments.messages import Decision, Done, EngineReplica, PlanTiming, Refusal, Reply, Report, RouteItem, Verdict
 from deployments.parking import Parking
 from deployments.planner import Planner
-from deployments.treasury import Treasury
+from deployments.treasury import GRACE_S, Treasury
 from router.assignment import Assignment, BatchProblem, Strategy
 from router.budget import Shortage
 from router.budget.standing import Claim
-from router.errors import ApportionError, BudgetExhaustedError, ConfigurationError, RateLimitError
+from router.errors import ApportionError, BudgetExhaustedError, RateLimitError
 from router.rate import RateLimiter
 
 logger = logging.getLogger("ray.serve")
@@ -86,39 +86,25 @@ class Router:
         self._sweeper: asyncio.Task[None] | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """A new policy for the batches to come; nothing restarts.
+        """A new policy for the batches to come; nothing restarts. What it leaves out is as the configuration has it.
 
         Raises:
             ConfigurationError: a field is wrong; the old policy stays.
         """
-        try:
-            policy = LivePolicy.model_validate(user_config)
-        except ValueError as error:
-            message = describe(error) if hasattr(error, "errors") else str(error)
-            raise ConfigurationError(f"Router.user_config: {message}") from error
+        policy = live_policy(user_config, self._config)
         budget = self._config.budget
-        if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
-            raise ConfigurationError(
-                f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
-                f"{budget.pacing.mode}; remove it"
-            )
-        unknown = sorted(set(policy.prices) - set(self._config.names))
-        if unknown:
-            raise ConfigurationError(
-                f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
-            )
         if budget is not None:
             limits = budget.limits if policy.limits is None else policy.limits
             self._treasury.set_limits(limit.limit() for limit in limits)
-        elif policy.limits:
-            raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
         self._policy = policy
         self._set_prices(policy)
 
     def _set_prices(self, policy: LivePolicy) -> None:
         """What is planned, reserved and dispatched from now on costs this; what is in flight keeps its price."""
         models = tuple(
-            model.model_copy(update=policy.prices[model.name].model_dump()) if model.name in policy.prices else model
+            model.model_copy(update=policy.prices[model.name].model_dump(exclude_none=True))
+            if model.name in policy.prices
+            else model
             for model in self._config.models
         )
         self._prices = {model.name: model.price for model in models}
@@ -185,11 +171,12 @@ class Router:
 
     def _queue(self, mailbox: Mailbox, entry: Entry) -> None:
         mailbox.undecided[entry.item.id] = entry
-        try:
-            self._check_rate(entry.item)
-        except RateLimitError as error:
-            mailbox.tell(Refusal(entry.item.id, error))
-            return
+        if not (entry.item.resent or entry.item.avoid_replicas):  # else it has been counted
+            try:
+                self._check_rate(entry.item)
+            except RateLimitError as error:
+                mailbox.tell(Refusal(entry.item.id, error))
+                return
         self._put(entry)
 
     def _take_keys(self) -> None:
@@ -214,26 +201,28 @@ class Router:
             self._tell(entry, Refusal(entry.item.id, error))
 
     async def _plan(self, entries: list[Entry]) -> set[str]:
-        fresh = [entry for entry in entries if entry.estimates is None]
-        if fresh:
-            began_s = time.monotonic()
-            estimates = await self._planner.estimate([entry.item for entry in fresh])
-            predict_s = time.monotonic() - began_s
-            for row, entry in enumerate(fresh):
-                entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
-        while not self._fleet.complete and time.monotonic() < self._settled_s:  # noqa: ASYNC110 (once, at the start)
-            await asyncio.sleep(0.05)
-        live = [entry for entry in entries if not entry.cancelled and entry.left_s > 0]
-        if not live:
-            return set()
         try:
-            return await self._decide(live)
+            await self._estimate([entry for entry in entries if entry.estimates is None])
+            while not self._fleet.complete and time.monotonic() < self._settled_s:  # noqa: ASYNC110 (once, at the start)
+                await asyncio.sleep(0.05)
+            live = [entry for entry in entries if not entry.cancelled and entry.left_s > 0]
+            return await self._decide(live) if live else set()
         except Exception as error:
             logger.exception("planning failed")
             failure = error if isinstance(error, ApportionError) else ApportionError(f"planning failed: {error!r}")
-            for entry in live:
-                self._tell(entry, Refusal(entry.item.id, failure))
+            for entry in entries:
+                mailbox = self._mailboxes.get(entry.ingress)
+                if mailbox is not None and entry.item.id in mailbox.undecided:  # others have their verdict already
+                    self._tell(entry, Refusal(entry.item.id, failure))
             return set()
+
+    async def _estimate(self, entries: list[Entry]) -> None:
+        if entries:
+            began_s = time.monotonic()
+            estimates = await self._planner.estimate([entry.item for entry in entries])
+            predict_s = time.monotonic() - began_s
+            for row, entry in enumerate(entries):
+                entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
 
     async def _decide(self, entries: list[Entry]) -> set[str]:
         items = [entry.item for entry in entries]
@@ -290,7 +279,7 @@ class Router:
         if claims:
             try:
                 shortages = await self._treasury.reserve(claims)
-            except ApportionError:
+            except BaseException:  # whatever it is, nobody is told of these seats
                 for _, decision in seated:
                     self._fleet.release(decision.id)
                 raise
@@ -327,6 +316,8 @@ class Router:
         self._tell(entry, Refusal(entry.item.id, error))
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:
+        if isinstance(verdict, Refusal) and entry.item.resent:
+            self._treasury.release(entry.item.id)  # what a lost router may have reserved for it
         mailbox = self._mailboxes.get(entry.ingress)
         if mailbox is not None:
             mailbox.tell(verdict)
@@ -345,11 +336,15 @@ class Router:
                 entry.cancelled = True
                 self._batcher.discard(request_id)
                 self._parking.discard(request_id)
+                if entry.item.resent:
+                    self._treasury.release(request_id)
             elif request_id in mailbox.in_flight:
                 # Decided while the cancel was on its way; no engine has seen it.
                 del mailbox.in_flight[request_id]
                 self._fleet.release(request_id)
                 self._treasury.release(request_id)
+            else:
+                self._treasury.release(request_id)  # what a lost router may have reserved for it
         if done or cancelled:
             self._batcher.wake()
 
@@ -379,3 +374,6 @@ class Router:
                         logger.warning("ingress %s is gone; freeing what it had in flight", name)
                     self._end(mailbox, [Done(i, None) for i in list(mailbox.in_flight)], list(mailbox.undecided))
                     del self._mailboxes[name]
+                elif overdue := mailbox.overdue(self._config.dispatch.request_timeout_s + GRACE_S):
+                    logger.warning("%d requests never ended; freeing what they hold", len(overdue))
+                    self._end(mailbox, [Done(i, None) for i in overdue], [])

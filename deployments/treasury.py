@@ -115,7 +115,7 @@ class Treasury:
         shortages: list[Shortage | None]
         try:
             shortages = await self._run(self._ledger.reserve, claims, now_s=now_s, expires_s=now_s + self._ttl_s)
-        except LedgerError:
+        except BaseException:
             # It may have been written all the same, if the connection broke during the commit.
             self._ends.update({claim.id: 0 for claim in claims})
             raise

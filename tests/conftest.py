@@ -1,11 +1,20 @@
-"""Only one Ray runs at a time: the application that several modules share makes way for those that bring their own."""
+"""What all tests share.
+
+Only one Ray runs at a time: the application that several modules share makes way for those that bring their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# What stands between a change and main must not depend on luck; at a desk, every run looks somewhere else.
+settings.register_profile("apportion", derandomize=bool(os.environ.get("CI")), deadline=None)
+settings.load_profile("apportion")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ Importing this loads no database driver; `router.budget.ledger` does.
 from __future__ import annotations
 
 from .limits import Account, Limit, Scope, Shortage, Window
-from .money import from_nano, spelled, to_nano, to_nano_up, worst_case_nano
+from .money import from_nano, spelled, to_nano, worst_case_nano
 from .pacing import CarryOver, Pacer, PerBatch, WindowState
 from .shadow_price import DualDescent, Resolving
 from .tally import Tally
@@ -27,6 +27,5 @@ __all__ = [
     "from_nano",
     "spelled",
     "to_nano",
-    "to_nano_up",
     "worst_case_nano",
 ]

@@ -21,7 +21,7 @@ from router.errors import LedgerError
 
 from .limits import Account, Limit, Scope, Shortage, Window
 from .schema import connect, counters, reservations
-from .standing import TOTAL_KEY, Balance, Claim, CounterKey, Standing
+from .standing import Balance, Claim, CounterKey, Standing
 
 T = TypeVar("T")
 
@@ -120,6 +120,7 @@ class BudgetLedger:
         """
         standing = Standing(self.limits, now_s)
         keys = {key for account in set(accounts) for model in models for key in standing.keys(account, model)}
+        self._forget_if_many()
         with _translated(), self._engine.begin() as connection:
             self._write(connection, self._end(connection, ends))
             self._find(connection, keys)
@@ -141,20 +142,6 @@ class BudgetLedger:
                 key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
                 standing.balances[key] = Balance(spent, reserved)
         return standing
-
-    def total(self) -> Balance:
-        """What was ever spent and is set aside now, over all windows and scopes."""
-        with _translated(), self._engine.begin() as connection:
-            self._find(connection, [TOTAL_KEY])
-            standing = Standing((), 0.0)
-            self._fill(connection, standing, [key for key in (TOTAL_KEY,) if key in self._ids])
-        return standing.balance(TOTAL_KEY)
-
-    def held(self) -> dict[str, int]:
-        """Reservations that are neither settled nor expired: nano-USD by id."""
-        rows = select(reservations.c.id, reservations.c.amount_nano).where(reservations.c.charged.is_(False))
-        with _translated(), self._engine.begin() as connection:
-            return {row.id: row.amount_nano for row in connection.execute(rows)}
 
     def expire(self, *, now_s: float) -> int:
         """Charges reservations that are overdue in full, and forgets windows and reservations of long ago.
@@ -181,6 +168,7 @@ class BudgetLedger:
         standing = Standing(self.limits, now_s)
         keys_of = {(c.account, c.model): standing.keys(c.account, c.model) for c in claims}
         keys = {key for keys in keys_of.values() for key in keys}
+        self._forget_if_many()
         with _translated(), self._engine.begin() as connection:
             changes = self._end(connection, ends)
             self._find(connection, keys)
@@ -209,12 +197,14 @@ class BudgetLedger:
                 changes.add(entered, cost - amount if charged else cost, 0 if charged else -amount)
         return changes
 
+    def _forget_if_many(self) -> None:
+        """Only between transactions: one needs all that it has found."""
+        if len(self._ids) > _MAX_KNOWN_IDS:
+            self._ids.clear()
+
     def _find(self, connection: Connection, keys: Iterable[CounterKey]) -> None:
         """Learns the ids of counters that are in the database."""
         unknown = [key for key in keys if key not in self._ids]
-        if len(self._ids) > _MAX_KNOWN_IDS:
-            self._ids.clear()
-            unknown = list(keys)
         for some in _chunks(unknown):
             values = [(key.scope.value, key.name, key.window.value, _stored(key.starts_s)) for key in some]
             rows = select(counters.c.id, *_KEY).where(tuple_(*_KEY).in_(values))

@@ -28,15 +28,6 @@ def to_nano(usd: float) -> int:
     return round(usd * NANO)
 
 
-def to_nano_up(usd: float) -> int:
-    """The next whole nano-USD above: for what is set aside.
-
-    Raises:
-        ValueError: the amount is negative or not finite.
-    """
-    return max(to_nano(usd), math.ceil(usd * NANO - _NOISE))
-
-
 def from_nano(nano: int) -> float:
     """USD."""
     return nano / NANO
@@ -57,7 +48,7 @@ def worst_case_nano(
     max_model_len: ArrayLike,
     prices: Iterable[ModelPrice],
 ) -> NDArray[np.int64]:
-    """The most that each request can cost on each model in nano-USD: (n_requests, n_models).
+    """The most that each request can cost on each model in nano-USD, rounded up: (n_requests, n_models).
 
     Input tokens at the input price, and for each sequence the longest answer: `max_tokens`, or what the model's
     context leaves room for, whichever is less.

@@ -12,9 +12,11 @@ import httpx
 import psutil
 
 from tests.deployments.processes import descendants, kill, replicas
+from tests.deployments.service import health
 
 RECOVERY_LIMIT_S = 240.0
 MARGIN_S = 3.0  # after a part is back: heartbeats and health checks have to find it
+HEALTH_TIMEOUT_S = 5.0
 ENGINE = "Engine-"
 
 
@@ -55,7 +57,7 @@ class Killer:
             await asyncio.sleep(1.0)
             await asyncio.to_thread(probe, self._url)
             now = {process.pid for process in await asyncio.to_thread(replicas, part)} - {pid}
-            if len(now) >= len(living) and _works(part, await asyncio.to_thread(health, self._url)):
+            if len(now) >= len(living) and _works(part, await asyncio.to_thread(health, self._url, HEALTH_TIMEOUT_S)):
                 outage.back_s = time.monotonic()
                 return
 
@@ -65,15 +67,6 @@ def probe(url: str) -> None:
     body = {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "max_tokens": 8}
     with contextlib.suppress(httpx.HTTPError):
         httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-router-tenant": "probe"}, timeout=5)
-
-
-def health(url: str) -> dict[str, Any]:
-    """What /health says; empty when it does not answer."""
-    try:
-        state: dict[str, Any] = httpx.get(f"{url}/health", timeout=5).json()
-    except (httpx.HTTPError, ValueError):
-        return {}
-    return state
 
 
 def _works(part: str, state: dict[str, Any]) -> bool:

@@ -18,11 +18,11 @@ from rich.console import Console
 from deployments.launch import running_service
 from router.prices import ModelPrice
 from tests.chaos.client import Outcome, run_plan
-from tests.chaos.kills import Killer, Outage, health
+from tests.chaos.kills import HEALTH_TIMEOUT_S, Killer, Outage
 from tests.chaos.ledger import LedgerState, tenant
 from tests.chaos.plan import MIX, POOR, Kind, Plan, make_plan
 from tests.deployments.processes import descendants, memory_mb
-from tests.deployments.service import holds_nothing
+from tests.deployments.service import health, holds_nothing
 
 CONCURRENCY = 48
 TIMEOUT_S = 30.0  # of a request that asks for none
@@ -147,8 +147,8 @@ def wait_for_calm(url: str) -> dict[str, Any]:
     """The service's state once nothing is in flight, waiting or reserved; its last one if that does not come."""
     deadline_s = time.monotonic() + CALM_S
     while time.monotonic() < deadline_s:
-        state = health(url)
-        if state and is_calm(state):
+        state = health(url, HEALTH_TIMEOUT_S)
+        if is_calm(state):
             return state
         time.sleep(1.0)
     return state
@@ -157,8 +157,7 @@ def wait_for_calm(url: str) -> dict[str, Any]:
 def is_calm(state: dict[str, Any]) -> bool:
     """Whether every model has slots, all are free, and nothing is reserved by the router or in its ledger."""
     return (
-        "models" in state
-        and holds_nothing(state)
+        holds_nothing(state)
         and state["budget"].get("reserved_usd") == 0
         and all(model["slots"] > 0 for model in state["models"].values())
     )

@@ -21,6 +21,7 @@ from tests.chaos.ledger import paid
 from tests.chaos.plan import Kind
 from tests.chaos.storm import FULL, SLICE, Storm, is_calm, run_storm
 from tests.chaos.summary import Summary, count_ends, outage_seconds
+from tests.deployments.conftest import free_port
 from tests.deployments.service import CONFIG
 
 FULL_RUN = os.environ.get("APPORTION_CHAOS") == "full"
@@ -33,6 +34,7 @@ LEAK_RATIO, LEAK_MB = 1.25, 150  # a part may have grown by so much: caches of v
 @pytest.fixture(scope="module")
 def storm(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Storm:
     document = yaml.safe_load(CONFIG.read_text())
+    document["http_options"]["port"] = free_port()
     size = FULL if FULL_RUN else SLICE
     storm = run_storm(document, tmp_path_factory.mktemp("storm"), size, SEED)
     summary = summarise(storm)

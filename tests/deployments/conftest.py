@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 
 import pytest
@@ -16,10 +17,17 @@ from tests.deployments.service import CONFIG, Service
 set_ray_environment()
 
 
+# Below what the system gives to whoever asks for any port (from 32768 on Linux), since the proxy binds its own much
+# later, and below those of Serve's replicas, which start at 30000.
+PORTS = range(20_000, 30_000)
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    for port in random.sample(PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free port among 100 of {PORTS}")
 
 
 @pytest.fixture(scope="session")

@@ -156,5 +156,5 @@ class LocalService:
         await self.link.close()
         if self.router._sweeper is not None:
             self.router._sweeper.cancel()
-        await self.router._batcher.close()
+        await asyncio.gather(*self.router._batcher._planning)
         self.router._treasury.close()

@@ -29,14 +29,35 @@ class Service:
         return self.post("/v1/chat/completions", body)
 
     def health(self) -> dict[str, Any]:
-        state: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=30).json()
-        return state
+        return health(self.url, timeout_s=30)
+
+    def replicas(self) -> dict[str, Any]:
+        """Of all models by name, as the router knows them; empty when it does not say."""
+        found: dict[str, Any] = self.health().get("replicas", {})
+        return found
+
+    def slots(self, model: str) -> int:
+        """Of its replicas that may be used."""
+        return int(self.health().get("models", {}).get(model, {}).get("slots", 0))
+
+    def engine_url(self, model: str) -> str:
+        return next(str(replica["url"]) for replica in self.replicas().values() if replica["model"] == model)
+
+
+def health(url: str, timeout_s: float) -> dict[str, Any]:
+    """What /health says; without numbers when the router does not answer, empty when no ingress does."""
+    try:
+        state: dict[str, Any] = httpx.get(f"{url}/health", timeout=timeout_s).json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return state
 
 
 def holds_nothing(state: dict[str, Any]) -> bool:
-    """Whether no request is waiting or running, and no slot and no dollar is kept for one."""
+    """Whether no request is waiting or running, and no slot and no dollar is kept for one; False if nobody says."""
     return bool(
-        (state["in_flight"], state["waiting"]) == (0, 0)
+        "models" in state
+        and (state["in_flight"], state["waiting"]) == (0, 0)
         and abs(state["reserved_usd"]) < 1e-15
         and all(model["free_slots"] == model["slots"] for model in state["models"].values())
     )

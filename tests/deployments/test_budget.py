@@ -8,13 +8,14 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.link import RouterLink
-from deployments.messages import Done, RouteItem, RoutingAsk
+from deployments.messages import Done, Report, RouteItem, RoutingAsk
 from router.budget import Account, to_nano
 from router.budget.ledger import BudgetLedger
 from router.errors import BudgetExceededError, BudgetExhaustedError, LedgerError
@@ -185,6 +186,27 @@ async def test_a_new_router_settles_what_the_lost_one_had_reserved(start: Start,
     assert (state["budget"]["reserved_usd"], state["budget"]["spent_usd"]) == (0, 1e-5)
 
 
+@pytest.mark.parametrize("end", ["refused", "shed", "cancelled", "cancelled before it is sent again"])
+async def test_what_a_lost_router_had_reserved_for_nothing_is_released(start: Start, end: str) -> None:
+    service = await start(total(1.0))
+    await service.plan(item("r", model="heron"))  # its verdict gets lost with the router
+    second = await start(total(1.0), batching={"max_queue": 1})
+    again = item("r", model="heron", resent=True)
+    reserved_usd = (await second.router.state())["budget"]["reserved_usd"]
+    assert reserved_usd == pytest.approx(worst_usd("heron", 10), abs=1e-9)
+    if end == "refused":
+        await second.router.exchange(Report("i", items=(replace(again, max_tokens=1000),)), True)
+    elif end == "shed":
+        await second.router.exchange(Report("i", items=(item("other", ask=RoutingAsk(max_cost_usd=0.0)), again)), True)
+    elif end == "cancelled":
+        await second.router.exchange(Report("i", items=(again,)), False)
+        await second.router.exchange(Report("i", cancelled=("r",)), False)
+    else:
+        await second.router.exchange(Report("i", cancelled=("r",)), False)
+    state = await second.idle_state()
+    assert (state["budget"]["reserved_usd"], state["budget"]["spent_usd"], state["in_flight"]) == (0, 0, 0)
+
+
 @pytest.mark.slow
 async def test_a_router_that_is_killed_again_and_again_forgets_nothing(tmp_path: Path) -> None:
     """600 requests against money for 200, and `kill -9` of the router's process in the middle, twice."""
@@ -236,22 +258,46 @@ def read(database: Path) -> tuple[int, int]:
 
 async def test_a_ledger_that_does_not_answer_spends_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     service = await start(total(1.0))
+    tried: list[object] = []
 
-    def broken(*_: object, **__: object) -> None:
+    def broken(*arguments: object, **__: object) -> None:
+        tried.append(arguments)
         raise LedgerError("gone")
 
-    running = asyncio.create_task(service.run(item("before", model="wren"), engine_s=0.2))
-    await asyncio.sleep(0.05)
+    decision = await service.plan(item("before", model="wren"))
     with monkeypatch.context() as patched:
         patched.setattr(BudgetLedger, "look", broken)
         patched.setattr(BudgetLedger, "reserve", broken)
         patched.setattr(BudgetLedger, "settle", broken)
         assert await service.run(item("r")) == "ledger_unavailable"
-        assert await running == "wren"
-        await asyncio.sleep(0.05)
+        tried.clear()
+        service.link.finish(Done(decision.id, worst_usd("wren", 10)))
+        async with asyncio.timeout(10):
+            while not tried:
+                await asyncio.sleep(0.01)
     state = await service.idle_state()
     assert (state["in_flight"], state["budget"]["reserved_usd"]) == (0, 0)
     assert state["budget"]["spent_usd"] == pytest.approx(worst_usd("wren", 10), abs=1e-9)
+
+
+async def test_a_ledger_that_breaks_keeps_no_slot(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = await start(total(1.0))
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a mistake of its own")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BudgetLedger, "reserve", broken)
+        assert await service.run(item("r")) == "internal_error"
+        requests = (item("dear", ask=RoutingAsk(max_cost_usd=0.0)), item("cheap"))
+        verdicts = [*(await service.router.exchange(Report("i", items=requests), True)).verdicts]
+        while len(verdicts) < 2:
+            verdicts += (await service.router.exchange(Report("i"), True)).verdicts
+        assert [(v.id, v.error.code) for v in verdicts] == [("dear", "budget_exceeded"), ("cheap", "internal_error")]
+    assert await service.run(item("s", model="wren")) == "wren"
+    state = await service.idle_state()
+    assert (state["in_flight"], state["budget"]["reserved_usd"]) == (0, 0)
+    assert all(model["free_slots"] == model["slots"] for model in state["models"].values())
 
 
 async def test_pacing_spreads_the_days_money_over_the_day(start: Start) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import ServiceConfig, parse_config
+from deployments.config import ServiceConfig, live_policy, parse_config
 from deployments.launch import read_config
 from router.errors import ConfigurationError
 
@@ -69,12 +69,39 @@ def test_a_shared_gpu_with_bounds_is_fine() -> None:
     [
         ({"strategy": "magic"}, "magic"),
         ({"strategy": "mip", "options": {"gop": 1}}, "gop"),
+        ({"strategy": "static", "options": {"model": 1}}, "no model 1; give an index from 0 to 0"),
         ({"budget_usd_per_request": 0}, "routing.budget_usd_per_request"),
     ],
 )
 def test_a_wrong_policy_is_refused(routing: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         parse_config(arguments() | {"routing": routing})
+
+
+def test_user_config_leaves_what_it_does_not_say_as_args_have_it() -> None:
+    routing = {"strategy": "mip", "options": {"gap": 0.01, "time_limit_s": 0.2}, "budget_usd_per_request": 1e-5}
+    config = parse_config(arguments() | {"routing": routing})
+    policy = live_policy({"prices": {"small": {"output_usd_per_million": 3}}}, config)
+    assert (policy.strategy, policy.options, policy.budget_usd_per_request) == tuple(routing.values())
+    assert live_policy({"options": {"gap": 0.1}}, config).options == {"gap": 0.1, "time_limit_s": 0.2}
+    assert live_policy({"strategy": "mip", "options": {"gap": 0.1}}, config).options["time_limit_s"] == 0.2
+    assert live_policy({"strategy": "greedy"}, config).options == {}, "options go with their strategy"
+    assert live_policy({"budget_usd_per_request": None}, config).budget_usd_per_request is None
+
+
+@pytest.mark.parametrize(
+    ("user_config", "says"),
+    [
+        ({"colour": "red"}, "colour: unknown field"),
+        ({"options": "fast"}, "options"),
+        ({"strategy": "static", "options": {"model": 1}}, "no model 1"),
+        ({"prices": {"huge": {}}}, "huge, which are not served"),
+        ({"limits": [{"scope": "service", "window": "day", "usd": 1}]}, "limits need a `budget` section"),
+    ],
+)
+def test_a_wrong_user_config_is_refused(user_config: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Router.user_config: [\s\S]*{says}"):
+        live_policy(user_config, parse_config(arguments()))
 
 
 def test_two_models_of_one_name_are_refused() -> None:
@@ -104,6 +131,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as caught:
         read_config(path)
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"num_replicas": 2}, {"num_replicas": "auto"}, {"autoscaling_config": {"max_replicas": 2}}]
+)
+def test_more_routers_than_one_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    path = tmp_path / "config.yaml"
+    deployments = [{"name": "Ingress", "num_replicas": 2}, {"name": "Router", "num_replicas": 1}]
+    document["applications"][0]["deployments"] = deployments
+    path.write_text(yaml.safe_dump(document))
+    read_config(path)
+    deployments[1] |= changed
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigurationError, match="the Router is one replica"):
+        read_config(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -90,13 +90,19 @@ def calm(service: Service) -> None:
 
 def whole(service: Service) -> bool:
     state = service.health()
-    return state["healthy"] and len(state["replicas"]) == 2 * len(state["models"]) and holds_nothing(state)
+    return holds_nothing(state) and state["healthy"] and len(state["replicas"]) == 2 * len(state["models"])
 
 
 def rung(service: Service) -> str:
     answer = service.chat(routing={"timeout_s": 10}, max_tokens=TOKENS)
     assert answer.status_code == 200, answer.text
     return str(answer.headers["x-router-rung"])
+
+
+def lower_rungs(service: Service) -> int:
+    """Requests since the router's start that were planned without the solver."""
+    rungs = service.health().get("rungs", {})
+    return sum(rungs.get(name, 0) for name in ("price", "greedy"))
 
 
 def test_a_hung_predictor_costs_a_rung_and_no_deadline(service: Service) -> None:
@@ -114,9 +120,10 @@ def test_a_hung_predictor_costs_a_rung_and_no_deadline(service: Service) -> None
 
 
 def test_a_killed_solver_costs_a_rung_and_no_answer(service: Service) -> None:
+    before = lower_rungs(service)
     kill(replicas("Solver")[0])
     with steady_load(service.url, clients=4, max_tokens=TOKENS) as load:
-        wait_for(lambda: set(service.health()["rungs"]) & {"price", "greedy"} != set(), 20, "a lower rung answers")
+        wait_for(lambda: lower_rungs(service) > before, 20, "a lower rung answers")
         wait_for(lambda: len(replicas("Solver")) == 1 and rung(service) == "mip", 60, "the solver is back")
     assert set(load.ends) == {"whole"}, load.ends
 
@@ -124,18 +131,18 @@ def test_a_killed_solver_costs_a_rung_and_no_answer(service: Service) -> None:
 def test_a_replica_that_answers_500_is_left_alone_until_it_works(service: Service) -> None:
     with failing_replica("wren", service.document["applications"][0]["name"]) as replica:
         name = replica.replica.id
-        wait_for(lambda: name in service.health()["replicas"], 10, "the failing replica has joined")
+        wait_for(lambda: name in service.replicas(), 10, "the failing replica has joined")
         for _ in range(5):
             assert service.chat(model="wren", max_tokens=1).status_code == 200
-        assert service.health()["replicas"][name]["breaker"] != "closed"
+        assert service.replicas()[name]["breaker"] != "closed"
         asked = replica.asked
         assert 3 <= asked < 5, "three failures in a row open the breaker"
         replica.fails = False
         wait_for(
             lambda: service.chat(model="wren", max_tokens=1).json()["id"] == "fake", 20, "a trial shows that it works"
         )
-        wait_for(lambda: service.health()["replicas"][name]["breaker"] == "closed", 5, "the router hears of it")
-    wait_for(lambda: name not in service.health()["replicas"], 10, "it has left")
+        wait_for(lambda: service.replicas().get(name, {}).get("breaker") == "closed", 5, "the router hears of it")
+    wait_for(lambda: (known := service.replicas()) and name not in known, 10, "it has left")
 
 
 def test_a_stream_whose_engine_dies_ends_with_an_error_event(service: Service) -> None:
@@ -148,7 +155,7 @@ def test_a_stream_whose_engine_dies_ends_with_an_error_event(service: Service) -
         events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     assert events[-1] == "[DONE]"
     assert json.loads(events[-2])["error"]["code"] == "unavailable"
-    assert service.chat(max_tokens=1).headers["x-router-model"] == "wren", "the others answer meanwhile"
+    assert service.chat(max_tokens=1).status_code == 200, "the others answer meanwhile"
     named = service.chat(model="heron", max_tokens=1)
     assert named.status_code in {200, 503}, "broken is not 'overloaded'"
 
@@ -177,6 +184,7 @@ def test_a_killed_ingress_takes_only_its_own_connections_along(service: Service)
     assert all(end.startswith(("lost", "broken stream", "500", "502", "503")) for end in lost), load.ends
 
 
+@pytest.mark.timeout(420)
 def test_a_rolling_deploy_of_prices_budget_and_a_new_model_loses_nothing(
     service: Service, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -196,7 +204,7 @@ def test_a_rolling_deploy_of_prices_budget_and_a_new_model_loses_nothing(
     with steady_load(service.url, clients=8, max_tokens=TOKENS) as load:
         wait_for(lambda: load.sent > 16, 30, "the load runs")
         deploy(copy.deepcopy(changed))
-        wait_for(rolled_out, 150, "the new configuration is everywhere")
+        wait_for(rolled_out, 230, "the new configuration is everywhere")
         rolled_at = load.sent
         wait_for(lambda: load.sent > rolled_at + 16, 30, "and is used")
     assert set(load.ends) == {"whole"}, load.ends
@@ -214,7 +222,7 @@ def test_a_graceful_stop_lets_streams_end(service: Service, stop: contextlib.Exi
     threads = [threading.Thread(target=stream) for _ in range(8)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: service.health()["in_flight"] == 8, 10, "all streams run")
+    wait_for(lambda: service.health().get("in_flight") == 8, 10, "all streams run")
     stop.close()
     for thread in threads:
         thread.join()

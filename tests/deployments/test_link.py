@@ -101,6 +101,34 @@ async def test_endings_are_told_together() -> None:
     assert len(router.exchanges) == 2
 
 
+async def test_endings_and_cancels_are_told_before_the_line_ends() -> None:
+    router = FakeRouter(planning_s=10)
+    link = RouterLink(router.exchange)
+    waits = asyncio.create_task(link.plan(item("waits")))
+    async with asyncio.timeout(5):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+    link.finish(Done("ended", 1e-6))
+    await link.close()
+    assert [d.id for d in router.done] == ["ended"]
+    assert router.cancelled == ["waits"]
+    waits.cancel()
+
+
+async def test_endings_of_an_exchange_that_the_close_cuts_off_are_told_again() -> None:
+    router = FakeRouter(planning_s=10)
+    link = RouterLink(router.exchange)
+    link.finish(Done("ended", 1e-6))
+    waits = asyncio.create_task(link.plan(item("waits")))
+    async with asyncio.timeout(5):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+    router.done.clear()  # the router was lost with it
+    await link.close()
+    assert [d.id for d in router.done] == ["ended"]
+    waits.cancel()
+
+
 async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
     router = FakeRouter()
     link = RouterLink(router.exchange)
@@ -121,6 +149,53 @@ async def test_a_cancelled_request_frees_its_seat() -> None:
     assert (await first).id == "stays"
     await asyncio.sleep(0.05)
     assert router.cancelled == ["leaves"]
+
+
+async def test_a_cancel_outlives_a_lost_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=60)
+    link = RouterLink(router.exchange)
+    stays, leaves = (asyncio.create_task(link.plan(item(name))) for name in ("stays", "leaves"))
+    async with asyncio.timeout(10):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+        router.failures = 1
+        leaves.cancel()
+        while router.failures or router.cancelled != ["leaves"]:
+            await asyncio.sleep(0.01)
+    stays.cancel()
+    await link.close()
+
+
+async def test_a_request_cancelled_before_it_is_sent_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    router.failures = 1
+    task = asyncio.create_task(link.plan(item("r")))
+    async with asyncio.timeout(5):
+        while not (link._new and link._new["r"].resent):
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(5):
+        while router.cancelled != ["r"]:
+            await asyncio.sleep(0.01)
+    assert all("r" not in ids for ids, _ in router.exchanges)
+
+
+async def test_what_a_silent_router_was_asked_is_cancelled_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(link_module, "PATIENCE_S", 0.02)
+    router = FakeRouter()
+    router.failures = 1_000_000
+    link = RouterLink(router.exchange)
+    with pytest.raises(UnavailableError):
+        await link.plan(item("r"))
+    router.failures = 0
+    async with asyncio.timeout(5):
+        while router.cancelled != ["r"]:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_request_cancelled_before_it_was_sent_is_never_sent() -> None:

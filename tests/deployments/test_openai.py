@@ -72,6 +72,10 @@ def test_headers_ask_what_the_field_does_not() -> None:
         (CHAT | {"routing": {"strategy": "mip", "options": {"gop": 1}}}, "routing.options"),
         (CHAT | {"routing": {"strategy": "mip", "options": {"gap": "wide"}}}, "routing.options"),
         (CHAT | {"routing": {"strategy": "mip", "options": {"rows": ["x"]}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"rows": []}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"name": "x"}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "static", "options": {"model": 2}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "static", "options": {"model": -1}}}, "routing.options"),
         (CHAT | {"routing": {"options": {"gap": 0.1}}}, "routing.options"),
     ],
 )

@@ -156,6 +156,21 @@ async def test_a_request_can_ask_for_a_strategy_of_its_own() -> None:
     assert (result.verdicts["other"].strategy, result.verdicts["other"].model) == ("mip", "large")
 
 
+async def test_options_are_read_as_their_strategy_types_them() -> None:
+    ask = RoutingAsk(strategy="mip", options={"gap": "0.1"})
+    result = await plan(items(4, ask=ask), budget=5e-6)
+    assert {v.rung for v in result.verdicts.values()} == {"mip"}
+
+
+async def test_a_mistake_in_what_the_solver_was_asked_is_not_its_failure() -> None:
+    planner = make_planner()
+    ask = RoutingAsk(strategy="static", options={"model": 9})
+    for _ in range(3):
+        result = await plan(items(2, ask=ask), planner=planner)
+        assert {v.rung for v in result.verdicts.values()} == {"price"}
+    assert planner.parts()["solver"] == "closed"
+
+
 async def test_allow_lists_hold() -> None:
     result = await plan(items(2, ask=RoutingAsk(models=("small",))))
     assert {v.model for v in result.verdicts.values()} == {"small"}

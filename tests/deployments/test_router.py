@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from deployments import router as router_module
-from deployments.config import ServiceConfig
+from deployments.config import RoutingConfig, ServiceConfig
 from deployments.estimates import Estimates
-from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Report, RouteItem
+from deployments.messages import Decision, Done, EngineReplica, Held, Refusal, Reply, Report, RouteItem
 from deployments.router import Router
 from router.assignment import Assignment, BatchProblem, Strategy, assign
-from router.errors import ConfigurationError, OverloadedError
+from router.budget import Account
+from router.errors import ApportionError, ConfigurationError, OverloadedError, RateLimitError
 from router.prices import ModelPrice
 
 
@@ -168,6 +169,19 @@ async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, p
     assert (await router.state())["rungs"] == {"static": 6}
 
 
+async def test_estimates_that_cannot_be_made_refuse_the_batch(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    predictor.broken = True
+    items = (item("a"), item("b", max_tokens=10**400))  # no float holds it
+    async with asyncio.timeout(5):
+        reply = await router.exchange(Report("i", items=items), True)
+    assert [(verdict.id, type(verdict.error)) for verdict in reply.verdicts] == [
+        ("a", ApportionError),
+        ("b", ApportionError),
+    ]
+    assert (await router.state())["waiting"] == 0
+
+
 async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router_module, "INGRESS_TTL_S", 0.5)
     await join(router, ("s1", "small", 1))
@@ -180,6 +194,33 @@ async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatc
     assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
 
 
+async def test_what_never_ends_is_freed(router: Any) -> None:
+    await join(router, ("s1", "small", 2))
+    await router.exchange(Report("i", items=(item("lost"), item("runs"))), True)
+    router._mailboxes["i"].in_flight["lost"].since_s -= 1000
+    async with asyncio.timeout(10):
+        while (await router.state())["in_flight"] > 1:
+            await asyncio.sleep(0.1)
+    assert list(router._mailboxes["i"].in_flight) == ["runs"]
+
+
+async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> None:
+    await join(router, ("s1", "small", 9), ("l1", "large", 9))
+    router._rates.per_minute = {"alice": 1.0}
+    alice = Account(key="alice")
+    items = (
+        item("first", account=alice),
+        item("first-1", account=alice, avoid_replicas=("s1",)),
+        item("told again", account=alice, resent=True),
+        item("second", account=alice),
+    )
+    reply = await router.exchange(Report("i", items=items), True)
+    reply = Reply("", (*reply.verdicts, *(await router.exchange(Report("i"), True)).verdicts))
+    refused = {verdict.id: type(verdict.error) for verdict in reply.verdicts if isinstance(verdict, Refusal)}
+    assert refused == {"second": RateLimitError}
+    assert len(reply.verdicts) == 4
+
+
 async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     await join(router, ("s1", "small", 1))
     monkeypatch.setattr(router._batcher, "_max_queue", 2)
@@ -187,6 +228,14 @@ async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch
     items = tuple(item(f"r{number}") for number in range(4))
     reply = await router.exchange(Report("i", items=items), True)
     assert [type(verdict.error) for verdict in reply.verdicts] == [OverloadedError] * 2
+
+
+async def test_the_cap_of_the_configuration_outlives_new_prices(router: Any) -> None:
+    router._config = router._config.model_copy(update={"routing": RoutingConfig(budget_usd_per_request=2e-6)})
+    router.reconfigure({"prices": {"large": {"output_usd_per_million": 3.0}}})
+    state = await router.state()
+    assert state["budget_usd_per_request"] == 2e-6
+    assert state["prices"]["large"] == {"input_usd_per_million": 10.0, "output_usd_per_million": 3.0}
 
 
 async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:

@@ -61,7 +61,7 @@ limits = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(batch=st.lists(st.tuples(requests, fates), min_size=1, max_size=24), limits=limits, slots=st.integers(1, 8))
 def test_whatever_comes_is_answered_and_nothing_leaks(
     tmp_path_factory: pytest.TempPathFactory, batch: list[Any], limits: list[Any], slots: int

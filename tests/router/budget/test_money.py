@@ -1,20 +1,22 @@
 import numpy as np
 import pytest
 
-from router.budget import from_nano, spelled, to_nano, to_nano_up, worst_case_nano
+from router.budget import from_nano, spelled, to_nano, worst_case_nano
 from router.prices import ModelPrice
 
 PRICES = [ModelPrice(1.0, 2.0), ModelPrice(10.0, 20.0)]
 
 
 def test_amounts_survive_the_way_to_nano_and_back() -> None:
-    assert to_nano(2.13e-05) == to_nano_up(2.13e-05) == 21_300
+    assert to_nano(2.13e-05) == 21_300
     assert from_nano(21_300) == 2.13e-05
     assert to_nano(0.1) + to_nano(0.2) == to_nano(0.3)
 
 
 def test_what_is_set_aside_is_rounded_up() -> None:
-    assert (to_nano(1.25e-9), to_nano_up(1.25e-9)) == (1, 2)
+    prices = [ModelPrice(1.25e-3, 0.0), ModelPrice(21.3, 0.0)]  # 1.25 and 21,300 nano-USD a token
+    assert to_nano(1.25e-9) == 1
+    assert worst_case_nano(np.ones((1, 2)), [1], [1], [1], [100, 100], prices).tolist() == [[2, 21_300]]
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,37 @@ def test_capacity_lets_mip_plan_best(results: Results) -> None:
         same = {k: r[k] for k in ("seed", "slots", "pressure") if k in r}
         best = where(results.of("capacity")["rows"], **same, share=r.get("share"), arm="oracle")
         assert all(r["score"] <= b["score"] * 1.01 for b in best)
+
+
+def test_capacity_keeps_caps_and_compares_at_one_spend(results: Results) -> None:
+    """An arm above its cap, or one that cannot spend as little, would be compared at more money."""
+    rows = where(results.of("capacity")["rows"], pressure="budget")
+    assert max(r["planned_over"] for r in where(rows, arm="first_come")) > 0
+    for arm in ("mip", "greedy", "price", "per_query_batch", "ndch_p"):
+        assert [r for r in where(rows, arm=arm) if r["planned_over"]] == []
+
+
+def test_capacity_leaves_open_what_cannot_be_compared(results: Results) -> None:
+    result = copy.deepcopy(results.of("capacity"))
+    for record in where(result["rows"], arm="price", slots="tight", share=0.2):
+        record["equal"] = None
+    text = "\n".join(load("capacity").section(result))
+    (row,) = [line for line in text.splitlines() if line.startswith("| tight, 20%") and "±" in line]
+    assert row.split(" | ")[3] == "-"
+    assert re.search(r"Tight slots, all budgets: .*; not compared with [^;]*`price`", text)
+    assert not re.search(r"tight, all budgets, .* carried prices", text)
+
+
+def test_capacity_reads_the_pressures_apart(results: Results) -> None:
+    """A loss under a budget is not to drown in a gain without one."""
+    result = copy.deepcopy(results.of("capacity"))
+    for record in where(result["rows"], slots="moderate", arm="greedy"):
+        lead = 0.5 if record["pressure"] == "no budget" else -0.5
+        (own,) = where(result["rows"], **{k: record[k] for k in ("seed", "slots", "share")}, arm="mip")
+        record["equal"] = own["equal"] - lead * (1 + record["seed"] / 100)
+    text = "\n".join(load("capacity").section(result))
+    assert re.search(r"Moderate slots, no budget: `mip` better than [^;]*`greedy`", text)
+    assert re.search(r"Moderate slots, all budgets: .*; worse than [^;]*`greedy`", text)
 
 
 def test_robust_chooses_on_validation(results: Results) -> None:

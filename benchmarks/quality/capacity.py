@@ -152,7 +152,7 @@ def _reading(rows: list[Record]) -> list[str]:
             unread = [arm for arm, gain in gains.items() if _read(gain) is None]
             said = f"- {slots.capitalize()} slots, {words}: `mip` better than {listed(better)}"
             said += f"; no difference shown to {listed(alike)}" if alike else ""
-            said += f"; not compared with {listed(unread)}, which cannot spend as little" if unread else ""
+            said += f"; not compared with {listed(unread)}, which cannot always spend as little" if unread else ""
             lines.append(said + (f"; worse than {listed(worse)}." if worse else "."))
     for pressure, words in PRESSURES.items():
         gains = {over: _gain(rows, arm, slots="tight", pressure=pressure) for arm, over in WORTH_OVER.items()}

@@ -22,10 +22,10 @@ EXPERIMENTS = {
     "calibration": "benchmarks.quality.calibration",
     "solver": "benchmarks.quality.solver",
     "pacing": "benchmarks.quality.pacing",
-}
-# With commands of their own, since they need more than a folder of outcomes; on the page of results all the same.
-OTHERS = {
     "allocation": "benchmarks.allocation.report",
+}
+# With commands of their own, since they start the service; on the page of results all the same.
+OTHERS = {
     "throughput": "benchmarks.throughput.report",
     "overhead": "benchmarks.overhead.report",
 }
@@ -37,6 +37,7 @@ SUMMARIES = {
     "calibration": "How far the estimates can be believed, by model and by task.",
     "solver": "The certified solver beside full models: time, gap and memory.",
     "pacing": "One daily budget over a stream of batches.",
+    "allocation": "Planned, greedy, proportional and uniform allocations of the same GPUs on held-out requests.",
 }
 
 

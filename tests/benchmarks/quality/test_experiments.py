@@ -160,6 +160,26 @@ def test_capacity_reads_the_pressures_apart(results: Results) -> None:
     assert re.search(r"Moderate slots, all budgets: .*; worse than [^;]*`greedy`", text)
 
 
+def test_allocations_are_compared_at_one_spend(results: Results) -> None:
+    rows = results.of("allocation")["rows"]
+    assert {r["arm"] for r in rows} == {"planned", "planned_robust", "greedy", "proportional", "uniform"}
+    for r in rows:
+        (planned,) = where(rows, seed=r["seed"], n_gpus=r["n_gpus"], arm="planned")
+        assert r["equal_spend"] == min(r["spend"], planned["spend"])
+        assert r["spend"] <= 0.5 + 1e-6
+        assert r["gpus_used"] <= r["n_gpus"]
+        assert r["lead"] is not None
+    assert any(r["spend"] > r["equal_spend"] for r in rows)
+
+
+def test_allocation_says_where_planning_leads(results: Results) -> None:
+    for lead, said in ((0.1, "better with 4"), (-0.1, "worse with 4"), (None, "not compared at equal spend with 4")):
+        result = copy.deepcopy(results.of("allocation"))
+        for r in where(result["rows"], arm="greedy"):
+            r["lead"] = lead and lead * (1 + r["seed"] / 100)
+        assert f"- Planned against greedy: {said} GPUs." in load("allocation").section(result)
+
+
 def test_robust_chooses_on_validation(results: Results) -> None:
     for r in where(results.of("robust")["success"], variant="chosen"):
         same = where(results.of("robust")["success"], seed=r["seed"], estimator=r["estimator"])

@@ -204,19 +204,6 @@ def simulation(
     _write(result, json_file)
 
 
-@app.command()
-def planning(
-    time_limit_s: Annotated[float, typer.Option(min=1, help="Time limit of a search.")] = 60.0,
-    json_file: Json = None,
-) -> None:
-    """How long plans for up to 256 GPUs take, and how near to the best they are proved to be."""
-    from benchmarks.allocation.scale import run, show
-
-    result = run(time_limit_s)
-    show(result, console)
-    _write(result, json_file)
-
-
 def _write(result: dict[str, Any], file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

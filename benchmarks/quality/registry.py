@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "solver": "benchmarks.quality.solver",
     "pacing": "benchmarks.quality.pacing",
     "allocation": "benchmarks.allocation.report",
+    "planning": "benchmarks.allocation.scale",
 }
 # With commands of their own, since they start the service; on the page of results all the same.
 OTHERS = {
@@ -38,6 +39,7 @@ SUMMARIES = {
     "solver": "The certified solver beside full models: time, gap and memory.",
     "pacing": "One daily budget over a stream of batches.",
     "allocation": "Planned, greedy, proportional and uniform allocations of the same GPUs on held-out requests.",
+    "planning": "How long plans for up to 256 GPUs take, and how near to the best they are proved to be.",
 }
 
 

@@ -180,6 +180,16 @@ def test_allocation_says_where_planning_leads(results: Results) -> None:
         assert f"- Planned against greedy: {said} GPUs." in load("allocation").section(result)
 
 
+def test_planning_says_what_was_not_proved(results: Results) -> None:
+    for gap, proved, said in ((0.009, "yes", "none"), (0.011, "no", "32, 300")):
+        result = copy.deepcopy(results.of("planning"))
+        (row,) = result["rows"]
+        row |= {"gap": gap, "wall_s": 12.3, "cpu_s": 4.5}
+        lines = load("planning").section(result)
+        assert f"| 32, 300 | 12.3 | 4.5 | {gap:.2%} | {proved} | {row['replicas']} |" in lines
+        assert lines[-1] == f"- Not within 1% when the time was over: {said}."
+
+
 def test_robust_chooses_on_validation(results: Results) -> None:
     for r in where(results.of("robust")["success"], variant="chosen"):
         same = where(results.of("robust")["success"], seed=r["seed"], estimator=r["estimator"])

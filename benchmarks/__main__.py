@@ -140,7 +140,7 @@ def run_all(
     cache: CacheFolder = CACHE,
     smoke: Smoke = False,
 ) -> None:
-    """Every experiment on recorded outcomes."""
+    """Every experiment that starts no service."""
     for name in available():
         _experiment(name, data, out, seeds, encoder, workers, cache, smoke)
 

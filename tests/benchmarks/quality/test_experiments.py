@@ -113,6 +113,28 @@ def test_solver_answers_agree(results: Results) -> None:
         assert r["finished"]
 
 
+def test_cp_sat_agrees_with_the_certified_solver(results: Results) -> None:
+    result = results.of("cp-sat")
+    if "skipped" in result["stamp"]["settings"]:
+        pytest.skip("CP-SAT has no environment here: python -m benchmarks cp-sat makes one")
+    for r in where(result["rows"], method="CP-SAT"):
+        same = {k: r[k] for k in ("n_requests", "n_models", "limits", "seed")}
+        (own,) = where(result["rows"], **same, method="certified, cold")
+        assert r["finished"]
+        assert r["objective"] == pytest.approx(own["objective"], rel=2.1e-4)
+
+
+def test_cp_sat_says_how_it_compares(results: Results) -> None:
+    result = copy.deepcopy(results.of("cp-sat"))
+    result["stamp"]["settings"].pop("skipped", None)
+    full = where(result["rows"], method="full HiGHS")
+    rows = [r for r in result["rows"] if r["method"] != "CP-SAT"]
+    result["rows"] = [*rows, *(r | {"method": "CP-SAT", "cpu_s": 0.5 * r["cpu_s"], "finished": False} for r in full)]
+    text = "\n".join(load("cp-sat").section(result))
+    assert "faster than the full HiGHS model in 6 of 6 sizes and limits (0.5 to 0.5 times its time)" in text
+    assert f"its time limit on {len(full)} batches" in text
+
+
 def test_pacing_policies_keep_the_day_but_for_what_answers_really_cost(results: Results) -> None:
     rows = results.of("pacing")["rows"]
     assert all(0 < r["spend"] < 1.5 for r in rows)

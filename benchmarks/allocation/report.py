@@ -1,123 +1,114 @@
 """The planned allocation against simple rules for the same GPUs, from scarce to plenty, on held-out requests.
 
-Every allocation serves the same test batches, assigned at best under its slots and tokens/s; scores are taken at half
-of what the best single model costs, or at the most that an allocation can spend where it cannot spend that much. What
-a model needs of a GPU is invented and stated in `benchmarks/allocation/needs.py`.
+Every allocation serves the same test batches, assigned at best under its slots and tokens/s. Its score is taken at half
+of what the best single model costs, which is the budget of the plans, or at the most that it can spend where that is
+less. The planned one lies above another by the difference of these scores, and leads it by the difference at one spend:
+that half, or the most that both can spend. Where one of them holds cheap models alone, that is less than the plan was
+made for. What a model needs of a GPU is invented and stated in `benchmarks/allocation/needs.py`. Estimator: the 40
+nearest neighbours.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.allocation import measure
+from benchmarks.allocation.needs import needs_of
+from benchmarks.quality.context import Context
+from benchmarks.quality.drawing import line, panels, save
+from benchmarks.quality.numbers import Record, called, difference, distinct, over_seeds, shown, where
 from benchmarks.quality.report import table
-from router.evaluation.plot import COLOURS
 from router.evaluation.statistics import Summary
 
-Rows = list[dict[str, Any]]
 TITLE = "Allocation: planned GPUs against simple rules"
-HEADINGS = ("data", "GPUs", "allocation", "score", "planned leads by", "no budget", "refused", "GPUs used", "search, s")
+HEADINGS = (
+    "GPUs, allocation", "score", "its spend", "planned above by", "planned leads by", "at spend", "score, no budget",
+    "spend, no budget", "refused", "GPUs used", "search, s",
+)  # fmt: skip
+# What measures beside the module of `measure_case`, whose own source is looked at anyway.
+CODE = ("allocation", "benchmarks/allocation/baselines.py", "benchmarks/allocation/held_out.py",
+        "benchmarks/allocation/needs.py")  # fmt: skip
 
 
-def summary(rows: Rows) -> list[dict[str, Any]]:
-    """For each data set, number of GPUs and arm: means over seeds, and the planned arm's lead paired by seed."""
-    result = []
-    for data, n_gpus, arm in dict.fromkeys((row["data"], row["n_gpus"], row["arm"]) for row in rows):
-        own = _of(rows, data, n_gpus, arm)
-        planned = _of(rows, data, n_gpus, "planned")
-        score = Summary.of([row["score"] for row in own])
-        lead = Summary.of([p["score"] - o["score"] for p, o in zip(planned, own, strict=True)])
-        entry = {"data": data, "n_gpus": n_gpus, "arm": arm, "seeds": score.n}
-        entry |= {"score": score.mean, "score_half_width": score.half_width}
-        if arm != "planned":
-            entry |= {"planned_leads_by": lead.mean, "lead_half_width": lead.half_width}
-        for name in ("unlimited_score", "refused", "gpus_used", "plan_s"):
-            entry[name] = float(np.mean([row[name] for row in own]))
-        result.append(entry)
-    return result
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """Print the summary."""
-    shown = Table(title="Score at half of the best single model's spend, held-out requests")
-    for heading in HEADINGS:
-        shown.add_column(heading, justify="left" if heading in ("data", "allocation") else "right")
-    for cells in lines(result):
-        shown.add_row(*cells)
-    console.print(shown)
-
-
-def lines(result: dict[str, Any]) -> list[list[str]]:
-    """The summary as cells."""
-    return [
-        [
-            row["data"],
-            str(row["n_gpus"]),
-            row["arm"],
-            f"{row['score']:.4f} ± {row['score_half_width']:.4f}",
-            f"{row['planned_leads_by']:+.4f} ± {row['lead_half_width']:.4f}" if "planned_leads_by" in row else "",
-            f"{row['unlimited_score']:.4f}",
-            f"{row['refused']:.1%}",
-            f"{row['gpus_used']:.1f}",
-            f"{row['plan_s']:.1f}",
-        ]
-        for row in result["summary"]
-    ]
+def run(context: Context) -> dict[str, Any]:
+    """Measure on all data sets, each with the models whose needs are stated."""
+    datasets, needs = [], {}
+    for dataset in context.datasets():
+        needs[dataset.name] = needs_of(dataset.name, dataset.prepared()[0])
+        datasets.append(replace(dataset, models=tuple(needs[dataset.name])))
+    rows = context.measure(measure.measure_case, ("knn-40",), "allocation", datasets=datasets, code=CODE)
+    settings = asdict(measure.SMOKE if context.smoke else measure.FULL) | {
+        "gpu": measure.GPU, "node_gpus": measure.NODE_GPUS, "best_alone_gpus": measure.BEST_ALONE_GPUS,
+        "budget_share": measure.BUDGET_SHARE, "quantile": measure.QUANTILE, "gap": measure.GAP, "needs": needs,
+    }  # fmt: skip
+    return {"settings": settings, "rows": rows, "plots": {"Score against GPUs": "allocation.png"}}
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    """Lines of Markdown: the table, and where planning leads beyond doubt and where not."""
-    return [*table(HEADINGS, lines(result)), "", *_reading(result)]
+    """The table, and where planning is better beyond doubt and where not."""
+    lines = []
+    for name in distinct(result["rows"], "dataset"):
+        rows = where(result["rows"], dataset=name)
+        keys = dict.fromkeys((row["n_gpus"], row["arm"]) for row in rows)
+        lines += [f"### {name}", "", *table(HEADINGS, [_cells(rows, *key) for key in keys]), "", *_reading(rows), ""]
+    return lines
 
 
-def _reading(result: dict[str, Any]) -> list[str]:
+def _above(rows: list[Record], n_gpus: int, arm: str) -> Summary:
+    return difference(rows, "score", {"arm": "planned"}, {"arm": arm}, n_gpus=n_gpus)
+
+
+def _cells(rows: list[Record], n_gpus: int, arm: str) -> list[str]:
+    own = where(rows, n_gpus=n_gpus, arm=arm)
+    spend, equal, unlimited = (_mean(own, f, 1, 100, " %") for f in ("spend", "equal_spend", "unlimited_spend"))
+    beside = [shown(d, 4, signed=True) for d in (_above(rows, n_gpus, arm), over_seeds(own, "lead"))]
+    return [
+        f"{n_gpus}, {arm}", shown(over_seeds(own, "score"), 4), spend,
+        *([*beside, equal] if arm != "planned" else ["", "", ""]), _mean(own, "unlimited_score", 4), unlimited,
+        _mean(own, "refused", 1, 100, " %"), _mean(own, "gpus_used", 1), _mean(own, "plan_s", 1),
+    ]  # fmt: skip
+
+
+def _mean(rows: list[Record], field: str, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    text = shown(Summary(over_seeds(rows, field).mean, float("nan"), 1), digits, scale=scale)
+    return text if text == "-" else text + unit
+
+
+def _reading(rows: list[Record]) -> list[str]:
     read = []
-    for data in dict.fromkeys(row["data"] for row in result["summary"]):
-        for arm in ("greedy", "proportional", "uniform"):
-            own = [row for row in result["summary"] if (row["data"], row["arm"]) == (data, arm)]
-            verdicts = {
-                "better": [r["n_gpus"] for r in own if r["planned_leads_by"] > r["lead_half_width"]],
-                "worse": [r["n_gpus"] for r in own if r["planned_leads_by"] < -r["lead_half_width"]],
-            }
-            rest = [r["n_gpus"] for r in own if r["n_gpus"] not in verdicts["better"] + verdicts["worse"]]
-            said = [f"{word} with {_listed(n)}" for word, n in verdicts.items() if n]
-            said += [f"no difference shown with {_listed(rest)}"] if rest else []
-            read.append(f"- {data}, planned against {arm}: {'; '.join(said)} GPUs.")
+    for arm in ("greedy", "proportional", "uniform"):
+        gpus = distinct(rows, "n_gpus")
+        above = {n: _above(rows, n, arm) for n in gpus}
+        leads = {n: over_seeds(rows, "lead", n_gpus=n, arm=arm) for n in gpus}
+        read.append(f"- Planned against {arm}: {_said(above)} GPUs. At one spend: {_said(leads)}.")
     return read
 
 
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _said(found: dict[int, Summary]) -> str:
+    by_verdict: dict[str, list[str]] = {}
+    for n_gpus, value in found.items():
+        by_verdict.setdefault(_verdict(value), []).append(str(n_gpus))
+    return "; ".join(f"{verdict} with {', '.join(n)}" for verdict, n in by_verdict.items())
 
 
-def draw(result: dict[str, Any], file: Path) -> None:
+def _verdict(value: Summary) -> str:
+    return called(value) if math.isfinite(value.mean) else "not compared"
+
+
+def draw(result: dict[str, Any], folder: Path) -> None:
     """Score against GPUs, a panel a data set, with 95 % intervals over seeds."""
-    from matplotlib.figure import Figure
-
-    sets = list(dict.fromkeys(row["data"] for row in result["summary"]))
-    figure = Figure(figsize=(5 * len(sets), 4), layout="constrained")
-    panels = figure.subplots(1, len(sets), squeeze=False)[0]
-    for axes, data in zip(panels, sets, strict=True):
-        arms = dict.fromkeys(row["arm"] for row in result["summary"] if row["data"] == data)
-        for colour, arm in zip(COLOURS, arms, strict=False):
-            own = [row for row in result["summary"] if row["data"] == data and row["arm"] == arm]
-            gpus, score = np.array([row["n_gpus"] for row in own]), np.array([row["score"] for row in own])
-            half = np.nan_to_num([row["score_half_width"] for row in own])
-            axes.plot(gpus, score, color=colour, marker="o", markersize=3, label=arm)
-            axes.fill_between(gpus, score - half, score + half, color=colour, alpha=0.12, linewidth=0)
-        axes.set(xscale="log", xlabel="GPUs", ylabel="score", title=data)
-        axes.set_xticks(gpus, [str(n) for n in gpus])
-        axes.minorticks_off()
-    panels[0].legend(fontsize=8)
-    figure.savefig(file, dpi=120)
-
-
-def _of(rows: Rows, data: str, n_gpus: int, arm: str) -> Rows:
-    return sorted(
-        (row for row in rows if (row["data"], row["n_gpus"], row["arm"]) == (data, n_gpus, arm)),
-        key=lambda row: row["seed"],
-    )
+    names = distinct(result["rows"], "dataset")
+    figure, axes = panels(len(names))
+    for panel, name in zip(axes, names, strict=True):
+        rows = where(result["rows"], dataset=name)
+        gpus = distinct(rows, "n_gpus")
+        for number, arm in enumerate(distinct(rows, "arm")):
+            line(panel, gpus, [over_seeds(rows, "score", n_gpus=n, arm=arm) for n in gpus], number, arm)
+        panel.set(xscale="log", xlabel="GPUs", ylabel="score", title=name)
+        panel.set_xticks(gpus, [str(n) for n in gpus])
+        panel.minorticks_off()
+    axes[0].legend(fontsize=8)
+    save(figure, folder / "allocation.png")

@@ -19,10 +19,10 @@ from typing import Any
 
 import httpx
 
+from benchmarks.environment import environment
 from benchmarks.overhead.arm import PATH, Arm
 
 FOLDER = Path("out/proxies")
-INSTALL_TIMEOUT_S = 420
 START_TIMEOUT_S = 90
 ENGINE = "engine alone"
 
@@ -100,7 +100,8 @@ def running_proxies(proxies: tuple[Proxy, ...] = PROXIES) -> Iterator[tuple[list
         arms, skipped = [], {}
         for proxy in proxies:
             try:
-                bin_ = install(proxy)
+                folder = FOLDER / proxy.requirement.replace("[proxy]", "").replace("==", "-")
+                bin_ = environment(folder, proxy.requirement)
                 port = free_port()
                 command = proxy.command(bin_, port, engine_url, bin_.parent)
                 process = stack.enter_context(_process(command, bin_.parent, proxy.name))
@@ -112,24 +113,6 @@ def running_proxies(proxies: tuple[Proxy, ...] = PROXIES) -> Iterator[tuple[list
             pids = {proxy.name: process.pid, ENGINE: engine.pid}
             arms.append(Arm(proxy.name, url, proxy.model, (proxy.name,), (ENGINE,), pids))
         yield arms, skipped
-
-
-def install(proxy: Proxy) -> Path:
-    """The bin/ folder of the proxy's environment, made at the first call.
-
-    Raises:
-        RuntimeError: it cannot be installed; holds the end of pip's words.
-    """
-    folder = (FOLDER / proxy.requirement.replace("[proxy]", "").replace("==", "-")).absolute()
-    ready = folder / "ready"
-    if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, timeout=INSTALL_TIMEOUT_S)
-        pip = [str(folder / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", proxy.requirement]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S)
-        if done.returncode:
-            raise RuntimeError(f"pip install {proxy.requirement} failed: {done.stderr.strip()[-300:]}")
-        ready.touch()
-    return folder / "bin"
 
 
 @contextlib.contextmanager

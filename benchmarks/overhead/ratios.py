@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.load.numbers import median, ratio_interval
+from benchmarks.load.numbers import median, ratio_range
 
 Rounds = Mapping[tuple[str, int, bool], list[dict[str, Any]]]
 
@@ -23,7 +23,7 @@ ADDED = ("passthrough", "fixed", "auto", "litellm", "switchyard", "vllm-router")
 
 
 def cpu_ratios(rounds: Rounds) -> list[dict[str, Any]]:
-    """CPU a request of one way over another's, paired by round; the median with a bootstrap interval."""
+    """CPU a request of one way over another's, paired by round; their median and range."""
     return [
         {"way": way, "beside": beside, "measure": measure, "concurrency": concurrency, "stream": stream, **found}
         for concurrency, stream in _cases(rounds)
@@ -83,7 +83,7 @@ def _ratio(
         return None
     # A way that is cheaper than the clock's tick reads zero in a short round.
     pairs = [(a[measure], b[measure]) for a, b in zip(above, below, strict=True) if b[measure] > 0]
-    return ratio_interval([a / b for a, b in pairs], seed=0) if pairs else None
+    return ratio_range([a / b for a, b in pairs]) if pairs else None
 
 
 def _added(rounds: Rounds, way: str, concurrency: int, stream: bool, measure: str) -> float | None:

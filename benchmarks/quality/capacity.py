@@ -2,8 +2,8 @@
 share (moderate) or 1.2 times (tight). Without pressure of cost there is no budget; with it the budget lies 20, 40 and
 60 % of the way from the cheapest to the best answer that the slots allow. `mip` against `greedy`, `price` (prices
 carried from batch to batch), a price per batch and `ndch_p` (both repaired to fit the slots), and requests that come
-one by one and take the best model still free (`first_come`). Differences are read at the spend of `mip`, or at the
-least that the other can spend. Estimator: our head.
+one by one and take the best model still free (`first_come`), which keeps no cap. Differences under a budget are read
+at the spend of `mip`, and left open where the other cannot spend as little. Estimator: our head.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ SLOTS = {"loose": math.inf, "moderate": 3.0, "tight": 1.2}
 PRESSURE = (0.2, 0.4, 0.6)
 ARMS = ("mip", "greedy", "price", "per_query_batch", "ndch_p", "first_come", "oracle")
 NONE, COST = "no budget", "budget"
+PRESSURES = {NONE: "no budget", COST: "all budgets"}
+WORTH_OVER = {"first_come": "first come, first served", "price": "carried prices with repair"}
 # Budgets beside those of the pressure, so that every arm has a curve to be read at the spend of `mip`.
 AROUND = (0.02, 0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
 
@@ -43,8 +45,9 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
         setting = Setting(32 if smoke else 256, slots_share=shares / len(case.models))
         free = {arm: PLANNERS[arm](case, setting, math.inf) for arm in ARMS}
         for arm, found in free.items():
-            records.append({"slots": slots, "pressure": NONE, "arm": arm, "score": found.score / case.best_score})
-            records[-1] |= {"spend": found.cost_usd / case.best_cost_usd, "equal": found.score / case.best_score}
+            score, spend = found.score / case.best_score, found.cost_usd / case.best_cost_usd
+            records.append({"slots": slots, "pressure": NONE, "share": None, "arm": arm, "score": score})
+            records[-1] |= {"spend": spend, "equal": score, "planned_over": None}
         records += [{"slots": slots, "pressure": COST, **r} for r in _under_budgets(case, setting, free)]
     return records
 
@@ -61,8 +64,7 @@ def _under_budgets(case: Case, setting: Setting, free: dict[str, Realised]) -> l
         spend = found["mip"][share].cost_usd
         for arm in ARMS:
             own = found[arm][share]
-            # An arm that cannot spend as little is let off with its cheapest score.
-            equal = own.score if arm == "mip" else float(np.interp(spend, curves[arm].cost_usd, curves[arm].score))
+            equal = own.score if arm == "mip" else float(curves[arm].at(np.array(spend)))
             records.append(
                 {
                     "arm": arm, "share": share, "score": own.score / case.best_score,
@@ -92,11 +94,11 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    """Scores, differences at equal spend, and the reading."""
+    """Differences at equal spend, what every arm spent and planned above its cap, and the reading."""
     lines = []
     for name in distinct(result["rows"], "dataset"):
         rows = where(result["rows"], dataset=name)
-        lines += [f"### {name}", "", *_table(rows), "", *_reading(rows), ""]
+        lines += [f"### {name}", "", *_differences(rows), "", *_spends(rows), "", *_reading(rows), ""]
     return lines
 
 
@@ -108,44 +110,65 @@ def _others(rows: list[Record]) -> list[str]:
     return [arm for arm in distinct(rows, "arm") if arm not in ("mip", "oracle")]
 
 
-def _table(rows: list[Record]) -> list[str]:
-    others = _others(rows)
-    headings = [
-        "slots, budget",
-        "`mip`",
-        "its spend",
-        *(f"less `{arm}`" for arm in others),
-        "`first_come` over cap",
-        "oracle",
+def _settings(rows: list[Record]) -> list[tuple[str, list[Record]]]:
+    """The records of each number of slots and budget, with its name."""
+    keys = dict.fromkeys((r["slots"], r["share"]) for r in rows)
+    return [
+        (f"{slots}, {NONE if share is None else f'{share:.0%}'}", where(rows, slots=slots, share=share))
+        for slots, share in keys
     ]
+
+
+def _differences(rows: list[Record]) -> list[str]:
+    others = _others(rows)
     cells = []
-    for slots, pressure in dict.fromkeys((r["slots"], r["pressure"]) for r in rows):
-        own = where(rows, slots=slots, pressure=pressure)
+    for name, own in _settings(rows):
         score, oracle = (shown(over_seeds(own, "score", arm=arm)) for arm in ("mip", "oracle"))
-        spend = shown(over_seeds(own, "spend", arm="mip"), 1, scale=100) + " %"
-        over = "-" if pressure == NONE else f"{over_seeds(own, 'planned_over', arm='first_come').mean:.0%}"
-        gains = [points(_gain(own, arm), 2) for arm in others]
-        cells.append([f"{slots}, {pressure}", score, spend, *gains, over, oracle])
-    about = "Score and spend of `mip` as shares of the best single model's; points by which it leads at equal spend "
-    about += "(without a budget: as they come); batches that `first_come` plans above their cap:"
-    return [about, "", *table(headings, cells)]
+        cells.append([name, score, *(points(_gain(own, arm), 2) for arm in others), oracle])
+    about = "Score of `mip` as a share of the best single model's, and points by which it leads at equal spend "
+    about += "(without a budget: as they come; a dash: the other arm cannot spend as little):"
+    return [about, "", *table(["slots, budget", "`mip`", *(f"less `{arm}`" for arm in others), "oracle"], cells)]
+
+
+def _spends(rows: list[Record]) -> list[str]:
+    cells = []
+    for name, own in _settings(rows):
+        spends = []
+        for arm in (arms := ["mip", *_others(rows)]):
+            spend, over = over_seeds(own, "spend", arm=arm).mean, over_seeds(own, "planned_over", arm=arm).mean
+            spends.append(f"{spend:.1%}" + (f", {over:.0%}" if over > 0 else ""))
+        cells.append([name, *spends])
+    about = "Spend of every arm at that budget as a share of the best single model's; after it, where it is not none, "
+    about += "the share of batches that the arm planned above their cap:"
+    return [about, "", *table(["slots, budget", *(f"`{arm}`" for arm in arms)], cells)]
 
 
 def _reading(rows: list[Record]) -> list[str]:
     lines = []
     for slots in distinct(rows, "slots"):
-        own = where(rows, slots=slots)
-        better, alike, worse = ([a for a in _others(rows) if side(_gain(own, a)) == s] for s in (1, 0, -1))
-        said = f"- {slots.capitalize()} slots: `mip` better than {listed(better)}"
-        said += f"; no difference shown to {listed(alike)}" if alike else ""
-        lines.append(said + (f"; worse than {listed(worse)}." if worse else "."))
-    tight = where(rows, slots="tight")
-    come, price = _gain(tight, "first_come"), _gain(tight, "price")
-    said = f"- When slots are tight, planning the batch is worth {points(come)} points over first come, first served"
-    said += " (no difference shown)" if side(come) == 0 else ""
-    said += f", and {points(price, 2)} over carried prices with repair"
-    lines.append(said + (" (no difference shown): those are a fair rung to fall back on." if side(price) <= 0 else "."))
+        for pressure, words in PRESSURES.items():
+            gains = {arm: _gain(rows, arm, slots=slots, pressure=pressure) for arm in _others(rows)}
+            better, alike, worse = ([a for a, gain in gains.items() if _read(gain) == s] for s in (1, 0, -1))
+            unread = [arm for arm, gain in gains.items() if _read(gain) is None]
+            said = f"- {slots.capitalize()} slots, {words}: `mip` better than {listed(better)}"
+            said += f"; no difference shown to {listed(alike)}" if alike else ""
+            said += f"; not compared with {listed(unread)}, which cannot always spend as little" if unread else ""
+            lines.append(said + (f"; worse than {listed(worse)}." if worse else "."))
+    for pressure, words in PRESSURES.items():
+        gains = {over: _gain(rows, arm, slots="tight", pressure=pressure) for arm, over in WORTH_OVER.items()}
+        worth = [f"{_worth(gain)} over {over}" for over, gain in gains.items() if _read(gain) is not None]
+        if worth:
+            lines.append(f"- When slots are tight, {words}, planning the batch is worth {', and '.join(worth)}.")
     return lines
+
+
+def _read(gain: Summary) -> int | None:
+    """The side of a difference, None where it is not to be had."""
+    return side(gain) if math.isfinite(gain.mean) else None
+
+
+def _worth(gain: Summary) -> str:
+    return f"{points(gain)} points" + (" (no difference shown)" if side(gain) == 0 else "")
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:

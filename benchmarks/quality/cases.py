@@ -29,11 +29,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Dataset:
-    """One outcomes table on disk, with the encoder of its prompts; small, so that it travels to workers."""
+    """One outcomes table on disk, with the encoder of its prompts; small, so that it travels to workers.
+
+    models: those that are left of the table, all when empty.
+    """
 
     folder: Path
     encoder: str
     cache: Cache
+    models: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -47,8 +51,8 @@ class Dataset:
             table = complete_tokens(usable(OutcomesTable.load(self.folder)), encoder)
             return table, encode_in_steps(table.prompts, encoder, progress)
 
-        found: tuple[OutcomesTable, Features] = self.cache.get(self._key(*ENCODING_CODE), make)[1]
-        return found
+        table, features = self.cache.get(self._key(*ENCODING_CODE), make)[1]
+        return table.select_models(list(self.models)) if self.models else table, features
 
     def case(self, estimator: str, seed: int) -> Case:
         """The fitted case."""
@@ -58,12 +62,12 @@ class Dataset:
             table, features = self.prepared()
             return estimated_case(table, features, estimator, recipe, seed)
 
-        estimated: Case = self.cache.get((self._key(*estimating_code()), recipe, seed), make)[1]
+        estimated: Case = self.cache.get((self._key(*estimating_code()), recipe, seed, *self.models), make)[1]
         return with_incumbent(estimated)
 
     def case_key(self) -> tuple[str, ...]:
         """What a case depends on, but for its estimator and seed."""
-        return self._key("router/prediction", "router/prices.py", "router/evaluation/case.py")
+        return *self._key("router/prediction", "router/prices.py", "router/evaluation/case.py"), *self.models
 
     def _key(self, *code: str) -> tuple[str, ...]:
         return files_hash(self.folder), self.encoder, code_hash(*code)

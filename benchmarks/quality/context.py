@@ -25,11 +25,12 @@ Measure = Callable[[Case, Dataset, bool], list[Record]]
 
 @dataclass(frozen=True)
 class Unit:
-    """One case to measure."""
+    """One case to measure; code: files and folders that the measure depends on beside the router's."""
 
     dataset: Dataset
     estimator: str
     seed: int
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,21 @@ class Context:
                 bars.update(task, total=1, completed=1)
         return found
 
-    def measure(self, measure: Measure, estimators: Sequence[str], label: str) -> list[Record]:
-        """Records of every data set, estimator and seed, each with these three in front."""
-        datasets = self.datasets()
-        units = [Unit(d, e, seed) for d in datasets for e in estimators for seed in range(self.seeds)]
+    def measure(
+        self,
+        measure: Measure,
+        estimators: Sequence[str],
+        label: str,
+        *,
+        datasets: Sequence[Dataset] | None = None,
+        code: tuple[str, ...] = (),
+    ) -> list[Record]:
+        """Records of every data set (default: all), estimator and seed, each with these three in front.
+
+        code: files and folders, from the project's root, that `measure` depends on beside its own module and `router`.
+        """
+        datasets = self.datasets() if datasets is None else datasets
+        units = [Unit(d, e, seed, code) for d in datasets for e in estimators for seed in range(self.seeds)]
         with self.bars() as bars:
             task = bars.add_task(label, total=len(units))
             found: dict[Unit, list[Record]] = {}
@@ -91,7 +103,7 @@ class Context:
 def measure_unit(measure: Measure, unit: Unit, smoke: bool) -> tuple[float, list[Record]]:
     """Seconds and the unit's records, from the cache if the same code measured the same case before."""
     dataset = unit.dataset
-    code = code_hash("router/assignment", "router/budget", "router/evaluation"), measuring_code(measure)
+    code = code_hash("router/assignment", "router/budget", "router/evaluation", *unit.code), measuring_code(measure)
     key = (dataset.case_key(), unit.estimator, unit.seed, measure.__qualname__, code, smoke)
     named = {"dataset": dataset.name, "estimator": unit.estimator, "seed": unit.seed}
 

@@ -21,11 +21,13 @@ EXPERIMENTS = {
     "capacity": "benchmarks.quality.capacity",
     "calibration": "benchmarks.quality.calibration",
     "solver": "benchmarks.quality.solver",
+    "cp-sat": "benchmarks.quality.cp_sat",
     "pacing": "benchmarks.quality.pacing",
-}
-# With commands of their own, since they need more than a folder of outcomes; on the page of results all the same.
-OTHERS = {
     "allocation": "benchmarks.allocation.report",
+    "planning": "benchmarks.allocation.scale",
+}
+# With commands of their own, since they start the service; on the page of results all the same.
+OTHERS = {
     "throughput": "benchmarks.throughput.report",
     "overhead": "benchmarks.overhead.report",
 }
@@ -36,7 +38,10 @@ SUMMARIES = {
     "capacity": "Slots: loose, moderate and tight, with and without a budget that binds.",
     "calibration": "How far the estimates can be believed, by model and by task.",
     "solver": "The certified solver beside full models: time, gap and memory.",
+    "cp-sat": "OR-Tools' CP-SAT beside the full model and the certified solver.",
     "pacing": "One daily budget over a stream of batches.",
+    "allocation": "Planned, greedy, proportional and uniform allocations of the same GPUs on held-out requests.",
+    "planning": "How long plans for up to 256 GPUs take, and how near to the best they are proved to be.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Batches to time a solver on, and the ways to solve one: the certified solver, full models, another solver."""
+"""Batches to time a solver on, and the ways to solve one: the certified solver and full models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -117,43 +116,12 @@ def _arrays(problem: BatchProblem) -> Any:
     return program
 
 
-def cp_sat(problem: BatchProblem, time_limit_s: float) -> Answer:
-    """The whole batch through OR-Tools' CP-SAT, one worker; success and cost are rounded to 1e-6 of their largest."""
-    from ortools.sat.python import cp_model
-
-    n, m = problem.success.shape
-    model = cp_model.CpModel()
-    pairs = [[model.new_bool_var("") for _ in range(m)] for _ in range(n)]
-    for row in pairs:
-        model.add_exactly_one(row)
-    for j, slots in enumerate(problem.slots.tolist()):
-        if slots < n:
-            model.add(sum(row[j] for row in pairs) <= slots)
-    flat = [x for row in pairs for x in row]
-    unit = float(problem.cost_usd.max()) / 1e6
-    if np.isfinite(problem.budget_usd):
-        cost = np.ceil(problem.cost_usd.ravel() / unit).astype(int).tolist()
-        model.add(cp_model.LinearExpr.weighted_sum(flat, cost) <= int(problem.budget_usd / unit))
-    worth = np.round(problem.success.ravel() * 1e6).astype(int).tolist()
-    model.maximize(cp_model.LinearExpr.weighted_sum(flat, worth))
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.relative_gap_limit = GAP
-    solver.parameters.max_time_in_seconds = time_limit_s
-    status = solver.solve(model)
-    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
-    objective = solver.objective_value / 1e6 if found else -np.inf
-    return _answer(objective, solver.best_objective_bound / 1e6, status == cp_model.OPTIMAL)
-
-
 def _answer(objective: float, bound: float, finished: bool) -> Answer:
     gap = max(bound - objective, 0.0) / abs(objective) if np.isfinite(objective) else np.inf
     return Answer(objective, gap, finished)
 
 
 FULL: dict[str, Solve] = {"full Pyomo": pyomo_full, "full HiGHS": highs_full}
-if find_spec("ortools") is not None:
-    FULL["CP-SAT"] = cp_sat
 
 
 def timed(solve: Callable[[], Answer]) -> Timed:

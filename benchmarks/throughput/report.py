@@ -42,8 +42,8 @@ def section(result: dict[str, Any]) -> list[str]:
     lines += [
         f"Goodput counts answers complete within {settings['latency_target_s']:g} s, streamed ones with their first "
         f"token within {settings['first_token_target_s']:g} s. `ratio`: routed over direct requests/s, median of the "
-        "rounds and 95 % interval. Quality and dollars are the routed answers'; direct ones cost and score the same "
-        "where batching leaves an engine's arithmetic alone.",
+        "rounds, and their range where there are several. Quality and dollars are the routed answers'; direct ones "
+        "cost and score the same where batching leaves an engine's arithmetic alone.",
         "",
         "### CPU, ms a request, routed / direct",
         "",
@@ -70,13 +70,13 @@ def _rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _row(row: dict[str, Any]) -> list[str]:
-    found, ratio = row["routed"], row["ratio"]
+    found = row["routed"]
     answered = max(found["settled_answers"], 1)
     return [
         row["load"],
         number(found["requests_per_s"]),
         number(row["direct"]["requests_per_s"]),
-        f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+        _ratio(row["ratio"]),
         number(found["output_tokens_per_s"], 0),
         number(found["goodput_per_s"]),
         _percentiles(found["first_token_ms"], ("p50", "p95", "p99")),
@@ -86,6 +86,11 @@ def _row(row: dict[str, Any]) -> list[str]:
         f"{1e3 * found['settled_usd'] / answered:.4f}",
         f"{found['errors']} / {row['direct']['errors']}",
     ]
+
+
+def _ratio(ratio: dict[str, Any]) -> str:
+    several = f" [{ratio['min']:.2f}, {ratio['max']:.2f}]" if len(ratio["rounds"]) > 1 else ""
+    return f"{ratio['median']:.2f}{several}"
 
 
 def _percentiles(values: dict[str, float] | None, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.load.numbers import Target, medians, ratio_interval
+from benchmarks.load.numbers import Target, medians, ratio_range
 from benchmarks.load.service import engine_urls
 from benchmarks.stamp import stamp
 from benchmarks.throughput import vllm_bench
@@ -105,10 +105,10 @@ def _measure(
             through, mix = routed(case, url, asked, target, seed + turn)
             straight = direct(case, engines, mix, asked, target, seed + turn)
             found[case].append((through, straight))
-    return [_row(case, pairs, seed) for case, pairs in found.items()]
+    return [_row(case, pairs) for case, pairs in found.items()]
 
 
-def _row(case: Case, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], seed: int) -> dict[str, Any]:
+def _row(case: Case, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
     ratios = [through["requests_per_s"] / straight["requests_per_s"] for through, straight in pairs]
     return {
         "load": case.name,
@@ -118,7 +118,7 @@ def _row(case: Case, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], see
         "rate_per_s": case.rate_per_s,
         "routed": medians([through for through, _ in pairs]),
         "direct": medians([straight for _, straight in pairs]),
-        "ratio": ratio_interval(ratios, seed) | {"rounds": ratios},
+        "ratio": ratio_range(ratios) | {"rounds": ratios},
     }
 
 

@@ -59,10 +59,10 @@ def per_query_capped(case: Case, setting: Setting, budget_usd: float) -> Realise
 
 
 def per_query_batch(case: Case, setting: Setting, budget_usd: float) -> Realised:
-    """One price per batch, with which the batch's expected cost just keeps its cap."""
+    """One price per batch, with which the batch's expected cost just keeps its cap; repaired where slots bind."""
 
     def choose(problem: BatchProblem, number: int) -> IntArray:
-        return chosen(replace(problem, budget_usd=math.inf), PerQuery(batch_price(problem) * ABOVE), number)
+        return chosen(problem, PerQuery(batch_price(problem) * ABOVE), number)
 
     return batchwise(case, setting, budget_usd, choose)
 

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-import pytest
-
 from allocation.near import Room
 from allocation.plan import PlacedReplica
 from allocation.problem import Requirements
 from allocation.replica import ReplicaType
 from benchmarks.allocation.baselines import greedy, proportional, uniform
-from benchmarks.allocation.held_out import Realised, at_spend
 from tests.allocation.instances import cluster, problem
 
 
@@ -35,10 +31,3 @@ def test_baselines_fill_the_gpus_as_they_say() -> None:
 def test_models_without_demand_get_nothing() -> None:
     poor = problem(Requirements(budget_usd=2.8e-5), on=cluster(1, 4), rate_per_s=1.0, size=20, count=2)
     assert gpus_of(proportional(poor), "large") == 0
-
-
-def test_scores_are_read_off_at_equal_spend() -> None:
-    points = [Realised(0.6, 2.0, 0.0), Realised(0.4, 1.0, 0.0)]
-    assert at_spend(points, 1.5) == pytest.approx(0.5)
-    assert at_spend(points, 9.0) == 0.6
-    assert np.isnan(at_spend(points, 0.5))

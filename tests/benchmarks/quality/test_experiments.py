@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,28 @@ def test_solver_answers_agree(results: Results) -> None:
         assert r["finished"]
 
 
+def test_cp_sat_agrees_with_the_certified_solver(results: Results) -> None:
+    result = results.of("cp-sat")
+    if "skipped" in result["stamp"]["settings"]:
+        pytest.skip("CP-SAT has no environment here: python -m benchmarks cp-sat makes one")
+    for r in where(result["rows"], method="CP-SAT"):
+        same = {k: r[k] for k in ("n_requests", "n_models", "limits", "seed")}
+        (own,) = where(result["rows"], **same, method="certified, cold")
+        assert r["finished"]
+        assert r["objective"] == pytest.approx(own["objective"], rel=2.1e-4)
+
+
+def test_cp_sat_says_how_it_compares(results: Results) -> None:
+    result = copy.deepcopy(results.of("cp-sat"))
+    result["stamp"]["settings"].pop("skipped", None)
+    full = where(result["rows"], method="full HiGHS")
+    rows = [r for r in result["rows"] if r["method"] != "CP-SAT"]
+    result["rows"] = [*rows, *(r | {"method": "CP-SAT", "cpu_s": 0.5 * r["cpu_s"], "finished": False} for r in full)]
+    text = "\n".join(load("cp-sat").section(result))
+    assert "faster than the full HiGHS model in 6 of 6 sizes and limits (0.5 to 0.5 times its time)" in text
+    assert f"its time limit on {len(full)} batches" in text
+
+
 def test_pacing_policies_keep_the_day_but_for_what_answers_really_cost(results: Results) -> None:
     rows = results.of("pacing")["rows"]
     assert all(0 < r["spend"] < 1.5 for r in rows)
@@ -126,6 +149,70 @@ def test_capacity_lets_mip_plan_best(results: Results) -> None:
         same = {k: r[k] for k in ("seed", "slots", "pressure") if k in r}
         best = where(results.of("capacity")["rows"], **same, share=r.get("share"), arm="oracle")
         assert all(r["score"] <= b["score"] * 1.01 for b in best)
+
+
+def test_capacity_keeps_caps_and_compares_at_one_spend(results: Results) -> None:
+    """An arm above its cap, or one that cannot spend as little, would be compared at more money."""
+    rows = where(results.of("capacity")["rows"], pressure="budget")
+    assert max(r["planned_over"] for r in where(rows, arm="first_come")) > 0
+    for arm in ("mip", "greedy", "price", "per_query_batch", "ndch_p"):
+        assert [r for r in where(rows, arm=arm) if r["planned_over"]] == []
+
+
+def test_capacity_leaves_open_what_cannot_be_compared(results: Results) -> None:
+    result = copy.deepcopy(results.of("capacity"))
+    for record in where(result["rows"], arm="price", slots="tight", share=0.2):
+        record["equal"] = None
+    text = "\n".join(load("capacity").section(result))
+    (row,) = [line for line in text.splitlines() if line.startswith("| tight, 20%") and "±" in line]
+    assert row.split(" | ")[3] == "-"
+    assert re.search(r"Tight slots, all budgets: .*; not compared with [^;]*`price`", text)
+    assert not re.search(r"tight, all budgets, .* carried prices", text)
+
+
+def test_capacity_reads_the_pressures_apart(results: Results) -> None:
+    """A loss under a budget is not to drown in a gain without one."""
+    result = copy.deepcopy(results.of("capacity"))
+    for record in where(result["rows"], slots="moderate", arm="greedy"):
+        lead = 0.5 if record["pressure"] == "no budget" else -0.5
+        (own,) = where(result["rows"], **{k: record[k] for k in ("seed", "slots", "share")}, arm="mip")
+        record["equal"] = own["equal"] - lead * (1 + record["seed"] / 100)
+    text = "\n".join(load("capacity").section(result))
+    assert re.search(r"Moderate slots, no budget: `mip` better than [^;]*`greedy`", text)
+    assert re.search(r"Moderate slots, all budgets: .*; worse than [^;]*`greedy`", text)
+
+
+def test_allocations_are_compared_at_one_spend(results: Results) -> None:
+    rows = results.of("allocation")["rows"]
+    assert {r["arm"] for r in rows} == {"planned", "planned_robust", "greedy", "proportional", "uniform"}
+    for r in rows:
+        (planned,) = where(rows, seed=r["seed"], n_gpus=r["n_gpus"], arm="planned")
+        assert r["equal_spend"] == min(r["spend"], planned["spend"])
+        assert r["spend"] <= 0.5 + 1e-6
+        assert r["gpus_used"] <= r["n_gpus"]
+        assert r["lead"] is not None
+    assert any(r["spend"] > r["equal_spend"] for r in rows)
+
+
+def test_allocation_says_where_planning_leads(results: Results) -> None:
+    for lead, said in ((0.1, "better with 4"), (-0.1, "worse with 4"), (None, "not compared with 4")):
+        result = copy.deepcopy(results.of("allocation"))
+        for r in where(result["rows"], arm="greedy"):
+            (planned,) = where(result["rows"], seed=r["seed"], n_gpus=r["n_gpus"], arm="planned")
+            r["score"] = planned["score"] + 0.2 * (1 + r["seed"] / 100)
+            r["lead"] = lead and lead * (1 + r["seed"] / 100)
+        line = f"- Planned against greedy: worse with 4 GPUs. At one spend: {said}."
+        assert line in load("allocation").section(result)
+
+
+def test_planning_says_what_was_not_proved(results: Results) -> None:
+    for gap, proved, said in ((0.009, "yes", "none"), (0.011, "no", "32, 300")):
+        result = copy.deepcopy(results.of("planning"))
+        (row,) = result["rows"]
+        row |= {"gap": gap, "wall_s": 12.3, "cpu_s": 4.5}
+        lines = load("planning").section(result)
+        assert f"| 32, 300 | 12.3 | 4.5 | {gap:.2%} | {proved} | {row['replicas']} |" in lines
+        assert lines[-1] == f"- Not within 1% when the time was over: {said}."
 
 
 def test_robust_chooses_on_validation(results: Results) -> None:

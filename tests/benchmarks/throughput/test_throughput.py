@@ -50,7 +50,7 @@ def test_the_mix_that_answered_is_sent_straight_to_its_engines(engine: str, stre
     through, mix = routed(case, engine, EXAMPLES, TARGET, seed=0)
     assert mix == ["simulated"] * 24
     straight = direct(case, {"other": "http://127.0.0.1:9", "simulated": engine}, mix, EXAMPLES, TARGET, seed=0)
-    row = _row(case, [(through, straight)] * 2, seed=0)
+    row = _row(case, [(through, straight)] * 2)
     for found in (row["routed"], row["direct"]):
         assert found["errors"] == 0
         assert found["requests"] == 48
@@ -92,11 +92,22 @@ def test_the_target_is_judged_where_engines_are_the_bottleneck() -> None:
     assert [(aim["target"].endswith(LONG), aim["met"]) for aim in targets(rows)] == [(True, False)]
 
 
+def test_one_round_has_no_range(engine: str) -> None:
+    case = Case(SHORT, True, 8, concurrency=4)
+    through, _ = routed(case, engine, EXAMPLES, TARGET, seed=0)
+    rounds = [(through | {"requests_per_s": rate}, through | {"requests_per_s": 100.0}) for rate in (90.0, 70.0, 85.0)]
+    once, thrice = _row(case, rounds[:1]), _row(case, rounds)
+    result = {"stamp": stamp(first_token_target_s=1.0, latency_target_s=2.0), "closed": [thrice], "open": [once]}
+    lines = report.section(result | {"vllm_bench_serve": [], "targets": []})
+    ratios = [line.split(" | ")[3] for line in lines if line.startswith(f"| {case.name} |") and line.count("|") == 13]
+    assert ratios == ["0.85 [0.70, 0.90]", "0.90"]
+
+
 def test_the_page_follows_from_the_result(engine: str, tmp_path) -> None:
     case = Case(SHORT, True, 8, concurrency=4)
     through, mix = routed(case, engine, EXAMPLES, TARGET, seed=0)
     straight = direct(case, {"simulated": engine}, mix, EXAMPLES, TARGET, seed=0)
-    row = _row(case, [(through, straight)], seed=0)
+    row = _row(case, [(through, straight)])
     result = {
         "stamp": stamp(first_token_target_s=1.0, latency_target_s=2.0),
         "closed": [row],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_arms_keep_their_caps_in_expectation(arm: str, case: Case) -> None:
     exact = replace(case, test=replace(case.test, paid_usd=case.test.cost_usd))
     for point in ARMS[arm](exact, SETTING)[4:]:
         assert (point.batch_cost_usd <= point.batch_cap_usd * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("arm", ["mip", "greedy", "price", "ndch_p", "per_query_batch"])
+def test_caps_hold_where_slots_bind_too(arm: str, case: Case) -> None:
+    """Requests that full models turn away may only move to models that the cap can pay for."""
+    tight = Setting(batch_size=50, slots_share=0.4)
+    cheapest = PLANNERS["greedy"](case, tight, 0.0)
+    budget_usd = 1.2 * float(cheapest.batch_planned_usd.max()) / tight.batch_size
+    found = PLANNERS[arm](case, tight, budget_usd)
+    assert (found.batch_planned_usd <= found.batch_cap_usd * (1 + 1e-6)).all()
+    assert PLANNERS[arm](case, tight, math.inf).batch_planned_usd.sum() > found.batch_cap_usd.sum()
 
 
 def test_mip_expects_at_least_what_every_other_planner_expects(case: Case) -> None:

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+# One process starts several Rays here, and gRPC's handlers of fork(), which a thread of the one before may be in the
+# middle of, can abort the child that is to become the next one's dashboard.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 # What stands between a change and main must not depend on luck; at a desk, every run looks somewhere else.
 settings.register_profile("apportion", derandomize=bool(os.environ.get("CI")), deadline=None)
 settings.load_profile("apportion")

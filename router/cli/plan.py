@@ -214,12 +214,15 @@ def replan(
 
 
 def _warn_of_models_left_out(cluster: Cluster, specs: tuple[ModelSpec, ...], known: tuple[Profile, ...]) -> None:
+    from rich.text import Text
+
     from allocation.problem import usable_profiles
 
     usable = {profile.replica.model for profile in usable_profiles(cluster, specs, known)}
     for name in (spec.name for spec in specs if spec.name not in usable):
         errors.print(
-            f"[yellow]Warning:[/] no profile of {name!r} fits this cluster, so the plan leaves it out: profile it, "
+            Text("Warning:", style="yellow"),
+            f"no profile of {name!r} fits this cluster, so the plan leaves it out: profile it, "
             "with other shares or GPU counts, or allow it other GPU types.",
             highlight=False,
             soft_wrap=True,

@@ -33,7 +33,8 @@ def numbered_lines(file: Path) -> list[tuple[int, str]]:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{file} is not UTF-8: save it with this encoding.") from error
-    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    # `splitlines` also splits where a prompt may: at form feeds, and at the separators that JSON leaves as they are.
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _from_json(line: str, where: str) -> str:

@@ -113,6 +113,7 @@ def test_a_model_that_fits_nowhere_is_pointed_out(folder: Path) -> None:
     result = runner.invoke(app, ["plan", *map(str, [*files, *given, *options])])
     assert result.exit_code == 0, result.output
     assert "no profile of 'large' fits this cluster" in result.stderr
+    assert result.stderr.startswith("Warning: no profile of")
     assert "'small'" not in result.stderr
 
 

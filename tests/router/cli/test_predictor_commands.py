@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.cli import app
+from router.cli.prompts import read_prompts
 from router.prediction.outcomes import OutcomesTable
 from tests.router.conftest import make_outcomes
 
@@ -148,3 +149,12 @@ def test_help_explains_and_shows_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "Example:" in result.stdout
+
+
+def test_a_prompt_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
+    odd = "first\u2028second\x0cthird\x85fourth"
+    file, text = tmp_path / "prompts.jsonl", tmp_path / "prompts.txt"
+    file.write_text(json.dumps({"prompt": odd}, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    text.write_text(f"{odd}\n\nlast\n", encoding="utf-8")
+    assert read_prompts(file) == [odd]
+    assert read_prompts(text) == [odd, "last"]

@@ -14,17 +14,14 @@ from .solver import Goal, feasible
 from .summary import refuse, summarise, violation
 
 
-def enforce(problem: BatchProblem, assignment: Assignment, *, time_limit_s: float | None = None) -> Assignment:
+def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:
     """The assignment, moved at little loss until slots, budget and allow-list hold strictly.
 
-    Comes back `infeasible`, with the reason, when no assignment keeps every limit, or none is found in time.
+    Comes back `infeasible`, with the reason, only when no assignment keeps every limit.
     """
     if violation(problem, assignment.model) is None:
         return assignment
-    return enforce_choice(
-        problem, assignment.model, assignment.strategy, time.perf_counter(),
-        prices=assignment.prices, time_limit_s=time_limit_s,
-    )  # fmt: skip
+    return enforce_choice(problem, assignment.model, assignment.strategy, time.perf_counter(), prices=assignment.prices)
 
 
 def enforce_choice(

@@ -232,15 +232,7 @@ def test_a_batch_keeps_its_cap(service: Service) -> None:
 def test_a_client_that_leaves_ends_its_generation(service: Service, stream: bool) -> None:
     url = service.engine_url("heron")
     address = urlsplit(service.url)
-    fields = {
-        "model": "heron",
-        "messages": [{"role": "user", "content": "x"}],
-        "n": 128,
-        "temperature": 1.0,
-        "max_tokens": 240,
-        "ignore_eos": True,
-        "stream": stream,
-    }
+    fields = _long_generation(n=128, stream=stream)
     body = json.dumps(fields).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     for _ in range(5):  # a generation may be over before the client is seen to leave
@@ -255,17 +247,9 @@ def test_a_client_that_leaves_ends_its_generation(service: Service, stream: bool
 
 
 def test_a_cancel_is_seen_in_vllms_running_count(service: Service) -> None:
-    url = next(replica["url"] for replica in service.health()["replicas"].values() if replica["model"] == "heron")
-    body = {
-        "model": "heron",
-        "messages": [{"role": "user", "content": "x"}],
-        "n": 60,
-        "temperature": 1.0,
-        "max_tokens": 240,
-        "ignore_eos": True,
-        "stream": True,
-    }
-    before = _metric(url, "vllm:generation_tokens_total")
+    url = service.engine_url("heron")
+    body = _long_generation(n=60, stream=True)
+    before = _generated_tokens(url)
     with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=60) as answer:
         assert answer.status_code == 200
         chunks = answer.iter_bytes()  # httpx closes the connection with an iterator that nobody keeps
@@ -275,10 +259,23 @@ def test_a_cancel_is_seen_in_vllms_running_count(service: Service) -> None:
     # vLLM counts anew with every step, so somebody has to make it take one.
     assert service.chat(model="heron", max_tokens=1).status_code == 200
     assert _metric(url, "vllm:num_requests_running") <= 1
-    tokens = _metric(url, "vllm:generation_tokens_total")
+    tokens = _generated_tokens(url)
     assert tokens - before < body["n"] * body["max_tokens"], "the generation ended early"
     time.sleep(0.5)
-    assert _metric(url, "vllm:generation_tokens_total") == tokens, "nothing is generated any more"
+    assert _generated_tokens(url) == tokens, "nothing is generated any more"
+
+
+def _long_generation(n: int, stream: bool) -> dict[str, Any]:
+    """A request that keeps the engine of heron busy with so many sequences."""
+    return {
+        "model": "heron",
+        "messages": [{"role": "user", "content": "x"}],
+        "n": n,
+        "temperature": 1.0,
+        "max_tokens": 240,
+        "ignore_eos": True,
+        "stream": stream,
+    }
 
 
 def _metric(url: str, name: str) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError
 
 # Bits a weight by the quantiser's name; group-wise 4-bit formats add a 16-bit scale and a 4-bit zero to 128 weights.
 QUANTISED_BITS = {"fp8": 8.0, "int8": 8.0, "int4": 4.16, "awq": 4.16, "gptq": 4.16}

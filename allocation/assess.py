@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from allocation.plan import Assessment
-from allocation.problem import AllocationProblem
-from allocation.replica import ReplicaType
-from allocation.workload import FloatArray, IntArray
+from apportion.allocation.plan import Assessment
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.replica import ReplicaType
+from apportion.router.arrays import FloatArray, IntArray
 
 REFUSAL = 1.0
 """Mean success that leaving a request without an answer costs."""

@@ -17,18 +17,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from allocation.yaml_files import Section, fault, read_checked
-from router.errors import ConfigurationError
-
-
-@dataclass(frozen=True)
-class GpuType:
-    """memory_gib; bandwidth_gb_per_s: memory bandwidth, 1e9 bytes/s; half_tflops: dense 16-bit, 1e12 FLOP/s."""
-
-    name: str
-    memory_gib: float
-    bandwidth_gb_per_s: float
-    half_tflops: float
+from apportion.allocation.gpus import GPU_TYPES, GpuType
+from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.router.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -71,12 +62,10 @@ class Cluster:
 
     @classmethod
     def load(cls, path: str | Path) -> Cluster:
-        """Reads cluster.yaml; types that it does not describe come from `allocation.gpus.GPU_TYPES`.
+        """Reads cluster.yaml; types that it does not describe come from `apportion.allocation.gpus.GPU_TYPES`.
 
         Raises ConfigurationError naming file, line and mend.
         """
-        from allocation.gpus import GPU_TYPES
-
         path = Path(path)
         given = read_checked(path, _ClusterFile)
         types = {**GPU_TYPES, **{name: entry.gpu_type(name) for name, entry in given.gpu_types.items()}}

@@ -7,10 +7,20 @@ print twice as much "with sparsity".
 
 from __future__ import annotations
 
-from allocation.cluster import GpuType
+from dataclasses import dataclass
 
 CPU = "cpu"
 """Name of the type whose unit is one processor core: its replicas run on the CPU and ask Ray for cores, not GPUs."""
+
+
+@dataclass(frozen=True)
+class GpuType:
+    """memory_gib; bandwidth_gb_per_s: memory bandwidth, 1e9 bytes/s; half_tflops: dense 16-bit, 1e12 FLOP/s."""
+
+    name: str
+    memory_gib: float
+    bandwidth_gb_per_s: float
+    half_tflops: float
 
 
 _TABLE = (

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
-from allocation.patterns import NodeClass, Packing, node_classes, packings
-from allocation.problem import AllocationProblem
-from allocation.program import add_assignment, add_packing, add_replica_limits, capacity, cost_unit_usd
-from router.assignment.model import PyomoModel, solve_model
+from apportion.allocation.patterns import NodeClass, Packing, node_classes, packings
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.program import add_assignment, add_packing, add_replica_limits, capacity, cost_unit_usd
+from apportion.router.assignment.model import PyomoModel, solve_model
 
 # A lower rate is found by halving an interval so many times.
 _HALVINGS = 6

@@ -22,10 +22,10 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from allocation.gpus import CPU, GPU_TYPES
-from allocation.yaml_files import Section, fault, read_checked
-from router.errors import ConfigurationError
-from router.prices import ModelPrice
+from apportion.allocation.gpus import CPU, GPU_TYPES
+from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.router.errors import ConfigurationError
+from apportion.router.prices import ModelPrice
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Quantisation = Literal["fp8", "int8", "int4", "awq", "gptq"]

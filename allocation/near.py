@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from allocation.cluster import Cluster, Node
-from allocation.optimise import Optimum
-from allocation.placement import Placement, exposed_models, place
-from allocation.plan import PlacedReplica
-from allocation.replica import SHARE_UNITS, ReplicaType
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.optimise import Optimum
+from apportion.allocation.placement import Placement, exposed_models, place
+from apportion.allocation.plan import PlacedReplica
+from apportion.allocation.replica import SHARE_UNITS, ReplicaType
 
 # The model's name in what stands for the reserved share of a GPU.
 _NOBODY = ""

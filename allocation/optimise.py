@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from allocation.patterns import Packing, node_classes, packings
-from allocation.problem import AllocationProblem
-from allocation.program import Counts, Solution, joint_program, solve
-from allocation.replica import ReplicaType
-from allocation.sketch import SKETCH_REQUESTS, sketch
-from allocation.workload import FloatArray
-from router.assignment.model import PyomoModel, solve_model
-from router.errors import DeadlineError, InfeasibleError
+from apportion.allocation.patterns import Packing, node_classes, packings
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.program import Counts, Solution, joint_program, solve
+from apportion.allocation.replica import ReplicaType
+from apportion.allocation.sketch import SKETCH_REQUESTS, sketch
+from apportion.router.arrays import FloatArray
+from apportion.router.assignment.model import PyomoModel, solve_model
+from apportion.router.errors import DeadlineError, InfeasibleError
 
 DEFAULT_GAP = 1e-3
 DEFAULT_TIME_LIMIT_S = 60.0

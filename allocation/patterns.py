@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from allocation.cluster import Cluster, Node
-from allocation.gpus import CPU
-from allocation.replica import SHARE_UNITS, ReplicaType
-from router.errors import ConfigurationError
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import CPU
+from apportion.allocation.replica import SHARE_UNITS, ReplicaType
+from apportion.router.errors import ConfigurationError
 
 MOST_PATTERNS = 20_000
 

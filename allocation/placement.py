@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allocation.optimise import Optimum
-from allocation.patterns import Packing
-from allocation.plan import PlacedReplica
-from allocation.replica import SHARE_UNITS, ReplicaType
+from apportion.allocation.optimise import Optimum
+from apportion.allocation.patterns import Packing
+from apportion.allocation.plan import PlacedReplica
+from apportion.allocation.replica import SHARE_UNITS, ReplicaType
 
 # One place: a node's name and the numbers of the GPUs that a replica takes there.
 Place = tuple[str, tuple[int, ...]]

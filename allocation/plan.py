@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from allocation.cluster import Cluster
-from allocation.models import ModelSpec
-from allocation.replica import SHARE_UNITS, Profile, ReplicaType
-from allocation.yaml_files import utf8_text
-from router.errors import ConfigurationError
+from apportion.allocation.cluster import Cluster
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.replica import SHARE_UNITS, Profile, ReplicaType
+from apportion.allocation.yaml_files import utf8_text
+from apportion.router.errors import ConfigurationError
 
 VERSION = 1
 _FORBID = ConfigDict(extra="forbid")

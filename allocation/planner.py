@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from allocation.assess import LOADS, assess
-from allocation.cluster import Cluster
-from allocation.infeasible import diagnose
-from allocation.models import ModelSpec
-from allocation.near import place_near, still_there
-from allocation.optimise import DEFAULT_GAP, DEFAULT_TIME_LIMIT_S, Optimum, optimise
-from allocation.placement import Placement, place
-from allocation.plan import Assessment, ModelLoad, PlacedReplica, Plan, ReplicaBounds
-from allocation.problem import AllocationProblem, Requirements
-from allocation.replica import Profile, ReplicaType
-from allocation.trim import trim
-from allocation.workload import IntArray, Workload
-from router.errors import InfeasibleError, InvalidRequestError
+from apportion.allocation.assess import LOADS, assess
+from apportion.allocation.cluster import Cluster
+from apportion.allocation.infeasible import diagnose
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.near import place_near, still_there
+from apportion.allocation.optimise import DEFAULT_GAP, DEFAULT_TIME_LIMIT_S, Optimum, optimise
+from apportion.allocation.placement import Placement, place
+from apportion.allocation.plan import Assessment, ModelLoad, PlacedReplica, Plan, ReplicaBounds
+from apportion.allocation.problem import AllocationProblem, Requirements
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.trim import trim
+from apportion.allocation.workload import Workload
+from apportion.router.arrays import IntArray
+from apportion.router.errors import InfeasibleError, InvalidRequestError
 
 HELD_OUT = 0.2
 # Price of a move between the plan and the plan for the high rate: small beside what either gains.

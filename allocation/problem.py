@@ -9,12 +9,13 @@ from functools import cached_property
 
 import numpy as np
 
-from allocation.cluster import Cluster
-from allocation.gpus import CPU
-from allocation.models import ModelSpec
-from allocation.replica import Profile, ReplicaType
-from allocation.workload import BoolArray, FloatArray, IntArray, Workload
-from router.errors import ConfigurationError, InvalidRequestError
+from apportion.allocation.cluster import Cluster
+from apportion.allocation.gpus import CPU
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.workload import Workload
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 GPUS_WORTH = 1e-3
 """Quality that the whole cluster's GPUs have to earn unless said otherwise: idle ones are left out of the plan."""

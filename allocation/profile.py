@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from allocation.architecture import QUANTISED_BITS, Architecture, read_architecture
-from allocation.cluster import Cluster, GpuType
-from allocation.gpus import CPU
-from allocation.models import ModelSpec
-from allocation.replica import Profile, ReplicaType
-from allocation.roofline import GIB, Deployed
-from router.errors import ConfigurationError
+from apportion.allocation.architecture import QUANTISED_BITS, Architecture, read_architecture
+from apportion.allocation.cluster import Cluster
+from apportion.allocation.gpus import CPU, GpuType
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.roofline import GIB, Deployed
+from apportion.router.errors import ConfigurationError
 
 SHARES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 TENSOR_PARALLEL = (2, 4, 8)

@@ -30,13 +30,12 @@ from typing import Any
 
 import numpy as np
 
-from allocation.patterns import NodeClass, Packing
-from allocation.problem import AllocationProblem
-from allocation.replica import SHARE_UNITS, ReplicaType
-from allocation.workload import FloatArray, IntArray
-from router.assignment.model import PyomoModel, solve_model
-from router.assignment.problem import BoolArray
-from router.errors import InfeasibleError
+from apportion.allocation.patterns import NodeClass, Packing
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.replica import SHARE_UNITS, ReplicaType
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.model import PyomoModel, solve_model
+from apportion.router.errors import InfeasibleError
 
 Counts = Counter[tuple[ReplicaType, int]]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from allocation.gpus import CPU
-from allocation.models import ModelSpec
-from allocation.plan import PlacedReplica, Plan
-from allocation.replica import ReplicaType
-from allocation.serve_file import put_tail, read_models, take_tail
-from allocation.settings import PLANNED_ARGUMENTS, check_settings, replica_settings
-from router.errors import ConfigurationError
+from apportion.allocation.gpus import CPU
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.replica import ReplicaType
+from apportion.allocation.serve_file import put_tail, read_models, take_tail
+from apportion.allocation.settings import PLANNED_ARGUMENTS, check_settings, replica_settings
+from apportion.router.errors import ConfigurationError
 
 # Fields of a model that its groups have now.
 _PER_REPLICA = ("num_replicas", "num_gpus", "num_cpus", "max_num_seqs")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from allocation.plan import Plan
-from allocation.simulate import IntArray, Traffic, poisson_arrivals
-from allocation.workload import Workload
-from router.assignment import BatchProblem, assign, strategy_from
-from router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
+from apportion.allocation.plan import Plan
+from apportion.allocation.simulate import Traffic, poisson_arrivals
+from apportion.allocation.workload import Workload
+from apportion.router.arrays import IntArray
+from apportion.router.assignment import BatchProblem, assign, strategy_from
+from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
 
 GAP = 1e-3
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from allocation.yaml_files import Section, fault, read_checked
-from router.errors import ConfigurationError
+from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.router.errors import ConfigurationError
 
 # Ray counts GPU shares in ten-thousandths.
 SHARE_UNITS = 10_000

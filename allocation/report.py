@@ -10,10 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from allocation.cluster import Node
-from allocation.near import Moves
-from allocation.plan import PlacedReplica, Plan
-from allocation.replica import SHARE_UNITS
+from apportion.allocation.cluster import Node
+from apportion.allocation.near import Moves
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.replica import SHARE_UNITS
 
 # A GPU is drawn this wide, equal nodes beyond so many are only counted.
 _GPU_WIDTH = 20

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor
 
-from allocation.architecture import Architecture
-from allocation.cluster import GpuType
+from apportion.allocation.architecture import Architecture
+from apportion.allocation.gpus import GpuType
 
 GIB = 1 << 30
 _EPSILON = 1e-9

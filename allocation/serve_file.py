@@ -12,8 +12,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, MarkedYAMLError
 from ruamel.yaml.tokens import CommentToken
 
-from allocation.yaml_files import utf8_text
-from router.errors import ConfigurationError
+from apportion.allocation.yaml_files import utf8_text
+from apportion.router.errors import ConfigurationError
 
 _ANCHOR_COMMENT = re.compile(r"^(?P<node>\s*\S.*: &[\w-]+)(?P<comment> +#.*)$", re.MULTILINE)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocation.cluster import GpuType
-from allocation.gpus import CPU
-from allocation.models import ModelSpec
-from allocation.replica import Profile, ReplicaType
-from allocation.roofline import CONTEXT_GIB, GIB, memory_fraction, step_tokens
-from router.errors import ConfigurationError
+from apportion.allocation.gpus import CPU, GpuType
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.roofline import CONTEXT_GIB, GIB, memory_fraction, step_tokens
+from apportion.router.errors import ConfigurationError
 
 # What `replica_settings` decides of vLLM's arguments, and by leaving it out too.
 PLANNED_ARGUMENTS = frozenset(

@@ -17,15 +17,12 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import simpy
 
-from allocation.plan import Plan
-from allocation.replica import Profile
-from router.errors import InfeasibleError, InvalidRequestError
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from apportion.allocation.plan import Plan
+from apportion.allocation.replica import Profile
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.errors import InfeasibleError, InvalidRequestError
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +88,7 @@ class Simulation:
             },
         }
 
-    def _row(self, rows: npt.NDArray[np.bool_], deadline_s: float) -> dict[str, Any]:
+    def _row(self, rows: BoolArray, deadline_s: float) -> dict[str, Any]:
         times = {"latency_s": self.latency_s, "first_token_s": self.first_token_s, "waited_s": self.waited_s}
         percentiles = {
             f"{name}_p{level}": float(np.percentile(values[rows], level))

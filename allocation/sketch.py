@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from allocation.problem import AllocationProblem
-from allocation.workload import FloatArray
+from apportion.allocation.problem import AllocationProblem
+from apportion.router.arrays import FloatArray
 
 SKETCH_REQUESTS = 200
 _SEED = 0

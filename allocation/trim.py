@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from allocation.optimise import Optimum
-from allocation.patterns import Packing
-from allocation.problem import AllocationProblem
-from allocation.program import Counts, add_packing, gpus_of, moves_of
-from allocation.replica import ReplicaType
-from router.assignment.model import solve_model
+from apportion.allocation.optimise import Optimum
+from apportion.allocation.patterns import Packing
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.program import Counts, add_packing, gpus_of, moves_of
+from apportion.allocation.replica import ReplicaType
+from apportion.router.assignment.model import solve_model
 
 _SLACK = 1e-9
 

@@ -14,19 +14,16 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from allocation.models import ModelSpec
-from router.errors import ConfigurationError, InvalidRequestError
-from router.prices import price_arrays
+from apportion.allocation.models import ModelSpec
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.errors import ConfigurationError, InvalidRequestError
+from apportion.router.prices import price_arrays
 
 if TYPE_CHECKING:
-    from router.prediction.outcomes import OutcomesTable
-    from router.prediction.predictor import Predictor
+    from apportion.router.outcomes.table import OutcomesTable
+    from apportion.router.prediction.predictor import Predictor
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 PEAK_WINDOW_S = 60.0
 _ARRAYS = ("success", "cost_usd", "input_tokens", "output_tokens")
@@ -188,7 +185,7 @@ def read_requests(file: Path) -> tuple[list[str], FloatArray | None]:
     The file: text with one prompt a line, or .jsonl with `prompt` or `messages` and optionally `arrival_s`.
     Raises InvalidRequestError naming file, line and mend.
     """
-    from router.cli.prompts import numbered_lines, read_prompts
+    from apportion.router.prediction.prompts import numbered_lines, read_prompts
 
     prompts = read_prompts(file)
     if file.suffix != ".jsonl":

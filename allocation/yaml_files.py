@@ -9,7 +9,7 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError
 
 Checked = TypeVar("Checked", bound=BaseModel)
 

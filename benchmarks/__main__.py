@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.quality.registry import SUMMARIES, available
+from benchmarks.experiments.registry import SUMMARIES, available
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -151,7 +151,7 @@ def results(
     out: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
 ) -> None:
     """Write the pages and plots of all results again from their JSON files."""
-    from benchmarks.quality.report import found_in, page, render
+    from benchmarks.experiments.report import found_in, page, render
 
     for name in found_in(folder):
         render(name, folder)
@@ -177,9 +177,9 @@ def _add_experiment(name: str, summary: str) -> None:
 def _experiment(
     name: str, data: Path, out: Path, seeds: int, encoder: str, workers: int, cache: Path, smoke: bool
 ) -> None:
-    from benchmarks.quality.cache import Cache
-    from benchmarks.quality.context import Context
-    from benchmarks.quality.report import experiment
+    from benchmarks.experiments.cache import Cache
+    from benchmarks.experiments.context import Context
+    from benchmarks.experiments.report import experiment
 
     context = Context(data, Cache(cache), encoder, seeds, workers, smoke, Console(stderr=True))
     experiment(name, context, out)

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from apportion.router.prediction.predictor import Predictor
 from benchmarks.stamp import stamp
-from router.prediction.predictor import Predictor
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
 FEWEST_ROUNDS, LONGEST_S = 3, 60.0  # a batch that takes long has fewer rounds

@@ -7,16 +7,16 @@ from typing import Any
 import ray
 from ray import serve
 
-from deployments.autoscaling import autoscaling_options
-from deployments.config import ServiceConfig, mean_success, parse_config
-from deployments.engine import DRAIN_LIMIT_S, Engine
-from deployments.engine_settings import environment, with_defaults
-from deployments.ingress import Ingress
-from deployments.model_config import ModelConfig, ReplicaGroup
-from deployments.placement import check_fits, gpu_environment, in_order, live_nodes, placement_options
-from deployments.predictor import Predictor
-from deployments.router import Router
-from deployments.solver import Solver
+from apportion.deployments.cluster.autoscaling import autoscaling_options
+from apportion.deployments.cluster.placement import check_fits, gpu_environment, in_order, live_nodes, placement_options
+from apportion.deployments.config.models import ModelConfig, ReplicaGroup
+from apportion.deployments.config.service import ServiceConfig, mean_success, parse_config
+from apportion.deployments.control.predictor import Predictor
+from apportion.deployments.control.router import Router
+from apportion.deployments.control.solver import Solver
+from apportion.deployments.engine.replica import DRAIN_LIMIT_S, Engine
+from apportion.deployments.engine.settings import environment, with_defaults
+from apportion.deployments.ingress.ingress import Ingress
 
 # Every size of batch has kernels and buffers of its own: kept for a thousand sizes they take half a gigabyte.
 PREDICTOR_ENV = {
@@ -71,7 +71,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         user_config=config.routing.model_dump(),
         logging_config=QUIET,
     ).bind(config, predictor, solver, engines)
-    return Ingress.options(  # type: ignore[attr-defined,no-any-return]
+    return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
         logging_config=QUIET,
@@ -80,7 +80,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
 
 def _engine(model: ModelConfig, group: ReplicaGroup, host: str | None) -> serve.Application:
     deployed = with_defaults(model.of_group(group))
-    return Engine.options(  # type: ignore[attr-defined,no-any-return]
+    return Engine.options(  # type: ignore[attr-defined]
         name=engine_name(model, group),
         health_check_period_s=5,
         health_check_timeout_s=20,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from router.errors import ConfigurationError
+from apportion.router.arrays import FloatArray
+from apportion.router.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelPrice:
         return (input_tokens * self.input_usd_per_million + output_tokens * self.output_usd_per_million) / 1e6
 
 
-def price_arrays(prices: Iterable[ModelPrice]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def price_arrays(prices: Iterable[ModelPrice]) -> tuple[FloatArray, FloatArray]:
     """Input and output prices in USD per token, each of shape `(n_models,)`."""
     table = np.array([(p.input_usd_per_million, p.output_usd_per_million) for p in prices], dtype=np.float64)
     table = table.reshape(-1, 2) / 1e6

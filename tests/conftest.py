@@ -8,9 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from apportion.router.outcomes import OutcomesTable
+from tests.samples import make_outcomes, save_encoder
 
 # One process starts several Rays here, and gRPC's handlers of fork(), which a thread of the one before may be in the
 # middle of, can abort the child that is to become the next one's dashboard.
@@ -37,3 +41,22 @@ def alone(stage: contextlib.ExitStack) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that need Ray for themselves come first, so that the shared application starts once."""
     items.sort(key=lambda item: "alone" not in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: one random BERT layer, mean pooling, normalised."""
+    return save_encoder(tmp_path_factory.mktemp("encoder"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_folder: Path):
+    from apportion.router.prediction.encoder import Encoder
+
+    return Encoder.load(str(encoder_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def outcomes() -> OutcomesTable:
+    """600 sums and words to spell; large models manage longer ones, answers grow with the question."""
+    return make_outcomes(600, seed=0)

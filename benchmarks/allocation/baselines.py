@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from allocation.assess import best_shares
-from allocation.near import Room
-from allocation.plan import PlacedReplica
-from allocation.problem import AllocationProblem
-from allocation.replica import ReplicaType
-from allocation.sketch import sketch
-from allocation.workload import FloatArray
+from apportion.allocation.assess import best_shares
+from apportion.allocation.near import Room
+from apportion.allocation.plan import PlacedReplica
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.replica import ReplicaType
+from apportion.allocation.sketch import sketch
+from apportion.router.arrays import FloatArray
 
 Replicas = Counter[ReplicaType]
 

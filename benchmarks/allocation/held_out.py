@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allocation.assess import best_shares
-from allocation.models import ModelSpec
-from allocation.problem import AllocationProblem
-from allocation.replica import ReplicaType
-from allocation.workload import FloatArray, IntArray, Workload
-from router.evaluation.case import Case, Sample, split_rows
-from router.evaluation.curve import Curve
-from router.prediction.outcomes import OutcomesTable
-from router.prices import price_arrays
+from apportion.allocation.assess import best_shares
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.problem import AllocationProblem
+from apportion.allocation.replica import ReplicaType
+from apportion.allocation.workload import Workload
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.evaluation.case import Case, Sample, split_rows
+from apportion.router.evaluation.curve import Curve
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prices import price_arrays
 
 
 @dataclass(frozen=True)

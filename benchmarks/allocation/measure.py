@@ -11,23 +11,23 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from allocation.cluster import Cluster, Node
-from allocation.gpus import GPU_TYPES
-from allocation.models import ModelSpec
-from allocation.optimise import optimise
-from allocation.problem import AllocationProblem, Requirements
-from allocation.profile import SHARES, TENSOR_PARALLEL, Typical, compute_profiles
-from allocation.replica import Profile, ReplicaType
-from allocation.trim import trim
-from allocation.workload import IntArray
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GPU_TYPES
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.optimise import optimise
+from apportion.allocation.problem import AllocationProblem, Requirements
+from apportion.allocation.profile import SHARES, TENSOR_PARALLEL, Typical, compute_profiles
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.trim import trim
+from apportion.router.arrays import IntArray
+from apportion.router.errors import DeadlineError, InfeasibleError
+from apportion.router.evaluation.case import Case
+from apportion.router.outcomes.table import OutcomesTable
 from benchmarks.allocation.baselines import greedy, proportional, uniform
 from benchmarks.allocation.held_out import curve_of, realised, scores_at_one_spend, workloads
 from benchmarks.allocation.needs import needs_of, specs
-from benchmarks.quality.cases import Dataset
-from benchmarks.quality.numbers import Record
-from router.errors import DeadlineError, InfeasibleError
-from router.evaluation.case import Case
-from router.prediction.outcomes import OutcomesTable
+from benchmarks.experiments.cases import Dataset
+from benchmarks.experiments.numbers import Record
 
 GPU = "A100-80GB"
 NODE_GPUS = 4

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from allocation.models import ModelSpec
-from router.prediction.outcomes import OutcomesTable
-from router.prices import ModelPrice
+from apportion.allocation.models import ModelSpec
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prices import ModelPrice
 
 # hidden, layers, heads, KV heads, intermediate, vocabulary, experts
 SIZES: dict[str, tuple[int, int, int, int, int, int, int]] = {

@@ -15,13 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from apportion.router.evaluation.statistics import Summary
 from benchmarks.allocation import measure
 from benchmarks.allocation.needs import needs_of
-from benchmarks.quality.context import Context
-from benchmarks.quality.drawing import line, panels, save
-from benchmarks.quality.numbers import Record, called, difference, distinct, over_seeds, shown, where
-from benchmarks.quality.report import table
-from router.evaluation.statistics import Summary
+from benchmarks.experiments.context import Context
+from benchmarks.experiments.drawing import line, panels, save
+from benchmarks.experiments.numbers import Record, called, difference, distinct, over_seeds, shown, where
+from benchmarks.experiments.report import table
 
 TITLE = "Allocation: planned GPUs against simple rules"
 HEADINGS = (

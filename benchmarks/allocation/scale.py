@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from allocation.cluster import Cluster, GpuType, Node
-from allocation.models import ModelSpec
-from allocation.optimise import optimise
-from allocation.placement import place
-from allocation.plan import check_placements
-from allocation.problem import AllocationProblem, Requirements
-from allocation.replica import Profile, ReplicaType
-from allocation.trim import trim
-from allocation.workload import Workload
-from benchmarks.quality.context import Context
-from benchmarks.quality.drawing import COLOURS, panels, save
-from benchmarks.quality.report import table
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GpuType
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.optimise import optimise
+from apportion.allocation.placement import place
+from apportion.allocation.plan import check_placements
+from apportion.allocation.problem import AllocationProblem, Requirements
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.trim import trim
+from apportion.allocation.workload import Workload
+from apportion.router.evaluation.plot import COLOURS
+from apportion.router.prices import ModelPrice
+from benchmarks.experiments.context import Context
+from benchmarks.experiments.drawing import panels, save
+from benchmarks.experiments.report import table
 
 TITLE = "Planning: time to a plan"
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from openai import APIStatusError, AsyncOpenAI
 
 from benchmarks.zoo.grader import grade
-from benchmarks.zoo.tasks import Example
+from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example
 
-MAX_TOKENS = 32
 REFUSED = 402  # the batch's cap could not pay for any model: no answer, no cost
 
 
@@ -54,7 +53,7 @@ async def answer_one(client: AsyncOpenAI, example: Example, model: str) -> Outco
             model=model,
             messages=[{"role": "user", "content": example.prompt}],
             temperature=0,
-            max_tokens=MAX_TOKENS,
+            max_tokens=MAX_ANSWER_TOKENS,
         )
     except APIStatusError as error:
         if error.status_code != REFUSED:
@@ -87,7 +86,7 @@ async def first_token_s(url: str, example: Example, model: str, repeats: int) ->
                 model=model,
                 messages=[{"role": "user", "content": example.prompt}],
                 temperature=0,
-                max_tokens=MAX_TOKENS,
+                max_tokens=MAX_ANSWER_TOKENS,
                 stream=True,
             )
             async for chunk in stream:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.launch import deploy
+from apportion.deployments.cluster.launch import deploy
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from apportion.router.arrays import FloatArray
 from benchmarks.e2e.client import Outcome
 
 BOOTSTRAPS = 10_000
@@ -24,7 +24,7 @@ class Mixture:
     share: float
 
 
-def scores(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+def scores(outcomes: Sequence[Outcome]) -> FloatArray:
     return np.array([outcome.score for outcome in outcomes])
 
 
@@ -51,12 +51,12 @@ def best_mixture(singles: dict[str, list[Outcome]], spend: float) -> Mixture:
     return max(candidates, key=lambda m: (1 - m.share) * score[m.cheap] + m.share * score[m.dear])
 
 
-def mixture_scores(singles: dict[str, list[Outcome]], mixture: Mixture) -> NDArray[np.float64]:
+def mixture_scores(singles: dict[str, list[Outcome]], mixture: Mixture) -> FloatArray:
     """Each prompt's expected score under the mixture."""
     return (1 - mixture.share) * scores(singles[mixture.cheap]) + mixture.share * scores(singles[mixture.dear])
 
 
-def difference(a: NDArray[np.float64], b: NDArray[np.float64], seed: int) -> dict[str, float]:
+def difference(a: FloatArray, b: FloatArray, seed: int) -> dict[str, float]:
     """Mean of a - b in points, with the 95 % interval of a bootstrap over prompts (paired)."""
     gap = 100 * (a - b)
     draws = np.random.default_rng(seed).integers(len(gap), size=(BOOTSTRAPS, len(gap)))

@@ -34,7 +34,8 @@ async def _work(call: Call[T], numbers: Iterator[int], results: dict[int, T]) ->
 def poisson_arrivals_s(count: int, rate_per_s: float, seed: int) -> list[float]:
     """Instants of a Poisson process in seconds after the start, the first at once: (count,)."""
     gaps = np.random.default_rng(seed).exponential(1 / rate_per_s, count)
-    return (np.cumsum(gaps) - gaps[0]).tolist()
+    arrivals_s: list[float] = (np.cumsum(gaps) - gaps[0]).tolist()
+    return arrivals_s
 
 
 async def open_loop(call: Call[T], arrivals_s: list[float]) -> tuple[list[T], float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from deployments.settlement import SETTLED_HEADER
+from apportion.deployments.wire.settlement import SETTLED_HEADER
 
 JSON = {"content-type": "application/json"}
 _SPAN = re.compile(r"([\w-]+);dur=([\d.]+)")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.quality.report import to_json
+from benchmarks.experiments.report import to_json
 
 
 class Report(Protocol):

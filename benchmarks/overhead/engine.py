@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.model_config import ModelConfig, SimulatedConfig
-from deployments.simulated import SimulatedEngine
+from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.engine.simulated import SimulatedEngine
 
 MODEL = ModelConfig(
     name="simulated",

@@ -14,8 +14,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.testclient import TestClient
 
-from deployments.model_config import ModelConfig
-from deployments.simulated import SimulatedEngine
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.engine.simulated import SimulatedEngine
 
 api = FastAPI()
 
@@ -58,5 +58,5 @@ class PassthroughIngress:
 
 def build_passthrough(model: ModelConfig) -> serve.Application:
     options = {"logging_config": {"enable_access_log": False}, "ray_actor_options": {"num_cpus": 0.5}}
-    replica = CannedReplica.options(**options).bind(model)
-    return PassthroughIngress.options(**options).bind(replica)
+    replica = CannedReplica.options(**options).bind(model)  # type: ignore[attr-defined]
+    return PassthroughIngress.options(**options).bind(replica)  # type: ignore[attr-defined]

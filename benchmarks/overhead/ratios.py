@@ -59,11 +59,11 @@ def targets(rounds: Rounds) -> list[dict[str, Any]]:
             for suffix in ("", "_without_encoder"):
                 name = f"CPU over Serve's passthrough, {concurrency} at a time, {what}{suffix.replace('_', ' ')}"
                 pair = _ratio(rounds, ("auto", "passthrough"), "cpu_ms_per_request" + suffix, concurrency, stream)
-                aims.append(_aim(name, pair and pair["median"], 2.0))
+                aims.append(_aim(name, pair["median"] if pair else None, 2.0))
         for suffix in ("", "_without_encoder"):
             name = f"CPU over LiteLLM's proxy, 16 at a time, {what}{suffix.replace('_', ' ')}"
             pair = _ratio(rounds, ("auto", "litellm"), "way_cpu_ms_per_request" + suffix, 16, stream)
-            aims.append(_aim(name, pair and pair["median"], 1 / 3))
+            aims.append(_aim(name, pair["median"] if pair else None, 1 / 3))
     return [aim for aim in aims if aim]
 
 

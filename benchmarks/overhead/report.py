@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.experiments.report import table
 from benchmarks.load.report import number
-from benchmarks.quality.report import table
 
 TITLE = "Overhead of routing"
 SPANS = ("link", "queue", "predict", "solve", "engine", "outside")

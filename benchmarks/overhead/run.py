@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from apportion.deployments.cluster.launch import local_ray, read_config, required_cpus
+from apportion.deployments.config.models import SimulatedConfig
+from apportion.deployments.config.service import ServiceConfig
 from benchmarks.load.numbers import medians
 from benchmarks.load.service import engine_urls
 from benchmarks.overhead.arm import Arm, service_arms
@@ -18,9 +21,6 @@ from benchmarks.overhead.proxies import running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
 from benchmarks.overhead.round import run_round
 from benchmarks.stamp import stamp
-from deployments.config import ServiceConfig
-from deployments.launch import local_ray, read_config, required_cpus
-from deployments.model_config import SimulatedConfig
 
 BASE = "http://127.0.0.1:8000"
 CONCURRENCY = (1, 16, 64)
@@ -87,8 +87,8 @@ def with_ingresses(config: ServiceConfig, number: int) -> ServiceConfig:
 def _deploy(config: ServiceConfig) -> list[Arm]:
     from ray import serve
 
+    from apportion.deployments.app import build_application
     from benchmarks.overhead.passthrough import build_passthrough
-    from deployments.app import build_application
 
     serve.start(http_options={"host": "127.0.0.1", "port": 8000})
     serve.run(build_passthrough(config.models[0]), name="passthrough", route_prefix="/passthrough")
@@ -119,7 +119,7 @@ def _ceiling(service: ServiceConfig, number: int, requests: int, rounds: int, co
     """Requests a second that `auto` carries with so many ingresses."""
     from ray import serve
 
-    from deployments.app import build_application
+    from apportion.deployments.app import build_application
 
     console.print(f"{number} ingress replicas")
     serve.run(build_application(with_ingresses(service, number)), name="apportion", route_prefix="/")

@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from deployments.measure import engine_environment, keep_to_core
-from deployments.model_config import ModelConfig
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.engine.measure import engine_environment, keep_to_core
+from apportion.router.arrays import FloatArray, IntArray
 
 WARM_REQUESTS = 16
 _barrier: Barrier | None = None
@@ -27,8 +27,8 @@ class Load:
     """Requests for one engine: tokens in and out, (n,), and the clients that send them one after the other."""
 
     name: str
-    input_tokens: npt.NDArray[np.int64]
-    output_tokens: npt.NDArray[np.int64]
+    input_tokens: IntArray
+    output_tokens: IntArray
     concurrency: int
 
 
@@ -39,9 +39,9 @@ class Run:
     cores: of processor time that the engine was given meanwhile.
     """
 
-    arrival_s: npt.NDArray[np.float64]
-    end_s: npt.NDArray[np.float64]
-    output_tokens: npt.NDArray[np.int64]
+    arrival_s: FloatArray
+    end_s: FloatArray
+    output_tokens: IntArray
     cores: float
 
 
@@ -74,7 +74,7 @@ def _run(model: ModelConfig, core: int, loads: Sequence[Load], window_s: float) 
 
 
 async def _serve(model: ModelConfig, loads: Sequence[Load], window_s: float) -> list[Run]:
-    from deployments.engine_sweep import running_engine
+    from apportion.deployments.engine.sweep import running_engine
 
     runs = []
     async with running_engine(model) as llm:
@@ -103,7 +103,7 @@ class _Engine:
 
     async def play(self, load: Load, window_s: float) -> Run:
         """Until the window closes or all requests are answered; what is unfinished then is cancelled."""
-        from deployments.engine_sweep import Meter
+        from apportion.deployments.engine.sweep import Meter
 
         seats = asyncio.Semaphore(self._slots)
         meter = Meter()
@@ -129,7 +129,7 @@ class _Engine:
         return Run(answered[:, 0], answered[:, 1], answered[:, 2].astype(np.int64), cores)
 
     async def _answer(self, input_tokens: int, output_tokens: int) -> None:
-        from deployments.engine_sweep import token_times_s
+        from apportion.deployments.engine.sweep import token_times_s
 
         self._sent += 1
         prompt = self._draw.integers(0, self._llm.model_config.get_vocab_size(), input_tokens).tolist()

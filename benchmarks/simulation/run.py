@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from allocation.cluster import Cluster
-from allocation.gpus import CPU
-from allocation.models import ModelSpec, load_models
-from allocation.plan import PlacedReplica, Plan
-from allocation.replica import Profile, ReplicaType, load_profiles
-from allocation.simulate import Traffic, simulate
+from apportion.allocation.cluster import Cluster
+from apportion.allocation.gpus import CPU
+from apportion.allocation.models import ModelSpec, load_models
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.replica import Profile, ReplicaType, load_profiles
+from apportion.allocation.simulate import Traffic, simulate
+from apportion.deployments.engine.measure import Trial, engine_config
+from apportion.router.arrays import IntArray
+from apportion.router.outcomes import read_outcomes
 from benchmarks.simulation.engines import Load, Run, run_engines
 from benchmarks.stamp import stamp
-from deployments.measure import Trial, engine_config
-from router.prediction.outcomes import OutcomesTable
 
 ZOO = Path("benchmarks/zoo")
 # Engines that run at the same time, and the cores that they are kept to.
@@ -108,10 +108,10 @@ def _loads(spec: ModelSpec, seed: int, *, long: bool) -> list[Load]:
     return [Load(f"{kind}, {clients} clients", inputs, outputs, clients) for clients in CLIENTS]
 
 
-def _lengths(spec: ModelSpec, seed: int, long: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _lengths(spec: ModelSpec, seed: int, long: bool) -> tuple[IntArray, IntArray]:
     """Tokens of prompts and answers, (REQUESTS,): drawn from the recorded ones of the model."""
     rng = np.random.default_rng(seed)
-    table = OutcomesTable.load(ZOO / "recorded").select_models([spec.name])
+    table = read_outcomes(ZOO / "recorded").select_models([spec.name])
     rows = rng.integers(0, len(table), REQUESTS)
     inputs = table.input_tokens[rows, 0].astype(np.int64)
     if long:

@@ -22,7 +22,9 @@ TIMEOUT_S = 120.0
 Place = Callable[[int], tuple[str, str]]  # of a request: base URL and model
 
 
-def routed(case: Case, url: str, examples: Sequence[Example], target: Target, seed: int) -> tuple[dict, list[str]]:
+def routed(
+    case: Case, url: str, examples: Sequence[Example], target: Target, seed: int
+) -> tuple[dict[str, Any], list[str]]:
     """The round through the router, and the model that answered each request."""
     answers, found = _measure(case, lambda _: (url, "auto"), examples, target, seed)
     return found, [answer.model for answer in answers]

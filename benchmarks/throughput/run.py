@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from apportion.deployments.cluster.launch import read_config, running_service
+from apportion.deployments.config.service import ServiceConfig
 from benchmarks.load.numbers import Target, medians, ratio_range
 from benchmarks.load.service import engine_urls
 from benchmarks.stamp import stamp
@@ -17,8 +19,6 @@ from benchmarks.throughput import vllm_bench
 from benchmarks.throughput.case import LONG, SHORT, Case, closed_cases
 from benchmarks.throughput.round import direct, routed
 from benchmarks.zoo.tasks import Example, generate
-from deployments.config import ServiceConfig
-from deployments.launch import read_config, running_service
 
 READY_S = 60.0
 OPEN_SHARES = (0.4, 0.7)  # of the short answers' highest closed-loop rate

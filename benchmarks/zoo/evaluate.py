@@ -11,11 +11,11 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from apportion.router.arrays import FloatArray
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import GRADES, TASKS, Example, Split, generate
 from benchmarks.zoo.tokenizer import chat_text
@@ -59,7 +59,7 @@ class Scores:
 
     models: tuple[str, ...]
     examples: tuple[Example, ...]
-    right: NDArray[np.float64]
+    right: FloatArray
 
     def means(self) -> dict[str, float]:
         """Mean score of each model."""

@@ -16,11 +16,10 @@ from openai import AsyncOpenAI
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.e2e.client import MAX_TOKENS
+from apportion.deployments.cluster.launch import read_config
+from apportion.router.outcomes import OutcomesTable, write_outcomes
 from benchmarks.zoo.grader import grade
-from benchmarks.zoo.tasks import Example, Split, generate
-from deployments.launch import read_config
-from router.prediction import OutcomesTable
+from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example, Split, generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ async def ask_all(url: str, model: str, examples: Sequence[Example], concurrency
                     model=model,
                     messages=[{"role": "user", "content": example.prompt}],
                     temperature=0,
-                    max_tokens=MAX_TOKENS,
+                    max_tokens=MAX_ANSWER_TOKENS,
                 )
             usage = completion.usage
             if usage is None:
@@ -87,5 +86,5 @@ def collect(
         cost_usd=input_tokens * input_usd + output_tokens * output_usd,
         prices=prices,
     )
-    table.save(out)
+    write_outcomes(table, out)
     return table

@@ -21,6 +21,7 @@ Split = Literal["zoo", "predictor", "test"]
 Slots = dict[str, str]
 
 GRADES = (1, 2, 3, 4, 5)
+MAX_ANSWER_TOKENS = 32  # of every task; what is asked of engines
 _MAX_DRAWS = 10_000
 _LENGTHS = (3, 4, 5, 6, 8)
 _SUM_DIGITS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))

@@ -115,7 +115,7 @@ class Training:
             group["lr"] = learning_rate(self.model, progress)
         loss = answer_loss(self.network, Batch(batch.ids.to(self.device), batch.answers.to(self.device)))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.done.steps += 1

@@ -5,18 +5,18 @@ Importing this loads neither Pyomo nor HiGHS; `warm_up()` loads both ahead of th
 
 from __future__ import annotations
 
-from .admission import first_in_line, largest_feasible_subset
-from .greedy import Greedy
-from .hull import Ndch, NdchP
-from .mip import Mip
-from .model import full_model, solve_model, warm_up
-from .outcome import Assignment, Infeasibility, Prices, Status, Termination
-from .per_request import PerQuery, Price, Static, Threshold
-from .problem import BatchProblem
-from .registry import STRATEGIES, assign, strategy_from
-from .repair import enforce
-from .robust import RobustMip
-from .strategy import Strategy
+from apportion.router.assignment.admission import first_in_line, largest_feasible_subset
+from apportion.router.assignment.greedy import Greedy
+from apportion.router.assignment.hull import Ndch, NdchP
+from apportion.router.assignment.mip import Mip
+from apportion.router.assignment.model import full_model, solve_model, warm_up
+from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Status, Termination
+from apportion.router.assignment.per_request import PerQuery, Price, Static, Threshold
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.registry import STRATEGIES, assign, strategy_from
+from apportion.router.assignment.repair import enforce
+from apportion.router.assignment.robust import RobustMip
+from apportion.router.assignment.strategy import Strategy
 
 __all__ = [
     "STRATEGIES",

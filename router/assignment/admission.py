@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .problem import BatchProblem, BoolArray, IntArray
-from .program import RELATIVE_SLACK, Program
-from .solver import Goal, most_admitted
+from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import RELATIVE_SLACK, Program
+from apportion.router.assignment.solver import Goal, most_admitted
 
 
 def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None = None) -> BoolArray:

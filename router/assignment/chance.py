@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .outcome import Infeasibility, Prices
-from .problem import FloatArray, IntArray
-from .program import Program, picked
-from .solver import Goal, solve
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment.outcome import Infeasibility, Prices
+from apportion.router.assignment.program import Program, picked
+from apportion.router.assignment.solver import Goal, solve
 
 MAX_TANGENTS = 8
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from .model import ModelSolution, batch_model, solve_model
-from .problem import BoolArray, FloatArray, IntArray
-from .program import Program, picked
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.model import ModelSolution, batch_model, solve_model
+from apportion.router.assignment.program import Program, picked
 
 MAX_NODES = 200
 

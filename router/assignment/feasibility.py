@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .outcome import Infeasibility
-from .problem import BoolArray, FloatArray, IntArray
-from .program import Program, picked
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.outcome import Infeasibility
+from apportion.router.assignment.program import Program, picked
 
 
 @dataclass(frozen=True, eq=False)

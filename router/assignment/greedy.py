@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .moves import fit_slots, upgrade
-from .outcome import Assignment, Prices
-from .per_request import best
-from .problem import BatchProblem
-from .program import Program
-from .repair import enforce_choice
-from .strategy import check_time_limit
+from apportion.router.assignment.moves import fit_slots, upgrade
+from apportion.router.assignment.outcome import Assignment, Prices
+from apportion.router.assignment.per_request import best
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
+from apportion.router.assignment.repair import enforce_choice
+from apportion.router.assignment.strategy import check_time_limit
 
 
 @dataclass(frozen=True)

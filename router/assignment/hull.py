@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from .outcome import Assignment, Prices
-from .per_request import LimitsAfterwards
-from .problem import BatchProblem, FloatArray, IntArray
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment.outcome import Assignment, Prices
+from apportion.router.assignment.per_request import LimitsAfterwards
+from apportion.router.assignment.problem import BatchProblem
 
 
 def hull(mean_cost_usd: FloatArray, mean_success: FloatArray) -> IntArray:

@@ -9,13 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from .model import Rows, full_model, solve_model
-from .outcome import Assignment, Infeasibility, Prices, Termination
-from .problem import BatchProblem, FloatArray
-from .program import Program
-from .solver import Goal, feasible, solve
-from .strategy import check_gap, check_time_limit
-from .summary import refuse, summarise
+from apportion.router.arrays import FloatArray
+from apportion.router.assignment.model import Rows, full_model, solve_model
+from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Termination
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
+from apportion.router.assignment.solver import Goal, feasible, solve
+from apportion.router.assignment.strategy import check_gap, check_time_limit
+from apportion.router.assignment.summary import refuse, summarise
 
 
 @dataclass(frozen=True)

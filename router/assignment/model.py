@@ -18,9 +18,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from .problem import BatchProblem, BoolArray, FloatArray, IntArray
-from .program import Program
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
+from apportion.router.errors import ConfigurationError
 
 # Pyomo ships no type information, so a model is Any.
 PyomoModel: TypeAlias = Any

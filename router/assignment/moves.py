@@ -6,8 +6,8 @@ import heapq
 
 import numpy as np
 
-from .problem import BoolArray, FloatArray, IntArray
-from .program import Program, picked
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.program import Program, picked
 
 MAX_UPGRADES = 1000
 FEW_MOVES = 64

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .outcome import Prices
-from .problem import BoolArray, FloatArray, IntArray
-from .program import Program, picked
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.outcome import Prices
+from apportion.router.assignment.program import Program, picked
 
 SHIFTS = (8, 16, 24, 32, 40, 80, 160, 320)
 MOST_WITH_SLOTS = 40  # few partial answers use the same slots, so that hardly any makes another superfluous

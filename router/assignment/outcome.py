@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .problem import FloatArray, IntArray
+from apportion.router.arrays import FloatArray, IntArray
 
 
 class Status(StrEnum):

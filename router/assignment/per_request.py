@@ -14,12 +14,13 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from ..errors import InvalidRequestError
-from .outcome import Assignment, Prices
-from .problem import BatchProblem, FloatArray, IntArray
-from .repair import enforce_choice
-from .strategy import check_time_limit
-from .summary import no_prices, summarise
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment.outcome import Assignment, Prices
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.repair import enforce_choice
+from apportion.router.assignment.strategy import check_time_limit
+from apportion.router.assignment.summary import no_prices, summarise
+from apportion.router.errors import InvalidRequestError
 
 Limits = Literal["repair", "ignore"]
 

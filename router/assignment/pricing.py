@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .outcome import Prices
-from .problem import BoolArray, FloatArray, IntArray
-from .program import Program, picked
-from .restricted import Relaxed, solve_restricted
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.outcome import Prices
+from apportion.router.assignment.program import Program, picked
+from apportion.router.assignment.restricted import Relaxed, solve_restricted
 
 FIRST_SAMPLE = 256
 GROWTH = 4

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InvalidRequestError
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from .outcome import Prices
-from .problem import BatchProblem, FloatArray, IntArray
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment.outcome import Prices
+from apportion.router.assignment.problem import BatchProblem
 
 # Sums of thousands of costs differ in the last digits with the order of summation.
 RELATIVE_SLACK = 1e-9

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidRequestError
-from .greedy import Greedy
-from .hull import Ndch, NdchP
-from .mip import Mip
-from .outcome import Assignment, Prices
-from .per_request import PerQuery, Price, Static, Threshold
-from .problem import BatchProblem
-from .robust import RobustMip
-from .strategy import Strategy
+from apportion.router.assignment.greedy import Greedy
+from apportion.router.assignment.hull import Ndch, NdchP
+from apportion.router.assignment.mip import Mip
+from apportion.router.assignment.outcome import Assignment, Prices
+from apportion.router.assignment.per_request import PerQuery, Price, Static, Threshold
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.robust import RobustMip
+from apportion.router.assignment.strategy import Strategy
+from apportion.router.errors import InvalidRequestError
 
 STRATEGIES: dict[str, type[Strategy]] = {
     kind.name: kind for kind in (Threshold, Ndch, NdchP, Mip, RobustMip, Greedy, Price, PerQuery, Static)

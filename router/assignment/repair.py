@@ -6,12 +6,13 @@ import time
 
 import numpy as np
 
-from .moves import cut_cost, fit_slots, upgrade
-from .outcome import Assignment, Prices
-from .problem import BatchProblem, FloatArray, IntArray
-from .program import Program
-from .solver import Goal, feasible
-from .summary import refuse, summarise, violation
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment.moves import cut_cost, fit_slots, upgrade
+from apportion.router.assignment.outcome import Assignment, Prices
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
+from apportion.router.assignment.solver import Goal, feasible
+from apportion.router.assignment.summary import refuse, summarise, violation
 
 
 def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:

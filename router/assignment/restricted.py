@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .model import quiet_highs
-from .outcome import Prices
-from .problem import FloatArray, IntArray
-from .program import Program, picked
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment.model import quiet_highs
+from apportion.router.assignment.outcome import Prices
+from apportion.router.assignment.program import Program, picked
 
 PENALTY = 1e4
 

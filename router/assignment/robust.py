@@ -15,16 +15,17 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from ..errors import InvalidRequestError
-from .budgeted import solve_budgeted
-from .chance import solve_chance
-from .mip import solve_batch
-from .outcome import Assignment, Prices, Termination
-from .problem import BatchProblem, FloatArray
-from .program import Program
-from .solver import Goal
-from .strategy import check_gap, check_time_limit
-from .summary import refuse, summarise
+from apportion.router.arrays import FloatArray
+from apportion.router.assignment.budgeted import solve_budgeted
+from apportion.router.assignment.chance import solve_chance
+from apportion.router.assignment.mip import solve_batch
+from apportion.router.assignment.outcome import Assignment, Prices, Termination
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
+from apportion.router.assignment.solver import Goal
+from apportion.router.assignment.strategy import check_gap, check_time_limit
+from apportion.router.assignment.summary import refuse, summarise
+from apportion.router.errors import InvalidRequestError
 
 Kind = Literal["quantile", "gamma", "cost"]
 

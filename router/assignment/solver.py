@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .core import certified, nearest, solve_core
-from .feasibility import Feasibility, admission, examine, obviously_infeasible, placed
-from .moves import cut_cost, fit_slots, upgrade
-from .nearby import search
-from .outcome import Infeasibility, Prices
-from .pricing import Priced, find_prices
-from .problem import BoolArray, FloatArray, IntArray
-from .program import Program
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.core import certified, nearest, solve_core
+from apportion.router.assignment.feasibility import Feasibility, admission, examine, obviously_infeasible, placed
+from apportion.router.assignment.moves import cut_cost, fit_slots, upgrade
+from apportion.router.assignment.nearby import search
+from apportion.router.assignment.outcome import Infeasibility, Prices
+from apportion.router.assignment.pricing import Priced, find_prices
+from apportion.router.assignment.program import Program
 
 FIRST_CORE = 160
 CORE_GROWTH = 4

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Protocol
 
-from ..errors import InvalidRequestError
-from .outcome import Assignment, Prices
-from .problem import BatchProblem
+from apportion.router.assignment.outcome import Assignment, Prices
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.errors import InvalidRequestError
 
 
 class Strategy(Protocol):

@@ -7,9 +7,10 @@ import time
 
 import numpy as np
 
-from .outcome import Assignment, Infeasibility, Prices, Status, Termination
-from .problem import BatchProblem, BoolArray, FloatArray, IntArray
-from .program import RELATIVE_SLACK, picked
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Status, Termination
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import RELATIVE_SLACK, picked
 
 
 def no_prices(problem: BatchProblem) -> Prices:

@@ -17,11 +17,10 @@ from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from router.errors import LedgerError
-
-from .limits import Account, Limit, Scope, Shortage, Window
-from .schema import connect, counters, reservations
-from .standing import Balance, Claim, CounterKey, Standing
+from apportion.router.budget.limits import Account, Limit, Scope, Shortage, Window
+from apportion.router.budget.schema import connect, counters, reservations
+from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
+from apportion.router.errors import LedgerError
 
 T = TypeVar("T")
 
@@ -59,7 +58,7 @@ class BudgetLedger:
     Blocking; several processes may use one database, several threads one ledger only in turns.
 
     Args:
-        url: of the database; see `router.budget.schema.connect`.
+        url: of the database; see `apportion.router.budget.schema.connect`.
         limits: may change later through `limits`; what was spent before a limit was set does not count against it.
             `latest` is how those stood that the last call of `reserve` had to do with.
         power_safe: wait for the disk at each commit (SQLite).

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
-
-from .money import spelled
+from apportion.router.budget.money import spelled
+from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
 
 
 class Window(StrEnum):

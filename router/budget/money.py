@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from router.prices import ModelPrice, price_arrays
+from apportion.router.arrays import IntArray
+from apportion.router.prices import ModelPrice, price_arrays
 
 NANO = 1_000_000_000
 _NOISE = 1e-3  # nano-USD; below it a difference to a whole number is float rounding
@@ -47,7 +48,7 @@ def worst_case_nano(
     prompts: ArrayLike,
     max_model_len: ArrayLike,
     prices: Iterable[ModelPrice],
-) -> NDArray[np.int64]:
+) -> IntArray:
     """The most that each request can cost on each model in nano-USD, rounded up: (n_requests, n_models).
 
     Input tokens at the input price, and for each sequence the longest answer: `max_tokens`, or what the model's
@@ -67,5 +68,5 @@ def worst_case_nano(
     answer = np.minimum(np.asarray(max_tokens, dtype=np.float64)[:, None], room)
     input_price, output_price = price_arrays(prices)
     usd = tokens * input_price + answer * np.asarray(sequences, dtype=np.float64)[:, None] * output_price
-    nano: NDArray[np.int64] = np.ceil(usd * NANO - _NOISE).astype(np.int64)
+    nano: IntArray = np.ceil(usd * NANO - _NOISE).astype(np.int64)
     return nano

@@ -11,12 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from apportion.router.arrays import FloatArray
+from apportion.router.errors import ConfigurationError
 
-from router.errors import ConfigurationError
-
-Floats = NDArray[np.float64]
 ROUNDING = 1e-6  # so much more than an assignment costs, so that the solver's tolerances do not refuse it
 
 
@@ -46,7 +43,7 @@ class WindowState:
 class Pacer(Protocol):
     """Decides allowances; may learn from batch to batch."""
 
-    def allowance_usd(self, success: Floats, cost_usd: Floats, window: WindowState) -> float:
+    def allowance_usd(self, success: FloatArray, cost_usd: FloatArray, window: WindowState) -> float:
         """What the batch may spend in USD, never more than the window has left.
 
         Args:
@@ -66,7 +63,7 @@ class PerBatch:
     def __post_init__(self) -> None:
         check_positive("usd_per_request", self.usd_per_request)
 
-    def allowance_usd(self, success: Floats, cost_usd: Floats, window: WindowState) -> float:
+    def allowance_usd(self, success: FloatArray, cost_usd: FloatArray, window: WindowState) -> float:
         return min(len(success) * self.usd_per_request, window.left_usd)
 
 
@@ -83,14 +80,14 @@ class CarryOver:
     def __post_init__(self) -> None:
         check_positive("ahead", self.ahead)
 
-    def allowance_usd(self, success: Floats, cost_usd: Floats, window: WindowState) -> float:
+    def allowance_usd(self, success: FloatArray, cost_usd: FloatArray, window: WindowState) -> float:
         # The lead shrinks with the window, or its end would be left without money.
         course = window.elapsed + self.ahead * (1 - window.elapsed)
         due_usd = window.budget_usd * course - window.committed_usd
         return at_least_the_cheapest(due_usd, cost_usd, window)
 
 
-def at_least_the_cheapest(usd: float, cost_usd: Floats, window: WindowState) -> float:
+def at_least_the_cheapest(usd: float, cost_usd: FloatArray, window: WindowState) -> float:
     """Pacing makes answers cheaper, it does not refuse them: only what the window has left does."""
     cheapest_usd = float(cost_usd.min(axis=1).sum())
     return min(max(usd, cheapest_usd * (1 + ROUNDING)), window.left_usd)

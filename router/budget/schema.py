@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError
 
 BUSY_TIMEOUT_S = 5.0
 # SQLite counts ids up by itself only in a column of exactly INTEGER.

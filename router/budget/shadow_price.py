@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .pacing import ROUNDING, Floats, WindowState, at_least_the_cheapest, check_positive
+from apportion.router.arrays import FloatArray
+from apportion.router.budget.pacing import ROUNDING, WindowState, at_least_the_cheapest, check_positive
 
 RATE_SHARE = 8  # of the remembered requests, one in so many says how fast they come
 
@@ -35,7 +36,7 @@ class Resolving:
     def __post_init__(self) -> None:
         check_positive("memory", self.memory)
 
-    def allowance_usd(self, success: Floats, cost_usd: Floats, window: WindowState) -> float:
+    def allowance_usd(self, success: FloatArray, cost_usd: FloatArray, window: WindowState) -> float:
         steps = _steps(success, cost_usd)
         cheapest_usd = float(cost_usd.min(axis=1).sum())
         self._remember(_Seen(window.now, len(success), cheapest_usd, steps))
@@ -107,7 +108,7 @@ class DualDescent:
         if self.price is not None:
             check_positive("price", self.price)
 
-    def allowance_usd(self, success: Floats, cost_usd: Floats, window: WindowState) -> float:
+    def allowance_usd(self, success: FloatArray, cost_usd: FloatArray, window: WindowState) -> float:
         steps = _steps(success, cost_usd)
         self._see(steps)
         if self._last is not None and self._last.starts == window.starts:
@@ -158,11 +159,11 @@ class _Seen:
 class _Steps:
     """Each request's ways to spend more, from its cheapest model up: what a step costs and the price it is worth."""
 
-    price: Floats
-    cost_usd: Floats
+    price: FloatArray
+    cost_usd: FloatArray
 
 
-def _steps(success: Floats, cost_usd: Floats) -> _Steps:
+def _steps(success: FloatArray, cost_usd: FloatArray) -> _Steps:
     """Upper concave hull of success over cost, for every request: its edges, in no order.
 
     A request takes an edge as long as a dollar's price is below the edge's slope.
@@ -195,7 +196,7 @@ def _steps(success: Floats, cost_usd: Floats) -> _Steps:
     return _Steps(np.concatenate(prices), np.concatenate(costs))
 
 
-def _leaving(later_usd: float, wanted_usd: float, cost_usd: Floats, window: WindowState) -> float:
+def _leaving(later_usd: float, wanted_usd: float, cost_usd: FloatArray, window: WindowState) -> float:
     """What is wanted, as long as the requests to come can still have their cheapest models."""
     affordable_usd = window.left_usd - max(0.0, later_usd)
     return at_least_the_cheapest(min(wanted_usd * (1 + ROUNDING), affordable_usd), cost_usd, window)

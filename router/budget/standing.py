@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .limits import Account, Limit, Scope, Shortage, Window
+from apportion.router.arrays import IntArray
+from apportion.router.budget.limits import Account, Limit, Scope, Shortage, Window
 
 HELD_RETRY_S = 1.0  # when requests in flight hold the money, some of it is free again about this soon
 UNLIMITED_NANO = np.iinfo(np.int64).max
@@ -84,7 +84,7 @@ class Standing:
             return None
         return max(shortages, key=lambda s: float("inf") if s.retry_at_s is None else s.retry_at_s)
 
-    def left_nano(self, accounts: Sequence[Account], models: Sequence[str]) -> NDArray[np.int64]:
+    def left_nano(self, accounts: Sequence[Account], models: Sequence[str]) -> IntArray:
         """The most that one request of each account may cost on each model: (n_accounts, n_models)."""
         wanted = {
             scope: [limit for limit in self.limits if (limit.scope is Scope.model) == (scope is Scope.model)]

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..assignment import RobustMip, Threshold
-from ..assignment.hull import hull
-from ..assignment.problem import FloatArray
-from .batches import Setting
-from .case import Case
-from .planners import GAP, PLANNERS, Planner, capped
-from .realised import Realised, curve_of
+from apportion.router.arrays import FloatArray
+from apportion.router.assignment import RobustMip, Threshold
+from apportion.router.assignment.hull import hull
+from apportion.router.evaluation.batches import Setting
+from apportion.router.evaluation.case import Case
+from apportion.router.evaluation.planners import GAP, PLANNERS, Planner, capped
+from apportion.router.evaluation.realised import Realised, curve_of
 
 POINTS = 16
 FLOOR = 1e-3

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from ..assignment import BatchProblem
-from ..assignment.problem import FloatArray, IntArray
-from ..errors import ConfigurationError
-from .case import Sample
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment import BatchProblem
+from apportion.router.errors import ConfigurationError
+from apportion.router.evaluation.case import Sample
 
 
 @dataclass(frozen=True)

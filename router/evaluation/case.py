@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..assignment.problem import FloatArray, IntArray
-from ..errors import OutcomesTableError
-from ..prediction.calibration import Calibration, brier_score, expected_calibration_error
-from ..prediction.estimator import Estimator, FittedEstimator
-from ..prediction.features import Features
-from ..prediction.incumbent import Incumbent
-from ..prediction.outcomes import OutcomesTable
-from ..prediction.prediction import Prediction
-from ..prediction.predictor import calibrated
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.errors import OutcomesTableError
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
+from apportion.router.prediction.estimator import Estimator, FittedEstimator
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.incumbent import Incumbent
+from apportion.router.prediction.prediction import Prediction
+from apportion.router.prediction.predictor import calibrated
 
 FRACTIONS = (0.7, 0.1, 0.2)
 MAX_MISSING = 0.03

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..assignment.problem import FloatArray
+from apportion.router.arrays import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..assignment import Greedy, Mip, Ndch, NdchP, PerQuery, Price, Prices, RobustMip, Strategy, assign
-from ..assignment.pricing import budget_price
-from ..assignment.problem import BatchProblem, FloatArray, IntArray
-from ..assignment.program import Program
-from .batches import Setting, batch_problem
-from .case import Case, Sample
-from .realised import Choose, Realised, batchwise, chosen, nearest
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment import Greedy, Mip, Ndch, NdchP, PerQuery, Price, Prices, RobustMip, Strategy, assign
+from apportion.router.assignment.pricing import budget_price
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
+from apportion.router.evaluation.batches import Setting, batch_problem
+from apportion.router.evaluation.case import Case, Sample
+from apportion.router.evaluation.realised import Choose, Realised, batchwise, chosen, nearest
 
 # Batches of requests that are nearly alike, with a tight budget and few slots, take up to half a minute for 1e-4.
 GAP = 2e-3

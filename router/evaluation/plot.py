@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from .protocol import Evaluation
-from .statistics import summarise_rows
+from apportion.router.errors import ConfigurationError
+from apportion.router.evaluation.protocol import Evaluation
+from apportion.router.evaluation.statistics import summarise_rows
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..errors import ConfigurationError, OutcomesTableError
-from ..prediction.estimator import Estimator
-from ..prediction.features import Features
-from ..prediction.outcomes import OutcomesTable
-from .arms import ARMS, span
-from .batches import Setting
-from .case import CalibrationErrors, Case, fit_case
-from .realised import Realised, curve_of
+from apportion.router.errors import ConfigurationError, OutcomesTableError
+from apportion.router.evaluation.arms import ARMS, span
+from apportion.router.evaluation.batches import Setting
+from apportion.router.evaluation.case import CalibrationErrors, Case, fit_case
+from apportion.router.evaluation.realised import Realised, curve_of
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.estimator import Estimator
+from apportion.router.prediction.features import Features
 
 BUDGET_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 TARGETS = (0.95, 0.98, 0.99, 1.0)
@@ -74,9 +74,9 @@ class Evaluation:
 
 def estimators_from(names: Sequence[str]) -> dict[str, Estimator]:
     """Recipes by name; raises ConfigurationError for an unknown one, listing the known."""
-    from ..prediction.baselines import BoostedTreesEstimator, LogisticEstimator
-    from ..prediction.head_training import HeadEstimator
-    from ..prediction.knn import KnnEstimator
+    from apportion.router.prediction.baselines import BoostedTreesEstimator, LogisticEstimator
+    from apportion.router.prediction.head_training import HeadEstimator
+    from apportion.router.prediction.knn import KnnEstimator
 
     makers: dict[str, Callable[[], Estimator]] = {
         "head": HeadEstimator,

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..assignment import Greedy, Prices, Strategy, assign
-from ..assignment.problem import BatchProblem, FloatArray, IntArray
-from .batches import Setting, batch_problem
-from .case import Case, Sample
-from .curve import Curve
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.assignment import Greedy, Prices, Strategy, assign
+from apportion.router.assignment.problem import BatchProblem
+from apportion.router.evaluation.batches import Setting, batch_problem
+from apportion.router.evaluation.case import Case, Sample
+from apportion.router.evaluation.curve import Curve
 
 
 @dataclass(frozen=True, eq=False)

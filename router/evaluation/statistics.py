@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .protocol import Measure, Row
+from apportion.router.evaluation.protocol import Measure, Row
 
 
 @dataclass(frozen=True)

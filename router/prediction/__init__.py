@@ -16,7 +16,6 @@ _HOME = {
     "FittedEstimator": "estimator",
     "HeadEstimator": "head_training",
     "KnnEstimator": "knn",
-    "OutcomesTable": "outcomes",
     "Prediction": "prediction",
     "Predictor": "predictor",
     "add_models": "training",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from router.errors import ArtefactError
+from apportion.router.errors import ArtefactError
 
 VERSION = 2
 DESCRIPTION_FILE = "artefact.json"

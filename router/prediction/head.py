@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from router.prediction.features import Features
-from router.prediction.prediction import Prediction
+from apportion.router.arrays import FloatArray
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.prediction import Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -91,14 +92,14 @@ class Head:
         samples = samples[..., : len(self.models)]
         return Prediction.from_samples(samples, tokens, tokens * self.weights.token_spread)
 
-    def typical_tokens(self, features: Features) -> NDArray[np.float64]:
+    def typical_tokens(self, features: Features) -> FloatArray:
         """exp of the members' mean log output tokens, `(N, M)`, before `token_factor`."""
         import torch
 
         with torch.inference_mode():
             return self._typical(self._outputs(features))
 
-    def _typical(self, blocks: list[tuple[torch.Tensor, torch.Tensor]]) -> NDArray[np.float64]:
+    def _typical(self, blocks: list[tuple[torch.Tensor, torch.Tensor]]) -> FloatArray:
         log_tokens = np.concatenate([logs.double().mean(dim=0).cpu().numpy() for _, logs in blocks], axis=-1)
         return np.asarray(np.exp(np.clip(log_tokens[:, : len(self.models)], 0.0, 16.0)))
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from router.errors import OutcomesTableError
-from router.prediction.descent import Descent, Parameters, Progress, Rows
-from router.prediction.features import Features
-from router.prediction.head import Head, HeadWeights
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.targets import Targets
+from apportion.router.errors import OutcomesTableError
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.descent import Descent, Parameters, Progress, Rows
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.head import Head, HeadWeights
+from apportion.router.prediction.targets import Targets
 
 if TYPE_CHECKING:
     import torch

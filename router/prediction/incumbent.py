@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from router.prediction.prediction import Prediction
-
-FloatArray = NDArray[np.float64]
+from apportion.router.arrays import FloatArray
+from apportion.router.prediction.prediction import Prediction
 
 CONFIDENCE_Z = 2.326
 """One-sided 99 % for each margin. As many are tried, some margin passes in about one table of ten whose models are

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from router.prediction.features import Features
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.prediction import Prediction
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.prediction import Prediction
 
 _QUERIES_PER_STEP = 256
 _REACH = 3
@@ -111,7 +112,7 @@ class Neighbours:
                 ) = group.estimate(queries[step], self.k, counts)
         return Prediction(success, samples.std(axis=0), samples, tokens, tokens_std)
 
-    def _groups(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def _groups(self) -> list[tuple[IntArray, IntArray]]:
         """Models that have answered the same rows, with these rows."""
         known = ~np.isnan(self.scores)
         patterns, member_of = np.unique(known, axis=1, return_inverse=True)
@@ -146,7 +147,7 @@ class _Group:
         return scores[:, :k].mean(axis=1), samples, tokens, tokens_std
 
 
-def _moments(lengths: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(lengths: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation over the neighbours `(n, k, m)`, NaN where no length is known."""
     known = ~np.isnan(lengths)
     values = np.where(known, lengths, 0.0).astype(np.float64)

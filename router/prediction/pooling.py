@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import torch

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from router.prices import ModelPrice, price_arrays
-
-FloatArray = NDArray[np.float64]
+from apportion.router.arrays import FloatArray
+from apportion.router.prices import ModelPrice, price_arrays
 
 _FAR = 1e100
 """Stands for no limit where infinity times a tail of zero would have no value."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from router.errors import ArtefactError
-from router.prediction.artefact import (
+from apportion.router.arrays import FloatArray
+from apportion.router.errors import ArtefactError
+from apportion.router.prediction.artefact import (
     VERSION,
     CalibrationRecord,
     Description,
@@ -20,15 +20,15 @@ from router.prediction.artefact import (
     read_artefact,
     write_artefact,
 )
-from router.prediction.calibration import Calibration
-from router.prediction.features import Features
-from router.prediction.incumbent import Incumbent
-from router.prediction.prediction import Prediction
-from router.prediction.stored import StoredEstimator, from_arrays, kind_of, to_arrays
-from router.prices import ModelPrice
+from apportion.router.prediction.calibration import Calibration
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.incumbent import Incumbent
+from apportion.router.prediction.prediction import Prediction
+from apportion.router.prediction.stored import StoredEstimator, from_arrays, kind_of, to_arrays
+from apportion.router.prices import ModelPrice
 
 if TYPE_CHECKING:
-    from router.prediction.encoder import Encoder
+    from apportion.router.prediction.encoder import Encoder
 
 _CALIBRATION = ("temperatures", "bucket_estimates", "bucket_values")
 
@@ -46,7 +46,7 @@ class Predictor:
     estimator: StoredEstimator
     calibration: Calibration
     incumbent: Incumbent
-    mean_success: NDArray[np.float64]
+    mean_success: FloatArray
     prices: Mapping[str, ModelPrice]
     data_hashes: tuple[str, ...]
     reports: tuple[CalibrationRecord, ...]
@@ -70,7 +70,7 @@ class Predictor:
         `models`, where given, are the configured models in their order; predictions take that order.
         Raises ArtefactError for a broken artefact, other models, or an encoder with other weights.
         """
-        from router.prediction.encoder import Encoder
+        from apportion.router.prediction.encoder import Encoder
 
         description, arrays = read_artefact(Path(artefact))
         names = tuple(record.name for record in description.models)

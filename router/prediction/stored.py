@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 
-from router.errors import ArtefactError
-from router.prediction.artefact import Arrays
-from router.prediction.head import Head, HeadWeights
-from router.prediction.knn import Neighbours
+from apportion.router.errors import ArtefactError
+from apportion.router.prediction.artefact import Arrays
+from apportion.router.prediction.head import Head, HeadWeights
+from apportion.router.prediction.knn import Neighbours
 
 StoredEstimator = Head | Neighbours
 """Kinds that an artefact can hold."""

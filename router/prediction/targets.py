@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from router.prediction.outcomes import OutcomesTable
+from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.outcomes.table import OutcomesTable
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +24,9 @@ class Targets:
     score_known: torch.Tensor
     lengths: torch.Tensor
     length_known: torch.Tensor
-    mean_score: NDArray[np.float64]
-    log_mean: NDArray[np.float64]
-    log_std: NDArray[np.float64]
+    mean_score: FloatArray
+    log_mean: FloatArray
+    log_std: FloatArray
 
     @classmethod
     def of(cls, table: OutcomesTable, scaling: Targets | None = None) -> Targets:
@@ -49,13 +49,13 @@ class Targets:
         scores, score_known, lengths, length_known = (torch.from_numpy(values.astype(np.float32)) for values in arrays)
         return cls(scores, score_known, lengths, length_known, mean_score, log_mean, log_std)
 
-    def subset(self, rows: NDArray[np.int64]) -> Targets:
+    def subset(self, rows: IntArray) -> Targets:
         """These rows."""
         names = ("scores", "score_known", "lengths", "length_known")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
-def _moments(logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of every column's known entries; (0, 1) for a column without any."""
     known = np.maximum((~np.isnan(logs)).sum(axis=0), 1)
     mean = np.nansum(logs, axis=0) / known

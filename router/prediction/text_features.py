@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+
 _MAX_BYTES = 16_384
 _CLASSES: tuple[tuple[str, bytes], ...] = (
     ("lower", b"abcdefghijklmnopqrstuvwxyz"),
@@ -33,7 +35,7 @@ _N_CLASSES = _OTHER + 1
 _RUNS = ("word", "number")
 
 
-def _class_of_byte() -> NDArray[np.int64]:
+def _class_of_byte() -> IntArray:
     table = np.full(256, _OTHER, dtype=np.int64)
     for index, (_, members) in enumerate(_CLASSES):
         table[np.frombuffer(members, dtype=np.uint8)] = index
@@ -79,7 +81,7 @@ def _byte_features(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.hstack(columns).astype(np.float32)
 
 
-def _run_features(inside: NDArray[np.bool_], owner: NDArray[np.int64], n_texts: int) -> NDArray[np.float64]:
+def _run_features(inside: BoolArray, owner: IntArray, n_texts: int) -> FloatArray:
     """Log of how many runs of `inside` each text has, of the longest, and of their mean length: `(n_texts,
     3)`.
     """

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from router.errors import ApportionError, ConfigurationError, InvalidRequestError
-from router.prediction.chat import message_text
+from apportion.router.arrays import IntArray
+from apportion.router.errors import ApportionError, ConfigurationError, InvalidRequestError
+from apportion.router.prediction.chat import message_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -57,7 +57,7 @@ class TokenCounter:
             loaded[model] = tokenizer
         return cls(loaded)
 
-    def count(self, content: Content, tools: Tools = None) -> NDArray[np.int64]:
+    def count(self, content: Content, tools: Tools = None) -> IntArray:
         """Input tokens of one request on every model, shape `(n_models,)`, generation prompt included.
 
         Raises InvalidRequestError when a chat template refuses the messages or a model has none.
@@ -69,7 +69,7 @@ class TokenCounter:
 
     def count_batch(
         self, contents: Sequence[Content], tools: Sequence[Tools] | None = None
-    ) -> tuple[NDArray[np.int64], dict[int, ApportionError]]:
+    ) -> tuple[IntArray, dict[int, ApportionError]]:
         """Input tokens `(n_requests, n_models)`, and by row the errors of requests that cannot be counted.
 
         Rows with an error hold zeros.
@@ -90,9 +90,7 @@ class _Group:
     name: str
     columns: list[int]
 
-    def count(
-        self, contents: Sequence[Content], tools: Sequence[Tools], errors: dict[int, ApportionError]
-    ) -> NDArray[np.int64]:
+    def count(self, contents: Sequence[Content], tools: Sequence[Tools], errors: dict[int, ApportionError]) -> IntArray:
         """Tokens `(n_requests,)`; adds to `errors`."""
         totals = np.zeros(len(contents), dtype=np.int64)
         texts: dict[bool, list[str]] = {False: [], True: []}

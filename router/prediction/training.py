@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from router.errors import OutcomesTableError
-from router.prediction.artefact import CalibrationRecord
-from router.prediction.calibration import Calibration, brier_score, expected_calibration_error
-from router.prediction.encoder import Encoder
-from router.prediction.features import Features
-from router.prediction.head import Head
-from router.prediction.head_training import HeadEstimator
-from router.prediction.incumbent import Incumbent
-from router.prediction.knn import KnnEstimator
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.predictor import Predictor, calibrated
-from router.prediction.stored import StoredEstimator
+from apportion.router.errors import OutcomesTableError
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.artefact import CalibrationRecord
+from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
+from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.head import Head
+from apportion.router.prediction.head_training import HeadEstimator
+from apportion.router.prediction.incumbent import Incumbent
+from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prediction.predictor import Predictor, calibrated
+from apportion.router.prediction.stored import StoredEstimator
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps at most)."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from allocation.cluster import Cluster, GpuType, Node
-from allocation.models import ModelSpec
-from allocation.problem import AllocationProblem, Requirements
-from allocation.replica import Profile, ReplicaType
-from allocation.workload import Workload
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GpuType
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.problem import AllocationProblem, Requirements
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.workload import Workload
+from apportion.router.prices import ModelPrice
 
 GPU = GpuType("gpu", 80, 2000, 312)
 PRICES = {"small": 0.1, "mid": 0.5, "large": 2.0}

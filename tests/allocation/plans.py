@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from allocation.cluster import Cluster, Node
-from allocation.gpus import GPU_TYPES
-from allocation.models import ModelSpec
-from allocation.plan import PlacedReplica, Plan
-from allocation.replica import Profile, ReplicaType
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GPU_TYPES
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.router.prices import ModelPrice
 
 SMALL_THIRD = ReplicaType("small", "H100", 0.3)
 SMALL_HALF = ReplicaType("small", "H100", 0.5)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from allocation.architecture import read_architecture
-from router.errors import ConfigurationError
+from apportion.allocation.architecture import read_architecture
+from apportion.router.errors import ConfigurationError
 from tests.allocation.architectures import (
     DEEPSEEK_V2_LITE,
     GEMMA2_2B,
@@ -20,8 +20,9 @@ from tests.allocation.architectures import (
     QWEN25_72B,
     model_folder,
 )
+from tests.paths import ROOT
 
-ZOO = Path(__file__).resolve().parents[2] / "benchmarks" / "zoo" / "models"
+ZOO = ROOT / "benchmarks" / "zoo" / "models"
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from allocation.near import Room
-from allocation.plan import PlacedReplica
-from allocation.problem import Requirements
-from allocation.replica import ReplicaType
+from apportion.allocation.near import Room
+from apportion.allocation.plan import PlacedReplica
+from apportion.allocation.problem import Requirements
+from apportion.allocation.replica import ReplicaType
 from benchmarks.allocation.baselines import greedy, proportional, uniform
 from tests.allocation.instances import cluster, problem
 

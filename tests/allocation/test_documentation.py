@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "allocation.md"
+from tests.paths import ROOT
+
+PAGE = ROOT / "docs" / "allocation.md"
 
 
 def test_snippets_run_and_say_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:

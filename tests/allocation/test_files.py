@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from allocation.cluster import Cluster, GpuType, Node
-from allocation.models import load_models
-from allocation.plan import Plan, load_plan, save_plan
-from allocation.planner import PlanOptions, make_plan
-from allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
-from allocation.serve_file import read_models
-from router.errors import ConfigurationError
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GpuType
+from apportion.allocation.models import load_models
+from apportion.allocation.plan import Plan, load_plan, save_plan
+from apportion.allocation.planner import PlanOptions, make_plan
+from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
+from apportion.allocation.serve_file import read_models
+from apportion.router.errors import ConfigurationError
+from apportion.router.prices import ModelPrice
 from tests.allocation.instances import cluster, profile, profiles, specs, workload
 
 CLUSTER = """\
@@ -184,7 +185,7 @@ LARGE = ReplicaType("large", "gpu", 1.0, 2)
 def test_a_plan_that_does_not_fit_cannot_be_made(
     plan: Plan, places: list[tuple[ReplicaType, str, tuple[int, ...]]], message: str
 ) -> None:
-    from allocation.plan import PlacedReplica
+    from apportion.allocation.plan import PlacedReplica
 
     with pytest.raises(ConfigurationError, match=message):
         replace(plan, placements=tuple(PlacedReplica(*place) for place in places))

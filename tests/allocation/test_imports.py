@@ -6,7 +6,9 @@ import sys
 
 def test_the_planner_imports_without_solver_torch_ray_or_vllm() -> None:
     code = (
-        "import sys, allocation.planner, allocation.report, allocation.replica, allocation.workload, router.cli\n"
+        "import sys\n"
+        "from apportion.allocation import planner, replica, report, workload\n"
+        "from apportion.deployments import cli\n"
         "heavy = {'pyomo', 'highspy', 'torch', 'pandas', 'sklearn', 'scipy', 'ray', 'vllm'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -15,6 +17,9 @@ def test_the_planner_imports_without_solver_torch_ray_or_vllm() -> None:
 
 
 def test_commands_import_without_the_planner() -> None:
-    code = "import sys, router.cli; assert not [m for m in sys.modules if m.startswith('allocation')]"
+    code = (
+        "import sys, apportion.deployments.cli\n"
+        "assert not [module for module in sys.modules if module.startswith('apportion.allocation')]"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from allocation.near import moves_between
-from allocation.plan import PlacedReplica, Plan
-from allocation.planner import PlanOptions, make_plan
-from allocation.problem import Requirements
-from allocation.replica import ReplicaType
+from apportion.allocation.near import moves_between
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.planner import PlanOptions, make_plan
+from apportion.allocation.problem import Requirements
+from apportion.allocation.replica import ReplicaType
 from tests.allocation.instances import cluster, profile, specs, workload
 
 HALF = ReplicaType("small", "gpu", 0.5)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from allocation.optimise import Optimum, optimise
-from allocation.patterns import maximal_patterns, node_classes, packings
-from allocation.placement import place
-from allocation.plan import check_placements
-from allocation.problem import AllocationProblem, Requirements
-from allocation.program import joint_program, solve
-from allocation.replica import ReplicaType
-from allocation.sketch import sketch
-from allocation.trim import trim
-from router.assignment.model import solve_model
-from router.errors import ConfigurationError, InfeasibleError
+from apportion.allocation.optimise import Optimum, optimise
+from apportion.allocation.patterns import maximal_patterns, node_classes, packings
+from apportion.allocation.placement import place
+from apportion.allocation.plan import check_placements
+from apportion.allocation.problem import AllocationProblem, Requirements
+from apportion.allocation.program import joint_program, solve
+from apportion.allocation.replica import ReplicaType
+from apportion.allocation.sketch import sketch
+from apportion.allocation.trim import trim
+from apportion.router.assignment.model import solve_model
+from apportion.router.errors import ConfigurationError, InfeasibleError
 from tests.allocation.instances import cluster, problem, profile, specs, workload
 
 
@@ -200,7 +200,7 @@ def test_a_sketch_keeps_the_means() -> None:
 def test_a_start_from_a_sketch_leads_to_the_same_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(Requirements(budget_usd=1.5e-4), rate_per_s=40.0, size=50, count=6)
     plain = optimise(given, gap=1e-4)
-    monkeypatch.setattr("allocation.optimise.SKETCH_REQUESTS", 100)
+    monkeypatch.setattr("apportion.allocation.optimise.SKETCH_REQUESTS", 100)
     started = optimise(given, gap=1e-4)
     assert started.objective == pytest.approx(plain.objective, rel=2e-4)
     checked(given, started)

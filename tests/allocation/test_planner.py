@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from allocation.assess import assess
-from allocation.cluster import Cluster, Node
-from allocation.gpus import CPU
-from allocation.infeasible import diagnose
-from allocation.near import moves_between
-from allocation.optimise import optimise
-from allocation.placement import exposed_models
-from allocation.plan import PlacedReplica, Plan
-from allocation.planner import PlanOptions, make_plan
-from allocation.problem import AllocationProblem, Requirements
-from allocation.replica import Profile
-from allocation.report import moves_table, show
-from router.errors import ConfigurationError, InfeasibleError, InvalidRequestError
+from apportion.allocation.assess import assess
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import CPU
+from apportion.allocation.infeasible import diagnose
+from apportion.allocation.near import moves_between
+from apportion.allocation.optimise import optimise
+from apportion.allocation.placement import exposed_models
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.planner import PlanOptions, make_plan
+from apportion.allocation.problem import AllocationProblem, Requirements
+from apportion.allocation.replica import Profile
+from apportion.allocation.report import moves_table, show
+from apportion.router.errors import ConfigurationError, InfeasibleError, InvalidRequestError
 from tests.allocation.instances import GPU, cluster, problem, profile, profiles, specs, workload
 
 SMALL = {"batch_size": 40, "n_batches": 4}

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from allocation.architecture import read_architecture
-from allocation.cluster import Cluster, Node
-from allocation.gpus import GPU_TYPES
-from allocation.models import ModelSpec
-from allocation.profile import Typical, compute_profiles
-from allocation.replica import Profile, ReplicaType
-from allocation.roofline import GIB, MEMORY_FRACTION, Deployed
-from allocation.settings import replica_settings
-from router.errors import ConfigurationError
-from router.prices import ModelPrice
+from apportion.allocation.architecture import read_architecture
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GPU_TYPES
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.profile import Typical, compute_profiles
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.roofline import GIB, MEMORY_FRACTION, Deployed
+from apportion.allocation.settings import replica_settings
+from apportion.router.errors import ConfigurationError
+from apportion.router.prices import ModelPrice
 from tests.allocation.architectures import (
     LLAMA31_8B,
     MIXTRAL_8X7B,

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from allocation.cluster import Cluster, Node
-from allocation.gpus import CPU, GPU_TYPES
-from allocation.models import ModelSpec
-from allocation.plan import ReplicaBounds
-from allocation.planner import PlanOptions, make_plan
-from allocation.render import RenderOptions, render
-from allocation.replica import ReplicaType
-from allocation.serve_file import read_models
-from allocation.settings import check_settings, replica_settings
-from deployments.config import ServiceConfig, parse_config
-from deployments.placement import LiveNode, check_fits
-from router.errors import ConfigurationError
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import CPU, GPU_TYPES
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.plan import ReplicaBounds
+from apportion.allocation.planner import PlanOptions, make_plan
+from apportion.allocation.render import RenderOptions, render
+from apportion.allocation.replica import ReplicaType
+from apportion.allocation.serve_file import read_models
+from apportion.allocation.settings import check_settings, replica_settings
+from apportion.deployments.cluster.placement import LiveNode, check_fits
+from apportion.deployments.config.service import ServiceConfig, parse_config
+from apportion.router.errors import ConfigurationError
+from apportion.router.prices import ModelPrice
 from tests.allocation import instances
 from tests.allocation.plans import HUGE, MIDDLE, PLACES, SMALL_HALF, SMALL_THIRD, plan_of, profile
+from tests.paths import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def parsed(text: str) -> ServiceConfig:

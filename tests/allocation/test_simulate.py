@@ -8,16 +8,16 @@ from math import factorial
 import numpy as np
 import pytest
 
-from allocation.cluster import Cluster, Node
-from allocation.gpus import GPU_TYPES
-from allocation.models import ModelSpec
-from allocation.plan import PlacedReplica, Plan
-from allocation.replay import replay, route
-from allocation.replica import Profile, ReplicaType
-from allocation.simulate import Simulation, Traffic, poisson_arrivals, simulate
-from allocation.workload import Workload
-from router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GPU_TYPES
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.replay import replay, route
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.simulate import Simulation, Traffic, poisson_arrivals, simulate
+from apportion.allocation.workload import Workload
+from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
+from apportion.router.prices import ModelPrice
 
 SMALL, LARGE = ReplicaType("small", "L4", 0.5), ReplicaType("large", "L4", 1.0)
 

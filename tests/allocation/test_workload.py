@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allocation.models import ModelSpec
-from allocation.workload import Workload, predicted_workload, read_requests, recorded_workload
-from router.errors import InvalidRequestError
-from router.prediction.encoder import Encoder
-from router.prediction.knn import KnnEstimator
-from router.prediction.training import train_predictor
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.workload import Workload, predicted_workload, read_requests, recorded_workload
+from apportion.router.errors import InvalidRequestError
+from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prediction.training import train_predictor
 from tests.allocation.instances import workload
-from tests.router.conftest import PRICES, make_outcomes, save_encoder
+from tests.samples import PRICES, make_outcomes, save_encoder
 
 
 def with_arrivals(n: int, rate_per_s: float) -> Workload:

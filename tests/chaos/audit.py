@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from router.prices import ModelPrice
+from apportion.router.prices import ModelPrice
 from tests.chaos.client import GRACE_S, Outcome
 from tests.chaos.kills import Outage
 from tests.chaos.plan import Kind

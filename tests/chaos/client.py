@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from deployments.settlement import SETTLED_HEADER
+from apportion.deployments.wire.settlement import SETTLED_HEADER
 from tests.chaos.plan import Plan, Shot
 
 GRACE_S = 10.0  # beyond its deadline a request is taken for hung; the client shares two cores with the service

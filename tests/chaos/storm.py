@@ -15,8 +15,8 @@ import psutil
 import yaml
 from rich.console import Console
 
-from deployments.launch import running_service
-from router.prices import ModelPrice
+from apportion.deployments.cluster.launch import running_service
+from apportion.router.prices import ModelPrice
 from tests.chaos.client import Outcome, run_plan
 from tests.chaos.kills import HEALTH_TIMEOUT_S, Killer, Outage
 from tests.chaos.ledger import LedgerState, tenant

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.prices import ModelPrice
+from apportion.router.prices import ModelPrice
 from tests.chaos import audit
 from tests.chaos.client import Outcome
 from tests.chaos.kills import Outage

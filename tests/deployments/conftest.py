@@ -11,7 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from deployments.launch import running_service, set_ray_environment
+from apportion.deployments.cluster.launch import running_service, set_ray_environment
 from tests.deployments.service import CONFIG, Service
 
 set_ray_environment()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from deployments.messages import ROUTER, EngineReplica
+from apportion.router.batch.messages import ROUTER, EngineReplica
 
 
 class FailingReplica:

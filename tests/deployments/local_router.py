@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from deployments.config import ServiceConfig, parse_config
-from deployments.estimates import Estimates
-from deployments.link import RouterLink
-from deployments.messages import Decision, Done, EngineReplica, RouteItem
-from deployments.router import Router
-from router.assignment import Assignment, BatchProblem, Strategy, assign
-from router.errors import ApportionError
-from router.prices import ModelPrice
+from apportion.deployments.config.service import ServiceConfig, parse_config
+from apportion.deployments.control.router import Router
+from apportion.deployments.ingress.link import RouterLink
+from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch.estimates import Estimates
+from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem
+from apportion.router.errors import ApportionError
+from apportion.router.prices import ModelPrice
 
 NAMES = ("wren", "finch", "lark", "heron")
 PRICES = (1.0, 2.0, 4.0, 8.0)  # USD per million tokens

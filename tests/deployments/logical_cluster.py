@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import yaml
 
-from allocation.cluster import Cluster, Node
-from allocation.gpus import GPU_TYPES
-from allocation.models import ModelSpec
-from allocation.plan import PlacedReplica, Plan
-from allocation.render import RenderOptions, render
-from allocation.replica import Profile, ReplicaType
-from router.prices import ModelPrice
+from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpus import GPU_TYPES
+from apportion.allocation.models import ModelSpec
+from apportion.allocation.plan import PlacedReplica, Plan
+from apportion.allocation.render import RenderOptions, render
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.router.prices import ModelPrice
 
 ZOO = ("wren", "finch", "lark", "heron")
 # Ray alone could fail on these: 0.5 beside 0.4 leaves no room for 0.6.
@@ -75,21 +75,23 @@ def base_config() -> dict[str, Any]:
         **dict.fromkeys(("solver", "router", "ingress"), small),
         "dispatch": {"engine_host": "127.0.0.1"},
     }
-    return {"applications": [{"name": "apportion", "import_path": "deployments.app:build", "args": arguments}]}
+    return {
+        "applications": [{"name": "apportion", "import_path": "apportion.deployments.app:build", "args": arguments}]
+    }
 
 
 def main(folder: Path, port: int) -> dict[str, Any]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_SERVE_ENABLE_HA_PROXY": "0"}  # two proxies would want one port
-    from deployments.launch import set_ray_environment
+    from apportion.deployments.cluster.launch import set_ray_environment
 
     set_ray_environment()
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster as LogicalCluster
 
-    from deployments.app import build
-    from deployments.live import cluster_from_ray
-    from router.errors import ConfigurationError
+    from apportion.deployments.app import build
+    from apportion.deployments.cluster.live import cluster_from_ray
+    from apportion.router.errors import ConfigurationError
 
     def node(name: str) -> dict[str, Any]:
         return {"num_cpus": 8, "num_gpus": 4, "labels": {"apportion-node": name, "apportion-gpu-type": "L4"}}

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployments.config import ServiceConfig
-from deployments.messages import EngineReplica, Reply, Report
+from apportion.deployments.config.service import ServiceConfig
+from apportion.router.batch.messages import EngineReplica, Reply, Report
 from tests.deployments.local_router import make_router
 
 HEADER_BYTES = 8
@@ -52,7 +52,7 @@ class RouterProcess:
 
     def __init__(self, config: ServiceConfig, folder: Path) -> None:
         self._config = config
-        self._path = str(folder / "router.sock")
+        self._path = str(folder / "apportion.router.sock")
         self._process: Any = None
 
     def start(self) -> None:

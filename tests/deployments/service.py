@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-CONFIG = Path(__file__).resolve().parents[2] / "serve_config.yaml"
+from tests.paths import ROOT
+
+CONFIG = ROOT / "serve_config.yaml"
 MODELS = ("wren", "finch", "lark", "heron")
 
 

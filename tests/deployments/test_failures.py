@@ -20,7 +20,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from deployments.launch import deploy, running_service
+from apportion.deployments.cluster.launch import deploy, running_service
 from tests.deployments.conftest import free_port
 from tests.deployments.fake_replica import failing_replica
 from tests.deployments.load import steady_load
@@ -59,7 +59,7 @@ def make_document(folder: Path, models: tuple[str, ...], port: int) -> dict[str,
 
 def make_artefact(folder: Path, models: tuple[str, ...]) -> Path:
     """The zoo's predictor for some of its models."""
-    from router.prediction.predictor import Predictor
+    from apportion.router.prediction.predictor import Predictor
 
     out = folder / "-".join(models)
     Predictor.load("benchmarks/zoo/predictor", device="cpu")._in_order(models).save(out)

@@ -18,11 +18,11 @@ import psutil
 import pytest
 import yaml
 
-from deployments.keyring import new_key
-from deployments.launch import deploy
-from router.budget import Account, to_nano
-from router.budget.ledger import BudgetLedger
-from router.budget.standing import Standing
+from apportion.deployments.cluster.launch import deploy
+from apportion.deployments.keys.keyring import new_key
+from apportion.router.budget import Account, to_nano
+from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.budget.standing import Standing
 from tests.deployments.processes import replicas
 from tests.deployments.service import MODELS, Service, wait_for
 
@@ -90,7 +90,12 @@ def application(folder: Path) -> tuple[dict[str, Any], str, str]:
         },
         "keys": {"file": str(folder / "keys.yaml")},
     }
-    described = {"name": "money", "route_prefix": PREFIX, "import_path": "deployments.app:build", "args": args}
+    described = {
+        "name": "money",
+        "route_prefix": PREFIX,
+        "import_path": "apportion.deployments.app:build",
+        "args": args,
+    }
     return described, key, poor_key
 
 

@@ -296,7 +296,7 @@ def _generated_tokens(url: str) -> float:
 
 
 def test_the_budget_changes_without_a_restart(service: Service) -> None:
-    from deployments.launch import deploy
+    from apportion.deployments.cluster.launch import deploy
 
     before = service.replicas()
     routing = service.document["applications"][0]["args"]["routing"]

@@ -10,7 +10,9 @@ HEAVY = ("torch", "transformers", "pyomo", "highspy", "sklearn", "ray", "vllm", 
 
 def test_packages_import_without_their_heavy_parts() -> None:
     code = (
-        "import sys, router, router.prediction, router.budget, router.cli, router.prices, router.errors\n"
+        "import sys\n"
+        "import apportion.router.prediction, apportion.router.outcomes\n"
+        "import apportion.router.budget, apportion.router.errors\n"
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
         "assert not loaded, loaded"
     )
@@ -19,6 +21,6 @@ def test_packages_import_without_their_heavy_parts() -> None:
 
 
 def test_the_prediction_package_gives_its_public_names() -> None:
-    import router.prediction as prediction
+    import apportion.router.prediction as prediction
 
     assert all(getattr(prediction, name) is not None for name in prediction.__all__)

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allocation.optimise import optimise
-from allocation.problem import Requirements
+from apportion.allocation.optimise import optimise
+from apportion.allocation.problem import Requirements
+from apportion.router.errors import InfeasibleError
+from apportion.router.evaluation.case import Case, fit_case
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.knn import KnnEstimator
 from benchmarks.allocation.held_out import Realised, curve_of, realised, scores_at_one_spend, workloads
 from benchmarks.allocation.measure import GAP, _planned
 from benchmarks.allocation.needs import DATA_SETS, SIZES, needs_of, specs
-from router.errors import InfeasibleError
-from router.evaluation.case import Case, fit_case
-from router.prediction.features import Features
-from router.prediction.knn import KnnEstimator
-from router.prediction.outcomes import OutcomesTable
 from tests.allocation.instances import cluster, problem
-from tests.router.conftest import make_outcomes
+from tests.samples import make_outcomes
 
 
 @pytest.fixture(scope="module")

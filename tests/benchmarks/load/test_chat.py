@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.engine.server import EngineServer
+from apportion.deployments.engine.simulated import SimulatedEngine
 from benchmarks.load.chat import Answer, ask, spans_ms
-from deployments.engine_server import EngineServer
-from deployments.model_config import ModelConfig, SimulatedConfig
-from deployments.simulated import SimulatedEngine
 
 PATH = "/v1/chat/completions"
 BODY = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}

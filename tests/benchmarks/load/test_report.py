@@ -1,13 +1,13 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from benchmarks.load.report import Report, page
 from benchmarks.overhead import report as overhead
 from benchmarks.throughput import report as throughput
+from tests.paths import ROOT
 
-RESULTS = Path(__file__).parents[3] / "docs/results"
+RESULTS = ROOT / "docs/results"
 
 
 @pytest.mark.parametrize(("name", "report"), [("overhead", overhead), ("throughput", throughput)])

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from apportion.deployments.engine.server import EngineServer
 from benchmarks.load.service import engine_urls
-from deployments.engine_server import EngineServer
 
 REPLICAS = {
     "a": {"model": "wren", "url": "http://1"},

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from allocation.gpus import CPU
-from allocation.models import load_models
-from allocation.replica import ReplicaType, load_profiles
+from apportion.allocation.gpus import CPU
+from apportion.allocation.models import load_models
+from apportion.allocation.replica import ReplicaType, load_profiles
 from benchmarks.simulation.engines import Load
 from benchmarks.simulation.run import ZOO, plan_of, simulated_run
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.assignment import warm_up
+from apportion.router.assignment import warm_up
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from router.assignment import BatchProblem
+from apportion.router.assignment import BatchProblem
 
 KINDS = (
     "plain", "loose", "tight_budget", "tight_slots", "both_tight", "ties", "equal_costs", "zero_costs",

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from router.assignment import BatchProblem, assign, first_in_line, largest_feasible_subset, strategy_from
+from apportion.router.assignment import BatchProblem, assign, first_in_line, largest_feasible_subset, strategy_from
 
 
 def problem(allowed: np.ndarray, slots: list[int], sequences: list[int] | None = None) -> BatchProblem:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-PAGE = Path(__file__).parents[3] / "docs" / "assignment.md"
+from tests.paths import ROOT
+
+PAGE = ROOT / "docs" / "assignment.md"
 
 
 def test_snippets_run_and_say_what_the_page_says(capsys) -> None:

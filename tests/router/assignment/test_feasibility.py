@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from router.assignment import BatchProblem, assign, largest_feasible_subset
+from apportion.router.assignment import BatchProblem, assign, largest_feasible_subset
 
 from .instances import KINDS, best_by_trying, feasible_choices, most_by_trying, random_batch
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import router.assignment as assignment
+import apportion.router.assignment as assignment
 
 
 def test_public_names_are_these() -> None:

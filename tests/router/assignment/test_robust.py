@@ -8,10 +8,10 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from router.assignment import BatchProblem, Mip, RobustMip, Status, Termination, assign, strategy_from
-from router.assignment.budgeted import worst_case
-from router.assignment.robust import lower_quantile
-from router.errors import InvalidRequestError
+from apportion.router.assignment import BatchProblem, Mip, RobustMip, Status, Termination, assign, strategy_from
+from apportion.router.assignment.budgeted import worst_case
+from apportion.router.assignment.robust import lower_quantile
+from apportion.router.errors import InvalidRequestError
 
 from .instances import feasible_choices, random_batch
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyomo.environ as pyo
 import pytest
 
-from router.assignment import BatchProblem, Mip, Status, Termination, assign
-from router.errors import ConfigurationError
+from apportion.router.assignment import BatchProblem, Mip, Status, Termination, assign
+from apportion.router.errors import ConfigurationError
 
 from .instances import feasible_choices, random_batch
 

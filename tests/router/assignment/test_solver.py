@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.assignment import (
+from apportion.router.assignment import (
     BatchProblem,
     Mip,
     Prices,
@@ -20,11 +20,11 @@ from router.assignment import (
     full_model,
     solve_model,
 )  # fmt: skip
-from router.assignment.core import certified, solve_core
-from router.assignment.pricing import find_prices
-from router.assignment.program import Program
-from router.assignment.solver import Goal, solve
-from router.assignment.summary import violation
+from apportion.router.assignment.core import certified, solve_core
+from apportion.router.assignment.pricing import find_prices
+from apportion.router.assignment.program import Program
+from apportion.router.assignment.solver import Goal, solve
+from apportion.router.assignment.summary import violation
 
 from .instances import KINDS, best_by_trying, feasible_choices, random_batch
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from router.assignment import (
+from apportion.router.assignment import (
     STRATEGIES,
     BatchProblem,
     Greedy,
@@ -28,9 +28,9 @@ from router.assignment import (
     enforce,
     strategy_from,
 )  # fmt: skip
-from router.assignment.hull import hull, mixture
-from router.assignment.summary import violation
-from router.errors import InvalidRequestError
+from apportion.router.assignment.hull import hull, mixture
+from apportion.router.assignment.summary import violation
+from apportion.router.errors import InvalidRequestError
 
 from .instances import KINDS, best_by_trying, random_batch
 

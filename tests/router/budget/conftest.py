@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from router.budget import Limit
-from router.budget.ledger import BudgetLedger
-from router.budget.schema import metadata
+from apportion.router.budget import Limit
+from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.budget.schema import metadata
 
 POSTGRES = "APPORTION_TEST_POSTGRES"  # the URL of an empty database
 

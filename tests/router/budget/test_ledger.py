@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from router.budget import Account, Limit, Scope, Window
-from router.budget.ledger import KEEP_CHARGED_S, KEEP_MINUTES_S, BudgetLedger
-from router.budget.schema import reservations
-from router.budget.standing import Claim
-from router.errors import ConfigurationError, LedgerError
+from apportion.router.budget import Account, Limit, Scope, Window
+from apportion.router.budget.ledger import KEEP_CHARGED_S, KEEP_MINUTES_S, BudgetLedger
+from apportion.router.budget.schema import reservations
+from apportion.router.budget.standing import Claim
+from apportion.router.errors import ConfigurationError, LedgerError
 
 NOW_S = 1_800_000_000.0  # 2027-01-15T08:00:00Z, the start of a minute
 LATER_S = NOW_S + 300
@@ -84,7 +84,7 @@ def test_forgetting_ids_of_counters_loses_none_of_the_batchs(
     open_ledger: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = open_ledger(Limit(Scope.tenant, Window.day, 1000))
-    monkeypatch.setattr("router.budget.ledger._MAX_KNOWN_IDS", 1)
+    monkeypatch.setattr("apportion.router.budget.ledger._MAX_KNOWN_IDS", 1)
     assert reserve(ledger, claim("a", 600, tenant="x")) == [True]
     assert reserve(ledger, claim("b", 500, tenant="x"), claim("c", 300, tenant="y")) == [False, True]
     assert balance(ledger) == (0, 900)
@@ -278,7 +278,7 @@ def test_after_kill_9_nothing_that_was_generated_is_forgotten(url: str, open_led
 
 
 def test_a_locked_database_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.budget.schema.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("apportion.router.budget.schema.BUSY_TIMEOUT_S", 0.05)
     ledger = BudgetLedger(f"sqlite:///{tmp_path}/b.db", [DAILY])
     other = sqlite3.connect(tmp_path / "b.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from router.budget import Account, Limit, Scope, Shortage, Window
-from router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
+from apportion.router.budget import Account, Limit, Scope, Shortage, Window
+from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
 
 NOW_S = datetime(2026, 12, 31, 23, 59, 30, tzinfo=UTC).timestamp()
 NEW_YEAR_S = datetime(2027, 1, 1, tzinfo=UTC).timestamp()

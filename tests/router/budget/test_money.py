@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from router.budget import from_nano, spelled, to_nano, worst_case_nano
-from router.prices import ModelPrice
+from apportion.router.budget import from_nano, spelled, to_nano, worst_case_nano
+from apportion.router.prices import ModelPrice
 
 PRICES = [ModelPrice(1.0, 2.0), ModelPrice(10.0, 20.0)]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from router.assignment import BatchProblem, Mip, Status, assign
-from router.budget import CarryOver, DualDescent, Pacer, PerBatch, Resolving, WindowState
-from router.errors import ConfigurationError
+from apportion.router.assignment import BatchProblem, Mip, Status, assign
+from apportion.router.budget import CarryOver, DualDescent, Pacer, PerBatch, Resolving, WindowState
+from apportion.router.errors import ConfigurationError
 
 COSTS = np.array([1.0, 4.0, 10.0])
 BATCH, BATCHES = 16, 120

@@ -1,4 +1,4 @@
-from router.budget import Tally
+from apportion.router.budget import Tally
 
 
 def test_planned_costs_become_what_was_spent() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.evaluation.curve import Curve
+from apportion.router.evaluation.curve import Curve
 
 
 def test_points_are_sorted_and_the_best_of_equal_cost_counts() -> None:

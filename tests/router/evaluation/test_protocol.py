@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from router.assignment import warm_up
-from router.errors import ConfigurationError, OutcomesTableError
-from router.evaluation.arms import ARMS, dials
-from router.evaluation.batches import Setting
-from router.evaluation.case import Case, fit_case, split_rows, usable
-from router.evaluation.planners import PLANNERS, in_turn
-from router.evaluation.protocol import BUDGET_FRACTIONS, Evaluation, estimators_from, evaluate
-from router.evaluation.realised import curve_of
-from router.evaluation.statistics import Summary, paired_difference, summarise_areas, summarise_rows
-from router.prediction.features import Features
-from router.prediction.knn import KnnEstimator
-from router.prediction.outcomes import OutcomesTable
-from router.prices import ModelPrice
-from tests.router.conftest import make_outcomes
+from apportion.router.assignment import warm_up
+from apportion.router.errors import ConfigurationError, OutcomesTableError
+from apportion.router.evaluation.arms import ARMS, dials
+from apportion.router.evaluation.batches import Setting
+from apportion.router.evaluation.case import Case, fit_case, split_rows, usable
+from apportion.router.evaluation.planners import PLANNERS, in_turn
+from apportion.router.evaluation.protocol import BUDGET_FRACTIONS, Evaluation, estimators_from, evaluate
+from apportion.router.evaluation.realised import curve_of
+from apportion.router.evaluation.statistics import Summary, paired_difference, summarise_areas, summarise_rows
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prices import ModelPrice
+from tests.paths import ROOT
+from tests.samples import make_outcomes
 
 SETTING = Setting(batch_size=50)
 
@@ -213,7 +213,7 @@ def test_unknown_names_are_refused(table: OutcomesTable, features: Features) -> 
 
 
 def test_the_page_runs_and_names_every_arm(table: OutcomesTable, features: Features) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    page = (ROOT / "docs" / "evaluation.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(snippet, {"table": table, "features": features})
     assert all(f"`{arm}`" in page for arm in ARMS)

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from router.prediction.baselines import BoostedTreesEstimator, LogisticEstimator
-from router.prediction.encoder import Encoder
-from router.prediction.features import Features
-from router.prediction.outcomes import OutcomesTable
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.baselines import BoostedTreesEstimator, LogisticEstimator
+from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.features import Features
 
 
 @pytest.mark.parametrize(

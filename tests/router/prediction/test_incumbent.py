@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.assignment import BatchProblem, Mip, assign
-from router.prediction.incumbent import FEWEST_SWITCHES, Incumbent
-from router.prediction.prediction import Prediction
+from apportion.router.assignment import BatchProblem, Mip, assign
+from apportion.router.prediction.incumbent import FEWEST_SWITCHES, Incumbent
+from apportion.router.prediction.prediction import Prediction
 
 
 def _prediction(success: np.ndarray) -> Prediction:

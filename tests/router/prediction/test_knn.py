@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from router.errors import OutcomesTableError
-from router.prediction.features import Features
-from router.prediction.knn import KnnEstimator
-from router.prediction.outcomes import OutcomesTable
+from apportion.router.errors import OutcomesTableError
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.features import Features
+from apportion.router.prediction.knn import KnnEstimator
 
 RNG = np.random.default_rng(1)
 

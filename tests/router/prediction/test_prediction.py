@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.errors import ConfigurationError
-from router.prediction.prediction import Prediction
-from router.prices import ModelPrice
+from apportion.router.errors import ConfigurationError
+from apportion.router.prediction.prediction import Prediction
+from apportion.router.prices import ModelPrice
 
 PRICES = (ModelPrice(1.0, 2.0), ModelPrice(10.0, 30.0))
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.errors import ArtefactError, OutcomesTableError
-from router.prediction.calibration import brier_score, expected_calibration_error
-from router.prediction.encoder import Encoder
-from router.prediction.head_training import HeadEstimator
-from router.prediction.knn import KnnEstimator
-from router.prediction.outcomes import OutcomesTable
-from router.prediction.predictor import Predictor
-from router.prediction.training import add_models, encode_in_steps, recalibrate, train_predictor
-from tests.router.conftest import make_outcomes, save_encoder
+from apportion.router.errors import ArtefactError, OutcomesTableError
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.calibration import brier_score, expected_calibration_error
+from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.head_training import HeadEstimator
+from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prediction.predictor import Predictor
+from apportion.router.prediction.training import add_models, encode_in_steps, recalibrate, train_predictor
+from tests.samples import make_outcomes, save_encoder
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=25)
 TEXTS = ["What is 12 plus 7?", "What is 123456 plus 7?", "Spell the word abcdef backwards."]

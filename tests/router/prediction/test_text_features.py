@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prediction.text_features import feature_names, text_features
+from apportion.router.prediction.text_features import feature_names, text_features
 
 NAMES = feature_names()
 

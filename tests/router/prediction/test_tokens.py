@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from router.errors import ConfigurationError, InvalidRequestError
-from router.prediction.tokens import TokenCounter
+from apportion.router.errors import ConfigurationError, InvalidRequestError
+from apportion.router.prediction.tokens import TokenCounter
 
 TEMPLATE = (
     "{% if tools %}tool {% endif %}{% for m in messages %}"

@@ -1,0 +1,31 @@
+"""The command `apportion`. Modules of the commands import what is heavy only when they run."""
+
+from __future__ import annotations
+
+from apportion.deployments.cli.application import app
+from apportion.deployments.cli.assign import assign
+from apportion.deployments.cli.calibrate import calibrate
+from apportion.deployments.cli.evaluate import evaluate
+from apportion.deployments.cli.key import key
+from apportion.deployments.cli.plan import plan, replan
+from apportion.deployments.cli.predict import predict
+from apportion.deployments.cli.profile import profile
+from apportion.deployments.cli.render import render
+from apportion.deployments.cli.serve import serve
+from apportion.deployments.cli.simulate import simulate
+from apportion.deployments.cli.train import train
+
+app.command()(train)
+app.command()(calibrate)
+app.command()(predict)
+app.command()(assign)
+app.command()(evaluate)
+app.command()(serve)
+app.command()(profile)
+app.command()(plan)
+app.command()(replan)
+app.command()(render)
+app.command()(simulate)
+app.command()(key)
+
+__all__ = ["app"]

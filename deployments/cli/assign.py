@@ -1,0 +1,171 @@
+"""`apportion assign`: a file of prompts and a budget in, the model of every prompt out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apportion.deployments.cli.application import DeviceOption, JsonOption, console, write_json
+from apportion.deployments.cli.strategies import read_strategy
+from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
+from apportion.router.prediction.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from apportion.router.assignment import Assignment, BatchProblem
+
+
+def assign(
+    artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line.'),
+    ],
+    out: Annotated[Path, typer.Option(help="CSV to write: request, prompt, model, success, cost_usd.")],
+    budget_usd: Annotated[float | None, typer.Option(min=0, help="What the whole file may cost, USD.")] = None,
+    budget_per_request_usd: Annotated[
+        float | None, typer.Option(min=0, help="The same, as a mean per request, USD.")
+    ] = None,
+    slots: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=N", help="At most N requests for a model; repeatable.")
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option(help="mip, robust_mip, greedy, ndch, ndch_p, threshold, price, per_query or static.")
+    ] = "mip",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting of the strategy: model (static), target (threshold), price (per_query), kind, quantile, "
+            "gamma, confidence (robust_mip), limits (all without a solver but greedy and price); repeatable.",
+        ),
+    ] = None,
+    gap: Annotated[
+        float | None, typer.Option(min=0, help="Relative gap to prove (mip, robust_mip). [default: 0.0001]")
+    ] = None,
+    time_limit_s: Annotated[
+        float | None, typer.Option(help="Seconds for the solver; the best answer by then counts.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of strategies that draw.")] = 0,
+    encoder: Annotated[
+        str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")
+    ] = None,
+    device: DeviceOption = "auto",
+    json_file: JsonOption = None,
+) -> None:
+    """Choose for every prompt of a file the model that answers it, so that expected success is the highest that
+    the budget and the slots allow.
+
+    Example: `apportion assign predictor/ prompts.txt --budget-usd 0.25 --out plan.csv`
+    """
+    from apportion.router.assignment import assign as assign_batch
+    from apportion.router.prediction.predictor import Predictor
+
+    if budget_usd is not None and budget_per_request_usd is not None:
+        raise InvalidRequestError("Give --budget-usd or --budget-per-request-usd, not both.")
+    prompts = read_prompts(file)
+    predictor = Predictor.load(artefact, encoder=encoder, device=device)
+    chosen = read_strategy(strategy, option or [], predictor.models, gap, time_limit_s)
+    budget = budget_usd if budget_per_request_usd is None else budget_per_request_usd * len(prompts)
+    problem = _problem(predictor, prompts, budget, _slots(slots or [], predictor.models, len(prompts)))
+    answer = assign_batch(problem, chosen, seed=seed)
+    if answer.infeasibility is not None:
+        kind = BudgetExceededError if answer.infeasibility.row == "budget" else InfeasibleError
+        raise kind(answer.infeasibility.message)
+    _write(out, prompts, predictor.models, problem, answer)
+    result = _summary(predictor.models, answer)
+    if not write_json(result, json_file):
+        _print(result, out)
+
+
+def _problem(predictor: Any, prompts: list[str], budget_usd: float | None, slots: list[int]) -> BatchProblem:
+    import numpy as np
+
+    from apportion.router.assignment import BatchProblem
+
+    missing = sorted(set(predictor.models) - set(predictor.prices))
+    if missing:
+        raise InvalidRequestError(
+            f"The artefact knows no price of {', '.join(missing)}: train it on outcomes with input_price_per_1M and "
+            "output_price_per_1M (columns of the long file, or of models.csv in the folder)."
+        )
+    prediction = predictor.predict(prompts)
+    prices = [predictor.prices[model] for model in predictor.models]
+    cost, spread = prediction.cost_usd(predictor.encoder.count_tokens(prompts), prices)
+    if not np.isfinite(cost).all():
+        raise InvalidRequestError(
+            "The artefact predicts no answer lengths, so costs are unknown: train it on outcomes with tokens or costs."
+        )
+    return BatchProblem(
+        success=prediction.success,
+        cost_usd=cost,
+        slots=np.array(slots),
+        budget_usd=float("inf") if budget_usd is None else budget_usd,
+        success_std=prediction.success_std,
+        success_samples=prediction.success_samples,
+        cost_std_usd=spread,
+    )
+
+
+def _slots(given: list[str], models: tuple[str, ...], n_requests: int) -> list[int]:
+    slots = dict.fromkeys(models, n_requests)
+    for entry in given:
+        model, _, number = entry.rpartition("=")
+        if model not in slots or not number.isdigit():
+            raise InvalidRequestError(
+                f"--slots {entry!r}: write MODEL=N with a whole number and a model of {', '.join(models)}."
+            )
+        slots[model] = int(number)
+    return list(slots.values())
+
+
+def _write(out: Path, prompts: list[str], models: tuple[str, ...], problem: BatchProblem, answer: Assignment) -> None:
+    import numpy as np
+    import pandas as pd
+
+    rows = np.arange(len(prompts))
+    columns = {
+        "request": rows,
+        "prompt": prompts,
+        "model": [models[j] for j in answer.model],
+        "success": problem.success[rows, answer.model],
+        "cost_usd": problem.cost_usd[rows, answer.model],
+    }
+    pd.DataFrame(columns).to_csv(out, index=False)
+
+
+def _summary(models: tuple[str, ...], answer: Assignment) -> dict[str, Any]:
+    counts = {model: int((answer.model == j).sum()) for j, model in enumerate(models)}
+    return {
+        "strategy": answer.strategy,
+        "status": answer.status.value,
+        "requests": len(answer.model),
+        "expected_success": answer.expected_success,
+        "expected_cost_usd": answer.expected_cost_usd,
+        "cost_std_usd": answer.cost_std_usd,
+        "gap": answer.gap if answer.gap < float("inf") else None,
+        "binding": [_named(row, models) for row in answer.binding],
+        "requests_by_model": counts,
+        "wall_time_s": answer.wall_time_s,
+    }
+
+
+def _named(row: str, models: tuple[str, ...]) -> str:
+    """`slots[3]` with the model's name for its number."""
+    return f"slots[{models[int(row[6:-1])]}]" if row.startswith("slots[") else row
+
+
+def _print(result: dict[str, Any], out: Path) -> None:
+    from rich.table import Table
+
+    proof = "" if result["gap"] is None else f", proved within {result['gap']:.1e} of the best"
+    console.print(f"{result['requests']} requests in {out}: {result['strategy']}, {result['status']}{proof}")
+    console.print(
+        f"expected success {result['expected_success']:.3f}, cost {result['expected_cost_usd']:.4g} "
+        f"± {result['cost_std_usd']:.2g} USD, limited by {', '.join(result['binding']) or 'nothing'}"
+    )
+    table = Table("model", "requests")
+    for model, count in result["requests_by_model"].items():
+        table.add_row(model, str(count))
+    console.print(table)

@@ -1,0 +1,115 @@
+"""`apportion evaluate`: what routing would gain on your own outcomes, all arms at the same spend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+
+if TYPE_CHECKING:
+    from apportion.router.evaluation.protocol import Evaluation
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Random splits to repeat everything on.")] = 5,
+    encoder: Annotated[
+        str,
+        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])."),
+    ] = "minilm",
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="head, knn-40, knn-5, trees or logistic; repeatable. [default: head and knn-40]"),
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm to run; repeatable. [default: all]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests that are routed together.")] = 256,
+    adversarial: Annotated[
+        bool, typer.Option("--adversarial", help="Sort requests so that costly ones share a batch.")
+    ] = False,
+    slots_share: Annotated[
+        float | None, typer.Option(help="Slots of every model as a share of the batch. [default: no limit]")
+    ] = None,
+    max_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out models with a larger share of outcomes missing.")
+    ] = 0.03,
+    device: DeviceOption = "auto",
+    json_file: JsonOption = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw score against budget there.")] = None,
+) -> None:
+    """Measure on past outcomes what every way of routing scores at every budget.
+
+    70 % of the requests train, 10 % calibrate, 20 % test; budgets are shares of what the best single model costs,
+    and all arms are compared at the same realised spend. `--json` writes one row for every seed, arm, estimator and
+    budget.
+
+    Example: `apportion evaluate --data outcomes/ --seeds 5 --plot frontier.png`
+    """
+    import math
+
+    from apportion.router.evaluation.arms import ARMS
+    from apportion.router.evaluation.batches import Setting
+    from apportion.router.evaluation.case import usable
+    from apportion.router.evaluation.protocol import estimators_from
+    from apportion.router.evaluation.protocol import evaluate as run
+    from apportion.router.outcomes.loaders import load_outcomes
+    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.prediction.training import complete_tokens, encode_in_steps
+
+    recipes = estimators_from(estimator or ["head", "knn-40"])
+    setting = Setting(
+        batch_size, "adversarial" if adversarial else "random", math.inf if slots_share is None else slots_share
+    )
+    if plot is not None:
+        from apportion.router.evaluation.plot import check_plot
+
+        check_plot(plot)
+    table = load_outcomes(data)
+    with stage_bars() as progress:
+        loaded = Encoder.load(encoder, device=device)
+        table = usable(complete_tokens(table, loaded), max_missing)
+        features = encode_in_steps(table.prompts, loaded, progress)
+        found = run(table, features, recipes, arms=arm or tuple(ARMS), seeds=seeds, setting=setting, progress=progress)
+    if not write_json(found.as_json(), json_file):
+        print_evaluation(found)
+    if plot is not None:
+        from apportion.router.evaluation.plot import draw
+
+        draw(found, plot)
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Score of every arm as a share of the best single model's, and its area, for people."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from apportion.router.evaluation.protocol import BUDGET_FRACTIONS
+    from apportion.router.evaluation.statistics import Summary, summarise_areas, summarise_rows
+
+    best = Summary.of([row.best_single_score for row in found.rows])
+    areas, summaries = summarise_areas(found.measures), summarise_rows(found.rows)
+    for estimator in dict.fromkeys(name for name, _ in summaries):
+        title = f"{estimator}: score over the best single model's ({best.mean:.3f}) by share of its cost"
+        table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("arm", no_wrap=True)
+        for heading in (*(f"{fraction:.0%}" for fraction in BUDGET_FRACTIONS), "area"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for (name, arm), by_fraction in summaries.items():
+            if name == estimator:
+                cells = (by_fraction[fraction].mean for fraction in BUDGET_FRACTIONS)
+                shown = ["-" if cell != cell else f"{cell:.3f}" for cell in cells]
+                table.add_row(arm, *shown, f"{areas[name, arm].mean:.4f}")
+        console.print(table)
+    errors = Table("estimator", "seed", "ECE", "calibrated", "Brier", "calibrated")
+    for (seed, estimator), e in found.errors.items():
+        values = (e.ece_before, e.ece_after, e.brier_before, e.brier_after)
+        errors.add_row(estimator, str(seed), *(f"{value:.4f}" for value in values))
+    console.print(errors)

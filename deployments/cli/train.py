@@ -1,0 +1,140 @@
+"""`apportion train`: outcomes in, a predictor's artefact out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apportion.deployments.cli.application import DeviceOption, JsonOption, console, is_given, stage_bars, write_json
+from apportion.router.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from apportion.router.prediction.head_training import HeadEstimator
+    from apportion.router.prediction.knn import KnnEstimator
+    from apportion.router.prediction.predictor import Predictor
+
+
+_OF_A_NEW_ARTEFACT = ("estimator", "members", "neighbours", "calibration_share", "test_share")
+
+
+class EstimatorKind(StrEnum):
+    """What learns from the embeddings."""
+
+    head = "head"
+    knn = "knn"
+
+
+def train(
+    context: typer.Context,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")],
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm]); with "
+            "--add-to where the artefact's own lies now. [default: minilm]"
+        ),
+    ] = None,
+    estimator: Annotated[
+        EstimatorKind,
+        typer.Option(help="head: an ensemble of small networks; knn: nearest neighbours, untrained."),
+    ] = EstimatorKind.head,
+    members: Annotated[
+        int, typer.Option(min=1, help="Ensemble members; their spread feeds the robust strategies.")
+    ] = 8,
+    neighbours: Annotated[int, typer.Option(min=1, help="k of the knn estimator.")] = 40,
+    calibration_share: Annotated[
+        float, typer.Option(min=0.02, max=0.5, help="Share of the rows that stops training and calibrates.")
+    ] = 0.1,
+    test_share: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share of the rows that only the report sees; 0 for none.")
+    ] = 0.2,
+    add_to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Artefact to add the data's new models to, calibrated on a tenth of the rows; its own models keep "
+            "their estimates."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of split, bootstrap and training.")] = 0,
+    device: DeviceOption = "auto",
+    json_file: JsonOption = None,
+) -> None:
+    """Train a calibrated predictor of success and answer length from past outcomes.
+
+    The table holds, for past prompts, the score in [0, 1] of each model that answered, and token counts and
+    costs where known; what is missing stays out of the loss. The artefact is one folder: it holds the
+    models' names and prices, the estimator, its calibration, and how well calibrated it is.
+
+    Example: `apportion train --data outcomes/ --out predictor/`
+    """
+    from apportion.router.outcomes.loaders import load_outcomes
+    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.prediction.predictor import Predictor
+    from apportion.router.prediction.training import add_models, train_predictor
+
+    given = [name for name in _OF_A_NEW_ARTEFACT if is_given(context, name)]
+    if add_to is not None and given:
+        raise ConfigurationError(
+            "--add-to keeps the artefact's own estimator and calibrates on a tenth of the rows: leave "
+            f"--{given[0].replace('_', '-')} out."
+        )
+    if estimator is EstimatorKind.head and "neighbours" in given:
+        raise ConfigurationError("--neighbours has no effect on the head: add --estimator knn, or leave it out.")
+    table = load_outcomes(data)
+    with stage_bars() as progress:
+        if add_to is not None:
+            grown = Predictor.load(add_to, encoder=encoder, device=device)
+            predictor = add_models(grown, table, seed=seed, progress=progress)
+        else:
+            predictor = train_predictor(
+                table,
+                Encoder.load(encoder or "minilm", device=device),
+                estimator=_recipe(estimator, members, neighbours),
+                fractions=(1 - calibration_share - test_share, calibration_share, test_share),
+                seed=seed,
+                progress=progress,
+            )
+    predictor.save(out)
+    if not write_json(summary(predictor, out), json_file):
+        print_summary(predictor, out)
+
+
+def _recipe(kind: EstimatorKind, members: int, neighbours: int) -> HeadEstimator | KnnEstimator:
+    from apportion.router.prediction.head_training import HeadEstimator
+    from apportion.router.prediction.knn import KnnEstimator
+
+    return KnnEstimator(neighbours, members) if kind is EstimatorKind.knn else HeadEstimator(members=members)
+
+
+def summary(predictor: Predictor, out: Path) -> dict[str, Any]:
+    """What was trained, for machines."""
+    return {
+        "artefact": str(out),
+        "models": dict(zip(predictor.models, predictor.mean_success.tolist(), strict=True)),
+        "calibration": [report.model_dump() for report in predictor.reports],
+    }
+
+
+def print_summary(predictor: Predictor, out: Path) -> None:
+    """What was trained, for people."""
+    from rich.table import Table
+
+    models = Table("model", "mean score", title=f"Artefact {out}")
+    for model, mean in zip(predictor.models, predictor.mean_success.tolist(), strict=True):
+        models.add_row(model, f"{mean:.3f}")
+    console.print(models)
+    reports = Table("rows of", "requests", "ECE", "calibrated", "Brier", "calibrated")
+    for r in predictor.reports:
+        errors = (r.ece_before, r.ece_after, r.brier_before, r.brier_after)
+        reports.add_row(r.split, str(r.rows), *(f"{value:.4f}" for value in errors))
+    console.print(reports)

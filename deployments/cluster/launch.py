@@ -1,0 +1,224 @@
+"""`apportion serve`: starts Ray on this machine, deploys a configuration, waits, and stops all of it cleanly.
+
+On a cluster that is running already, `serve deploy` does the same from the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from apportion.deployments.config.service import ServiceConfig, parse_config
+from apportion.router.batch.messages import ROUTER
+from apportion.router.errors import ConfigurationError, UnavailableError
+
+IMPORT_PATH = "apportion.deployments.app:build"
+IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the packages were under one name
+DASHBOARD_PORT = 8265
+# HAProxy instead of Serve's Python proxy and handles without a second event loop: a sixth of the CPU a request.
+# Nothing is reported to anyone.
+RAY_ENV = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Else a warning is on file after a thousand more lines, or never if the process is killed.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # Serve's controller looks at every replica ten times a second otherwise, on the cores that the engines start on.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+}
+STATUS_PERIOD_S = 1.0
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], ServiceConfig]:
+    """The file as `serve deploy` takes it, and the checked configuration of its one application.
+
+    Raises:
+        ConfigurationError: the file is missing, is no YAML, or a field is wrong.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; name a file with --config") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+    applications = document.get("applications") if isinstance(document, dict) else None
+    if not isinstance(applications, list) or len(applications) != 1:
+        raise ConfigurationError(f"{path}: `applications` must hold exactly one application")
+    application = applications[0]
+    if application.get("import_path") not in IMPORT_PATHS:
+        raise ConfigurationError(f"{path}: applications.0.import_path must be {IMPORT_PATH}")
+    for changed in application.get("deployments") or ():
+        alone = changed.get("num_replicas") in (None, 1) and changed.get("autoscaling_config") is None
+        if changed.get("name") == ROUTER and not alone:
+            raise ConfigurationError(
+                f"{path}: applications.0.deployments: the {ROUTER} is one replica, since slots have one owner; "
+                "remove its num_replicas and autoscaling_config"
+            )
+    try:
+        return document, parse_config(application.get("args") or {})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: applications.0.args: {error.message}") from error
+
+
+def required_cpus(config: ServiceConfig) -> float:
+    """CPUs that Ray will reserve for all replicas."""
+    engines = sum(group.num_cpus * group.num_replicas for model in config.models for group in model.groups)
+    front = config.ingress.num_cpus * config.ingress.num_replicas
+    return engines + front + config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
+
+
+def set_ray_environment() -> None:
+    """To be called before Ray is imported, since it reads its environment then; what the user has set stays."""
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def local_ray(num_cpus: float) -> Iterator[None]:
+    """A Ray of our own on this machine while the context lasts; nothing of it is left afterwards.
+
+    Args:
+        num_cpus: CPUs that Ray may give away; a machine with fewer shares them.
+    """
+    set_ray_environment()
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",  # never join one that runs here already, or that a file left behind speaks of
+        num_cpus=max(os.cpu_count() or 1, int(num_cpus + 1)),
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=DASHBOARD_PORT,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        namespace="serve",
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            # First the applications, which finish what they are answering; the shutdown takes their proxy away at once.
+            for name in serve.status().applications:
+                serve.delete(name)
+        with contextlib.suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> Iterator[str]:
+    """Serves the configuration while the context lasts; yields the URL.
+
+    Raises:
+        ConfigurationError: the file is wrong, or asks for more GPUs than there are.
+        UnavailableError: a deployment failed or was not ready in time; holds Serve's message.
+    """
+    document, config = read_config(path)
+    with local_ray(required_cpus(config)):
+        import ray
+
+        _check_gpus(config, ray.cluster_resources())
+        deploy(document)
+        _wait_until_running(document["applications"][0]["name"], console, timeout_s)
+        yield url_of(document)
+
+
+def deploy(document: dict[str, Any], dashboard: str = f"http://127.0.0.1:{DASHBOARD_PORT}") -> None:
+    """What `RAY_AUTH_MODE=token serve deploy` does: hands the file to the cluster, with the token in `~/.ray`."""
+    set_ray_environment()
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    ServeSubmissionClient(dashboard).deploy_applications(document)
+
+
+def url_of(document: dict[str, Any]) -> str:
+    options = document.get("http_options") or {}
+    host = options.get("host", "127.0.0.1")
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{options.get('port', 8000)}"
+
+
+def serve_forever(path: Path, console: Console) -> None:
+    """Runs until Ctrl-C or SIGTERM; a second one while stopping changes nothing."""
+    stop = threading.Event()
+    started_s = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _interrupt(stop))
+    try:
+        with running_service(path, console=console) as url:
+            console.print(f"\nReady in {time.monotonic() - started_s:.0f} s at [bold]{url}/v1[/bold]. Try:\n")
+            console.print(example(url), soft_wrap=True, highlight=False, markup=False)
+            console.print("\nCtrl-C stops it.")
+            stop.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    console.print("Stopped; no process is left.")
+
+
+def _interrupt(stop: threading.Event) -> None:
+    stop.set()
+    raise KeyboardInterrupt
+
+
+def example(url: str) -> str:
+    return (
+        f"curl -si {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        """  -d '{"model": "auto", "messages": [{"role": "user", "content": "What is 12 plus 30?"}]}'"""
+    )
+
+
+def _check_gpus(config: ServiceConfig, resources: dict[str, float]) -> None:
+    groups = [group for model in config.models for group in model.groups]
+    needed = sum(group.num_gpus * group.num_replicas for group in groups) + config.predictor.num_gpus
+    available = resources.get("GPU", 0)
+    if needed > available:
+        raise ConfigurationError(
+            f"the configuration needs {needed:g} GPUs and this machine has {available:g}; set num_gpus: 0 to "
+            "run on the CPU, or deploy to a cluster with `serve deploy`"
+        )
+
+
+def _wait_until_running(name: str, console: Console, timeout_s: float) -> None:
+    from ray import serve
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    deadline_s = time.monotonic() + timeout_s
+    # Both periods are long: what this process spends, the engines' imports lack.
+    with Progress(*columns, TimeElapsedColumn(), console=console, refresh_per_second=1 / STATUS_PERIOD_S) as progress:
+        tasks: dict[str, Any] = {}
+        while time.monotonic() < deadline_s:
+            application = serve.status().applications.get(name)
+            for deployment, status in (application.deployments if application else {}).items():
+                if deployment not in tasks:
+                    tasks[deployment] = progress.add_task(deployment, total=1, state="")
+                healthy = status.status == "HEALTHY"
+                progress.update(tasks[deployment], completed=int(healthy), state="ready" if healthy else "starting")
+            if application and application.status == "RUNNING":
+                return
+            if application and application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+                raise UnavailableError(f"the application did not start: {_reasons(application)}")
+            time.sleep(STATUS_PERIOD_S)
+    raise UnavailableError(f"the application was not ready within {timeout_s:g} s; `serve status` says why")
+
+
+def _reasons(application: Any) -> str:
+    messages = [application.message, *(d.message for d in application.deployments.values())]
+    return "\n".join(message for message in messages if message)

@@ -1,0 +1,1 @@
+"""The service's configuration as it stands in a file: fields, units, limits, and what must agree."""

@@ -1,0 +1,107 @@
+"""The configuration's sections on money: where the ledger is, what limits hold, how spending is paced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from apportion.router.batch.treasury import Pacing
+from apportion.router.budget import CarryOver, DualDescent, Limit, Pacer, Resolving, Scope, Window, to_nano
+from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.checked import Section
+
+PACERS: dict[str, Callable[..., Pacer]] = {"carry_over": CarryOver, "dual_descent": DualDescent, "resolving": Resolving}
+
+
+class LimitConfig(Section):
+    """At most so many USD in each window."""
+
+    scope: Scope = Field(description="service, key, tenant or model.")
+    window: Window = Field(description="minute, day, month (calendar, UTC) or total.")
+    usd: float = Field(ge=0, le=1e9, allow_inf_nan=False, description="USD in each window; exact to a nano-USD.")
+    name: str | None = Field(
+        None, min_length=1, description="The key, tenant or model; null: each of them has this much for itself."
+    )
+
+    @model_validator(mode="after")
+    def _service_has_no_name(self) -> LimitConfig:
+        if self.scope is Scope.service and self.name is not None:
+            raise ValueError("a limit of the whole service has no `name`; remove it, or choose another scope")
+        return self
+
+    def limit(self) -> Limit:
+        return Limit(self.scope, self.window, to_nano(self.usd), self.name)
+
+
+class PacingConfig(Section):
+    """What a batch may spend of a window's money."""
+
+    mode: Literal["per_batch", "carry_over", "dual_descent", "resolving"] = Field(
+        "per_batch",
+        description="per_batch: routing.budget_usd_per_request is each batch's cap. The others spread the service's "
+        "limit over its window: carry_over evenly, dual_descent and resolving by one learned price for all batches.",
+    )
+    window: Literal["minute", "day", "month"] = Field("day", description="The service's limit that is spread.")
+    options: dict[str, float] = Field(
+        default_factory=dict,
+        description="carry_over: ahead; dual_descent: gain, reaction, price; resolving: memory (router/budget).",
+    )
+
+    @model_validator(mode="after")
+    def _pacer_exists(self) -> PacingConfig:
+        if self.mode == "per_batch" and self.options:
+            raise ValueError("per_batch takes no options; its cap is routing.budget_usd_per_request")
+        self.build()
+        return self
+
+    def pacing(self) -> Pacing | None:
+        """A new pacer with its window; None for `per_batch`."""
+        pacer = self.build()
+        return None if pacer is None else Pacing(pacer, Window(self.window))
+
+    def build(self) -> Pacer | None:
+        """A new pacer; None for `per_batch`.
+
+        Raises:
+            ValueError: an option is unknown or wrong.
+        """
+        if self.mode == "per_batch":
+            return None
+        options: dict[str, Any] = dict(self.options)
+        try:
+            return PACERS[self.mode](**options)
+        except TypeError:
+            raise ValueError(f"{self.mode} does not know all of the options {sorted(options)}") from None
+        except Exception as error:
+            raise ValueError(str(error)) from error
+
+
+class BudgetConfig(Section):
+    """Limits on money that hold across batches and restarts."""
+
+    database: str = Field(
+        description="SQLAlchemy URL of the ledger: sqlite:////path/to/file for one machine, or "
+        "postgresql+psycopg://user@host/name (apportion[postgres])."
+    )
+    power_safe: bool = Field(
+        False, description="SQLite waits for the disk at each commit: also a power failure loses nothing."
+    )
+    limits: tuple[LimitConfig, ...] = Field((), description="All of them hold; API keys may bring more.")
+    pacing: PacingConfig = Field(default_factory=lambda: PacingConfig(), description="Allowance of a batch.")
+
+    @model_validator(mode="after")
+    def _paced_limit_exists(self) -> BudgetConfig:
+        if self.pacing.mode != "per_batch" and not any(
+            limit.scope is Scope.service and limit.window == self.pacing.window for limit in self.limits
+        ):
+            raise ValueError(
+                f"pacing.mode {self.pacing.mode} spreads the service's limit of a {self.pacing.window}; add "
+                f"{{scope: service, window: {self.pacing.window}, usd: ...}} to limits"
+            )
+        return self
+
+    def ledger(self) -> BudgetLedger:
+        """Opens the database."""
+        return BudgetLedger(self.database, power_safe=self.power_safe)

@@ -1,0 +1,207 @@
+"""A served model in the configuration: where it comes from, what it costs, what it runs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from apportion.router.batch.policy import ServedModel
+from apportion.router.checked import Section
+from apportion.router.prices import ModelPrice
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+AUTO_MODEL = "auto"
+
+
+def resolve_source(source: str) -> str:
+    """A folder relative to the working directory or to the project becomes absolute; a hub id stays as it is."""
+    for candidate in (Path(source), PROJECT_ROOT / source):
+        if candidate.is_dir():
+            return str(candidate.resolve())
+    return source
+
+
+class SimulatedConfig(Section):
+    """Timings of a simulated engine; for measuring the router alone."""
+
+    answer: str = Field("simulated answer", description="Text that every request is answered with.")
+    tokens: int = Field(16, ge=1, description="Output tokens of an answer (chunks of a stream).")
+    first_token_s: float = Field(0.0, ge=0, description="Seconds until the first token.")
+    token_s: float = Field(0.0, ge=0, description="Seconds between two tokens.")
+
+
+class TimeoutsConfig(Section):
+    """How long one engine is waited for, before the request is tried elsewhere."""
+
+    connect_s: float = Field(2.0, gt=0, description="To reach the engine's port.")
+    first_token_s: float | None = Field(60.0, gt=0, description="Until a stream's first token; null: no limit.")
+    total_s: float | None = Field(None, gt=0, description="Until the end of the answer; null: the request's own time.")
+
+
+class ReplicaGroup(Section):
+    """Equal replicas of a model, a Serve deployment of their own; a plan writes them, one a node and share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Differs within the model; ends the deployment's name.")
+    node: str | None = Field(
+        None,
+        description="Where they run: a node's address, or the value of its label `apportion-node`; null: anywhere.",
+    )
+    gpus: tuple[int, ...] | None = Field(
+        None, description="Numbers of the node's GPUs that each replica of the group uses; null: Ray chooses."
+    )
+    num_replicas: int = Field(1, ge=1, description="Replicas of the group; with min_replicas, the most.")
+    min_replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Serve scales from these to num_replicas by the slots in use; null: always num_replicas.",
+    )
+    num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
+    max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="vLLM's arguments of these replicas, beside and before the model's."
+    )
+    placement_group_bundles: tuple[dict[str, float], ...] | None = Field(
+        None, description="What Ray reserves for a replica as one group on one node; null: actor by actor."
+    )
+
+    @model_validator(mode="after")
+    def _bundles_agree(self) -> ReplicaGroup:
+        if self.min_replicas is not None and self.min_replicas > self.num_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above num_replicas {self.num_replicas}; lower it")
+        if self.placement_group_bundles is not None:
+            gpus = sum(bundle.get("GPU", 0) for bundle in self.placement_group_bundles)
+            if gpus != self.num_gpus:
+                raise ValueError(f"the bundles hold {gpus:g} GPUs and num_gpus is {self.num_gpus:g}; make them equal")
+        if self.gpus is not None and (self.node is None or len(set(self.gpus)) != max(1, int(self.num_gpus))):
+            raise ValueError(f"gpus {list(self.gpus)}: name the node too, and as many GPUs as a replica takes")
+        return self
+
+
+class ModelConfig(Section):
+    """One served model: where it comes from, what it costs, what it runs on."""
+
+    name: str = Field(description="Name in the API; `auto` is taken.", min_length=1)
+    source: str = Field(description="Hugging Face hub id, or a folder (relative ones: to the project).")
+    input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
+    output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
+    engine: Literal["vllm", "simulated"] = Field("vllm", description="What answers: a real engine, or none.")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="vLLM's engine and server arguments, e.g. `max_model_len: 4096`."
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="Environment of this model's replicas.")
+    num_replicas: int = Field(1, ge=1, description="Replicas of the engine.")
+    num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
+    max_model_len: int = Field(ge=1, description="Longest prompt plus answer in tokens.")
+    max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
+    timeouts: TimeoutsConfig | None = Field(None, description="Null: those of `dispatch.engine_timeouts`.")
+    simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
+    replica_groups: tuple[ReplicaGroup, ...] | None = Field(
+        None,
+        description="Replicas of several kinds, each instead of num_replicas, num_gpus, num_cpus and max_num_seqs; "
+        "an empty list: the model is known and has no replica; null: these four fields count.",
+    )
+
+    @property
+    def groups(self) -> tuple[ReplicaGroup, ...]:
+        """The replicas that the configuration asks for, group by group; a model without groups is one."""
+        if self.replica_groups is not None:
+            return self.replica_groups
+        return (
+            ReplicaGroup(
+                name="all",
+                num_replicas=self.num_replicas,
+                num_gpus=self.num_gpus,
+                num_cpus=self.num_cpus,
+                max_num_seqs=self.max_num_seqs,
+            ),
+        )
+
+    def of_group(self, group: ReplicaGroup) -> ModelConfig:
+        """The model as a replica of the group runs it."""
+        return self.model_copy(
+            update={
+                "num_replicas": group.num_replicas,
+                "num_gpus": group.num_gpus,
+                "num_cpus": group.num_cpus,
+                "max_num_seqs": group.max_num_seqs,
+                "engine_args": self.engine_args | group.engine_args,
+                "replica_groups": None,
+            }
+        )
+
+    @property
+    def price(self) -> ModelPrice:
+        return ModelPrice(self.input_usd_per_million, self.output_usd_per_million)
+
+    @property
+    def served(self) -> ServedModel:
+        """The model as a batch knows it."""
+        return ServedModel(self.name, self.price, self.max_model_len)
+
+    @property
+    def resolved_source(self) -> str:
+        return resolve_source(self.source)
+
+    @field_validator("name")
+    @classmethod
+    def _not_auto(cls, name: str) -> str:
+        if name == AUTO_MODEL:
+            raise ValueError("`auto` means 'let the router choose'; give the model another name")
+        return name
+
+    @field_validator("engine_args")
+    @classmethod
+    def _no_duplicates(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        owned = {"model", "served_model_name", "max_model_len", "max_num_seqs"} & set(arguments)
+        if owned:
+            raise ValueError(f"{sorted(owned)} are set by fields of the model; remove them from engine_args")
+        return arguments
+
+    @model_validator(mode="after")
+    def _shares_agree(self) -> ModelConfig:
+        if (self.engine == "simulated") != (self.simulated is not None):
+            raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
+        if self.replica_groups is not None:
+            self._groups_are_right(self.replica_groups)
+            return self
+        tensor_parallel = int(self.engine_args.get("tensor_parallel_size", 1))
+        if tensor_parallel > 1 and self.num_gpus != tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel_size {tensor_parallel} needs num_gpus: {tensor_parallel}, not {self.num_gpus:g}"
+            )
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            raise ValueError(f"num_gpus {self.num_gpus:g}: above one GPU only whole numbers are possible")
+        if 0 < self.num_gpus < 1:
+            self._share_is_bounded()
+        return self
+
+    def _groups_are_right(self, groups: tuple[ReplicaGroup, ...]) -> None:
+        names = [group.name for group in groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"replica_groups {names}: every group of a model needs its own name")
+        owned = {"num_replicas", "num_gpus", "num_cpus", "max_num_seqs"} & self.model_fields_set
+        if owned:
+            raise ValueError(f"{sorted(owned)} belong into the replica_groups of this model; remove them beside these")
+        for group in groups:
+            try:
+                ModelConfig.model_validate(self.of_group(group).model_dump())
+            except ValidationError as error:
+                raise ValueError(f"replica group {group.name}: {error.errors()[0]['msg']}") from error
+
+    def _share_is_bounded(self) -> None:
+        # Ray's share limits nothing by itself, and engines that start together on one GPU mis-size their memory.
+        utilisation = float(self.engine_args.get("gpu_memory_utilization", 0.9))
+        if utilisation > self.num_gpus:
+            raise ValueError(
+                f"gpu_memory_utilization {utilisation:g} is above the share num_gpus {self.num_gpus:g}; "
+                f"set gpu_memory_utilization to at most {self.num_gpus:g}"
+            )
+        if "kv_cache_memory_bytes" not in self.engine_args:
+            raise ValueError(
+                "a replica that shares its GPU needs engine_args.kv_cache_memory_bytes; without it engines "
+                "that start together size their caches wrongly"
+            )

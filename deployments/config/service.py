@@ -1,0 +1,262 @@
+"""The service's configuration: the `args` of the application in `serve_config.yaml`.
+
+Knows the shape and the limits of every field, and which fields must agree; opens no model and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from apportion.deployments.config.bounds import InputBounds
+from apportion.deployments.config.budget import BudgetConfig, LimitConfig
+from apportion.deployments.config.keys import KeysConfig
+from apportion.deployments.config.models import ModelConfig, TimeoutsConfig, resolve_source
+from apportion.router.arrays import FloatArray
+from apportion.router.assignment import STRATEGIES, Strategy
+from apportion.router.assignment.options import checked_strategy
+from apportion.router.batch.policy import Policy
+from apportion.router.checked import Section
+from apportion.router.errors import ArtefactError, ConfigurationError, InvalidRequestError
+from apportion.router.prediction.artefact import read_artefact
+
+
+class BatchingConfig(Section):
+    """Bounds of a batch; an idle service plans at once."""
+
+    max_batch_size: int = Field(256, ge=1, le=65536, description="Most requests that are planned together.")
+    max_wait_ms: float = Field(
+        50, gt=0, description="A request that waited this long is planned even while another batch is."
+    )
+    max_queue: int = Field(4096, ge=1, description="Waiting requests; more are answered with 429.")
+    aging_s: float = Field(10.0, gt=0, description="Waiting this long counts as one more of priority.")
+
+
+class RoutingConfig(Section):
+    """The policy; changes without a restart through the Router's `user_config`."""
+
+    strategy: str = Field("mip", description=f"One of {', '.join(sorted(STRATEGIES))}.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the strategy, e.g. `gap`.")
+    budget_usd_per_request: float | None = Field(
+        None, gt=0, description="A batch may spend this times its requests; null: no limit."
+    )
+
+    @model_validator(mode="after")
+    def _strategy_exists(self) -> RoutingConfig:
+        self.build_strategy()
+        return self
+
+    def build_strategy(self, n_models: int | None = None) -> Strategy:
+        """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""
+        try:
+            return checked_strategy(self.strategy, self.options, n_models)
+        except InvalidRequestError as error:
+            raise ValueError(error.message) from error
+
+
+class PriceConfig(Section):
+    """A model's price; null: as in `models`."""
+
+    input_usd_per_million: float | None = Field(None, ge=0, description="Price of a million input tokens in USD.")
+    output_usd_per_million: float | None = Field(None, ge=0, description="Price of a million output tokens in USD.")
+
+
+class LivePolicy(RoutingConfig):
+    """The policy of the moment, and what replaces limits and prices of `args` while the service runs."""
+
+    limits: tuple[LimitConfig, ...] | None = Field(None, description="Null: those of `budget.limits`.")
+    prices: dict[str, PriceConfig] = Field(
+        default_factory=dict, description="By model; the others keep the prices of `models`."
+    )
+
+    def policy(self, models: Sequence[ModelConfig]) -> Policy:
+        """What batches are planned by."""
+        served = tuple(
+            model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True)).served
+            if model.name in self.prices
+            else model.served
+            for model in models
+        )
+        return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request)
+
+
+class PredictorConfig(Section):
+    """The estimator of success and cost, and where it runs."""
+
+    artefact: str = Field(description="Folder that `apportion train` wrote.")
+    encoder: str | None = Field(None, description="Encoder's folder or hub id; null: the artefact's own.")
+    num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
+    threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+    timeout_s: float = Field(2.0, gt=0, description="Later than this, the batch is planned without it.")
+
+    @property
+    def artefact_path(self) -> str:
+        return resolve_source(self.artefact)
+
+    @property
+    def encoder_source(self) -> str | None:
+        return None if self.encoder is None else resolve_source(self.encoder)
+
+
+class SolverConfig(Section):
+    """The actor that solves a batch."""
+
+    time_limit_s: float = Field(0.5, gt=0, description="Deadline of a batch's solve.")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
+
+
+class RouterConfig(Section):
+    """The actor that owns queue, slots and money."""
+
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
+
+
+class DispatchConfig(Section):
+    """The data path between an ingress and the engines."""
+
+    engine_host: str | None = Field(
+        None,
+        description="Address that engines listen on; null: their node's, which ingresses elsewhere reach.",
+    )
+    engine_timeouts: TimeoutsConfig = Field(
+        default_factory=lambda: TimeoutsConfig(), description="Of engines that have none of their own."
+    )
+    request_timeout_s: float = Field(
+        300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
+    )
+    retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
+
+
+class IngressConfig(Section):
+    """The HTTP front."""
+
+    num_replicas: int = Field(1, ge=1, description="Ingress replicas.")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies are answered with 413.")
+    bounds: InputBounds = Field(default_factory=lambda: InputBounds(), description="Bounds of a request.")
+    max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
+
+
+class ServiceConfig(Section):
+    """Everything that `apportion.deployments.app:build` needs."""
+
+    models: tuple[ModelConfig, ...] = Field(min_length=1, description="The models, in any order.")
+    predictor: PredictorConfig = Field(description="The estimator.")
+    routing: RoutingConfig = Field(default_factory=lambda: RoutingConfig(), description="The policy.")
+    batching: BatchingConfig = Field(default_factory=lambda: BatchingConfig(), description="The batch window.")
+    router: RouterConfig = Field(default_factory=lambda: RouterConfig(), description="The router actor.")
+    solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
+    dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
+    ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+    keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
+    budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ServiceConfig:
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_fits(self) -> ServiceConfig:
+        self.routing.build_strategy(len(self.models))
+        return self
+
+    @model_validator(mode="after")
+    def _one_pacing(self) -> ServiceConfig:
+        paced = self.budget is not None and self.budget.pacing.mode != "per_batch"
+        if paced and self.routing.budget_usd_per_request is not None:
+            raise ValueError(
+                "routing.budget_usd_per_request is the cap of pacing.mode per_batch; remove it, or choose that mode"
+            )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models)
+
+
+def parse_config(args: dict[str, Any]) -> ServiceConfig:
+    """Validates the application's `args`.
+
+    Raises:
+        ConfigurationError: names every wrong field, what it holds, and what it should.
+    """
+    try:
+        return ServiceConfig.model_validate(args)
+    except ValidationError as error:
+        raise ConfigurationError(describe(error)) from error
+
+
+def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolicy:
+    """The Router's `user_config` over the policy of `args`: what it leaves out is as there.
+
+    Options go with their strategy: those of `args` hold as long as its strategy does.
+
+    Raises:
+        ConfigurationError: a field is wrong, or does not go with the rest of the configuration.
+    """
+    of_args = config.routing.model_dump()
+    values = of_args | user_config
+    options = user_config.get("options", {})
+    if values["strategy"] != of_args["strategy"]:
+        values["options"] = options
+    elif isinstance(options, dict):
+        values["options"] = of_args["options"] | options
+    try:
+        policy = LivePolicy.model_validate(values)
+        policy.build_strategy(len(config.models))
+    except ValueError as error:
+        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigurationError(f"Router.user_config: {message}") from error
+    budget = config.budget
+    if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
+        raise ConfigurationError(
+            f"Router.user_config: budget_usd_per_request is the cap of pacing per_batch, and pacing.mode is "
+            f"{budget.pacing.mode}; remove it"
+        )
+    if budget is None and policy.limits:
+        raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
+    unknown = sorted(set(policy.prices) - set(config.names))
+    if unknown:
+        raise ConfigurationError(
+            f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
+        )
+    return policy
+
+
+def mean_success(config: ServiceConfig) -> FloatArray:
+    """Each model's mean success in the training data, (n_models,): what is left to plan with without a predictor.
+
+    Raises:
+        ArtefactError: the artefact is missing, damaged, or was trained for other models.
+    """
+    description, _ = read_artefact(Path(config.predictor.artefact_path))
+    means = {model.name: model.mean_success for model in description.models}
+    if set(means) != set(config.names):
+        raise ArtefactError(
+            f"the predictor at {config.predictor.artefact} was trained for {', '.join(sorted(means))}; the "
+            f"configuration has {', '.join(sorted(config.names))}: train it for these, or correct the names"
+        )
+    return np.array([means[name] for name in config.names])
+
+
+def describe(error: ValidationError) -> str:
+    """One line a mistake: the field's path, what is wrong, and what to do."""
+    lines = []
+    for mistake in error.errors():
+        field = ".".join(str(part) for part in mistake["loc"]) or "(whole)"
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"{field}: unknown field; remove it or correct its name")
+        elif mistake["type"] == "missing":
+            lines.append(f"{field}: missing; add it")
+        else:
+            lines.append(f"{field}: {mistake['msg']} (got {mistake['input']!r:.80})")
+    return "invalid configuration:\n  " + "\n  ".join(lines)

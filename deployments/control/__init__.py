@@ -1,0 +1,1 @@
+"""The control plane's actors: Router, Predictor, Solver."""

@@ -1,0 +1,102 @@
+"""What the router knows of one ingress: which of its requests wait, which are in flight, what is to be told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+from apportion.router.batch.estimates import Estimates
+from apportion.router.batch.messages import Decision, RouteItem, Verdict
+
+MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request that waits for its verdict."""
+
+    item: RouteItem
+    ingress: str
+    estimates: Estimates | None = None
+    cancelled: bool = False
+    arrived_s: float = field(default_factory=time.monotonic)
+    predict_s: float = 0.0
+    replans: int = 0  # because others of the batch took the money for its plan
+
+    @property
+    def left_s(self) -> float:
+        """What is left of its time; when there is nothing, its ingress tells the client."""
+        return self.item.timeout_s - (time.monotonic() - self.arrived_s)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A request between its decision and its end; `decision` is None where another router made it."""
+
+    decision: Decision | None
+    since_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """Of one ingress. A decision stays until the request's end, in case its verdict is lost on the way."""
+
+    undecided: dict[str, Entry] = field(default_factory=dict)
+    in_flight: dict[str, Flight] = field(default_factory=dict)
+    seen_s: float = field(default_factory=time.monotonic)
+    _early_ends: dict[str, None] = field(default_factory=dict)
+    _verdicts: list[Verdict] = field(default_factory=list)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether the request was handed over before; a decision is told again, since it has not arrived."""
+        flight = self.in_flight.get(request_id)
+        if flight is not None and flight.decision is not None:
+            self._put(flight.decision)
+        return request_id in self.undecided or request_id in self.in_flight
+
+    def adopt(self, request_id: str) -> bool:
+        """Whether a request that is told as held is news here; not if its end was: reports overtake each other."""
+        if request_id in self.in_flight or request_id in self._early_ends:
+            return False
+        self.in_flight[request_id] = Flight(None)
+        return True
+
+    def overdue(self, longest_s: float) -> list[str]:
+        """Requests that are in flight for longer than any can be: their ends were lost."""
+        now_s = time.monotonic()
+        return [key for key, flight in self.in_flight.items() if now_s - flight.since_s > longest_s]
+
+    def end(self, request_id: str) -> None:
+        """The request has ended."""
+        if request_id in self.in_flight:
+            del self.in_flight[request_id]
+            return
+        self._early_ends[request_id] = None
+        if len(self._early_ends) > MAX_EARLY_ENDS:
+            del self._early_ends[next(iter(self._early_ends))]
+
+    def tell(self, verdict: Verdict) -> None:
+        """Puts the verdict into the next reply."""
+        self.undecided.pop(verdict.id, None)
+        if isinstance(verdict, Decision):
+            self.in_flight[verdict.id] = Flight(verdict)
+        self._put(verdict)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until there is a verdict, or for so long."""
+        if not self._verdicts:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), timeout_s)
+
+    def take(self) -> tuple[Verdict, ...]:
+        """The verdicts for a reply."""
+        verdicts, self._verdicts = tuple(self._verdicts), []
+        self._ready.clear()
+        return verdicts
+
+    def _put(self, verdict: Verdict) -> None:
+        self._verdicts.append(verdict)
+        self._ready.set()

@@ -1,0 +1,1 @@
+"""Engine replicas: vLLM or simulated, their settings and their measurement."""

@@ -1,0 +1,1 @@
+"""The HTTP front: reads requests, asks the router, pipes answers."""

@@ -1,0 +1,97 @@
+"""Bounds of a request's size, beyond those of the body: checked before anything is done with it.
+
+Prompt and answer are bounded by the models' context lengths, which the planner checks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+from apportion.deployments.config.bounds import InputBounds
+from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS
+from apportion.router.errors import InvalidRequestError
+
+MAX_DEPTH = 64  # of nested lists and objects; far below what recursion stands
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def decode(raw: bytes) -> Any:
+    """A body's JSON.
+
+    Raises:
+        InvalidRequestError: it is none, nests too deeply, or holds text that is no Unicode.
+    """
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
+    _check_depth(body)
+    if _SURROGATE.search(raw):
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidRequestError(
+                "the body holds half of a surrogate pair, which is no text; send UTF-8, or escape both halves"
+            ) from None
+    return body
+
+
+def check_bounds(kind: Literal["chat", "completion"], body: dict[str, Any], bounds: InputBounds) -> None:
+    """Raises: InvalidRequestError: a field is unknown, or larger than the bounds allow; names it."""
+    unknown = body.keys() - (CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS)
+    if unknown:
+        first = sorted(unknown)[0]
+        raise InvalidRequestError(f"Unrecognized request argument supplied: {first[:64]}", param=first[:64])
+    _at_most(body, "messages", bounds.max_messages)
+    _at_most(body, "tools", bounds.max_tools)
+    _at_most(body, "logit_bias", bounds.max_logit_bias)
+    stop = body.get("stop")
+    if isinstance(stop, list):
+        _at_most(body, "stop", bounds.max_stop)
+    for text in [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []:
+        if isinstance(text, str) and len(text) > bounds.max_stop_chars:
+            raise InvalidRequestError(
+                f"stop: a sequence of {len(text)} characters; at most {bounds.max_stop_chars} are allowed", param="stop"
+            )
+    routing = body.get("routing")
+    if isinstance(routing, dict):
+        _at_most(routing, "models", bounds.max_models, prefix="routing.")
+
+
+def check_sequences(prompts: int, n: int, bounds: InputBounds) -> None:
+    """Raises: InvalidRequestError: the request asks for too many answers."""
+    if prompts > bounds.max_prompts:
+        raise InvalidRequestError(
+            f"prompt: {prompts} prompts in one request; at most {bounds.max_prompts} are allowed", param="prompt"
+        )
+    if prompts * n > bounds.max_sequences:
+        raise InvalidRequestError(
+            f"n: {prompts * n} answers in one request; at most {bounds.max_sequences} are allowed", param="n"
+        )
+
+
+def _at_most(body: dict[str, Any], field: str, most: int, prefix: str = "") -> None:
+    value = body.get(field)
+    if isinstance(value, list | dict) and len(value) > most:
+        name = f"{prefix}{field}"
+        raise InvalidRequestError(f"{name}: {len(value)} entries; at most {most} are allowed", param=name)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_depth(body: Any) -> None:
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise InvalidRequestError(f"the body nests lists and objects more than {MAX_DEPTH} deep; flatten it")

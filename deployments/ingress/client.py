@@ -1,0 +1,83 @@
+"""The client's end of a request: what it was sent so far decides how an error can still be told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from apportion.deployments.wire.asgi import disconnected
+from apportion.deployments.wire.errors import error_event, error_response
+from apportion.router.errors import ApportionError
+
+
+class Client:
+    """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streaming = False
+        self.started = False
+
+    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """The whole answer."""
+        self.started = True
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def start_stream(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Status and headers; `chunk` and `end` follow."""
+        self.started = self._streaming = True
+        headers = [*headers, (b"cache-control", b"no-cache")]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def chunk(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        self._streaming = False
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: ApportionError) -> None:
+        """Ends a stream that has begun with the error as an event; raises the error if nothing was sent."""
+        if not self.started:
+            raise error
+        if self._streaming:
+            await self.chunk(error_event(error))
+            await self.end()
+
+
+class ServedResponse(Response):
+    """Serves a request inside the response, so that one place sees the answer, its errors, and a client that left.
+
+    Args:
+        serve: answers the client; raises an ApportionError only while nothing was sent.
+    """
+
+    def __init__(self, serve: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+        super().__init__()
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.create_task(self._serve(Client(send)))
+        gone = asyncio.create_task(disconnected(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+        if not work.cancelled():
+            await self._answer_errors(work, scope, receive, send)
+
+    async def _answer_errors(self, work: asyncio.Task[None], scope: Scope, receive: Receive, send: Send) -> None:
+        error = work.exception()
+        if isinstance(error, ApportionError):
+            await error_response(error)(scope, receive, send)
+        elif error is not None:
+            raise error

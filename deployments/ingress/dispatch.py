@@ -1,0 +1,211 @@
+"""The data path: bytes between the client and the engine that the plan names, in one pooled connection each way.
+
+Every decided request ends in exactly one `Done`, whether answered, failed or given up by its client. An engine that
+cannot be reached, breaks or is late before the first byte costs the request another attempt; after it, the stream
+ends with an error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+
+from apportion.deployments.config.models import TimeoutsConfig
+from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.ingress.client import Client
+from apportion.deployments.ingress.link import RouterLink
+from apportion.deployments.ingress.openai import ParsedRequest
+from apportion.deployments.wire.errors import engine_error
+from apportion.deployments.wire.headers import decision_headers, server_timing
+from apportion.deployments.wire.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled, price_header
+from apportion.router.batch.messages import Decision, Done
+from apportion.router.errors import DeadlineError, UnavailableError
+
+logger = logging.getLogger("ray.serve")
+
+_TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
+
+
+class _EngineFailureError(Exception):
+    """The engine gave no answer, or broke it off; the message is for the client."""
+
+
+class _Seat:
+    """What became of a dispatched request."""
+
+    __slots__ = ("cost_usd", "failed", "lost_replica", "worked")
+
+    def __init__(self) -> None:
+        self.cost_usd: float | None = None
+        self.worked = True
+        self.lost_replica = False
+        self.failed = False
+
+
+class Dispatcher:
+    """Plans, sends, retries and settles requests.
+
+    Args:
+        link: the line to the router.
+        config: time-outs and retries.
+        timeouts: of models that have their own, by name.
+    """
+
+    def __init__(self, link: RouterLink, config: DispatchConfig, timeouts: Mapping[str, TimeoutsConfig]) -> None:
+        self._link = link
+        self._config = config
+        self._timeouts = timeouts
+        self._session: aiohttp.ClientSession | None = None
+
+    async def serve(self, parsed: ParsedRequest, path: str, client: Client) -> None:
+        """Answers one request; waiting, planning, attempts and generation all consume its time.
+
+        Raises:
+            ApportionError: nothing has been sent to the client, and this is why nothing will be.
+        """
+        timeout_s = min(parsed.item.timeout_s, self._config.request_timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                await self._attempt(parsed, path, client, deadline)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            await client.fail(DeadlineError(f"no answer within {timeout_s:g} s; allow more, or ask for fewer tokens"))
+
+    async def close(self) -> None:
+        """Closes the pooled connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _attempt(self, parsed: ParsedRequest, path: str, client: Client, deadline: asyncio.Timeout) -> None:
+        failed: list[Decision] = []
+        while True:
+            left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+            asked_s = time.perf_counter()
+            decision = await self._link.plan(parsed.item.again(failed, left_s))
+            planned_s = time.perf_counter() - asked_s
+            try:
+                await self._forward(decision, planned_s, parsed, path, client)
+                return
+            except _EngineFailureError as failure:
+                logger.warning("replica %s: %s", decision.replica, failure)
+                failed.append(decision)
+                if client.started or len(failed) > self._config.retries:
+                    tried = f" ({len(failed)} replicas were tried)" if len(failed) > 1 else ""
+                    await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
+                    return
+
+    async def _forward(
+        self, decision: Decision, planned_s: float, parsed: ParsedRequest, path: str, client: Client
+    ) -> None:
+        limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
+        async with self._seat(decision) as seat:
+            try:
+                async with asyncio.timeout(limits.total_s) as total:
+                    await self._exchange(decision, planned_s, parsed, path, client, seat, limits)
+            except aiohttp.ServerTimeoutError as error:
+                seat.failed, seat.worked = True, False
+                raise _EngineFailureError(f"the engine took no connection within {limits.connect_s:g} s") from error
+            except aiohttp.ClientConnectionError as error:
+                seat.lost_replica = True
+                seat.worked = not isinstance(error, aiohttp.ClientConnectorError)
+                raise _EngineFailureError("the engine cannot be reached") from error
+            except aiohttp.ClientError as error:
+                seat.failed = True
+                raise _EngineFailureError("the engine broke off before the answer was complete") from error
+            except TimeoutError as error:
+                if not total.expired():
+                    raise
+                seat.failed = True
+                raise _EngineFailureError(f"the engine did not finish within {limits.total_s:g} s") from error
+
+    async def _exchange(
+        self,
+        decision: Decision,
+        planned_s: float,
+        parsed: ParsedRequest,
+        path: str,
+        client: Client,
+        seat: _Seat,
+        limits: TimeoutsConfig,
+    ) -> None:
+        price = decision.price
+        request = self._pool().post(
+            f"{decision.url}{path}",
+            data=parsed.engine_body(decision.model),
+            headers={"content-type": "application/json"} | ({} if price is None else dict([price_header(price)])),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
+        )
+        sent_s = time.perf_counter()
+        first_s = limits.first_token_s if parsed.stream else None
+        async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
+            try:
+                async with asyncio.timeout(first_s) as patience:
+                    answer = await stack.enter_async_context(request)
+                    first = await answer.content.readany()
+            except TimeoutError as error:
+                if not patience.expired():
+                    raise
+                seat.failed = True
+                raise _EngineFailureError(f"no first token within {first_s:g} s") from error
+            if answer.status >= 500:
+                seat.failed = True
+                raise _EngineFailureError(f"the engine failed ({answer.status}): {_said(first)}")
+            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
+            await _pipe(answer, first, [*decision_headers(decision), timing], seat, client)
+
+    @contextlib.asynccontextmanager
+    async def _seat(self, decision: Decision) -> AsyncIterator[_Seat]:
+        seat = _Seat()
+        try:
+            yield seat
+        finally:
+            self._link.finish(Done(decision.id, seat.cost_usd, seat.worked, seat.lost_replica, seat.failed))
+
+    def _pool(self) -> aiohttp.ClientSession:
+        # Made on first use: a session belongs to the event loop that it is used in.
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=False, skip_auto_headers=["user-agent"]
+            )
+        return self._session
+
+
+async def _pipe(
+    answer: aiohttp.ClientResponse, first: bytes, reasons: list[tuple[bytes, bytes]], seat: _Seat, client: Client
+) -> None:
+    content_type = answer.headers.get("content-type", "application/json")
+    headers = [(b"content-type", content_type.encode()), *reasons]
+    settled = answer.headers.get(SETTLED_HEADER)
+    if settled is not None:
+        seat.cost_usd = float(settled)
+        headers.append((SETTLED_HEADER.encode(), settled.encode()))
+    if content_type.startswith("text/event-stream"):
+        await client.start_stream(answer.status, headers)
+        await _pipe_stream(answer, first, seat, client)
+        return
+    body = first + await answer.read()
+    if answer.status >= 400:
+        seat.cost_usd = 0.0  # the engine refused it: nothing was generated
+        body = engine_error(answer.status, body)
+    await client.answer(answer.status, headers, body)
+
+
+async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, seat: _Seat, client: Client) -> None:
+    await client.chunk(first)
+    tail = first[-_TAIL_BYTES:]
+    async for chunk in answer.content.iter_any():
+        await client.chunk(chunk)
+        tail = (tail + chunk)[-_TAIL_BYTES:]
+    seat.cost_usd = find_settled(tail)
+    await client.end()
+
+
+def _said(body: bytes) -> str:
+    return body.decode(errors="replace")[:200]

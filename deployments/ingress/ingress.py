@@ -1,0 +1,200 @@
+"""The Ingress: OpenAI's HTTP API; stateless, as many replicas as the traffic needs.
+
+A request is read, planned by the router, and then piped between the client and the engine's own port.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException, RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from apportion.deployments.config.models import AUTO_MODEL
+from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.ingress.bounds import decode
+from apportion.deployments.ingress.client import ServedResponse
+from apportion.deployments.ingress.dispatch import Dispatcher
+from apportion.deployments.ingress.link import RouterLink
+from apportion.deployments.ingress.openai import Kind, parse, parse_object
+from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
+from apportion.deployments.keys.doorman import Doorman
+from apportion.deployments.keys.keyring import Caller
+from apportion.deployments.wire.calls import answer_of
+from apportion.deployments.wire.errors import error_response
+from apportion.deployments.wire.headers import verdict_json
+from apportion.router.batch.messages import RouteItem, Verdict
+from apportion.router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
+
+logger = logging.getLogger("ray.serve")
+STATE_TIMEOUT_S = 2.0
+api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
+
+
+# The engines', whatever prefix this application is served under.
+ENGINE_PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+
+
+@api.exception_handler(ApportionError)
+async def on_apportion_error(_: Request, error: ApportionError) -> Response:
+    return error_response(error)
+
+
+@api.exception_handler(RequestValidationError)
+async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
+    return error_response(InvalidRequestError(str(error)))
+
+
+@api.exception_handler(HTTPException)
+@api.exception_handler(404)
+@api.exception_handler(405)
+async def on_http_error(request: Request, error: HTTPException) -> Response:
+    message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what is served here"
+    body = InvalidRequestError(message).envelope()
+    return JSONResponse(body, status_code=error.status_code)
+
+
+@api.exception_handler(Exception)
+async def on_any_error(_: Request, error: Exception) -> Response:
+    logger.exception("unexpected error", exc_info=error)
+    return error_response(ApportionError("internal error; the log of the ingress has the details"))
+
+
+@serve.deployment(max_ongoing_requests=10_000)
+@serve.ingress(api)
+class Ingress:
+    """One replica of the HTTP front."""
+
+    def __init__(self, config: ServiceConfig, router: DeploymentHandle) -> None:
+        self._config = config
+        self._router = router
+        self._started = int(time.time())
+        self._link = RouterLink(router.exchange.remote)
+        timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
+        self._doorman = Doorman(config.keys, config.names)
+        self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
+
+    async def __del__(self) -> None:
+        await self._link.close()
+        await self._dispatcher.close()
+
+    @api.post("/v1/chat/completions", openapi_extra=CHAT_OPERATION)
+    async def chat(self, request: Request) -> Response:
+        return await self._routed("chat", request)
+
+    @api.post("/v1/completions", openapi_extra=COMPLETION_OPERATION)
+    async def completion(self, request: Request) -> Response:
+        return await self._routed("completion", request)
+
+    @api.get("/v1/models")
+    async def models(self, request: Request) -> dict[str, Any]:
+        caller = self._doorman.admit(request.headers)
+        names = (AUTO_MODEL, *(name for name in self._config.names if caller.may_use(name)))
+        prices = await self._prices()
+        return {"object": "list", "data": [self._describe(name, prices) for name in names]}
+
+    @api.get("/v1/models/{name:path}")
+    async def model(self, name: str, request: Request) -> dict[str, Any]:
+        caller = self._doorman.admit(request.headers)
+        if name != AUTO_MODEL and not (name in self._config.names and caller.may_use(name)):
+            raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
+        return self._describe(name, await self._prices())
+
+    @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
+    async def route(self, request: Request) -> dict[str, Any]:
+        """Plans requests as one batch and runs none of them."""
+        caller = self._doorman.admit(request.headers)
+        items = self._route_items(await self._body(request), request, caller)
+        timeout_s = min(self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
+        verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
+        return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
+
+    @api.get("/health")
+    async def health(self) -> Response:
+        """200 when every part works and every model has a replica, else 503; numbers of the moment either way."""
+        state = await self._state()
+        parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
+        models = state.get("models", {})
+        healthy = set(parts.values()) == {"closed"} and all(model["slots"] > 0 for model in models.values())
+        return JSONResponse({"healthy": healthy, **state, "parts": parts}, status_code=200 if healthy else 503)
+
+    @api.get("/ready")
+    async def ready(self) -> Response:
+        """200 when requests can be answered: the router is there and a model has a replica; else 503."""
+        state = await self._state()
+        models = [name for name, model in state.get("models", {}).items() if model["slots"] > 0]
+        return JSONResponse({"ready": bool(models), "models": models}, status_code=200 if models else 503)
+
+    async def _state(self) -> dict[str, Any]:
+        """The router's, or nothing when it does not answer."""
+        try:
+            state: dict[str, Any] = await answer_of(self._router.state.remote(), STATE_TIMEOUT_S)
+            return state
+        except Exception as error:
+            logger.warning("the router does not tell its state: %r", error)
+            return {}
+
+    async def _routed(self, kind: Kind, request: Request) -> Response:
+        caller = self._doorman.admit(request.headers)
+        raw = await self._body(request)
+        parsed = parse(kind, raw, request.headers, self._config.names, caller, self._config.ingress.bounds)
+        return ServedResponse(partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]))
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._config.ingress.max_body_bytes
+        chunks, size = [], 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send a shorter prompt")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def _prices(self) -> dict[str, dict[str, float]]:
+        """By model, as the router has them now; those of the configuration when it does not answer."""
+        prices: dict[str, dict[str, float]] = (await self._state()).get("prices", {})
+        return prices or {model.name: asdict(model.price) for model in self._config.models}
+
+    def _describe(self, name: str, prices: dict[str, dict[str, float]]) -> dict[str, Any]:
+        model: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "apportion",
+        }
+        for served in self._config.models:
+            if served.name == name:
+                model |= {"max_model_len": served.max_model_len, **prices[name]}
+        return model
+
+    def _route_items(self, raw: bytes, request: Request, caller: Caller) -> list[RouteItem]:
+        body = decode(raw)
+        requests = body.get("requests") if isinstance(body, dict) else None
+        if not isinstance(requests, list) or not requests:
+            raise InvalidRequestError(
+                '`requests` must be a list of chat or completion bodies: {"requests": [{"messages": [...]}]}',
+                param="requests",
+            )
+        if len(requests) > self._config.ingress.max_route_items:
+            raise InvalidRequestError(
+                f"{len(requests)} requests in one call; at most {self._config.ingress.max_route_items} are planned "
+                "together, send the rest in another call",
+                param="requests",
+            )
+        return [self._route_item(i, one, request, caller) for i, one in enumerate(requests)]
+
+    def _route_item(self, index: int, body: Any, request: Request, caller: Caller) -> RouteItem:
+        kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
+        try:
+            bounds = self._config.ingress.bounds
+            return parse_object(kind, body, request.headers, self._config.names, caller, bounds).item
+        except ApportionError as error:
+            param = f"requests.{index}" + (f".{error.param}" if error.param else "")
+            raise type(error)(f"requests.{index}: {error.message}", param=param) from None

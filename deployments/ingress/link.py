@@ -1,0 +1,220 @@
+"""An ingress's line to the router: many requests in one exchange, so that control costs a batch, not a request.
+
+At most one exchange waits at the router for verdicts and at most one more carries news there; what arrives in
+between goes with the next. A router that has restarted is told again what waits and what is in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection
+from contextvars import Context
+from dataclasses import replace
+
+from apportion.router.batch.cancellation import is_cancelled
+from apportion.router.batch.messages import Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
+from apportion.router.errors import UnavailableError
+
+logger = logging.getLogger("ray.serve")
+
+Exchange = Callable[[Report, bool], Awaitable[Reply]]
+
+COALESCE_S = 0.002  # news that no one waits for goes together
+ENDINGS_S = 0.02  # endings, while nothing here waits for what they free: mostly they go with the next request
+RETRY_S = 0.25  # after a failed exchange; the router may be restarting
+PATIENCE_S = 60.0  # with a router that does not answer; Serve restarts one within some ten seconds
+KEEPALIVE_S = 5.0
+PARTING_S = 5.0  # for the last words of an ingress that stops
+EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
+
+
+class RouterLink:
+    """Asks for verdicts and tells endings.
+
+    Args:
+        exchange: the router's `exchange`.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._name = uuid.uuid4().hex
+        self._router: str | None = None
+        self._pending: dict[str, tuple[RouteItem, asyncio.Future[Verdict]]] = {}
+        self._new: dict[str, RouteItem] = {}
+        self._done: list[Done] = []
+        self._cancelled: list[str] = []
+        self._held: dict[str, Held] = {}  # decided, not yet done
+        self._tell_held = False
+        self._waiting: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due_s = 0.0
+        self._keepalive: asyncio.Task[None] | None = None
+        self._silent_since_s: float | None = None
+
+    async def plan(self, item: RouteItem) -> Decision:
+        """Where the request goes.
+
+        Raises:
+            ApportionError: why it goes nowhere.
+            CancelledError: the caller gave up; its seat is freed.
+        """
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._pending[item.id] = (item, future)
+        self._new[item.id] = item
+        self._flush_soon()
+        try:
+            verdict = await future
+        except asyncio.CancelledError:
+            self._give_up(item.id, future)
+            raise
+        if isinstance(verdict, Refusal):
+            raise verdict.error
+        return verdict
+
+    def finish(self, done: Done) -> None:
+        """A decided request has ended; its slot and money are settled."""
+        self._held.pop(done.id, None)
+        self._done.append(done)
+        self._flush_soon(COALESCE_S if self._pending else ENDINGS_S)
+
+    async def close(self) -> None:
+        """Gives up what waits, tells the router what it has not been told, and ends the line."""
+        tasks = [task for task in (self._keepalive, self._waiting, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        parting = Report(self._name, done=tuple(self._done), cancelled=(*self._cancelled, *self._pending))
+        if parting.done or parting.cancelled:
+            try:
+                async with asyncio.timeout(PARTING_S):
+                    await self._exchange(parting, False)
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                logger.warning("the router was not told of %d endings: %r", len(parting.done), error)
+
+    def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
+        self._pending.pop(request_id, None)
+        if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
+            self.finish(Done(request_id, None, worked=False))  # decided in the same turn
+            return
+        item = self._new.pop(request_id, None)
+        if item is None or item.resent:
+            self._cancelled.append(request_id)
+            self._flush_soon(COALESCE_S)
+
+    def _flush_soon(self, delay_s: float = 0.0) -> None:
+        if self._keepalive is None:
+            self._keepalive = asyncio.create_task(self._keep_alive(), context=Context())
+        if self._waiting is not None:
+            delay_s = max(delay_s, COALESCE_S)  # a batch is being planned: gather company for the next
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + delay_s
+        if self._timer is not None:
+            if self._timer_due_s <= due_s:
+                return
+            self._timer.cancel()
+        # In a context of its own: with a client that leaves, Serve cancels what was called in its request's context,
+        # and an exchange carries many requests.
+        self._timer, self._timer_due_s = loop.call_at(due_s, self._flush, context=Context()), due_s
+
+    def _flush(self) -> None:
+        self._timer = None
+        if self._pending and self._waiting is None:
+            self._waiting = asyncio.create_task(self._run(wait=True))
+        elif self._has_news and self._telling is None:
+            self._telling = asyncio.create_task(self._run(wait=False))
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._new or self._done or self._cancelled or self._tell_held)
+
+    async def _run(self, *, wait: bool) -> None:
+        report = Report(
+            ingress=self._name,
+            items=tuple(self._new.values()),
+            done=tuple(self._done),
+            cancelled=tuple(self._cancelled),
+            held=tuple(self._held.values()) if self._tell_held else (),
+        )
+        self._new, self._done, self._cancelled, self._tell_held = {}, [], [], False
+        verdicts: tuple[Verdict, ...] = ()
+        try:
+            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+                reply = await self._exchange(report, wait)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                self._keep(report)
+                raise
+            await self._after_failure(error, report)
+        else:
+            verdicts = reply.verdicts
+            self._after_reply(reply)
+        if wait:
+            self._waiting = None
+        else:
+            self._telling = None
+        for verdict in verdicts:
+            self._deliver(verdict)
+        if self._pending or self._has_news:
+            self._flush_soon()
+
+    def _deliver(self, verdict: Verdict) -> None:
+        item, future = self._pending.pop(verdict.id, (None, None))
+        if item is not None and future is not None and not future.done():
+            if isinstance(verdict, Decision) and verdict.replica is not None:
+                self._held[verdict.id] = Held(
+                    verdict.id, verdict.model, verdict.replica, item.sequences, verdict.cost_usd
+                )
+            future.set_result(verdict)
+        elif isinstance(verdict, Decision) and verdict.id not in self._held:
+            # Given up meanwhile: if its cancel arrived too late, this frees the seat; twice does no harm.
+            self._done.append(Done(verdict.id, None, worked=False))
+
+    def _after_reply(self, reply: Reply) -> None:
+        self._silent_since_s = None
+        if self._router is not None and reply.router != self._router:
+            # A new router that answered what the old one was not asked: it knows nothing of the rest.
+            self._resend(decided={verdict.id for verdict in reply.verdicts})
+        self._router = reply.router
+
+    def _resend(self, *, decided: Collection[str] = ()) -> None:
+        self._tell_held = bool(self._held)
+        waiting = {key: item for key, (item, future) in self._pending.items() if not future.done()}
+        self._new = {
+            key: self._new.get(key) or replace(item, resent=True) for key, item in waiting.items() if key not in decided
+        }
+
+    async def _after_failure(self, error: BaseException, report: Report) -> None:
+        """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
+        now_s = time.monotonic()
+        self._silent_since_s = self._silent_since_s or now_s
+        logger.warning("no answer from the router for %.1f s: %r", now_s - self._silent_since_s, error)
+        if now_s - self._silent_since_s > PATIENCE_S:
+            failure = UnavailableError("the router does not answer; try again in some seconds", retry_after_s=5.0)
+            for item, future in self._pending.values():
+                if not future.done():
+                    future.set_result(Refusal(item.id, failure))
+            self._cancelled.extend(self._pending)
+            self._pending.clear()
+        await asyncio.sleep(RETRY_S)
+        self._keep(report)
+        self._resend()
+
+    def _keep(self, report: Report) -> None:
+        """Endings and cancels are told until it is known that they have arrived."""
+        self._done = [*report.done, *self._done]
+        self._cancelled = [*report.cancelled, *self._cancelled]
+
+    async def _keep_alive(self) -> None:
+        """Long streams say nothing for minutes; the router must not take this ingress for dead meanwhile."""
+        while True:
+            await asyncio.sleep(KEEPALIVE_S)
+            if self._held and self._waiting is None and self._telling is None:
+                self._telling = asyncio.create_task(self._run(wait=False))

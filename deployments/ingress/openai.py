@@ -1,0 +1,244 @@
+"""Reads what routing needs from OpenAI request bodies; everything else passes to the engine as it came.
+
+Sampling parameters, tools and response formats are vLLM's to check: its own layer does so in the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
+from apportion.deployments.config.models import AUTO_MODEL
+from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode
+from apportion.deployments.keys.keyring import ANYBODY, Caller
+from apportion.deployments.wire.headers import HEADER_PREFIX
+from apportion.router.assignment import STRATEGIES
+from apportion.router.assignment.options import checked_strategy
+from apportion.router.batch.messages import RouteItem, RoutingAsk
+from apportion.router.errors import InvalidRequestError, UnknownModelError
+
+MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
+# Fields of vLLM's that can make a prompt longer than its messages and tools.
+UNREAD_FIELDS = frozenset(
+    {"add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort"}
+)
+
+
+class RoutingField(BaseModel):
+    """The optional request field `routing`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: str | None = Field(None, description=f"One of {', '.join(sorted(STRATEGIES))}.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of that strategy.")
+    max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
+    min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
+    models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
+    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
+    priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
+    timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: str = Field(min_length=1)
+    content: str | list[dict[str, Any]] | None = None
+
+
+class _Common(BaseModel):
+    """Fields of both endpoints that the router reads."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(AUTO_MODEL, min_length=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    n: int | None = Field(None, ge=1, le=128)
+    stream: bool | None = None
+    routing: RoutingField | None = None
+
+
+class ChatBody(_Common):
+    messages: list[_Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    tools: list[dict[str, Any]] | None = None
+
+
+class CompletionBody(_Common):
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
+
+
+_BODIES: Mapping[str, TypeAdapter[Any]] = {
+    "chat": TypeAdapter(ChatBody),
+    "completion": TypeAdapter(CompletionBody),
+}
+Kind = Literal["chat", "completion"]
+
+
+class ParsedRequest:
+    """A request: what the router sees (`item`), and the body that the engine gets."""
+
+    __slots__ = ("_body", "item", "stream")
+
+    def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool) -> None:
+        self.item = item
+        self.stream = stream
+        self._body = body
+
+    def engine_body(self, model: str) -> bytes:
+        """The body as it came, but for the model's name and without `routing`."""
+        return json.dumps({**self._body, "model": model}, separators=(",", ":")).encode()
+
+
+def parse(
+    kind: Kind,
+    raw: bytes,
+    headers: Mapping[str, str],
+    models: tuple[str, ...],
+    caller: Caller = ANYBODY,
+    bounds: InputBounds = DEFAULT_BOUNDS,
+) -> ParsedRequest:
+    """Reads one request.
+
+    Args:
+        models: that are served.
+        caller: who asks; may be allowed only some of the models.
+
+    Raises:
+        InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
+        UnknownModelError: a model is not served here; names those that are.
+    """
+    return parse_object(kind, decode(raw), headers, models, caller, bounds)
+
+
+def parse_object(
+    kind: Kind,
+    body: Any,
+    headers: Mapping[str, str],
+    models: tuple[str, ...],
+    caller: Caller = ANYBODY,
+    bounds: InputBounds = DEFAULT_BOUNDS,
+) -> ParsedRequest:
+    """As `parse`, for a body that is decoded already."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
+    check_bounds(kind, body, bounds)
+    try:
+        checked = _BODIES[kind].validate_python(body)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    field = _routing(checked.routing, headers)
+    ask = _ask(field, models)
+    named = None if checked.model == AUTO_MODEL else checked.model
+    if named is not None:
+        _check_models([named], models, "model")
+    ask = caller.restrict(named, ask)
+    if kind == "chat":
+        content = [dict(message) for message in body["messages"]]
+        max_tokens = checked.max_completion_tokens or checked.max_tokens
+        prompts, tools = 1, checked.tools
+    else:
+        content, tools = checked.prompt, None
+        max_tokens = checked.max_tokens or 16  # OpenAI's default for completions
+        prompts = _count_prompts(checked.prompt, named)
+    check_sequences(prompts, checked.n or 1, bounds)
+    item = RouteItem(
+        id=uuid.uuid4().hex,
+        content=content,
+        model=named,
+        sequences=(checked.n or 1) * prompts,
+        prompts=prompts,
+        unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
+        max_tokens=max_tokens,
+        tools=tools,
+        ask=ask,
+        account=caller.account,
+        priority=field.priority,
+        timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
+    )
+    forwarded = {name: value for name, value in body.items() if name != "routing"}
+    return ParsedRequest(item, forwarded, bool(checked.stream))
+
+
+def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:
+    """The field `routing`, with headers for what it does not say."""
+    values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
+    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s", "wait-for-budget"):
+        value = headers.get(HEADER_PREFIX + name)
+        key = name.replace("-", "_")
+        if value is not None and key not in values:
+            values[key] = [part.strip() for part in value.split(",")] if name == "models" else value
+    try:
+        return RoutingField.model_validate(values) if values else _NOTHING_SAID
+    except ValidationError as error:
+        raise _invalid(error, prefix="routing") from None
+
+
+def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
+    if field is _NOTHING_SAID:
+        return _NOTHING_ASKED
+    if field.strategy is not None:
+        _check_strategy(field.strategy, field.options, len(models))
+    elif field.options:
+        raise InvalidRequestError(
+            "routing.options need a routing.strategy that they belong to", param="routing.options"
+        )
+    if field.models is not None:
+        _check_models(field.models, models, "routing.models")
+    return RoutingAsk(
+        strategy=field.strategy,
+        options=field.options,
+        max_cost_usd=field.max_cost_usd,
+        min_success=field.min_success,
+        models=None if field.models is None else tuple(field.models),
+        wait_for_budget=field.wait_for_budget,
+    )
+
+
+_NOTHING_SAID = RoutingField()
+_NOTHING_ASKED = RoutingAsk()
+
+
+def _check_strategy(name: str, options: dict[str, Any], n_models: int) -> None:
+    try:
+        checked_strategy(name, options, n_models)
+    except InvalidRequestError as error:
+        param = "routing.strategy" if name not in STRATEGIES else "routing.options"
+        raise InvalidRequestError(error.message, param=param) from None
+
+
+def _check_models(names: list[str], models: tuple[str, ...], param: str) -> None:
+    for name in names:
+        if name not in models:
+            raise UnknownModelError(
+                f"the model {name!r} does not exist; use {AUTO_MODEL!r} or one of {', '.join(models)}",
+                param=param,
+            )
+
+
+def _count_prompts(prompt: Any, named: str | None) -> int:
+    if isinstance(prompt, str):
+        return 1
+    if not isinstance(prompt[0], str) and named is None:
+        raise InvalidRequestError(
+            "token ids belong to one model's tokenizer; name that model, or send text to be routed",
+            param="prompt",
+        )
+    return 1 if isinstance(prompt[0], int) else len(prompt)
+
+
+def _invalid(error: ValidationError, prefix: str = "") -> InvalidRequestError:
+    mistakes = error.errors(include_url=False)
+    first = mistakes[0]
+    # Alternatives of a union are not fields: keep names and positions, drop type tags.
+    path = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    path = [part for part in path if part not in {"str", "int"}]
+    param = ".".join([prefix, *path] if prefix else path)
+    got = "" if first["type"] == "missing" else f" (got {first['input']!r:.60})"
+    return InvalidRequestError(f"{param}: {first['msg']}{got}", param=param)

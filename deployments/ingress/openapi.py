@@ -1,0 +1,77 @@
+"""What `/openapi.json` says of bodies that are read by hand: FastAPI would parse them before we could bound them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS
+from apportion.deployments.ingress.openai import ChatBody, CompletionBody
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+ERRORS = {
+    "400": "The request is wrong; `param` names the field.",
+    "401": "The API key is missing or not known.",
+    "402": "The budget does not pay for this request, now or later.",
+    "403": "The API key may not use the model.",
+    "404": "The model is not served here.",
+    "413": "The body is too large.",
+    "429": "Not now: see `retry-after`.",
+    "503": "Nothing that may answer works.",
+    "504": "The request's time is up.",
+}
+
+
+def _schema(body: type[ChatBody] | type[CompletionBody], fields: frozenset[str]) -> dict[str, Any]:
+    raw = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = raw.pop("$defs", {})
+    schema: dict[str, Any] = _inlined(raw, definitions)
+    # Fields that the engine checks are named here and typed there.
+    schema["properties"] = {name: {} for name in sorted(fields)} | schema["properties"]
+    schema["additionalProperties"] = False
+    return schema
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_inlined(child, definitions) for child in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].rsplit("/", 1)[1]], definitions)
+    return {name: _inlined(child, definitions) for name, child in node.items()}
+
+
+def _operation(schema: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ERROR}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {status: {"description": text, "content": content} for status, text in ERRORS.items()},
+    }
+
+
+_CHAT = _schema(ChatBody, CHAT_FIELDS)
+_COMPLETION = _schema(CompletionBody, COMPLETION_FIELDS)
+CHAT_OPERATION = _operation(_CHAT)
+COMPLETION_OPERATION = _operation(_COMPLETION)
+ROUTE_OPERATION = _operation(
+    {
+        "type": "object",
+        "required": ["requests"],
+        "properties": {"requests": {"type": "array", "minItems": 1, "items": {"anyOf": [_CHAT, _COMPLETION]}}},
+    }
+)

@@ -1,0 +1,1 @@
+"""API keys: whose a request is and what it may do."""

@@ -1,0 +1,1 @@
+"""What both ends of a connection must agree on: headers, errors, calls, the settled cost."""

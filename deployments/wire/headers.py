@@ -1,0 +1,86 @@
+"""Says why: a decision as response headers, a verdict as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apportion.router.batch.messages import Decision, Refusal, Verdict
+
+HEADER_PREFIX = "x-router-"
+
+
+def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
+    """Why this model: its predicted success and cost, prices, batch and rung."""
+    batch = decision.batch
+    values = {
+        "model": decision.model,
+        "success": f"{decision.success:.4f}",
+        "cost-usd": f"{decision.cost_usd:.6g}",
+        "shadow-price": f"{batch.budget_price:.6g}",
+        "slot-price": f"{decision.slot_price:.6g}",
+        "batch": (
+            f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}"
+        ),
+        "rung": decision.rung,
+        "strategy": decision.strategy,
+    }
+    return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
+
+
+def server_timing(decision: Decision, planned_s: float, engine_s: float) -> tuple[bytes, bytes]:
+    """The standard header that says where the time until an answer began went, in milliseconds.
+
+    `link` is what the exchange with the router took beyond the router's own `queue`, `predict` and `solve`;
+    `engine` lasts from sending the request to the engine's answering, of a stream to its first token.
+
+    Args:
+        planned_s: seconds that the ingress waited for the decision.
+        engine_s: seconds that it then waited for the engine's first bytes.
+    """
+    spans = {"engine": engine_s}
+    if (timing := decision.timing) is not None:
+        link_s = planned_s - timing.queue_s - timing.predict_s - timing.solve_s
+        spans = {
+            "link": max(link_s, 0.0),
+            "queue": timing.queue_s,
+            "predict": timing.predict_s,
+            "solve": timing.solve_s,
+            "engine": engine_s,
+        }
+    return b"server-timing", ", ".join(f"{name};dur={1e3 * span_s:.2f}" for name, span_s in spans.items()).encode()
+
+
+def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
+    """One entry of the answer of `/v1/route`: where the request would go and why, or why nowhere."""
+    if isinstance(verdict, Refusal):
+        return {"index": index, **verdict.error.envelope()}
+    decision: Decision = verdict
+    cap_usd = decision.batch.cap_usd
+    return {
+        "index": index,
+        "model": decision.model,
+        "success": decision.success,
+        "cost_usd": decision.cost_usd,
+        "shadow_price": decision.batch.budget_price,
+        "slot_price": decision.slot_price,
+        "strategy": decision.strategy,
+        "rung": decision.rung,
+        "batch": {
+            "size": decision.batch.size,
+            "planned_cost_usd": decision.batch.planned_cost_usd,
+            "cap_usd": cap_usd if cap_usd != float("inf") else None,
+            "objective": decision.batch.objective,
+            "bound": decision.batch.bound,
+            "binding": list(decision.batch.binding),
+        },
+        "candidates": [
+            {
+                "model": candidate.model,
+                "success": candidate.success,
+                "cost_usd": candidate.cost_usd,
+                "output_tokens": candidate.output_tokens,
+                "allowed": candidate.allowed,
+            }
+            for candidate in decision.candidates
+        ],
+    }

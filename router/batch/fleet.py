@@ -1,0 +1,143 @@
+"""The engines' replicas: where they answer, the slots that they have, and whether they work.
+
+A replica that failed several times in a row gets no requests for a while, then one as a trial.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.batch.breaker import Breaker, BreakerState
+from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
+from apportion.router.batch.slots import SlotLedger
+
+logger = logging.getLogger("ray.serve")
+
+REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead
+
+
+class Fleet:
+    """Replicas by their announcements, and the requests on them.
+
+    Args:
+        models: names in the order of every array.
+    """
+
+    def __init__(self, models: Sequence[str]) -> None:
+        self._columns = {name: column for column, name in enumerate(models)}
+        self._slots = SlotLedger(len(models))
+        self._replicas: dict[str, EngineReplica] = {}
+        self._heard_s: dict[str, float] = {}
+        self._breakers: dict[str, Breaker] = {}
+
+    @property
+    def in_flight(self) -> int:
+        return self._slots.in_flight
+
+    @property
+    def complete(self) -> bool:
+        """Whether every model has a replica."""
+        return {replica.model for replica in self._replicas.values()} == set(self._columns)
+
+    def capacity(self) -> IntArray:
+        """(M,) slots of the replicas that work, used or not."""
+        return self._slots.capacity()
+
+    def free_slots(self) -> IntArray:
+        """(M,) slots that may be taken now."""
+        return self._slots.free_slots()
+
+    def announce(self, replica: EngineReplica) -> bool:
+        """A replica's heartbeat; True if its slots are new."""
+        if replica.draining or replica.model not in self._columns:
+            self._drop(replica.id)
+            return False
+        is_new = replica.id not in self._replicas
+        self._heard_s[replica.id] = time.monotonic()
+        self._replicas[replica.id] = replica
+        self._slots.join(replica.id, self._columns[replica.model], replica.slots)
+        if is_new:
+            self._breakers[replica.id] = Breaker()
+            logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
+        return is_new
+
+    def avoided(self, items: Sequence[RouteItem]) -> BoolArray | None:
+        """(N, M) True for models that the request is not to go to again; None where there is nothing to avoid."""
+        if not any(item.avoid_replicas for item in items):
+            return None
+        avoided = np.zeros((len(items), len(self._columns)), dtype=bool)
+        for row, item in enumerate(items):
+            for name, column in self._columns.items():
+                others = set(self._slots.replicas_of(column)) - set(item.avoid_replicas)
+                avoided[row, column] = not others or name in item.avoid_models
+        return avoided
+
+    def seat(self, item: RouteItem, model: str) -> EngineReplica | None:
+        """Takes the request's slots on a replica of the model; None if they are gone."""
+        name = self._slots.reserve(item.id, self._columns[model], item.sequences, item.avoid_replicas)
+        return None if name is None else self._replicas[name]
+
+    def adopt(self, held: Held) -> None:
+        """Seats what is in flight already and was seated by a router before this one."""
+        if held.model in self._columns:
+            self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica)
+
+    def end(self, done: Done) -> None:
+        """A request ended: its slots are free, and its replica did well or not."""
+        replica = self._slots.replica_of(done.id)
+        self._slots.release(done.id)
+        if replica is None:
+            return
+        if done.lost_replica:
+            self._drop(replica)
+        elif replica in self._breakers:
+            breaker = self._breakers[replica]
+            if done.failed:
+                breaker.failure(time.monotonic())
+            elif done.cost_usd is not None:
+                breaker.success()
+            self._restrict(replica)
+
+    def release(self, request_id: str) -> None:
+        """Frees the slots of a request that no engine has seen."""
+        self._slots.release(request_id)
+
+    def sweep(self) -> bool:
+        """Forgets replicas that are silent and lets trials begin; True if what waits may be served or refused now."""
+        now_s = time.monotonic()
+        silent = [replica for replica, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]
+        for replica in silent:
+            self._drop(replica)
+        trials = [self._restrict(replica) for replica in self._breakers]
+        return bool(silent) or any(trials)
+
+    def describe(self) -> dict[str, Any]:
+        """Slots by model and replicas by name, as JSON."""
+        capacity, free = self.capacity().tolist(), self.free_slots().tolist()
+        now_s = time.monotonic()
+        return {
+            "models": {name: {"slots": capacity[j], "free_slots": free[j]} for name, j in self._columns.items()},
+            "replicas": {
+                name: {"model": replica.model, "url": replica.url, "breaker": self._breakers[name].state(now_s)}
+                for name, replica in self._replicas.items()
+            },
+        }
+
+    def _restrict(self, replica: str) -> bool:
+        state = self._breakers[replica].state(time.monotonic())
+        most = {BreakerState.closed: None, BreakerState.half_open: 1, BreakerState.open: 0}[state]
+        self._slots.restrict(replica, most)
+        return state is BreakerState.half_open
+
+    def _drop(self, replica: str) -> None:
+        if self._replicas.pop(replica, None) is not None:
+            logger.info("replica %s left", replica)
+        self._heard_s.pop(replica, None)
+        self._breakers.pop(replica, None)
+        self._slots.leave(replica)

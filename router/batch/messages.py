@@ -1,0 +1,187 @@
+"""What the parts of the service tell each other: plain values, nothing of the HTTP request itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from apportion.router.budget import Account
+from apportion.router.errors import ApportionError
+from apportion.router.prices import ModelPrice
+
+ROUTER = "Router"  # the deployment that engines announce themselves to
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingAsk:
+    """What a request asks of its routing; None: the service's policy decides."""
+
+    strategy: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    max_cost_usd: float | None = None
+    min_success: float | None = None
+    models: tuple[str, ...] | None = None
+    wait_for_budget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteItem:
+    """One request as the router sees it: content to predict from, limits, and no sampling parameters.
+
+    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
+    may add to it what the router has not counted. The higher `priority`, the sooner and the weightier; `timeout_s` is
+    what is left of the request's time. `account` says who pays. `resent`: a router has been told of it before, and may
+    have decided, counted and reserved it before it was lost.
+    """
+
+    id: str
+    content: list[dict[str, Any]] | str | list[str] | list[int] | list[list[int]]
+    model: str | None = None
+    sequences: int = 1
+    max_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    ask: RoutingAsk = field(default_factory=RoutingAsk)
+    account: Account = field(default_factory=Account)
+    prompts: int = 1
+    unread_prompt: bool = False
+    priority: int = 0
+    timeout_s: float = math.inf
+    avoid_replicas: tuple[str, ...] = ()
+    avoid_models: tuple[str, ...] = ()
+    resent: bool = False
+
+    def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
+        """The item of a further attempt, under a name of its own: the first one's slot may still be settling.
+
+        The second attempt goes to another replica, later ones to other models, where there are any.
+        """
+        return replace(
+            self,
+            id=f"{self.id}-{len(failed)}" if failed else self.id,
+            timeout_s=timeout_s,
+            avoid_replicas=tuple(decision.replica for decision in failed if decision.replica is not None),
+            avoid_models=tuple(decision.model for decision in failed) if len(failed) > 1 else (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """The batch that a decision belongs to."""
+
+    id: int
+    size: int
+    planned_cost_usd: float
+    cap_usd: float
+    budget_price: float
+    objective: float
+    bound: float
+    binding: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What was predicted for one model."""
+
+    model: str
+    success: float
+    cost_usd: float
+    output_tokens: float
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTiming:
+    """Seconds that a request spent at the router: in the queue, until its batch was predicted, until it was solved."""
+
+    queue_s: float
+    predict_s: float
+    solve_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run."""
+
+    id: str
+    model: str
+    success: float
+    cost_usd: float
+    slot_price: float
+    rung: str
+    strategy: str
+    batch: BatchInfo
+    replica: str | None = None
+    url: str | None = None
+    timing: PlanTiming | None = None
+    candidates: tuple[Candidate, ...] = ()
+    price: ModelPrice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request goes nowhere."""
+
+    id: str
+    error: ApportionError
+
+
+Verdict = Decision | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of a dispatched request, told by the ingress.
+
+    `cost_usd` is None where the engine did not say; `worked` is False where no engine received the request;
+    `lost_replica` where its engine could not be reached; `failed` where it answered with an error of its own or not
+    in time.
+    """
+
+    id: str
+    cost_usd: float | None
+    worked: bool = True
+    lost_replica: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A request in flight, told anew to a router that has restarted and does not know of it."""
+
+    id: str
+    model: str
+    replica: str
+    sequences: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an ingress tells the router: new requests, endings, cancels, and what it holds if the router is new."""
+
+    ingress: str
+    items: tuple[RouteItem, ...] = ()
+    done: tuple[Done, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The router's answer: the verdicts that are ready, and which incarnation of the router gives them."""
+
+    router: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReplica:
+    """An engine replica's announcement; repeated as its heartbeat."""
+
+    id: str
+    model: str
+    url: str
+    slots: int
+    draining: bool = False

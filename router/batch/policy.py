@@ -1,0 +1,43 @@
+"""By what a batch is planned: frozen values, which whoever runs the batch makes from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apportion.router.assignment import Strategy
+from apportion.router.prices import ModelPrice
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the batch knows it: its name, what it costs now, and its longest prompt plus answer in tokens."""
+
+    name: str
+    price: ModelPrice
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How batches are planned from now on.
+
+    `models` are in the order of every array. A batch may spend `budget_usd_per_request` times its requests; None: no
+    cap.
+    """
+
+    models: tuple[ServedModel, ...]
+    strategy: Strategy
+    budget_usd_per_request: float | None = None
+
+    def price_of(self, name: str) -> ModelPrice:
+        """The price of the model of that name."""
+        return self.prices[self.names.index(name)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models)
+
+    @property
+    def prices(self) -> tuple[ModelPrice, ...]:
+        """List prices, in the models' order."""
+        return tuple(model.price for model in self.models)

@@ -1,0 +1,102 @@
+"""Which models may answer a request at all; and if none, the error that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray
+from apportion.router.batch.estimates import Estimates
+from apportion.router.batch.messages import RouteItem
+from apportion.router.batch.policy import ServedModel
+from apportion.router.errors import (
+    ApportionError,
+    BudgetExceededError,
+    ContextLengthError,
+    InfeasibleError,
+    UnavailableError,
+)
+
+
+def allowed_models(
+    items: Sequence[RouteItem],
+    estimates: Estimates,
+    models: Sequence[ServedModel],
+    healthy: BoolArray,
+) -> BoolArray:
+    """(N, M): False where a name, an allow-list, the context length, a limit of the request, or health forbids.
+
+    Args:
+        healthy: (N, M), models that have a replica for the request.
+    """
+    allowed = _named(items, models) & _fits(items, estimates, models) & healthy
+    most_usd = np.array([_or(item.ask.max_cost_usd, np.inf) for item in items])
+    least = np.array([_or(item.ask.min_success, 0.0) for item in items])
+    allowed &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
+    allowed[list(estimates.errors)] = False
+    return allowed
+
+
+def refuse(
+    item: RouteItem,
+    estimates: Estimates,
+    row: int,
+    models: Sequence[ServedModel],
+    healthy: BoolArray,
+) -> ApportionError:
+    """The error for a request that no model may answer: the first limit that leaves none."""
+    if row in estimates.errors:
+        return estimates.errors[row]
+    one = estimates.rows([row])
+    named = _named([item], models)[0]
+    fitting = named & _fits([item], one, models)[0]
+    if not fitting.any():
+        longest = max(model.max_model_len for model, may in zip(models, named, strict=True) if may)
+        tokens = int(one.input_tokens[0, named].min())
+        answer = f" and {item.max_tokens} of the answer" if item.max_tokens else ""
+        return ContextLengthError(
+            f"the prompt has {tokens} tokens{answer}; the longest context of the models that may answer "
+            f"is {longest} tokens: shorten the prompt or lower max_tokens"
+        )
+    may = fitting & healthy[row]
+    if not may.any():
+        names = [model.name for model, fits in zip(models, fitting, strict=True) if fits]
+        return UnavailableError(f"no replica of {', '.join(names)} is ready; try again in some seconds")
+    cost_usd, success = one.cost_usd[0], one.success[0]
+    if item.ask.max_cost_usd is not None:
+        affordable = may & (cost_usd <= item.ask.max_cost_usd)
+        if not affordable.any():
+            return BudgetExceededError(
+                f"the cheapest model that may answer costs {cost_usd[may].min():.3g} USD, more than "
+                f"max_cost_usd {item.ask.max_cost_usd:.3g}; raise it or lower max_tokens",
+                param="routing.max_cost_usd",
+            )
+        may = affordable
+    return InfeasibleError(
+        f"no model within the request's limits reaches min_success {item.ask.min_success:.3g}; the best is "
+        f"{success[may].max():.3g}: lower it or allow more models",
+        param="routing.min_success",
+    )
+
+
+def _named(items: Sequence[RouteItem], models: Sequence[ServedModel]) -> BoolArray:
+    column = {model.name: j for j, model in enumerate(models)}
+    named = np.ones((len(items), len(models)), dtype=bool)
+    for row, item in enumerate(items):
+        names = (item.model,) if item.model is not None else item.ask.models
+        if names is not None:
+            named[row] = False
+            named[row, [column[name] for name in names]] = True
+    return named
+
+
+def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
+    answer = np.array([item.max_tokens or 1 for item in items], dtype=float)
+    longest = np.array([model.max_model_len for model in models], dtype=float)
+    fits: BoolArray = estimates.input_tokens + answer[:, None] <= longest[None, :]
+    return fits
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value

@@ -1,0 +1,153 @@
+"""Slots of requests in flight: reserved at planning, given back at the end.
+
+Knows replicas only as names with a number of slots; knows no clock, no network, no batch and no money.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from apportion.router.arrays import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What one request holds while it is in flight."""
+
+    request_id: str
+    model: int
+    replica: str
+    sequences: int
+
+
+@dataclass(slots=True)
+class _Replica:
+    model: int
+    slots: int
+    used: int = 0
+    present: bool = True
+    most: int | None = None
+
+    @property
+    def usable(self) -> int:
+        """Slots that may be taken, used or not."""
+        return self.slots if self.most is None else min(self.slots, self.most)
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether it is restricted and idle: the next request shows what it is worth."""
+        return self.most is not None and self.used == 0
+
+
+class SlotLedger:
+    """Owns every model's slots.
+
+    A replica that leaves keeps its seats until they are released; its slots are gone at once.
+    """
+
+    def __init__(self, n_models: int) -> None:
+        self._n_models = n_models
+        self._replicas: dict[str, _Replica] = {}
+        self._seats: dict[str, Seat] = {}
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._seats)
+
+    def join(self, replica: str, model: int, slots: int) -> None:
+        """A replica is there (again) with this many slots."""
+        known = self._replicas.get(replica)
+        if known is None:
+            self._replicas[replica] = _Replica(model, slots)
+        else:
+            known.slots, known.present = slots, True
+
+    def leave(self, replica: str) -> None:
+        """A replica takes no more requests."""
+        known = self._replicas.get(replica)
+        if known is not None:
+            known.present = False
+            self._forget_if_unused(replica)
+
+    def restrict(self, replica: str, most: int | None) -> None:
+        """Lets a replica have at most so many requests in flight for now; None: all of its slots."""
+        known = self._replicas.get(replica)
+        if known is not None:
+            known.most = most
+
+    def capacity(self) -> IntArray:
+        """Slots of each model's present replicas, used or not: (n_models,)."""
+        total = np.zeros(self._n_models, dtype=np.int64)
+        for replica in self._present():
+            total[replica.model] += replica.usable
+        return total
+
+    def free_slots(self) -> IntArray:
+        """Free slots of each model's present replicas: (n_models,)."""
+        free = np.zeros(self._n_models, dtype=np.int64)
+        for replica in self._present():
+            free[replica.model] += max(0, replica.usable - replica.used)
+        return free
+
+    def reserve(self, request_id: str, model: int, sequences: int, avoid: Collection[str] = frozenset()) -> str | None:
+        """Takes slots on the model's least used replica, but on none that is to be avoided.
+
+        A restricted replica that has nothing to do goes first: else it would never show that it works again where
+        the others have room.
+
+        Returns:
+            The replica's name, or None if the model has no replica with that many free slots. A request with
+            more sequences than any replica has slots gets a replica that is wholly free: the engine queues.
+        """
+        candidates = [
+            (name, replica)
+            for name, replica in self._replicas.items()
+            if replica.present
+            and replica.model == model
+            and name not in avoid
+            and replica.usable > 0
+            and replica.used + min(sequences, replica.usable) <= replica.usable
+        ]
+        if not candidates or request_id in self._seats:
+            return None
+        name, chosen = max(candidates, key=lambda pair: (pair[1].on_trial, pair[1].usable - pair[1].used))
+        self._seat(request_id, name, min(sequences, chosen.usable))
+        return name
+
+    def adopt(self, request_id: str, model: int, sequences: int, replica: str) -> None:
+        """Seats a request that is in flight already, on a replica that may not have joined yet."""
+        if request_id not in self._seats:
+            self._replicas.setdefault(replica, _Replica(model, 0, present=False))
+            self._seat(request_id, replica, sequences)
+
+    def release(self, request_id: str) -> None:
+        """Ends a request; one that is unknown or has ended is left alone."""
+        seat = self._seats.pop(request_id, None)
+        if seat is not None:
+            self._replicas[seat.replica].used -= seat.sequences
+            self._forget_if_unused(seat.replica)
+
+    def replica_of(self, request_id: str) -> str | None:
+        """The replica that a request in flight sits on."""
+        seat = self._seats.get(request_id)
+        return None if seat is None else seat.replica
+
+    def replicas_of(self, model: int) -> list[str]:
+        """Present replicas of a model that may be used."""
+        return [n for n, r in self._replicas.items() if r.present and r.model == model and r.usable > 0]
+
+    def _seat(self, request_id: str, replica: str, sequences: int) -> None:
+        known = self._replicas[replica]
+        known.used += sequences
+        self._seats[request_id] = Seat(request_id, known.model, replica, sequences)
+
+    def _present(self) -> list[_Replica]:
+        return [replica for replica in self._replicas.values() if replica.present]
+
+    def _forget_if_unused(self, name: str) -> None:
+        replica = self._replicas[name]
+        if not replica.present and replica.used == 0:
+            del self._replicas[name]

@@ -1,0 +1,210 @@
+"""`apportion assign` and `apportion evaluate` on real, tiny artefacts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from apportion.deployments.cli import app
+from apportion.router.outcomes import write_outcomes
+from apportion.router.outcomes.table import OutcomesTable
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outcomes: OutcomesTable) -> Path:
+    home = tmp_path_factory.mktemp("assign")
+    write_outcomes(outcomes, home / "outcomes")
+    trained = runner.invoke(
+        app,
+        [
+            *("train", "--data", str(home / "outcomes"), "--out", str(home / "artefact")),
+            *("--encoder", str(encoder_folder), "--estimator", "knn", "--device", "cpu"),
+        ],
+    )
+    assert trained.exit_code == 0, trained.output
+    (home / "prompts.txt").write_text("\n".join(outcomes.prompts[:40]))
+    return home
+
+
+def run_assign(folder: Path, *options: str) -> dict[str, object]:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+    result = runner.invoke(app, ["assign", *given, *options, "--json", "-"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_assign_keeps_the_budget_and_writes_the_plan(folder: Path) -> None:
+    free = run_assign(folder)
+    half = 0.5 * float(free["expected_cost_usd"])
+    report = run_assign(folder, "--budget-usd", str(half))
+    plan = pd.read_csv(folder / "plan.csv")
+    assert len(plan) == 40
+    assert plan["cost_usd"].sum() <= half * (1 + 1e-9)
+    assert plan["cost_usd"].sum() == pytest.approx(report["expected_cost_usd"])
+    assert plan["model"].value_counts().to_dict() == {k: v for k, v in report["requests_by_model"].items() if v}
+    assert report["status"] == "optimal"
+    assert report["expected_success"] < free["expected_success"]
+    same = run_assign(folder, "--budget-per-request-usd", str(half / 40))
+    assert same["expected_success"] == pytest.approx(report["expected_success"], abs=1e-3)
+
+
+def test_assign_keeps_slots(folder: Path) -> None:
+    report = run_assign(folder, "--slots", "large=3", "--slots", "medium=4", "--strategy", "greedy")
+    assert report["requests_by_model"]["large"] <= 3
+    assert report["requests_by_model"]["medium"] <= 4
+
+
+def test_a_long_csv_leads_to_an_assignment(tmp_path: Path, encoder_folder: Path, outcomes: OutcomesTable) -> None:
+    long = long_frame(outcomes.subset(range(200)))
+    (tmp_path / "prompts.txt").write_text("\n".join(outcomes.prompts[:20]))
+    for name, frame in (("priced", long), ("unpriced", long.drop(columns=[c for c in long if "price" in c]))):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        arguments = ["--out", str(tmp_path / name), "--encoder", str(encoder_folder), "--estimator", "knn"]
+        trained = runner.invoke(app, ["train", "--data", str(tmp_path / f"{name}.csv"), *arguments, "--device", "cpu"])
+        assert trained.exit_code == 0, trained.output
+    given = [str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "plan.csv")]
+    assigned = runner.invoke(app, ["assign", str(tmp_path / "priced"), *given])
+    assert assigned.exit_code == 0, assigned.output
+    assert (pd.read_csv(tmp_path / "plan.csv")["cost_usd"] > 0).all()
+    refused = runner.invoke(app, ["assign", str(tmp_path / "unpriced"), *given])
+    assert refused.exit_code == 2
+    assert "input_price_per_1M" in refused.stderr
+
+
+def long_frame(table: OutcomesTable) -> pd.DataFrame:
+    """A row per query and model, with tokens and prices but without costs."""
+    parts = [
+        table.queries.assign(
+            model=model,
+            score=table.scores[:, j],
+            input_tokens=table.input_tokens[:, j],
+            output_tokens=table.output_tokens[:, j],
+            input_price_per_1M=table.prices[model].input_usd_per_million,
+            output_price_per_1M=table.prices[model].output_usd_per_million,
+        )
+        for j, model in enumerate(table.models)
+    ]
+    return pd.concat(parts)
+
+
+def test_assign_names_the_models_that_limit(folder: Path) -> None:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+    result = runner.invoke(app, ["assign", *given, "--slots", "large=3"])
+    assert result.exit_code == 0, result.output
+    assert "limited by slots[large]" in " ".join(result.stdout.split())
+
+
+def test_settings_reach_the_strategy(folder: Path) -> None:
+    for model in ("small", "large"):
+        report = run_assign(folder, "--strategy", "static", "--option", f"model={model}")
+        assert report["requests_by_model"][model] == 40
+    low, high = (run_assign(folder, "--strategy", "threshold", "--option", f"target={t}") for t in ("0", "1"))
+    assert low["requests_by_model"]["small"] == 40
+    assert low["expected_success"] < high["expected_success"]
+    cheap = run_assign(folder, "--strategy", "per_query", "--option", "price=1e12")
+    assert cheap["requests_by_model"]["small"] == 40
+    half = str(0.5 * float(run_assign(folder)["expected_cost_usd"]))
+    sure = run_assign(
+        folder, "--strategy", "robust_mip", "--option", "kind=cost", "--option", "confidence=0.99", "--budget-usd", half
+    )
+    assert sure["expected_cost_usd"] + 2.32 * sure["cost_std_usd"] <= float(half)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budget-usd", "1e-12"), "The cheapest assignment costs"),
+        (("--slots", "large"), "write MODEL=N"),
+        (("--slots", "huge=3"), "a model of"),
+        (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),
+        (("--strategy", "best"), "Unknown strategy 'best'"),
+        (("--strategy", "greedy", "--gap", "0.01"), "'greedy' has no option 'gap'"),
+        (("--option", "quantile=0.1"), "'mip' has no option 'quantile': it takes gap, time_limit_s"),
+        (("--gap", "0.1", "--option", "gap=0.2"), "'gap' is given twice"),
+        (("--option", "rows=x"), "--option rows=x: Input should be a valid tuple"),
+        (("--strategy", "static", "--option", "model=huge"), "use a model of small, medium, large"),
+        (("--strategy", "threshold", "--option", "target"), "write KEY=VALUE"),
+        (
+            ("--strategy", "threshold", "--option", "target=high"),
+            "target=high: Input should be a valid number",
+        ),
+        (("--strategy", "robust_mip", "--option", "kind=mild"), "Input should be 'quantile', 'gamma' or 'cost'"),
+        (("--strategy", "robust_mip", "--option", "quantile=2"), "`quantile` is 2.0: give a number between 0 and 1"),
+    ],
+)
+def test_assign_says_what_is_wrong(folder: Path, options: tuple[str, ...], message: str) -> None:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "none.csv")]
+    result = runner.invoke(app, ["assign", *given, *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (folder / "none.csv").exists()
+
+
+def test_evaluate_writes_rows_and_draws(folder: Path, encoder_folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = runner.invoke(
+        app,
+        [
+            *("evaluate", "--data", str(folder / "outcomes"), "--encoder", str(encoder_folder), "--device", "cpu"),
+            *("--seeds", "2", "--estimator", "knn-5", "--arm", "mip", "--arm", "random_mixture"),
+            *("--batch-size", "60", "--json", str(folder / "rows.json"), "--plot", str(folder / "frontier.png")),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads((folder / "rows.json").read_text())
+    assert {row["arm"] for row in rows} == {"mip", "random_mixture", "single:small", "single:medium", "single:large"}
+    assert {row["seed"] for row in rows} == {0, 1}
+    assert all(0 <= row["score"] <= 1 for row in rows if row["score"] is not None)
+    assert (folder / "frontier.png").stat().st_size > 10_000
+
+
+def test_evaluate_derives_the_costs_of_a_set_that_records_none(tmp_path: Path, encoder_folder: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "outputs_base").mkdir()
+    items = [{"id": i, "question": "x " * (i % 9 + 1), "choices": {"A": "yes", "B": "no"}} for i in range(205)]
+    (tmp_path / "data" / "mmlu_10k.json").write_text(json.dumps([item | {"answer": "A"} for item in items]))
+    for model, worst in (("Qwen-1_8B", 4), ("Qwen-72B", 8), ("without-a-price", 6)):
+        rows = [{"id": i, "logits_options": [0.5, i % 9 > worst, 0, 0, 0, 0]} for i in range(205)]
+        (tmp_path / "outputs_base" / f"{model}_mmlu_10k_base_icl1.pkl").write_bytes(pickle.dumps(rows))
+    result = runner.invoke(
+        app,
+        [
+            *("evaluate", "--data", f"uncertainty-bench:{tmp_path}", "--encoder", str(encoder_folder), "--json", "-"),
+            *("--seeds", "1", "--estimator", "knn-5", "--arm", "greedy", "--device", "cpu"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert {row["arm"] for row in rows} == {"single:Qwen-1_8B", "single:Qwen-72B", "greedy"}
+    assert all(row["cost_usd"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("plot", "message"),
+    [("frontier.xyz", "give a name that ends in one of"), ("absent/frontier.png", "there is no folder absent")],
+)
+def test_evaluate_refuses_a_plot_that_it_cannot_write_before_the_work(plot: str, message: str) -> None:
+    pytest.importorskip("matplotlib")
+    result = runner.invoke(app, ["evaluate", "--data", "nothing", "--encoder", "nothing", "--plot", plot])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path) -> None:
+    result = runner.invoke(
+        app,
+        [
+            *("evaluate", "--data", str(folder / "outcomes"), "--encoder", str(encoder_folder), "--device", "cpu"),
+            *("--seeds", "1", "--estimator", "knn-5", "--arm", "greedy"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert "greedy" in result.stdout
+    assert "ECE" in result.stdout

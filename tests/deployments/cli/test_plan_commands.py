@@ -1,0 +1,195 @@
+"""`apportion plan` and `apportion replan` on real files, with a real predictor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from apportion.allocation.near import moves_between
+from apportion.allocation.plan import Plan, file_hash, load_plan
+from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
+from apportion.deployments.cli import app
+from apportion.router.outcomes import write_outcomes
+from apportion.router.outcomes.table import OutcomesTable
+from tests.samples import PRICES
+
+runner = CliRunner()
+
+CLUSTER = "nodes:\n  - {name: a, gpu_type: T4, n_gpus: 2, count: 2}\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outcomes: OutcomesTable) -> Path:
+    home = tmp_path_factory.mktemp("plan")
+    write_outcomes(outcomes, home / "outcomes")
+    arguments = ["--data", str(home / "outcomes"), "--out", str(home / "artefact"), "--encoder", str(encoder_folder)]
+    trained = runner.invoke(app, ["train", *arguments, "--estimator", "knn", "--device", "cpu"])
+    assert trained.exit_code == 0, trained.output
+    arrivals = np.random.default_rng(0).exponential(0.5, 400).cumsum()
+    lines = [
+        json.dumps({"prompt": p, "arrival_s": t})
+        for p, t in zip(outcomes.prompts[:400], arrivals.tolist(), strict=True)
+    ]
+    (home / "requests.jsonl").write_text("\n".join(lines))
+    (home / "cluster.yaml").write_text(CLUSTER)
+    entries = [
+        f"  - {{name: {name}, source: nowhere, input_usd_per_million: {price.input_usd_per_million}, "
+        f"output_usd_per_million: {price.output_usd_per_million}, max_model_len: 512}}\n"
+        for name, price in PRICES.items()
+    ]
+    (home / "models.yaml").write_text("models:\n" + "".join(entries))
+    delivered = {("small", 0.5): 300.0, ("medium", 0.5): 120.0, ("medium", 1.0): 260.0, ("large", 1.0): 60.0}
+    save_profiles(
+        [
+            Profile(ReplicaType(m, "T4", share), True, 16, speed, 20 * speed, 0.1, 1.0, 1.0, "computed")
+            for (m, share), speed in delivered.items()
+        ],
+        home / "profiles.yaml",
+    )
+    return home
+
+
+def invoke(command: list[str], folder: Path, *options: object, code: int = 0) -> str:
+    given = ["--profiles", folder / "profiles.yaml", "--device", "cpu", "--batch-size", 20, "--batches", 3]
+    if "--outcomes" not in options:
+        given += ["--prompts", folder / "requests.jsonl"]
+    given += [] if "--outcomes" in options else ["--predictor", folder / "artefact"]
+    result = runner.invoke(app, [*command, *map(str, given), *map(str, options)])
+    assert result.exit_code == code, result.output
+    return " ".join((result.stderr if code else result.stdout).split())
+
+
+def make_plan(folder: Path, name: str, *options: object, code: int = 0) -> str:
+    files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / name]
+    return invoke(["plan", *map(str, files)], folder, *options, code=code)
+
+
+@pytest.fixture(scope="module")
+def plan(folder: Path) -> Plan:
+    said = make_plan(folder, "plan.json")
+    assert "no plan is better by more than" in said
+    assert "Held-out requests" in said
+    return load_plan(folder / "plan.json")
+
+
+def test_plan_writes_what_it_was_made_from(folder: Path, plan: Plan) -> None:
+    assert plan.gap <= 1e-3
+    arrivals = [json.loads(line)["arrival_s"] for line in (folder / "requests.jsonl").read_text().splitlines()]
+    assert plan.rate_per_s == pytest.approx(399 / (arrivals[-1] - arrivals[0]))
+    assert plan.inputs["models"] == file_hash(folder / "models.yaml")
+    assert plan.inputs["predictor"] == file_hash(folder / "artefact")
+    assert set(plan.inputs) == {"models", "cluster", "profiles.0", "prompts", "predictor"}
+    assert {p.replica.gpu_type for p in plan.placements} == {"T4"}
+    assert all(load.utilisation <= 0.8 + 1e-6 for load in plan.loads)
+
+
+def test_plan_takes_its_options(folder: Path, plan: Plan) -> None:
+    report = json.loads(
+        make_plan(
+            folder, "options.json", "--rate", 4, "--budget-per-request-usd", 1e-5, "--high-availability",
+            "--quantile", 0.25, "--low-rate", 1, "--high-rate", 5, "--target-utilisation", 0.7, "--json", "-",
+        )
+    )  # fmt: skip
+    made = load_plan(folder / "options.json")
+    assert report["rate_per_s"] == made.rate_per_s == 4.0
+    assert made.expected_cost_usd <= 1e-5 * (1 + 1e-6)
+    assert made.budget_usd == 1e-5
+    assert report["bounds"]
+    assert (made.settings["quantile"], made.settings["high_availability"]) == (0.25, True)
+    assert all(load.utilisation <= 0.7 + 1e-6 for load in made.loads)
+    for model in {p.replica.model for p in made.placements}:
+        assert len({p.node for p in made.placements if p.replica.model == model}) == 2
+
+
+def test_a_model_that_fits_nowhere_is_pointed_out(folder: Path) -> None:
+    known = [entry for entry in load_profiles(folder / "profiles.yaml") if entry.replica.model != "large"]
+    save_profiles(known, folder / "few.yaml")
+    files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "few.json"]
+    given = ["--prompts", folder / "requests.jsonl", "--predictor", folder / "artefact", "--device", "cpu"]
+    options = ["--profiles", folder / "few.yaml", "--batch-size", 20, "--batches", 3]
+    result = runner.invoke(app, ["plan", *map(str, [*files, *given, *options])])
+    assert result.exit_code == 0, result.output
+    assert "no profile of 'large' fits this cluster" in result.stderr
+    assert result.stderr.startswith("Warning: no profile of")
+    assert "'small'" not in result.stderr
+
+
+def test_recorded_outcomes_can_be_planned_for(folder: Path) -> None:
+    report = json.loads(
+        make_plan(folder, "recorded.json", "--outcomes", folder / "outcomes", "--rate", 2, "--json", "-")
+    )
+    assert report["gap"] <= 1e-3
+    assert report["expected_quality"] > 0.5
+
+
+def test_replan_changes_little(folder: Path, plan: Plan) -> None:
+    said = invoke(["replan", str(folder / "plan.json"), "--out", str(folder / "next.json")], folder, "--rate", 3)
+    after = load_plan(folder / "next.json")
+    moves = moves_between(plan.placements, after.placements)
+    assert f"{len(moves.stopped)} to stop, {len(moves.started)} to start" in said
+    assert after.rate_per_s == 3.0
+    kept = len(plan.placements) - len(moves.stopped)
+    assert kept >= len(plan.placements) - 1
+
+
+def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
+    make_plan(
+        folder, "strict.json", "--budget-per-request-usd", 1e-5, "--high-availability", "--target-utilisation", 0.7,
+        "--quantile", 0.25, "--gpu-price", 1e-4, "--reserve-gpu", 0.1,
+    )  # fmt: skip
+    command = ["replan", "--profiles", folder / "profiles.yaml", "--device", "cpu", "--prompts"]
+    command += [folder / "requests.jsonl", "--predictor", folder / "artefact", "--out", folder / "next.json"]
+
+    def replanned(*options: object) -> Plan:
+        result = runner.invoke(app, [*map(str, command), str(folder / "strict.json"), *map(str, options)])
+        assert result.exit_code == 0, result.output
+        return load_plan(folder / "next.json")
+
+    before, same = load_plan(folder / "strict.json"), replanned()
+    assert (same.budget_usd, same.batch_size) == (1e-5, 20)
+    for name in (
+        "n_batches",
+        "quantile",
+        "peak",
+        "high_availability",
+        "target_utilisation",
+        "gpu_price",
+        "reserved_gpu_fraction",
+    ):
+        assert same.settings[name] == before.settings[name], name
+    freed = replanned(
+        "--budget-per-request-usd", "inf", "--no-high-availability", "--quantile", 0, "--batch-size", 10,
+        "--low-rate", 1, "--high-rate", 3,
+    )  # fmt: skip
+    assert (freed.budget_usd, freed.batch_size) == (None, 10)
+    assert (freed.settings["quantile"], freed.settings["high_availability"]) == (None, False)
+    assert freed.settings["target_utilisation"] == 0.7
+    assert freed.bounds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rate", 1000), "There is no plan for this cluster: given all else, it cannot meet the request rate"),
+        (("--budget-per-request-usd", 1e-9), "raise the budget from 1e-09"),
+        (("--low-rate", 1), "give both or neither"),
+        (("--profiles", "nowhere.yaml"), "nowhere.yaml cannot be read"),
+        (("--peak", 0.9, "--rate", 1000), "needs twice that"),
+    ],
+)
+def test_plan_says_what_is_wrong(folder: Path, options: tuple[object, ...], message: str) -> None:
+    assert message in make_plan(folder, "none.json", *options, code=2)
+    assert not (folder / "none.json").exists()
+
+
+def test_a_workload_is_either_prompts_or_outcomes(folder: Path) -> None:
+    said = make_plan(folder, "none.json", "--outcomes", folder / "outcomes", code=2)
+    assert "give --rate" in said
+    files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "none.json"]
+    result = runner.invoke(app, ["plan", *map(str, files), "--profiles", str(folder / "profiles.yaml")])
+    assert result.exit_code == 2
+    assert "Give --prompts with --predictor, or --outcomes." in result.stderr

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from apportion.deployments.cli import app
+from apportion.router.outcomes import write_outcomes
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.prompts import read_prompts
+from tests.samples import make_outcomes
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outcomes: OutcomesTable) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_outcomes(outcomes.select_models(["small", "medium"]), folder / "outcomes")
+    result = runner.invoke(
+        app,
+        [
+            *("train", "--data", str(folder / "outcomes"), "--out", str(folder / "artefact")),
+            *("--encoder", str(encoder_folder), "--members", "2", "--device", "cpu"),
+            *("--json", str(folder / "train.json")),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    return folder / "artefact"
+
+
+def test_train_reports_models_and_calibration(artefact: Path) -> None:
+    report = json.loads((artefact.parent / "train.json").read_text())
+    assert list(report["models"]) == ["small", "medium"]
+    assert [row["split"] for row in report["calibration"]] == ["calibration", "test"]
+    assert (artefact / "weights.safetensors").is_file()
+
+
+def test_predict_prints_one_row_a_model(artefact: Path) -> None:
+    result = runner.invoke(app, ["predict", str(artefact), "What is 12 plus 7?", "--json", "-"])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["prompt"] == "What is 12 plus 7?"
+    assert set(row["models"]) == {"small", "medium"}
+    assert 0 < row["models"]["small"]["success"] < 1
+    assert row["models"]["medium"]["cost_usd"] > row["models"]["small"]["cost_usd"] > 0
+    table = runner.invoke(app, ["predict", str(artefact), "What is 12 plus 7?"])
+    assert "medium" in table.stdout
+    assert f"{row['models']['medium']['success']:.3f}" in table.stdout
+
+
+def test_prompts_are_printed_as_they_are(artefact: Path) -> None:
+    prompt = "[INST] What is 12 plus 7? [/INST] :smile:"
+    result = runner.invoke(app, ["predict", str(artefact), prompt])
+    assert result.exit_code == 0, result.output
+    assert prompt in " ".join(result.stdout.split())
+
+
+def test_predict_reads_files_of_prompts_and_chats(artefact: Path, tmp_path: Path) -> None:
+    lines, chats = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    lines.write_text("What is 12 plus 7?\n\nSpell the word ab backwards.\n")
+    rows = [{"messages": [{"role": "user", "content": "What is 12 plus 7?"}]}, {"prompt": "x"}]
+    chats.write_text("\n".join(map(json.dumps, rows)))
+    found = [
+        json.loads(runner.invoke(app, ["predict", str(artefact), "--file", str(f), "--json", "-"]).stdout)
+        for f in (lines, chats)
+    ]
+    assert [row["prompt"] for row in found[0]] == ["What is 12 plus 7?", "Spell the word ab backwards."]
+    success = [rows[0]["models"]["small"]["success"] for rows in found]
+    np.testing.assert_allclose(success[0], success[1], atol=1e-6)
+
+
+def test_calibrate_writes_a_new_artefact(artefact: Path, tmp_path: Path) -> None:
+    write_outcomes(make_outcomes(200, seed=3), tmp_path / "fresh")
+    out = tmp_path / "calibrated"
+    result = runner.invoke(app, ["calibrate", str(artefact), "--data", str(tmp_path / "fresh"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "calibration" in result.stdout
+    described = [json.loads((folder / "artefact.json").read_text()) for folder in (artefact, out)]
+    assert len(described[1]["data_sha256"]) == len(described[0]["data_sha256"]) + 1
+    assert described[1]["calibration"][0]["rows"] == 200
+
+
+def test_train_adds_models_to_an_artefact(artefact: Path, tmp_path: Path) -> None:
+    write_outcomes(make_outcomes(200, seed=4), tmp_path / "more")
+    out = tmp_path / "grown"
+    arguments = ["train", "--data", str(tmp_path / "more"), "--out", str(out), "--add-to", str(artefact)]
+    result = runner.invoke(app, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    names = [model["name"] for model in json.loads((out / "artefact.json").read_text())["models"]]
+    assert names == ["small", "medium", "large"]
+
+
+def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(artefact, tmp_path / "moved")
+    described = json.loads((moved / "artefact.json").read_text())
+    described["encoder"]["source"] = str(tmp_path / "gone")
+    (moved / "artefact.json").write_text(json.dumps(described))
+    write_outcomes(make_outcomes(200, seed=4), tmp_path / "data")
+    shared = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for command in (["calibrate", str(moved)], ["train", "--add-to", str(moved)]):
+        assert "No encoder folder" in runner.invoke(app, [*command, *shared]).stderr
+        result = runner.invoke(app, [*command, *shared, "--encoder", str(encoder_folder)])
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", "nowhere", "x"], "has no artefact.json"),
+        (["predict", "[old]", "x"], "[old] has no artefact.json"),
+        (["predict", "nowhere"], "either one prompt or --file"),
+        (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
+        (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
+        (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "leave --estimator out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--members", "8"], "leave --members out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--neighbours", "3"], "leave --neighbours out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--test-share", "0"], "leave --test-share out"),
+        (
+            ["train", "--data", "a", "--out", "x", "--add-to", "y", "--calibration-share", "0.1"],
+            "leave --calibration-share out",
+        ),
+        (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "add --estimator knn"),
+    ],
+)
+def test_mistakes_are_one_clean_message(arguments: list[str], said: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_broken_lines_of_a_file_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    for text, said in (('{"prompt": "x"}\n{oops', "line 2 is not JSON"), ('{"text": "x"}', "line 1: give")):
+        file.write_text(text)
+        result = runner.invoke(app, ["predict", "nowhere", "--file", str(file)])
+        assert result.exit_code == 2
+        assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["train", "calibrate", "predict"])
+def test_help_explains_and_shows_an_example(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Example:" in result.stdout
+
+
+def test_a_prompt_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
+    odd = "first\u2028second\x0cthird\x85fourth"
+    file, text = tmp_path / "prompts.jsonl", tmp_path / "prompts.txt"
+    file.write_text(json.dumps({"prompt": odd}, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    text.write_text(f"{odd}\n\nlast\n", encoding="utf-8")
+    assert read_prompts(file) == [odd]
+    assert read_prompts(text) == [odd, "last"]

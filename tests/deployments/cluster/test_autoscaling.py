@@ -1,0 +1,50 @@
+"""The policy that reads what engines report."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve.config import AutoscalingConfig
+
+from apportion.deployments.cluster.autoscaling import USED_SLOTS, autoscaling_options, replicas_for_used_slots
+from apportion.deployments.config.models import ReplicaGroup
+
+
+def decide(shares: dict[str, float] | None, target: int = 2) -> int:
+    metrics: dict[str, Any] = {} if shares is None else {USED_SLOTS: shares}
+    context: Any = SimpleNamespace(aggregated_metrics=metrics, target_num_replicas=target)
+    return replicas_for_used_slots(context)[0]
+
+
+@pytest.mark.parametrize(
+    ("shares", "replicas"),
+    [
+        ({"a": 0.0, "b": 0.0}, 0),  # Serve raises it to the lower bound
+        ({"a": 0.3, "b": 0.3}, 1),
+        ({"a": 0.7, "b": 0.7}, 2),
+        ({"a": 0.9, "b": 0.9}, 3),
+        ({"a": 2.0}, 3),
+    ],
+)
+def test_slots_in_use_decide(shares: dict[str, float], replicas: int) -> None:
+    assert decide(shares) == replicas
+
+
+def test_silence_changes_nothing() -> None:
+    assert decide(None, target=5) == 5
+
+
+def test_serve_takes_the_bounds_and_finds_the_policy() -> None:
+    options = autoscaling_options(ReplicaGroup(name="g", num_replicas=4, min_replicas=2))
+    config = AutoscalingConfig(**options["autoscaling_config"])
+    assert (config.min_replicas, config.max_replicas) == (2, 4)
+    config.policy.serialize_policy()
+    assert config.policy.get_policy()(
+        SimpleNamespace(aggregated_metrics={USED_SLOTS: {"a": 1.0}}, target_num_replicas=1)
+    ) == (2, {})
+
+
+def test_without_bounds_the_number_is_fixed() -> None:
+    assert autoscaling_options(ReplicaGroup(name="g", num_replicas=3)) == {"num_replicas": 3}

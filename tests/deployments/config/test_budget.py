@@ -1,0 +1,80 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apportion.deployments.config.service import parse_config
+from apportion.router.budget import CarryOver, DualDescent, Limit, Resolving, Scope, Window
+from apportion.router.errors import ConfigurationError
+from tests.deployments.local_router import LocalService, configuration
+
+DAILY = {"scope": "service", "window": "day", "usd": 5}
+MODEL = {
+    "name": "small",
+    "source": "x",
+    "input_usd_per_million": 1,
+    "output_usd_per_million": 1,
+    "max_model_len": 100,
+}
+
+
+def parse(budget: dict[str, Any], **sections: Any) -> Any:
+    budget = {"database": "sqlite:////tmp/b.db", **budget}
+    return parse_config({"models": [MODEL], "predictor": {"artefact": "x"}, "budget": budget, **sections})
+
+
+def test_limits_are_exact() -> None:
+    limits = parse({"limits": [DAILY | {"usd": 0.1}, {"scope": "tenant", "window": "month", "usd": 2, "name": "a"}]})
+    assert [limit.limit() for limit in limits.budget.limits] == [
+        Limit(Scope.service, Window.day, 100_000_000),
+        Limit(Scope.tenant, Window.month, 2_000_000_000, "a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pacing", "pacer"),
+    [
+        ({"mode": "per_batch"}, None),
+        ({"mode": "carry_over", "options": {"ahead": 0.1}}, CarryOver(0.1)),
+        ({"mode": "dual_descent", "options": {"gain": 2, "price": 10}}, DualDescent(gain=2, price=10)),
+        ({"mode": "resolving", "options": {"memory": 100}}, Resolving(100)),
+    ],
+)
+def test_pacers_are_built_with_their_options(pacing: dict[str, Any], pacer: object) -> None:
+    assert parse({"limits": [DAILY], "pacing": pacing}).budget.pacing.build() == pacer
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ({"limits": [DAILY | {"usd": -1}]}, "budget.limits.0.usd"),
+        ({"limits": [DAILY | {"window": "week"}]}, "budget.limits.0.window"),
+        ({"limits": [DAILY | {"name": "x"}]}, "no `name`"),
+        ({"pacing": {"mode": "resolving"}}, "add {scope: service, window: day"),
+        ({"limits": [DAILY], "pacing": {"mode": "resolving", "options": {"gain": 1}}}, "does not know"),
+        ({"limits": [DAILY], "pacing": {"mode": "carry_over", "options": {"ahead": -1}}}, "above zero"),
+        ({"pacing": {"mode": "per_batch", "options": {"gain": 1}}}, "takes no options"),
+        ({"colour": "red"}, "budget.colour: unknown field"),
+    ],
+)
+def test_mistakes_are_named(budget: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        parse(budget)
+
+
+def test_a_cap_for_each_batch_and_a_pacing_of_the_window_exclude_each_other() -> None:
+    budget = {"limits": [DAILY], "pacing": {"mode": "resolving"}}
+    with pytest.raises(ConfigurationError, match="choose that mode"):
+        parse(budget, routing={"budget_usd_per_request": 1e-5})
+
+
+async def test_the_live_policy_is_checked_as_the_configuration_is(tmp_path: Path) -> None:
+    paced = {"limits": [DAILY], "pacing": {"mode": "resolving"}}
+    service = LocalService(configuration(tmp_path / "b.db", budget=paced))
+    with pytest.raises(ConfigurationError, match="remove it"):
+        service.router.reconfigure({"budget_usd_per_request": 1e-5})
+    await service.close()
+    service = LocalService(configuration(None))
+    with pytest.raises(ConfigurationError, match="need a `budget` section"):
+        service.router.reconfigure({"limits": [DAILY]})
+    await service.close()

@@ -1,0 +1,164 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from apportion.deployments.cluster.launch import read_config
+from apportion.deployments.config.service import ServiceConfig, live_policy, parse_config
+from apportion.router.errors import ConfigurationError
+from tests.paths import ROOT
+
+MODEL = {
+    "name": "small",
+    "source": "org/small",
+    "input_usd_per_million": 1,
+    "output_usd_per_million": 2,
+    "max_model_len": 100,
+}
+SHARED_GPU = {"gpu_memory_utilization": 0.4, "kv_cache_memory_bytes": 1 << 30}
+
+
+def arguments(**model: Any) -> dict[str, Any]:
+    return {"models": [MODEL | model], "predictor": {"artefact": "x"}}
+
+
+@pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.gpu.yaml"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    _, config = read_config(ROOT / name)
+    assert len(config.models) >= 3
+
+
+def test_prices_of_the_zoo_are_in_proportion_to_size() -> None:
+    from safetensors import safe_open
+
+    _, config = read_config(ROOT / "serve_config.yaml")
+    for model in config.models:
+        with safe_open(f"{model.resolved_source}/model.safetensors", framework="np") as weights:
+            size = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118 (no mapping)
+        assert model.input_usd_per_million == pytest.approx(size / 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"colour": "red"}, "models.0.colour: unknown field"),
+        ({"input_usd_per_million": -1}, "models.0.input_usd_per_million"),
+        ({"max_num_seqs": 0}, "models.0.max_num_seqs"),
+        ({"name": "auto"}, "give the model another name"),
+        ({"engine_args": {"max_model_len": 5}}, "set by fields of the model"),
+        ({"num_gpus": 4, "engine_args": {"tensor_parallel_size": 2}}, "needs num_gpus: 2"),
+        ({"num_gpus": 1.5}, "whole numbers"),
+        ({"num_gpus": 0.4}, "gpu_memory_utilization to at most 0.4"),
+        ({"num_gpus": 0.4, "engine_args": {"gpu_memory_utilization": 0.4}}, "kv_cache_memory_bytes"),
+        ({"engine": "simulated"}, "give both or neither"),
+    ],
+)
+def test_a_mistake_is_named_with_its_mend(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        parse_config(arguments(**changes))
+
+
+def test_a_shared_gpu_with_bounds_is_fine() -> None:
+    assert parse_config(arguments(num_gpus=0.4, engine_args=SHARED_GPU)).models[0].num_gpus == 0.4
+
+
+@pytest.mark.parametrize(
+    ("routing", "says"),
+    [
+        ({"strategy": "magic"}, "magic"),
+        ({"strategy": "mip", "options": {"gop": 1}}, "gop"),
+        ({"strategy": "static", "options": {"model": 1}}, "no model 1; give an index from 0 to 0"),
+        ({"budget_usd_per_request": 0}, "routing.budget_usd_per_request"),
+    ],
+)
+def test_a_wrong_policy_is_refused(routing: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        parse_config(arguments() | {"routing": routing})
+
+
+def test_user_config_leaves_what_it_does_not_say_as_args_have_it() -> None:
+    routing = {"strategy": "mip", "options": {"gap": 0.01, "time_limit_s": 0.2}, "budget_usd_per_request": 1e-5}
+    config = parse_config(arguments() | {"routing": routing})
+    policy = live_policy({"prices": {"small": {"output_usd_per_million": 3}}}, config)
+    assert (policy.strategy, policy.options, policy.budget_usd_per_request) == tuple(routing.values())
+    assert live_policy({"options": {"gap": 0.1}}, config).options == {"gap": 0.1, "time_limit_s": 0.2}
+    assert live_policy({"strategy": "mip", "options": {"gap": 0.1}}, config).options["time_limit_s"] == 0.2
+    assert live_policy({"strategy": "greedy"}, config).options == {}, "options go with their strategy"
+    assert live_policy({"budget_usd_per_request": None}, config).budget_usd_per_request is None
+
+
+@pytest.mark.parametrize(
+    ("user_config", "says"),
+    [
+        ({"colour": "red"}, "colour: unknown field"),
+        ({"options": "fast"}, "options"),
+        ({"strategy": "static", "options": {"model": 1}}, "no model 1"),
+        ({"prices": {"huge": {}}}, "huge, which are not served"),
+        ({"limits": [{"scope": "service", "window": "day", "usd": 1}]}, "limits need a `budget` section"),
+    ],
+)
+def test_a_wrong_user_config_is_refused(user_config: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Router.user_config: [\s\S]*{says}"):
+        live_policy(user_config, parse_config(arguments()))
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="more than once"):
+        parse_config({"models": [MODEL, MODEL], "predictor": {"artefact": "x"}})
+
+
+def test_configurations_do_not_change() -> None:
+    config = parse_config(arguments())
+    assert isinstance(config, ServiceConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        config.models = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not valid YAML"),
+        ("applications: []", "exactly one application"),
+        ("applications: [{import_path: other:app}]", "import_path must be apportion.deployments.app:build"),
+        ("applications: [{import_path: deployments.app:build, args: {}}]", "models: missing"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        read_config(path)
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"num_replicas": 2}, {"num_replicas": "auto"}, {"autoscaling_config": {"max_replicas": 2}}]
+)
+def test_more_routers_than_one_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    path = tmp_path / "config.yaml"
+    deployments = [{"name": "Ingress", "num_replicas": 2}, {"name": "Router", "num_replicas": 1}]
+    document["applications"][0]["deployments"] = deployments
+    path.write_text(yaml.safe_dump(document))
+    read_config(path)
+    deployments[1] |= changed
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigurationError, match="the Router is one replica"):
+        read_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--config"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_an_artefact_for_other_models_is_refused(tmp_path: Path) -> None:
+    from apportion.deployments.app import build
+    from apportion.router.errors import ArtefactError
+
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    args = document["applications"][0]["args"]
+    args["models"][0]["name"] = "ostrich"
+    with pytest.raises(ArtefactError, match="ostrich"):
+        build(args)

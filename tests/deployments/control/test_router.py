@@ -1,0 +1,252 @@
+"""The Router's own class, with a predictor and a solver of this process in place of actors."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apportion.deployments.config.service import RoutingConfig, ServiceConfig
+from apportion.deployments.control import router as router_module
+from apportion.deployments.control.router import Router
+from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch.estimates import Estimates
+from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, Refusal, Reply, Report, RouteItem
+from apportion.router.budget import Account
+from apportion.router.errors import ApportionError, ConfigurationError, OverloadedError, RateLimitError
+from apportion.router.prices import ModelPrice
+
+
+class Call:
+    """Calls like a method of a deployment handle."""
+
+    def __init__(self, function: Any) -> None:
+        self.remote = function
+
+
+class Predictor:
+    def __init__(self) -> None:
+        self.calls = 0
+        self.broken = False
+        self.predict = Call(self._predict)
+
+    async def _predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+        self.calls += 1
+        if self.broken:
+            raise ConnectionError("gone")
+        shape = (len(items), 2)
+        return Estimates(
+            success=np.tile([0.4, 0.9], (len(items), 1)),
+            success_std=np.zeros(shape),
+            cost_usd=np.tile([price.output_usd_per_million / 1e6 for price in prices], (len(items), 1)),
+            cost_std_usd=np.zeros(shape),
+            input_tokens=np.full(shape, 10.0),
+            output_tokens=np.full(shape, 5.0),
+        )
+
+
+class Solver:
+    def __init__(self) -> None:
+        self.solve = Call(self._solve)
+
+    async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
+        return assign(problem, strategy)
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor()
+
+
+@pytest.fixture
+def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(router_module, "mean_success", lambda _: np.array([0.4, 0.9]))
+    monkeypatch.setattr(router_module, "POLL_S", 0.2)
+    monkeypatch.setattr(router_module, "SETTLE_S", 0.0)
+    models = [
+        {"name": name, "source": "x", "input_usd_per_million": p, "output_usd_per_million": p, "max_model_len": 100}
+        for name, p in (("small", 1.0), ("large", 10.0))
+    ]
+    config = ServiceConfig.model_validate({"models": models, "predictor": {"artefact": "x"}})
+    return Router.func_or_class(config, predictor, Solver(), {})  # type: ignore[attr-defined]
+
+
+async def join(router: Any, *replicas: tuple[str, str, int]) -> None:
+    for name, model, slots in replicas:
+        await router.announce(EngineReplica(name, model, f"http://{name}", slots))
+
+
+def item(name: str, **fields: Any) -> RouteItem:
+    return RouteItem(id=name, content="hello", **fields)
+
+
+async def test_decided_requests_take_slots_until_they_end(router: Any) -> None:
+    await join(router, ("s1", "small", 2), ("l1", "large", 1))
+    reply = await router.exchange(Report("i", items=(item("a"), item("b"))), True)
+    assert sorted(verdict.model for verdict in reply.verdicts) == ["large", "small"]
+    assert all(isinstance(verdict, Decision) and verdict.timing is not None for verdict in reply.verdicts)
+    assert (await router.state())["in_flight"] == 2
+    await router.exchange(Report("i", done=(Done("a", 2e-6), Done("b", None, worked=False))), False)
+    state = await router.state()
+    assert (state["in_flight"], state["reserved_usd"], state["spent_usd"]) == (0, 0, 2e-6)
+
+
+async def test_a_new_router_waits_for_heartbeats_before_it_refuses(router: Any) -> None:
+    router._settled_s += 5.0
+    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a"),)), True))
+    await asyncio.sleep(0.02)
+    await join(router, ("s1", "small", 2), ("l1", "large", 1))
+    assert isinstance((await reply).verdicts[0], Decision)
+
+
+async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    first = await router.exchange(Report("i", items=(item("a"),)), True)
+    again = await router.exchange(Report("i", items=(item("a"),)), True)
+    assert first.verdicts == again.verdicts
+    assert (await router.state())["in_flight"] == 1
+    assert predictor.calls == 1
+
+
+async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
+    held = Held("old", "large", "l1", 1, 1e-5)
+    await router.exchange(Report("i", held=(held, held)), False)
+    await join(router, ("s1", "small", 4), ("l1", "large", 1))
+    assert (await router.state())["models"]["large"] == {"slots": 1, "free_slots": 0}
+    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    assert reply.verdicts[0].model == "small"
+    await router.exchange(Report("i", done=(Done("old", 3e-6), Done("a", 1e-6))), False)
+    assert (await router.state())["in_flight"] == 0
+    assert (await router.state())["spent_usd"] == pytest.approx(4e-6)
+
+
+async def test_an_end_that_overtakes_what_is_held_is_not_forgotten(router: Any) -> None:
+    await join(router, ("l1", "large", 2))
+    held = (Held("old", "large", "l1", 1, 1e-5), Held("older", "large", "l1", 1, 1e-5))
+    await router.exchange(Report("i", done=(Done("old", 1e-5),)), False)
+    await router.exchange(Report("i", held=held), False)
+    assert (await router.state())["in_flight"] == 1
+    await router.exchange(Report("i", done=(Done("older", 1e-5),)), False)
+    state = await router.state()
+    assert (state["in_flight"], state["reserved_usd"]) == (0, 0)
+
+
+async def test_the_higher_priority_gets_the_scarce_slot(router: Any) -> None:
+    await join(router, ("s1", "small", 1))
+    items = (item("low", priority=-1), item("usual"), item("high", priority=2))
+    reply = await router.exchange(Report("i", items=items), True)
+    assert [verdict.id for verdict in reply.verdicts] == ["high"]
+    reply = await router.exchange(Report("i", done=(Done("high", 1e-6),)), True)
+    assert [verdict.id for verdict in reply.verdicts] == ["usual"]
+
+
+async def test_a_weightier_request_gets_the_better_model(router: Any) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 1))
+    reply = await router.exchange(Report("i", items=(item("a"), item("b", priority=1), item("c"))), True)
+    assert {verdict.id: verdict.model for verdict in reply.verdicts} == {"a": "small", "b": "large", "c": "small"}
+
+
+async def test_what_waits_past_its_time_is_not_planned(router: Any) -> None:
+    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a", timeout_s=0.05),)), True))
+    assert isinstance((await reply).verdicts[0], Refusal)  # no replica at all
+    await join(router, ("s1", "small", 1))
+    await router.exchange(Report("i", items=(item("b"),)), True)
+    assert (await router.exchange(Report("i", items=(item("c", timeout_s=0.05),)), True)).verdicts == ()
+    reply = await router.exchange(Report("i", done=(Done("b", 1e-6),)), True)
+    assert reply.verdicts == ()
+    assert (await router.state())["in_flight"] == 0
+
+
+async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 99), ("l1", "large", 99))
+    predictor.broken = True
+    for number in range(6):
+        reply = await router.exchange(Report("i", items=(item(f"r{number}"),)), True)
+        assert reply.verdicts[0].rung == "static"
+    assert predictor.calls == 3
+    assert (await router.state())["parts"]["predictor"] == "open"
+    assert (await router.state())["rungs"] == {"static": 6}
+
+
+async def test_estimates_that_cannot_be_made_refuse_the_batch(router: Any, predictor: Predictor) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    predictor.broken = True
+    items = (item("a"), item("b", max_tokens=10**400))  # no float holds it
+    async with asyncio.timeout(5):
+        reply = await router.exchange(Report("i", items=items), True)
+    assert [(verdict.id, type(verdict.error)) for verdict in reply.verdicts] == [
+        ("a", ApportionError),
+        ("b", ApportionError),
+    ]
+    assert (await router.state())["waiting"] == 0
+
+
+async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "INGRESS_TTL_S", 0.5)
+    await join(router, ("s1", "small", 1))
+    await router.exchange(Report("gone", items=(item("a"), item("b"))), True)
+    for _ in range(40):
+        await asyncio.sleep(0.1)
+        if (await router.state())["in_flight"] == 0:
+            break
+    assert (await router.state())["waiting"] == 0
+    assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
+
+
+async def test_what_never_ends_is_freed(router: Any) -> None:
+    await join(router, ("s1", "small", 2))
+    await router.exchange(Report("i", items=(item("lost"), item("runs"))), True)
+    router._mailboxes["i"].in_flight["lost"].since_s -= 1000
+    async with asyncio.timeout(10):
+        while (await router.state())["in_flight"] > 1:
+            await asyncio.sleep(0.1)
+    assert list(router._mailboxes["i"].in_flight) == ["runs"]
+
+
+async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> None:
+    await join(router, ("s1", "small", 9), ("l1", "large", 9))
+    router._rates.per_minute = {"alice": 1.0}
+    alice = Account(key="alice")
+    items = (
+        item("first", account=alice),
+        item("first-1", account=alice, avoid_replicas=("s1",)),
+        item("told again", account=alice, resent=True),
+        item("second", account=alice),
+    )
+    reply = await router.exchange(Report("i", items=items), True)
+    reply = Reply("", (*reply.verdicts, *(await router.exchange(Report("i"), True)).verdicts))
+    refused = {verdict.id: type(verdict.error) for verdict in reply.verdicts if isinstance(verdict, Refusal)}
+    assert refused == {"second": RateLimitError}
+    assert len(reply.verdicts) == 4
+
+
+async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await join(router, ("s1", "small", 1))
+    monkeypatch.setattr(router._batcher, "_max_queue", 2)
+    await router.exchange(Report("i", items=(item("running"),)), True)
+    items = tuple(item(f"r{number}") for number in range(4))
+    reply = await router.exchange(Report("i", items=items), True)
+    assert [type(verdict.error) for verdict in reply.verdicts] == [OverloadedError] * 2
+
+
+async def test_the_cap_of_the_configuration_outlives_new_prices(router: Any) -> None:
+    router._config = router._config.model_copy(update={"routing": RoutingConfig(budget_usd_per_request=2e-6)})
+    router.reconfigure({"prices": {"large": {"output_usd_per_million": 3.0}}})
+    state = await router.state()
+    assert state["budget_usd_per_request"] == 2e-6
+    assert state["prices"]["large"] == {"input_usd_per_million": 10.0, "output_usd_per_million": 3.0}
+
+
+async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    prices = {"large": {"input_usd_per_million": 3.0, "output_usd_per_million": 2.0}}
+    router.reconfigure({"budget_usd_per_request": 2.5e-6, "prices": prices})
+    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    decision = reply.verdicts[0]
+    assert (decision.model, decision.cost_usd, decision.price) == ("large", 2e-6, ModelPrice(3.0, 2.0))
+    assert (await router.state())["prices"]["small"] == {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
+    router.reconfigure({})
+    assert (await router.state())["prices"]["large"]["output_usd_per_million"] == 10.0
+    with pytest.raises(ConfigurationError, match="huge, which are not served"):
+        router.reconfigure({"prices": {"huge": prices["large"]}})

@@ -1,0 +1,311 @@
+import asyncio
+import contextlib
+import dataclasses
+import json
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+
+import aiohttp
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from apportion.deployments.config.models import ModelConfig, SimulatedConfig, TimeoutsConfig
+from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.engine.replica import EngineServer
+from apportion.deployments.engine.simulated import SimulatedEngine
+from apportion.deployments.ingress.client import Client, ServedResponse
+from apportion.deployments.ingress.dispatch import Dispatcher
+from apportion.deployments.ingress.openai import parse
+from apportion.router.batch.messages import BatchInfo, Decision, Done, RouteItem
+from apportion.router.errors import DeadlineError, UnavailableError
+from apportion.router.prices import ModelPrice
+
+BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
+PATH = "/v1/chat/completions"
+
+
+class StubLink:
+    """Sends every request to the next URL of a list, the last one again and again; records the endings."""
+
+    def __init__(self, *urls: str) -> None:
+        self.urls = list(urls)
+        self.asked: list[RouteItem] = []
+        self.done: list[Done] = []
+
+    async def plan(self, item: RouteItem) -> Decision:
+        self.asked.append(item)
+        url = self.urls.pop(0) if len(self.urls) > 1 else self.urls[0]
+        return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, f"replica-{len(self.asked)}", url)
+
+    def finish(self, done: Done) -> None:
+        self.done.append(done)
+
+
+class Browser:
+    """Collects what is sent to it."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.first_byte = asyncio.Event()
+
+    async def send(self, message: dict) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            self.body += message["body"]
+            self.first_byte.set()
+
+
+def parsed(**fields: object):
+    body = {"messages": [{"role": "user", "content": "hi"}]} | fields
+    return parse("chat", json.dumps(body).encode(), {}, ("small",))
+
+
+def dead_url() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def serving(app) -> AsyncIterator[EngineServer]:
+    server = EngineServer(app, "127.0.0.1")
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def simulated(**timings: float) -> Starlette:
+    model = ModelConfig(
+        name="small",
+        source="x",
+        engine="simulated",
+        simulated=SimulatedConfig(**timings),
+        input_usd_per_million=1,
+        output_usd_per_million=1,
+        max_model_len=1000,
+    )
+    return SimulatedEngine(model).app
+
+
+@contextlib.asynccontextmanager
+async def dispatching(
+    link: StubLink, limits: TimeoutsConfig | None = None, **config: float
+) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(link, DispatchConfig(**config), {} if limits is None else {"small": limits})
+    yield dispatcher
+    await dispatcher.close()
+
+
+async def test_an_answer_is_passed_on_with_its_reasons_and_settled() -> None:
+    async with serving(simulated()) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 200
+    assert json.loads(client.body)["model"] == "small"
+    assert client.headers["x-router-model"] == "small"
+    assert [done.cost_usd for done in link.done] == [float(client.headers["x-router-settled-cost-usd"])]
+
+
+async def test_a_stream_is_passed_on_and_settled_at_its_end() -> None:
+    async with serving(simulated(tokens=3)) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(stream=True), PATH, Client(client.send))
+    assert client.body.endswith(b"data: [DONE]\n\n")
+    assert client.body.count(b"data: {") == 3
+    assert link.done[0].cost_usd is not None
+    assert link.done[0].cost_usd > 0
+
+
+async def test_an_unreachable_replica_is_reported_and_the_request_planned_again() -> None:
+    async with serving(simulated()) as engine:
+        link, client = StubLink(dead_url(), engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 200
+    assert [(done.lost_replica, done.worked) for done in link.done] == [(True, False), (False, True)]
+    assert len({done.id for done in link.done}) == 2
+
+
+async def test_when_no_replica_can_be_reached_nothing_is_sent() -> None:
+    link, client = StubLink(dead_url()), Browser()
+    async with dispatching(link, retries=1) as dispatcher:
+        with pytest.raises(UnavailableError, match="2 replicas were tried"):
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 0
+    assert len(link.done) == 2
+
+
+async def test_a_request_past_its_deadline_is_told_so_and_its_seat_freed() -> None:
+    async with serving(simulated(first_token_s=5)) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link, request_timeout_s=0.1) as dispatcher:
+            with pytest.raises(DeadlineError):
+                await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert [done.cost_usd for done in link.done] == [None]
+
+
+async def test_an_engines_error_keeps_its_status_and_costs_nothing() -> None:
+    async def refuse(request: Request) -> Response:
+        error = {"message": "temperature too high", "type": "BadRequestError", "param": "temperature", "code": 400}
+        return JSONResponse({"error": error}, status_code=400)
+
+    async with serving(Starlette(routes=[Route(PATH, refuse, methods=["POST"])])) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 400
+    assert json.loads(client.body)["error"] == {
+        "message": "temperature too high",
+        "type": "invalid_request_error",
+        "param": "temperature",
+        "code": "invalid_request",
+    }
+    assert link.done[0].cost_usd == 0.0
+
+
+async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
+    broken = asyncio.Event()
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b'16\r\ndata: {"choices":[]}\n\n\r\n')
+        await writer.drain()
+        await broken.wait()
+        writer.close()
+
+    engine = await asyncio.start_server(break_off, "127.0.0.1", 0)
+    async with engine:
+        port = engine.sockets[0].getsockname()[1]
+        link, client = StubLink(f"http://127.0.0.1:{port}"), Browser()
+        async with dispatching(link) as dispatcher:
+            work = asyncio.create_task(dispatcher.serve(parsed(stream=True), PATH, Client(client.send)))
+            await client.first_byte.wait()
+            broken.set()
+            await work
+    *_, error, done, _ = client.body.split(b"\n\n")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "unavailable"
+    assert done == b"data: [DONE]"
+    assert link.done[0].cost_usd is None
+
+
+async def test_a_client_that_leaves_ends_the_request() -> None:
+    async with serving(simulated(first_token_s=30)) as engine:
+        link, client = StubLink(engine.url), Browser()
+        gone = asyncio.Event()
+
+        async def receive() -> dict:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async with dispatching(link) as dispatcher:
+            response = ServedResponse(partial(dispatcher.serve, parsed(), PATH))
+            call = asyncio.create_task(response({"type": "http"}, receive, client.send))
+            while not engine.running:
+                await asyncio.sleep(0.01)
+            gone.set()
+            await asyncio.wait_for(call, 2)
+            while engine.running:
+                await asyncio.sleep(0.01)
+    assert len(link.done) == 1
+    assert client.status == 0
+
+
+async def fail(request: Request) -> Response:
+    return JSONResponse({"error": {"message": "engine dead"}}, status_code=500)
+
+
+async def test_an_engine_that_fails_costs_another_attempt_elsewhere() -> None:
+    async with serving(Starlette(routes=[Route(PATH, fail, methods=["POST"])])) as bad, serving(simulated()) as good:
+        link, client = StubLink(bad.url, bad.url, good.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 200
+    assert [done.failed for done in link.done] == [True, True, False]
+    assert [item.avoid_replicas for item in link.asked] == [(), ("replica-1",), ("replica-1", "replica-2")]
+    assert [item.avoid_models for item in link.asked] == [(), (), ("small", "small")]
+    assert len({item.id for item in link.asked}) == 3
+
+
+async def test_after_the_last_attempt_the_client_is_told() -> None:
+    async with serving(Starlette(routes=[Route(PATH, fail, methods=["POST"])])) as bad:
+        link, client = StubLink(bad.url), Browser()
+        async with dispatching(link, retries=1) as dispatcher:
+            with pytest.raises(UnavailableError, match=r"500.*engine dead.*2 replicas"):
+                await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 0
+
+
+async def test_a_stream_whose_first_token_is_late_is_tried_elsewhere() -> None:
+    async with serving(simulated(first_token_s=30)) as slow, serving(simulated(tokens=2)) as quick:
+        link, client = StubLink(slow.url, quick.url), Browser()
+        async with dispatching(link, TimeoutsConfig(first_token_s=0.1)) as dispatcher:
+            await dispatcher.serve(parsed(stream=True), PATH, Client(client.send))
+            while slow.running:
+                await asyncio.sleep(0.01)
+    assert client.body.count(b"data: {") == 2
+    assert [done.failed for done in link.done] == [True, False]
+
+
+async def test_an_answer_that_takes_longer_than_its_engine_may_is_tried_elsewhere() -> None:
+    async with serving(simulated(first_token_s=30)) as slow, serving(simulated()) as quick:
+        link, client = StubLink(slow.url, quick.url), Browser()
+        async with dispatching(link, TimeoutsConfig(total_s=0.2)) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 200
+    assert [done.failed for done in link.done] == [True, False]
+
+
+async def test_a_deadline_within_a_stream_ends_it_with_an_event_and_without_another_attempt() -> None:
+    async with serving(simulated(tokens=100, token_s=0.05)) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(stream=True, routing={"timeout_s": 0.2}), PATH, Client(client.send))
+            while engine.running:
+                await asyncio.sleep(0.01)
+    *_, error, done, _ = client.body.split(b"\n\n")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "deadline_exceeded"
+    assert done == b"data: [DONE]"
+    assert len(link.asked) == 1
+
+
+async def test_what_is_left_of_the_time_goes_with_every_attempt() -> None:
+    async with serving(simulated(first_token_s=30)) as slow, serving(simulated()) as quick:
+        link, client = StubLink(slow.url, quick.url), Browser()
+        async with dispatching(link, TimeoutsConfig(total_s=0.2)) as dispatcher:
+            await dispatcher.serve(parsed(routing={"timeout_s": 5.0}), PATH, Client(client.send))
+    first, second = (item.timeout_s for item in link.asked)
+    assert first <= 5.0
+    assert second <= first - 0.2
+
+
+async def test_the_price_that_was_planned_with_is_the_price_that_is_charged() -> None:
+    class DearLink(StubLink):
+        async def plan(self, item: RouteItem) -> Decision:
+            return dataclasses.replace(await super().plan(item), price=ModelPrice(0.0, 1000.0))
+
+    async with serving(simulated(tokens=3)) as engine:
+        link, client = DearLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+            await dispatcher.serve(parsed(stream=True), PATH, Client(Browser().send))
+    assert [done.cost_usd for done in link.done] == [pytest.approx(3e-3), pytest.approx(3e-3)]
+
+
+async def test_an_engine_keeps_an_idle_connection_longer_than_its_callers_do() -> None:
+    server = EngineServer(Starlette(), "127.0.0.1")
+    async with aiohttp.TCPConnector() as pool:
+        assert server._server.config.timeout_keep_alive > pool._keepalive_timeout
+    server._socket.close()

@@ -1,0 +1,308 @@
+import asyncio
+from contextvars import ContextVar
+
+import pytest
+
+from apportion.deployments.ingress import link as link_module
+from apportion.deployments.ingress.link import RouterLink
+from apportion.router.batch.messages import BatchInfo, Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
+from apportion.router.errors import BudgetExceededError, UnavailableError
+
+BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
+
+
+def decide(item: RouteItem) -> Decision:
+    return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, "replica", "http://engine")
+
+
+class FakeRouter:
+    """Answers waiting exchanges after `planning_s`, as the router does; records what it was told."""
+
+    def __init__(self, planning_s: float = 0.0) -> None:
+        self.planning_s = planning_s
+        self.name = "router"
+        self.held: list[Held] = []
+        self.exchanges: list[tuple[list[str], bool]] = []
+        self.done: list[Done] = []
+        self.cancelled: list[str] = []
+        self.undecided: dict[str, RouteItem] = {}
+        self.refuse: set[str] = set()
+        self.failures = 0
+
+    async def exchange(self, report: Report, wait: bool) -> Reply:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("router restarts")
+        self.exchanges.append(([item.id for item in report.items], wait))
+        self.done += report.done
+        self.cancelled += report.cancelled
+        self.held += report.held
+        self.undecided |= {item.id: item for item in report.items}
+        for request_id in report.cancelled:
+            self.undecided.pop(request_id, None)
+        if not wait:
+            return Reply(self.name, ())
+        await asyncio.sleep(self.planning_s)
+        ready, self.undecided = self.undecided, {}
+        verdicts: list[Verdict] = [
+            Refusal(key, BudgetExceededError("too dear")) if key in self.refuse else decide(item)
+            for key, item in ready.items()
+        ]
+        return Reply(self.name, tuple(verdicts))
+
+    def restart(self) -> None:
+        """Another incarnation, which knows nothing."""
+        self.name += "'"
+        self.undecided = {}
+
+
+def item(name: str) -> RouteItem:
+    return RouteItem(id=name, content="x")
+
+
+async def test_requests_of_one_turn_cross_in_one_exchange() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    decisions = await asyncio.gather(*(link.plan(item(f"r{i}")) for i in range(50)))
+    assert [d.id for d in decisions] == [f"r{i}" for i in range(50)]
+    assert len(router.exchanges) == 1
+
+
+async def test_while_a_batch_is_planned_the_next_collects() -> None:
+    router = FakeRouter(planning_s=0.1)
+    link = RouterLink(router.exchange)
+
+    async def arrive(i: int) -> Decision:
+        await asyncio.sleep(0.001 * i)
+        return await link.plan(item(f"r{i}"))
+
+    await asyncio.gather(*(arrive(i) for i in range(40)))
+    assert len(router.exchanges) < 40 / 2
+    assert sum(wait for _, wait in router.exchanges) <= 3
+
+
+async def test_a_refusal_is_raised_to_its_own_request_only() -> None:
+    router = FakeRouter()
+    router.refuse = {"bad"}
+    link = RouterLink(router.exchange)
+    good, bad = await asyncio.gather(link.plan(item("good")), link.plan(item("bad")), return_exceptions=True)
+    assert isinstance(good, Decision)
+    assert isinstance(bad, BudgetExceededError)
+
+
+async def test_endings_are_told_together() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    await asyncio.gather(*(link.plan(item(f"r{i}")) for i in range(5)))
+    for i in range(5):
+        link.finish(Done(f"r{i}", 1e-6))
+    await asyncio.sleep(0.05)
+    assert [d.id for d in router.done] == [f"r{i}" for i in range(5)]
+    assert len(router.exchanges) == 2
+
+
+async def test_endings_and_cancels_are_told_before_the_line_ends() -> None:
+    router = FakeRouter(planning_s=10)
+    link = RouterLink(router.exchange)
+    waits = asyncio.create_task(link.plan(item("waits")))
+    async with asyncio.timeout(5):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+    link.finish(Done("ended", 1e-6))
+    await link.close()
+    assert [d.id for d in router.done] == ["ended"]
+    assert router.cancelled == ["waits"]
+    waits.cancel()
+
+
+async def test_endings_of_an_exchange_that_the_close_cuts_off_are_told_again() -> None:
+    router = FakeRouter(planning_s=10)
+    link = RouterLink(router.exchange)
+    link.finish(Done("ended", 1e-6))
+    waits = asyncio.create_task(link.plan(item("waits")))
+    async with asyncio.timeout(5):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+    router.done.clear()  # the router was lost with it
+    await link.close()
+    assert [d.id for d in router.done] == ["ended"]
+    waits.cancel()
+
+
+async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    for number in range(4):
+        await link.plan(item(f"r{number}"))
+        link.finish(Done(f"r{number}", 1e-6))
+    assert len(router.exchanges) == 4
+    assert [d.id for d in router.done] == ["r0", "r1", "r2"]
+
+
+async def test_a_cancelled_request_frees_its_seat() -> None:
+    router = FakeRouter(planning_s=0.1)
+    link = RouterLink(router.exchange)
+    first = asyncio.create_task(link.plan(item("stays")))
+    second = asyncio.create_task(link.plan(item("leaves")))
+    await asyncio.sleep(0.02)
+    second.cancel()
+    assert (await first).id == "stays"
+    await asyncio.sleep(0.05)
+    assert router.cancelled == ["leaves"]
+
+
+async def test_a_cancel_outlives_a_lost_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=60)
+    link = RouterLink(router.exchange)
+    stays, leaves = (asyncio.create_task(link.plan(item(name))) for name in ("stays", "leaves"))
+    async with asyncio.timeout(10):
+        while not router.exchanges:
+            await asyncio.sleep(0)
+        router.failures = 1
+        leaves.cancel()
+        while router.failures or router.cancelled != ["leaves"]:
+            await asyncio.sleep(0.01)
+    stays.cancel()
+    await link.close()
+
+
+async def test_a_request_cancelled_before_it_is_sent_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    router.failures = 1
+    task = asyncio.create_task(link.plan(item("r")))
+    async with asyncio.timeout(5):
+        while not (link._new and link._new["r"].resent):
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(5):
+        while router.cancelled != ["r"]:
+            await asyncio.sleep(0.01)
+    assert all("r" not in ids for ids, _ in router.exchanges)
+
+
+async def test_what_a_silent_router_was_asked_is_cancelled_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(link_module, "PATIENCE_S", 0.02)
+    router = FakeRouter()
+    router.failures = 1_000_000
+    link = RouterLink(router.exchange)
+    with pytest.raises(UnavailableError):
+        await link.plan(item("r"))
+    router.failures = 0
+    async with asyncio.timeout(5):
+        while router.cancelled != ["r"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_request_cancelled_before_it_was_sent_is_never_sent() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    task = asyncio.create_task(link.plan(item("r")))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0.02)
+    assert all("r" not in ids for ids, _ in router.exchanges)
+
+
+async def test_a_restarting_router_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter()
+    router.failures = 3
+    link = RouterLink(router.exchange)
+    assert (await link.plan(item("r"))).id == "r"
+
+
+async def test_a_router_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(link_module, "PATIENCE_S", 0.05)
+    router = FakeRouter()
+    router.failures = 1_000_000
+    link = RouterLink(router.exchange)
+    with pytest.raises(UnavailableError, match="router does not answer"):
+        await link.plan(item("r"))
+
+
+async def test_a_router_that_came_back_is_told_what_is_in_flight() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    await link.plan(RouteItem(id="long", content="x", sequences=2))
+    await link.plan(item("short"))
+    link.finish(Done("short", 1e-6))
+    await asyncio.sleep(0.01)
+    router.restart()
+    await link.plan(item("next"))
+    async with asyncio.timeout(5):
+        while not router.held:
+            await asyncio.sleep(0.001)
+    assert router.held == [
+        Held("long", "small", "replica", 2, 1e-6),
+        Held("next", "small", "replica", 1, 1e-6),
+    ]
+
+
+async def test_what_waits_is_handed_to_a_router_that_restarted_while_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=0.05)
+    link = RouterLink(router.exchange)
+    held = asyncio.create_task(link.plan(item("held")))
+    await held
+    waiting = asyncio.create_task(link.plan(item("waiting")))
+    await asyncio.sleep(0.01)
+    router.restart()  # forgets what it was asked
+    assert (await asyncio.wait_for(waiting, 2)).id == "waiting"
+    assert [h.id for h in router.held][:1] == ["held"]
+
+
+async def test_a_lost_exchange_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "EXCHANGE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    router = FakeRouter(planning_s=0.2)
+    link = RouterLink(router.exchange)
+    task = asyncio.create_task(link.plan(item("r")))
+    await asyncio.sleep(0.1)
+    router.planning_s = 0.0
+    assert (await asyncio.wait_for(task, 2)).id == "r"
+
+
+async def test_an_exchange_belongs_to_no_single_request() -> None:
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen = []
+
+    class Router(FakeRouter):
+        async def exchange(self, report: Report, wait: bool) -> Reply:
+            seen.append(request.get())
+            return await super().exchange(report, wait)
+
+    link = RouterLink(Router(planning_s=0.01).exchange)
+
+    async def ask(name: str) -> None:
+        request.set(name)
+        await link.plan(item(name))
+        link.finish(Done(name, 1e-6))
+
+    await asyncio.gather(*(asyncio.create_task(ask(name)) for name in "abc"))
+    await asyncio.sleep(0.05)
+    assert len(seen) >= 2
+    assert set(seen) == {"none"}, "Serve would end it with the request whose context it has"
+    await link.close()
+
+
+async def test_an_exchange_that_was_cancelled_elsewhere_is_made_again() -> None:
+    calls = 0
+
+    class Router(FakeRouter):
+        async def exchange(self, report: Report, wait: bool) -> Reply:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise asyncio.CancelledError
+            return await super().exchange(report, wait)
+
+    link = RouterLink(Router().exchange)
+    decision = await asyncio.wait_for(link.plan(item("a")), 2)
+    assert decision.id == "a"
+    await link.close()

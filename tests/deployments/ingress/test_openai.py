@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+from apportion.deployments.ingress.openai import parse
+from apportion.router.errors import ApportionError, InvalidRequestError, UnknownModelError
+
+MODELS = ("small", "large")
+CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def read(kind: str, body: object, headers: dict[str, str] | None = None):
+    return parse(kind, json.dumps(body).encode(), headers or {}, MODELS)
+
+
+def test_auto_is_routed_and_a_name_is_kept() -> None:
+    assert read("chat", CHAT).item.model is None
+    assert read("chat", CHAT | {"model": "large"}).item.model == "large"
+
+
+def test_a_request_without_a_model_is_routed() -> None:
+    assert read("chat", {"messages": CHAT["messages"]}).item.model is None
+
+
+def test_the_engine_gets_everything_but_routing() -> None:
+    body = CHAT | {"temperature": 0.5, "tools": [{"type": "function"}], "routing": {"min_success": 0.5}}
+    parsed = read("chat", body)
+    assert json.loads(parsed.engine_body("small")) == {
+        "model": "small",
+        "messages": CHAT["messages"],
+        "temperature": 0.5,
+        "tools": [{"type": "function"}],
+    }
+    assert parsed.item.ask.min_success == 0.5
+
+
+def test_sequences_are_prompts_times_n() -> None:
+    assert read("chat", CHAT | {"n": 3}).item.sequences == 3
+    assert read("completion", {"prompt": ["a", "b"], "n": 2}).item.sequences == 4
+
+
+def test_the_longest_answer_is_what_the_endpoint_defines() -> None:
+    assert read("chat", CHAT).item.max_tokens is None
+    assert read("chat", CHAT | {"max_completion_tokens": 7}).item.max_tokens == 7
+    assert read("completion", {"prompt": "a"}).item.max_tokens == 16
+
+
+def test_headers_ask_what_the_field_does_not() -> None:
+    headers = {
+        "x-router-min-success": "0.7",
+        "x-router-models": "small, large",
+        "x-router-strategy": "greedy",
+    }
+    ask = read("chat", CHAT | {"routing": {"min_success": 0.9}}, headers).item.ask
+    assert (ask.min_success, ask.models, ask.strategy) == (0.9, ("small", "large"), "greedy")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        (CHAT | {"max_tokens": -1}, "max_tokens"),
+        (CHAT | {"max_tokens": "many"}, "max_tokens"),
+        (CHAT | {"n": 0}, "n"),
+        (CHAT | {"model": 7}, "model"),
+        (CHAT | {"routing": {"max_price": 1}}, "routing.max_price"),
+        (CHAT | {"routing": {"min_success": 2}}, "routing.min_success"),
+        (CHAT | {"routing": {"strategy": "magic"}}, "routing.strategy"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"gop": 1}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"gap": "wide"}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"rows": ["x"]}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"rows": []}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "mip", "options": {"name": "x"}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "static", "options": {"model": 2}}}, "routing.options"),
+        (CHAT | {"routing": {"strategy": "static", "options": {"model": -1}}}, "routing.options"),
+        (CHAT | {"routing": {"options": {"gap": 0.1}}}, "routing.options"),
+    ],
+)
+def test_a_wrong_field_is_named(body: dict, param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read("chat", body)
+    assert caught.value.param == param
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("body", [CHAT | {"model": "huge"}, CHAT | {"routing": {"models": ["huge"]}}])
+def test_an_unknown_model_is_404_and_the_known_ones_are_listed(body: dict) -> None:
+    with pytest.raises(UnknownModelError, match="small, large") as caught:
+        read("chat", body)
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequestError):
+        parse("chat", raw, {}, MODELS)
+
+
+def test_token_ids_need_a_named_model() -> None:
+    with pytest.raises(InvalidRequestError, match="name that model"):
+        read("completion", {"prompt": [1, 2, 3]})
+    assert read("completion", {"prompt": [1, 2, 3], "model": "small"}).item.sequences == 1
+
+
+def test_errors_have_openais_envelope() -> None:
+    with pytest.raises(ApportionError) as caught:
+        read("chat", CHAT | {"n": 0})
+    error = caught.value.envelope()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert set(error) == {"message", "type", "param", "code"}

@@ -1,0 +1,30 @@
+import pytest
+
+from apportion.deployments.wire.headers import server_timing
+from apportion.router.batch.messages import BatchInfo, Decision, PlanTiming
+
+BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
+
+
+def decision(timing: PlanTiming | None) -> Decision:
+    return Decision("r", "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, "replica", "http://x", timing)
+
+
+def spans(header: bytes) -> dict[str, float]:
+    return {part.split(";dur=")[0]: float(part.split(";dur=")[1]) for part in header.decode().split(", ")}
+
+
+def test_the_spans_add_up_to_what_the_ingress_waited() -> None:
+    name, value = server_timing(decision(PlanTiming(0.001, 0.008, 0.0005)), planned_s=0.012, engine_s=0.02)
+    assert name == b"server-timing"
+    assert spans(value) == {"link": 2.5, "queue": 1.0, "predict": 8.0, "solve": 0.5, "engine": 20.0}
+
+
+def test_clocks_that_disagree_never_show_a_negative_span() -> None:
+    _, value = server_timing(decision(PlanTiming(0.001, 0.008, 0.004)), planned_s=0.012, engine_s=0.02)
+    assert spans(value)["link"] == 0
+
+
+@pytest.mark.parametrize("timing", [None, PlanTiming(0, 0, 0)])
+def test_the_engine_is_always_told(timing: PlanTiming | None) -> None:
+    assert spans(server_timing(decision(timing), 0.0, 0.02)[1])["engine"] == 20

@@ -1,0 +1,85 @@
+import pytest
+
+from apportion.router.batch import fleet as fleet_module
+from apportion.router.batch.fleet import Fleet
+from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
+
+
+def replica(name: str, model: str = "small", slots: int = 4, draining: bool = False) -> EngineReplica:
+    return EngineReplica(name, model, f"http://{name}", slots, draining)
+
+
+def item(name: str, **fields: object) -> RouteItem:
+    return RouteItem(id=name, content="x", **fields)
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    fleet = Fleet(["small", "large"])
+    for one in (replica("s1"), replica("s2"), replica("l1", "large", 2)):
+        assert fleet.announce(one)
+    return fleet
+
+
+def fail(fleet: Fleet, model: str, times: int = 3) -> None:
+    for number in range(times):
+        name = f"{model}-fails-{number}"
+        assert fleet.seat(item(name), model) is not None
+        fleet.end(Done(name, None, failed=True))
+
+
+def test_a_replica_that_fails_in_a_row_is_left_alone_then_tried_with_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now_s)
+    fail(fleet, "large")
+    assert fleet.capacity().tolist() == [8, 0]
+    assert fleet.describe()["replicas"]["l1"]["breaker"] == "open"
+    now_s = 102.0
+    assert fleet.sweep()
+    assert fleet.free_slots().tolist() == [8, 1]
+    assert fleet.seat(item("trial"), "large") is not None
+    assert fleet.seat(item("second"), "large") is None
+    fleet.end(Done("trial", 1e-6))
+    assert fleet.free_slots().tolist() == [8, 2]
+
+
+def test_failures_do_not_add_up_over_replicas(fleet: Fleet) -> None:
+    fail(fleet, "small", times=2)
+    assert fleet.capacity().tolist() == [8, 2]
+
+
+def test_a_replica_that_cannot_be_reached_is_forgotten_until_it_speaks(fleet: Fleet) -> None:
+    assert fleet.seat(item("r"), "large") is not None
+    fleet.end(Done("r", None, worked=False, lost_replica=True))
+    assert fleet.capacity().tolist() == [8, 0]
+    assert fleet.announce(replica("l1", "large", 2))
+    assert fleet.free_slots().tolist() == [8, 2]
+
+
+def test_silent_and_leaving_replicas_are_dropped(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.announce(replica("l1", "large", 2, draining=True))
+    assert fleet.capacity().tolist() == [8, 0]
+    monkeypatch.setattr(fleet_module, "REPLICA_TTL_S", -1.0)
+    assert fleet.sweep()
+    assert fleet.capacity().tolist() == [0, 0]
+
+
+def test_an_attempt_avoids_the_replica_that_failed_and_later_the_model(fleet: Fleet) -> None:
+    again = item("r-1", avoid_replicas=("s1",))
+    assert fleet.avoided([item("other"), again]).tolist() == [[False, False], [False, False]]
+    assert fleet.seat(again, "small").id == "s2"
+    nowhere = item("q-1", avoid_replicas=("l1",))
+    assert fleet.avoided([nowhere]).tolist() == [[False, True]]
+    last = item("p-2", avoid_replicas=("s1",), avoid_models=("small",))
+    assert fleet.avoided([last]).tolist() == [[True, False]]
+    assert fleet.avoided([item("plain")]) is None
+
+
+def test_what_a_former_router_had_seated_takes_its_slots(fleet: Fleet) -> None:
+    fleet.adopt(Held("old", "large", "l1", 1, 1e-6))
+    assert fleet.free_slots().tolist() == [8, 1]
+    fleet.end(Done("old", 1e-6))
+    assert fleet.free_slots().tolist() == [8, 2]
+    assert fleet.in_flight == 0

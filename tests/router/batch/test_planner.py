@@ -1,0 +1,348 @@
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
+from apportion.router.batch import admission
+from apportion.router.batch.estimates import Estimates, prior_estimates
+from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
+from apportion.router.batch.planner import Planner
+from apportion.router.batch.policy import Policy, ServedModel
+from apportion.router.errors import (
+    ApportionError,
+    BudgetExceededError,
+    ContextLengthError,
+    InfeasibleError,
+    InvalidRequestError,
+    UnavailableError,
+)
+from apportion.router.prices import ModelPrice
+
+MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))
+POLICY = Policy(MODELS, Mip())
+SLOTS = np.array([8, 8])
+
+
+def estimates(n: int, success: Sequence[float] = (0.4, 0.9), cost: Sequence[float] = (1e-6, 1e-5)) -> Estimates:
+    shape = (n, 2)
+    return Estimates(
+        success=np.tile(success, (n, 1)),
+        success_std=np.zeros(shape),
+        cost_usd=np.tile(cost, (n, 1)),
+        cost_std_usd=np.zeros(shape),
+        input_tokens=np.full(shape, 10.0),
+        output_tokens=np.full(shape, 5.0),
+    )
+
+
+def items(n: int, **fields: object) -> list[RouteItem]:
+    return [RouteItem(id=f"r{i}", content="hello", **fields) for i in range(n)]
+
+
+async def solve(problem: BatchProblem, strategy: Strategy) -> Assignment:
+    return assign(problem, strategy)
+
+
+async def broken(*_: object) -> None:
+    raise RuntimeError("gone")
+
+
+async def late(*_: object) -> None:
+    await asyncio.sleep(10)
+
+
+def make_planner(predict=broken, solver=solve) -> Planner:
+    return Planner(
+        np.full(2, 100.0), np.array([0.4, 0.9]), predict, solver, predict_timeout_s=0.05, solve_timeout_s=0.1
+    )
+
+
+async def plan(batch: list[RouteItem], of: Estimates | None = None, budget: float | None = None, **options):
+    planner = options.pop("planner", None) or make_planner()
+    slots = options.pop("slots", SLOTS)
+    policy = Policy(MODELS, options.pop("strategy", Mip()), budget)
+    return await planner.plan(batch, of or estimates(len(batch)), slots, options.get("capacity", SLOTS), policy)
+
+
+async def test_without_limits_everyone_gets_the_best_model() -> None:
+    result = await plan(items(3))
+    assert [v.model for v in result.verdicts.values()] == ["large"] * 3
+    decision = result.verdicts["r0"]
+    assert (decision.rung, decision.success, decision.cost_usd) == ("mip", 0.9, 1e-5)
+
+
+async def test_the_planned_cost_keeps_the_cap_and_a_price_is_told() -> None:
+    result = await plan(items(4), budget=5e-6)
+    decisions = list(result.verdicts.values())
+    batch = decisions[0].batch
+    assert batch.planned_cost_usd <= batch.cap_usd == pytest.approx(2e-5)
+    assert sorted(d.model for d in decisions) == ["large", "small", "small", "small"]
+    assert batch.planned_cost_usd == pytest.approx(sum(d.cost_usd for d in decisions))
+
+
+async def test_slots_are_never_exceeded_and_the_rest_waits() -> None:
+    result = await plan(items(5), slots=np.array([1, 2]))
+    assert sorted(v.model for v in result.verdicts.values()) == ["large", "large", "small"]
+    assert len(result.waiting) == 2
+
+
+async def test_a_named_model_brings_its_own_price() -> None:
+    result = await plan(items(1, model="large"), budget=1e-6)
+    decision = result.verdicts["r0"]
+    assert decision.model == "large"
+    assert decision.batch.cap_usd == pytest.approx(1e-5)
+
+
+async def test_a_named_model_does_not_take_the_others_allowance() -> None:
+    batch = [*items(1, model="large"), *(RouteItem(id=f"a{i}", content="x") for i in range(4))]
+    result = await plan(batch, budget=5e-6)
+    routed = [result.verdicts[f"a{i}"].model for i in range(4)]
+    assert sorted(routed) == ["large", "small", "small", "small"]
+
+
+async def test_what_the_cap_cannot_pay_is_refused_and_the_batch_goes_on() -> None:
+    of = estimates(2)
+    of.cost_usd[1] = [1.0, 2.0]
+    result = await plan(items(2), of, budget=5e-6)
+    assert isinstance(result.verdicts["r0"], Decision)
+    refusal = result.verdicts["r1"]
+    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal.error, BudgetExceededError)
+    assert "budget_usd_per_request" in refusal.error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "says"),
+    [
+        ({"ask": RoutingAsk(max_cost_usd=1e-9)}, BudgetExceededError, "max_cost_usd"),
+        ({"ask": RoutingAsk(min_success=0.99)}, InfeasibleError, "the best is 0.9"),
+        ({"max_tokens": 95}, ContextLengthError, "100 tokens"),
+    ],
+)
+async def test_an_impossible_request_is_told_why_and_spoils_nothing(
+    fields: dict, error: type[ApportionError], says: str
+) -> None:
+    batch = [*items(1, **fields), RouteItem(id="good", content="x")]
+    result = await plan(batch)
+    assert isinstance(result.verdicts["good"], Decision)
+    refusal = result.verdicts["r0"]
+    assert isinstance(refusal, Refusal)
+    assert type(refusal.error) is error
+    assert says in refusal.error.message
+
+
+async def test_a_request_that_the_predictor_could_not_read_gets_its_own_error() -> None:
+    of = estimates(2)
+    of = Estimates(**{**of.__dict__, "errors": {0: InvalidRequestError("unreadable")}})
+    result = await plan(items(2), of)
+    assert result.verdicts["r0"].error.message == "unreadable"
+    assert isinstance(result.verdicts["r1"], Decision)
+
+
+async def test_without_replicas_the_answer_is_unavailable() -> None:
+    none = np.array([0, 0])
+    result = await make_planner().plan(items(1), estimates(1), none, none, POLICY)
+    assert isinstance(result.verdicts["r0"].error, UnavailableError)
+
+
+async def test_a_request_can_ask_for_a_strategy_of_its_own() -> None:
+    ask = RoutingAsk(strategy="static", options={"model": 0})
+    result = await plan([*items(1, ask=ask), RouteItem(id="other", content="x")])
+    assert (result.verdicts["r0"].strategy, result.verdicts["r0"].model) == ("static", "small")
+    assert (result.verdicts["other"].strategy, result.verdicts["other"].model) == ("mip", "large")
+
+
+async def test_options_are_read_as_their_strategy_types_them() -> None:
+    ask = RoutingAsk(strategy="mip", options={"gap": "0.1"})
+    result = await plan(items(4, ask=ask), budget=5e-6)
+    assert {v.rung for v in result.verdicts.values()} == {"mip"}
+
+
+async def test_a_mistake_in_what_the_solver_was_asked_is_not_its_failure() -> None:
+    planner = make_planner()
+    ask = RoutingAsk(strategy="static", options={"model": 9})
+    for _ in range(3):
+        result = await plan(items(2, ask=ask), planner=planner)
+        assert {v.rung for v in result.verdicts.values()} == {"price"}
+    assert planner.parts()["solver"] == "closed"
+
+
+async def test_allow_lists_hold() -> None:
+    result = await plan(items(2, ask=RoutingAsk(models=("small",))))
+    assert {v.model for v in result.verdicts.values()} == {"small"}
+
+
+async def test_a_batch_without_a_binding_limit_needs_no_solver() -> None:
+    result = await plan(items(3), planner=make_planner(solver=broken))
+    decision = result.verdicts["r0"]
+    assert (decision.rung, decision.strategy) == ("mip", "mip")
+    assert decision.batch.bound == decision.batch.objective == pytest.approx(3 * 0.9)
+
+
+@pytest.mark.parametrize("solver", [broken, late])
+async def test_without_the_solver_prices_decide_within_the_same_limits(solver) -> None:
+    result = await plan(items(4), budget=5e-6, planner=make_planner(solver=solver))
+    decisions = list(result.verdicts.values())
+    assert {d.rung for d in decisions} <= {"price", "greedy"}
+    assert sum(d.cost_usd for d in decisions) <= decisions[0].batch.cap_usd
+
+
+@pytest.mark.parametrize("predict", [broken, late])
+async def test_without_the_predictor_the_means_decide(predict) -> None:
+    planner = make_planner(predict=predict)
+    batch = items(2, max_tokens=5)
+    of = await planner.estimate(batch, POLICY.prices)
+    assert not of.predicted
+    result = await planner.plan(batch, of, SLOTS, SLOTS, POLICY)
+    assert {v.rung for v in result.verdicts.values()} == {"static"}
+    assert {v.model for v in result.verdicts.values()} == {"large"}
+
+
+@pytest.mark.parametrize(("n", "budget"), [(6, 5e-6), (8, 2e-6), (9, 8e-6)])
+async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, budget: float) -> None:
+    result = await plan(items(n), budget=budget, slots=np.array([1, 8]))
+    decisions = list(result.verdicts.values())
+    assert decisions, "someone is always served"
+    assert all(isinstance(decision, Decision) for decision in decisions), "nobody is refused for being late"
+    assert sum(d.cost_usd for d in decisions) <= decisions[0].batch.cap_usd
+    assert len(result.waiting) == n - len(decisions) > 0
+    full = await plan(items(n), budget=budget, slots=np.array([0, 8]))
+    assert not full.verdicts
+    assert len(full.waiting) == n
+
+
+def finds_nobody(problem: BatchProblem, **_: object) -> np.ndarray:
+    return np.zeros(problem.n_requests, dtype=bool)
+
+
+def fails(*_: object, **__: object) -> np.ndarray:
+    raise TypeError("not callable")
+
+
+@pytest.mark.parametrize("search", [finds_nobody, fails])
+async def test_a_search_that_is_late_or_fails_holds_up_nobody(search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "largest_feasible_subset", search)
+    result = await plan(items(6), budget=5e-6, slots=np.array([3, 8]))
+    assert len(result.verdicts) == 3
+    assert len(result.waiting) == 3
+
+
+async def test_without_the_predictor_answers_are_as_long_as_they_were() -> None:
+    works = True
+
+    async def until_then(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
+        if not works:
+            raise RuntimeError("gone")
+        return estimates(len(asked))
+
+    planner = make_planner(predict=until_then)
+    await planner.estimate(items(300), POLICY.prices)
+    works = False
+    of = await planner.estimate(items(2), POLICY.prices)
+    np.testing.assert_allclose(of.output_tokens, 5.0)
+    assert (of.cost_usd[0] < 100 * np.array([1e-6, 1e-5])).all(), "a cap that paid before pays still"
+
+
+def test_costs_without_a_predictor_are_not_too_low() -> None:
+    prices = [model.price for model in MODELS]
+    of = prior_estimates(items(1, max_tokens=7, sequences=2), np.array([0.4, 0.9]), prices, np.array([100.0, 100.0]))
+    assert of.cost_usd[0, 0] >= (len("hello") + 2 * 7) * 1e-6
+
+
+async def test_a_solver_that_answers_for_another_batch_is_not_believed() -> None:
+    async def confused(problem: BatchProblem, strategy: Strategy) -> Assignment:
+        return assign(problem.subset(np.array([0])), strategy)
+
+    result = await plan(items(4), budget=5e-6, planner=make_planner(solver=confused))
+    assert {v.rung for v in result.verdicts.values()} == {"price"}
+
+
+async def test_a_prediction_of_another_shape_is_not_believed() -> None:
+    async def confused(_: Sequence[RouteItem]) -> Estimates:
+        return estimates(1)
+
+    found = await make_planner(predict=confused).estimate(items(3), POLICY.prices)
+    assert not found.predicted
+    assert len(found.success) == 3
+
+
+async def test_a_solver_that_keeps_failing_is_not_waited_for() -> None:
+    calls = 0
+
+    async def hanging(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(10)
+
+    planner = make_planner(solver=hanging)
+    for _ in range(5):
+        await plan(items(4), budget=5e-6, planner=planner)
+    assert calls == 3
+    assert planner.parts()["solver"] == "open"
+
+
+async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> None:
+    planner = make_planner()
+    avoided = np.array([[False, True], [False, False], [True, True]])
+    result = await planner.plan(items(3), estimates(3), SLOTS, SLOTS, POLICY, avoided=avoided)
+    assert [result.verdicts[f"r{i}"].model for i in range(2)] == ["small", "large"]
+    assert isinstance(result.verdicts["r2"].error, UnavailableError)
+
+
+async def test_a_prediction_that_was_cancelled_elsewhere_is_a_failure_like_any_other() -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    assert not (await make_planner(predict=cancelled).estimate(items(2), POLICY.prices)).predicted
+
+
+async def test_a_planner_that_is_cancelled_itself_ends() -> None:
+    task = asyncio.create_task(make_planner(predict=late).estimate(items(1), POLICY.prices))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answer() -> None:
+    prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), predicted=False)
+    result = await plan(items(4), prior, budget=1e-5)
+    assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4
+
+
+async def test_parts_that_work_again_are_found_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = False
+
+    async def predict(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
+        if not works:
+            raise ConnectionError("gone")
+        return estimates(len(asked))
+
+    async def solver(problem: BatchProblem, strategy: Strategy) -> Assignment:
+        if not works:
+            raise ConnectionError("gone")
+        return assign(problem, strategy)
+
+    planner = make_planner(predict=predict, solver=solver)
+    for _ in range(3):
+        await planner.estimate(items(1), POLICY.prices)
+        await plan(items(4), budget=5e-6, planner=planner)
+    await planner.try_parts()
+    assert planner.parts() == {"predictor": "open", "solver": "open"}, "not before their time"
+    works = True
+    later_s = time.monotonic() + 5
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    await planner.try_parts()
+    assert planner.parts() == {"predictor": "closed", "solver": "closed"}
+
+
+async def test_batches_that_are_planned_at_once_search_one_after_the_other() -> None:
+    planner = make_planner()
+    of = [plan(items(40), budget=5e-6, slots=np.array([3, 60]), planner=planner) for _ in range(8)]
+    results = await asyncio.gather(*of)
+    assert all(result.verdicts for result in results)
+    assert len(admission._SEARCH._threads) == 1

@@ -1,0 +1,37 @@
+import pytest
+
+from apportion.router.batch.rate import RateLimiter
+
+
+def test_a_steady_rate_passes_and_a_faster_one_waits() -> None:
+    limiter = RateLimiter({"k": 60}, burst_s=1)
+    assert [limiter.take("k", float(s)) for s in range(5)] == [None] * 5
+    assert limiter.take("k", 4.25) == pytest.approx(0.75)
+    assert limiter.take("k", 5.0) is None
+
+
+def test_a_burst_is_some_seconds_worth() -> None:
+    limiter = RateLimiter({"k": 120}, burst_s=5)
+    assert sum(limiter.take("k", 0.0) is None for _ in range(30)) == 10
+    assert limiter.take("k", 0.5) is None
+    assert limiter.take("k", 0.5) == pytest.approx(0.5)
+
+
+def test_a_slow_rate_lets_one_through_at_a_time() -> None:
+    limiter = RateLimiter({"k": 1})
+    assert limiter.take("k", 0.0) is None
+    assert limiter.take("k", 30.0) == pytest.approx(30.0)
+    assert limiter.take("k", 60.0) is None
+
+
+def test_over_a_minute_no_more_pass_than_the_rate_and_one_burst() -> None:
+    limiter = RateLimiter({"k": 60}, burst_s=5)
+    passed = sum(limiter.take("k", i / 100) is None for i in range(6000))
+    assert 60 <= passed <= 65
+
+
+def test_others_are_not_slowed() -> None:
+    limiter = RateLimiter({"k": 1})
+    limiter.take("k", 0.0)
+    assert limiter.take("k", 0.0) is not None
+    assert [limiter.take(name, 0.0) for name in ("other", None)] == [None, None]

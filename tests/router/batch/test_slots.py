@@ -1,0 +1,112 @@
+import numpy as np
+
+from apportion.router.batch.slots import SlotLedger
+
+
+def make_slots() -> SlotLedger:
+    slots = SlotLedger(2)
+    slots.join("a1", 0, 2)
+    slots.join("a2", 0, 3)
+    slots.join("b1", 1, 1)
+    return slots
+
+
+def test_slots_are_the_sum_over_replicas() -> None:
+    np.testing.assert_array_equal(make_slots().free_slots(), [5, 1])
+
+
+def test_reserving_takes_the_least_used_replica_and_releasing_gives_it_back() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 0, 1) == "a2"
+    assert slots.reserve("r2", 0, 2) in {"a1", "a2"}
+    np.testing.assert_array_equal(slots.free_slots(), [2, 1])
+    slots.release("r1")
+    slots.release("r2")
+    np.testing.assert_array_equal(slots.free_slots(), [5, 1])
+    assert slots.in_flight == 0
+
+
+def test_releasing_twice_frees_once() -> None:
+    slots = make_slots()
+    slots.reserve("r1", 1, 1)
+    slots.reserve("r2", 0, 1)
+    slots.release("r1")
+    slots.release("r1")
+    np.testing.assert_array_equal(slots.free_slots(), [4, 1])
+
+
+def test_a_full_model_seats_nobody() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 1, 1) == "b1"
+    assert slots.reserve("r2", 1, 1) is None
+    assert slots.in_flight == 1
+
+
+def test_the_same_request_is_seated_once() -> None:
+    slots = make_slots()
+    slots.reserve("r1", 0, 1)
+    assert slots.reserve("r1", 0, 1) is None
+    assert slots.free_slots()[0] == 4
+
+
+def test_more_sequences_than_slots_need_a_wholly_free_replica() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 1, 9) == "b1"
+    assert slots.free_slots()[1] == 0
+    slots.release("r1")
+    assert slots.free_slots()[1] == 1
+
+
+def test_a_replica_that_leaves_takes_its_slots_and_comes_back_with_all_of_them() -> None:
+    slots = make_slots()
+    slots.reserve("r1", 1, 1)
+    slots.leave("b1")
+    assert slots.capacity()[1] == 0
+    assert slots.replica_of("r1") == "b1"
+    slots.release("r1")
+    assert slots.in_flight == 0
+    slots.join("b1", 1, 4)
+    assert slots.free_slots()[1] == 4
+
+
+def test_a_restricted_replica_takes_no_more_than_it_may() -> None:
+    slots = make_slots()
+    slots.restrict("b1", 0)
+    np.testing.assert_array_equal(slots.capacity(), [5, 0])
+    assert slots.reserve("r1", 1, 1) is None
+    slots.restrict("a1", 0)
+    slots.restrict("a2", 1)
+    assert slots.reserve("r2", 0, 1) == "a2"
+    assert slots.reserve("r3", 0, 1) is None
+    slots.restrict("a2", None)
+    assert slots.reserve("r3", 0, 2) == "a2"
+
+
+def test_a_restricted_replica_gets_its_trial_although_others_have_more_room() -> None:
+    slots = make_slots()
+    slots.restrict("a1", 1)
+    assert slots.reserve("r1", 0, 1) == "a1"
+    assert slots.reserve("r2", 0, 1) == "a2", "one trial at a time"
+    slots.release("r1")
+    slots.restrict("a1", 0)
+    assert slots.reserve("r3", 0, 1) == "a2"
+
+
+def test_a_replica_to_avoid_is_not_taken() -> None:
+    slots = make_slots()
+    assert slots.reserve("r1", 0, 1, avoid={"a2"}) == "a1"
+    assert slots.reserve("r2", 1, 1, avoid={"b1"}) is None
+
+
+def test_requests_in_flight_are_adopted_before_or_after_their_replica_joins() -> None:
+    slots = SlotLedger(1)
+    slots.adopt("r1", 0, 2, "a1")
+    np.testing.assert_array_equal(slots.capacity(), [0])
+    slots.join("a1", 0, 3)
+    np.testing.assert_array_equal(slots.free_slots(), [1])
+    slots.adopt("r1", 0, 2, "a1")
+    slots.adopt("r2", 0, 1, "a1")
+    np.testing.assert_array_equal(slots.free_slots(), [0])
+    slots.release("r1")
+    slots.release("r2")
+    np.testing.assert_array_equal(slots.free_slots(), [3])

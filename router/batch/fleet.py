@@ -6,8 +6,7 @@ A replica that failed several times in a row gets no requests for a while, then 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,11 @@ class Fleet:
 
     Args:
         models: names in the order of every array.
+        clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, models: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
         self._replicas: dict[str, EngineReplica] = {}
@@ -59,7 +60,7 @@ class Fleet:
             self._drop(replica.id)
             return False
         is_new = replica.id not in self._replicas
-        self._heard_s[replica.id] = time.monotonic()
+        self._heard_s[replica.id] = self._clock()
         self._replicas[replica.id] = replica
         self._slots.join(replica.id, self._columns[replica.model], replica.slots)
         if is_new:
@@ -94,12 +95,12 @@ class Fleet:
         self._slots.release(done.id)
         if replica is None:
             return
-        if done.lost_replica:
+        if done.ending.lost_replica:
             self._drop(replica)
         elif replica in self._breakers:
             breaker = self._breakers[replica]
-            if done.failed:
-                breaker.failure(time.monotonic())
+            if done.ending.failed:
+                breaker.failure(self._clock())
             elif done.cost_usd is not None:
                 breaker.success()
             self._restrict(replica)
@@ -110,7 +111,7 @@ class Fleet:
 
     def sweep(self) -> bool:
         """Forgets replicas that are silent and lets trials begin; True if what waits may be served or refused now."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         silent = [replica for replica, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]
         for replica in silent:
             self._drop(replica)
@@ -120,7 +121,7 @@ class Fleet:
     def describe(self) -> dict[str, Any]:
         """Slots by model and replicas by name, as JSON."""
         capacity, free = self.capacity().tolist(), self.free_slots().tolist()
-        now_s = time.monotonic()
+        now_s = self._clock()
         return {
             "models": {name: {"slots": capacity[j], "free_slots": free[j]} for name, j in self._columns.items()},
             "replicas": {
@@ -130,7 +131,7 @@ class Fleet:
         }
 
     def _restrict(self, replica: str) -> bool:
-        state = self._breakers[replica].state(time.monotonic())
+        state = self._breakers[replica].state(self._clock())
         most = {BreakerState.closed: None, BreakerState.half_open: 1, BreakerState.open: 0}[state]
         self._slots.restrict(replica, most)
         return state is BreakerState.half_open

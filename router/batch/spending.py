@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from apportion.router.arrays import IntArray
+from apportion.router.batch.batch_budget import BatchBudget, worst_cases
 from apportion.router.batch.estimates import Estimates
-from apportion.router.batch.funds import Funds, worst_cases
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.budget import Limit, Pacer, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
@@ -39,7 +38,7 @@ class Pacing:
     window: Window
 
 
-class Treasury:
+class Spending:
     """Reserves before a request is dispatched, settles when it has ended.
 
     Args:
@@ -57,7 +56,7 @@ class Treasury:
         *,
         limits: Iterable[Limit] = (),
         pacing: Pacing | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self._ttl_s = max_request_s + GRACE_S
         self._clock = clock
@@ -86,7 +85,11 @@ class Treasury:
             logger.error("API keys have limits, but without a `budget` section nobody keeps them; add one")
         self._apply_limits()
 
-    async def look(self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy) -> Funds | None:
+    def now_s(self) -> float:
+        """Seconds since 1970, by the clock that windows are reckoned with."""
+        return self._clock()
+
+    async def look(self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy) -> BatchBudget | None:
         """How the limits stand for a batch that is about to be planned; None: there are none.
 
         What the ledger told last is good enough as long as there is money: `reserve` has the last word. Only where a
@@ -98,15 +101,15 @@ class Treasury:
         if self._ledger is None:
             return None
         worst_nano = worst_cases(items, estimates, policy.models)
-        funds = self._funds(
+        budget = self._budget(
             items, policy.names, worst_nano, Standing(self._ledger.limits, self._clock(), dict(self._view))
         )
-        if self._view and funds.affordable.all():
-            return funds
+        if self._view and budget.affordable.all():
+            return budget
         accounts = [item.account for item in items]
         standing: Standing = await self._run(self._ledger.look, accounts, policy.names, now_s=self._clock())
         self._remember(standing)
-        return self._funds(items, policy.names, worst_nano, standing)
+        return self._budget(items, policy.names, worst_nano, standing)
 
     async def reserve(self, claims: Sequence[Claim]) -> list[Shortage | None]:
         """Sets the worst cases aside; what is short, and None for those that have what they need.
@@ -204,12 +207,12 @@ class Treasury:
             ledger.settle(self._ends)
             ledger.close()
 
-    def _funds(
+    def _budget(
         self, items: Sequence[RouteItem], names: tuple[str, ...], worst_nano: IntArray, standing: Standing
-    ) -> Funds:
+    ) -> BatchBudget:
         left_nano = standing.left_nano([item.account for item in items], names)
         pacer = None if self._pacing is None else self._pacing.pacer
-        return Funds(items, names, worst_nano, left_nano, standing, pacer, self._window(standing))
+        return BatchBudget(items, names, worst_nano, left_nano, standing, pacer, self._window(standing))
 
     def _remember(self, standing: Standing) -> None:
         if len(self._view) > MAX_REMEMBERED:  # of windows and tenants of the past

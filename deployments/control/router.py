@@ -19,14 +19,12 @@ from apportion.deployments.config.service import ServiceConfig, live_policy
 from apportion.deployments.control.assembly import BatchRoom
 from apportion.deployments.control.housekeeping import Housekeeping
 from apportion.deployments.control.rates import KeyRates
+from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
-from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.entry import Entry
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.batch.spending import GRACE_S
 from apportion.router.errors import RateLimitError
-from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger("ray.serve")
 
@@ -48,10 +46,8 @@ class Router:
         self._id = uuid.uuid4().hex
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
-        self._predictor = predictor
-        self._solver = solver
         self._sessions: dict[str, IngressSession] = {}
-        self._room = BatchRoom(config, self._predict, self._solve, self._tell)
+        self._room = BatchRoom(config, predict_by(predictor), solve_by(solver), self._tell)
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
         self._rates = KeyRates(config, self._reservations.spending)
@@ -170,14 +166,6 @@ class Router:
                 self._reservations.release(request_id)
         if done or cancelled:
             self._scheduler.wake()
-
-    async def _predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        estimates: Estimates = await self._predictor.predict.remote(list(items), list(prices))
-        return estimates
-
-    async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
-        assignment: Assignment = await self._solver.solve.remote(problem, strategy)
-        return assignment
 
     async def _forget_silent_replicas(self) -> None:
         if self._reservations.fleet.sweep():

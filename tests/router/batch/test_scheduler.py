@@ -1,6 +1,8 @@
 """Whole batches from items to decisions, with plain objects only."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,20 +94,18 @@ async def test_money_and_slots_are_taken_together_or_not_at_all(tmp_path: Path) 
     room.spending.close()
 
 
-async def test_without_the_ledger_nobody_holds_a_slot(tmp_path: Path) -> None:
+async def test_without_the_ledger_nobody_holds_a_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apportion.router.budget.schema.BUSY_TIMEOUT_S", 0.05)
     clock = Clock(1_800_000_000.0)
-    spending = limited(tmp_path, 1.0, clock)
-    room = PlainRoom(predict=predicted, spending=spending, clock=clock)
+    room = PlainRoom(predict=predicted, spending=limited(tmp_path, 1.0, clock), clock=clock)
     room.join(small=4, large=4)
-    ledger = spending._ledger
-    assert ledger is not None
-    ledger.close()
-    (tmp_path / "ledger.sqlite").unlink()
-    (tmp_path / "ledger.sqlite").mkdir()
-    (verdict,) = await room.verdicts(*items(1))
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        (verdict,) = await room.verdicts(*items(1))
     assert isinstance(verdict, Refusal)
     assert isinstance(verdict.error, LedgerError)
     assert room.fleet.in_flight == 0
+    room.spending.close()
 
 
 async def test_a_request_that_cannot_be_planned_is_refused_alone(caplog: pytest.LogCaptureFixture) -> None:

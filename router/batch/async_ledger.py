@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from apportion.router.budget import Account, Limit, Shortage
+from apportion.router.budget import Account, Limit, LimitIndex, Scope, Shortage
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
 
@@ -30,13 +30,9 @@ class AsyncLedger:
         self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
         self._latest: asyncio.Future[Any] | None = None
 
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        return self._ledger.limits
-
-    @limits.setter
-    def limits(self, limits: tuple[Limit, ...]) -> None:
-        self._ledger.limits = limits
+    def set_limits(self, limits: Iterable[Limit]) -> None:
+        """The limits from the next call on."""
+        self._ledger.index = LimitIndex(limits)
 
     @property
     def endings(self) -> int:
@@ -49,7 +45,7 @@ class AsyncLedger:
 
     def remembered(self, now_s: float) -> Standing | None:
         """How the limits stood when the ledger was last asked; None if it never was."""
-        return Standing(self.limits, now_s, dict(self._view)) if self._view else None
+        return Standing(self._ledger.index, now_s, self._view) if self._view else None
 
     async def look(self, accounts: Sequence[Account], models: Sequence[str], *, now_s: float) -> Standing:
         """How the limits stand for these accounts and models."""
@@ -79,9 +75,9 @@ class AsyncLedger:
         """Charges reservations whose time is up in full; how many there were."""
         return await self._run(self._expire, now_s=now_s)
 
-    async def statement(self, *, now_s: float) -> Standing:
-        """How every limit stands."""
-        return await self._run(self._statement, now_s=now_s)
+    async def statement(self, *, now_s: float, scopes: Iterable[Scope]) -> Standing:
+        """How the limits of these scopes stand."""
+        return await self._run(self._statement, now_s=now_s, scopes=scopes)
 
     def close(self) -> None:
         """Tells the ledger the endings that wait, and closes it."""
@@ -112,6 +108,6 @@ class AsyncLedger:
         self._ledger.settle(ends)
         return self._ledger.expire(now_s=now_s)
 
-    def _statement(self, *, now_s: float, ends: Mapping[str, int | None]) -> Standing:
+    def _statement(self, *, now_s: float, scopes: Iterable[Scope], ends: Mapping[str, int | None]) -> Standing:
         self._ledger.settle(ends)
-        return self._ledger.statement(now_s=now_s)
+        return self._ledger.statement(now_s=now_s, scopes=scopes)

@@ -23,6 +23,8 @@ from apportion.router.errors import LedgerError
 
 logger = logging.getLogger("ray.serve")
 
+# Names of keys and tenants are not for whoever may look at the service's health.
+TOLD_SCOPES = (Scope.service, Scope.model)
 GRACE_S = 60.0  # after a request's longest time; then nobody will tell its end any more
 
 
@@ -184,7 +186,7 @@ class Spending:
         if self._ledger is None:
             return numbers
         try:
-            standing = await self._ledger.statement(now_s=self._clock())
+            standing = await self._ledger.statement(now_s=self._clock(), scopes=TOLD_SCOPES)
         except LedgerError as error:
             return numbers | {"budget": {"error": error.message}}
         return numbers | {"budget": _spelled_out(standing) | {"overruns": self._overruns}}
@@ -207,7 +209,7 @@ class Spending:
 
     def _apply_limits(self) -> None:
         if self._ledger is not None:
-            self._ledger.limits = (*self._own_limits, *self._key_limits)
+            self._ledger.set_limits((*self._own_limits, *self._key_limits))
 
 
 def _spelled_out(standing: Standing) -> dict[str, Any]:
@@ -215,7 +217,6 @@ def _spelled_out(standing: Standing) -> dict[str, Any]:
     return {
         "spent_usd": from_nano(total.spent_nano),
         "reserved_usd": from_nano(total.reserved_nano),
-        # Names of keys and tenants are not for whoever may look at the service's health.
         "limits": [
             {
                 "scope": limit.scope.value,
@@ -225,8 +226,8 @@ def _spelled_out(standing: Standing) -> dict[str, Any]:
                 "spent_usd": from_nano(balance.spent_nano),
                 "reserved_usd": from_nano(balance.reserved_nano),
             }
-            for limit in standing.limits
-            if limit.scope in {Scope.service, Scope.model}
+            for limit in standing.limits.all
+            if limit.scope in TOLD_SCOPES
             for name, balance in standing.of_limit(limit) or [("", Balance())]
         ],
     }

@@ -24,7 +24,7 @@ from apportion.deployments.control.session import IngressSession
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.batch.spending import GRACE_S
-from apportion.router.errors import RateLimitError
+from apportion.router.errors import ConfigurationError, RateLimitError
 
 logger = logging.getLogger("ray.serve")
 
@@ -46,6 +46,7 @@ class Router:
         self._id = uuid.uuid4().hex
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
+        self._policy_error: str | None = None
         self._sessions: dict[str, IngressSession] = {}
         self._room = BatchRoom(config, predict_by(predictor), solve_by(solver), self._tell)
         self._scheduler = self._room.scheduler
@@ -65,11 +66,15 @@ class Router:
         """A new policy for the batches to come; nothing restarts. What it leaves out is as the configuration has it.
 
         What is planned, reserved and dispatched from now on costs its prices; what is in flight keeps its price.
-
-        Raises:
-            ConfigurationError: a field is wrong; the old policy stays.
+        Where a field is wrong the old policy stays and `state` says why: Serve would stop a router that raises here.
         """
-        live = live_policy(user_config, self._config)
+        try:
+            live = live_policy(user_config, self._config)
+        except ConfigurationError as error:
+            logger.error("the policy stays as it was: %s", error.message)
+            self._policy_error = error.message
+            return
+        self._policy_error = None
         budget = self._config.budget
         if budget is not None:
             limits = budget.limits if live.limits is None else live.limits
@@ -132,6 +137,7 @@ class Router:
             **await self._reservations.spending.statement(),
             "budget_usd_per_request": policy.budget_usd_per_request,
             "strategy": policy.strategy.name,
+            "policy_error": self._policy_error,
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},
         }
 

@@ -17,6 +17,7 @@ class Availability:
 
     Args:
         free_slots: (M,), what may be taken now.
+        room: (N, M), the most sequences that the request may have to start on a replica of the model now; None: any.
         capacity: (M,), slots of replicas that work; a model with none may not answer.
         avoided: (N, M), models that have failed a request; None: no request has failed.
         budget: what the limits on money leave each request, in their order; None: there are no limits.
@@ -24,6 +25,7 @@ class Availability:
 
     free_slots: IntArray
     capacity: IntArray
+    room: IntArray | None = None
     avoided: BoolArray | None = None
     budget: BatchBudget | None = None
 

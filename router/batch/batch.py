@@ -56,6 +56,19 @@ class Batch:
             self.refuse(row, self.budget.error(row, self.allowed[row]))
         self.allowed = paid
 
+    def let_wait_what_has_no_room(self, room: IntArray | None) -> None:
+        """Requests of many answers go where one replica has room for them; the others may have its slots meanwhile.
+
+        Args:
+            room: (N, M), the most sequences that the request may have; None: any number.
+        """
+        sequences = np.array([item.sequences for item in self.items])[:, None]
+        if room is None or (sequences == 1).all():
+            return
+        fitting = self.allowed & ((sequences <= room) | (sequences == 1))
+        self.wait(np.flatnonzero(self.allowed.any(axis=1) & ~fitting.any(axis=1)))
+        self.allowed = fitting
+
     def wait(self, rows: IntArray) -> None:
         self.waiting.update(self.items[row].id for row in rows)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import RouteItem
+from apportion.router.prices import ModelPrice
 
 
 @dataclass(slots=True)
@@ -13,6 +14,7 @@ class Entry:
     """A request at the router, from its arrival to its verdict.
 
     `arrived_s` is of the scheduler's clock. `decided` once it has its verdict; `cancelled` once nobody waits for it.
+    `prices` are those of its estimates.
     `replans` counts the plans that it lost because others of its batch took the money.
     """
 
@@ -20,6 +22,7 @@ class Entry:
     ingress: str
     arrived_s: float
     estimates: Estimates | None = None
+    prices: tuple[ModelPrice, ...] = ()
     predict_s: float = 0.0
     replans: int = 0
     decided: bool = False

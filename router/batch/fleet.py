@@ -54,6 +54,10 @@ class Fleet:
         """(M,) slots that may be taken now."""
         return self._slots.free_slots()
 
+    def room(self) -> IntArray:
+        """(M,) the most sequences that a request can start with now on one replica."""
+        return self._slots.room()
+
     def announce(self, replica: EngineReplica) -> bool:
         """A replica's heartbeat; True if its slots are new."""
         if replica.draining or replica.model not in self._columns:
@@ -91,14 +95,11 @@ class Fleet:
 
     def end(self, done: Done) -> None:
         """A request ended: its slots are free, and its replica did well or not."""
-        replica = self._slots.replica_of(done.id)
+        replica = self._slots.replica_of(done.id) or ""
         self._slots.release(done.id)
-        if replica is None:
-            return
-        if done.ending.lost_replica:
-            self._drop(replica)
-        elif replica in self._breakers:
+        if replica in self._breakers:
             breaker = self._breakers[replica]
+            # One ingress that cannot reach it says little: it may be the ingress. Its heartbeats say whether it lives.
             if done.ending.failed:
                 breaker.failure(self._clock())
             elif done.cost_usd is not None:

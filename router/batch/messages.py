@@ -148,14 +148,9 @@ class Ending(enum.Enum):
         return self not in {Ending.unsent, Ending.no_connection, Ending.unreachable}
 
     @property
-    def lost_replica(self) -> bool:
-        """Whether its replica is gone as far as the ingress can tell."""
-        return self in {Ending.unreachable, Ending.connection_lost}
-
-    @property
     def failed(self) -> bool:
-        """Whether its replica is there and did badly."""
-        return self in {Ending.no_connection, Ending.engine_failed}
+        """Whether its replica did badly, as far as the ingress can tell."""
+        return self not in {Ending.answered, Ending.given_up, Ending.unsent}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Part:
         self._timeout_s = timeout_s
         self._clock = clock
         self._breaker = Breaker()
+        self._on_trial = False
 
     @property
     def state(self) -> BreakerState:
@@ -39,8 +40,10 @@ class Part:
 
         A part that finds a mistake in what it was asked works.
         """
-        if not self._breaker.allows(self._clock()):
+        state = self.state
+        if state is BreakerState.open or (state is BreakerState.half_open and self._on_trial):
             return None
+        self._on_trial = state is BreakerState.half_open  # one call decides; the others do without meanwhile
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await call()
@@ -54,5 +57,7 @@ class Part:
             # Its class only: what an error of a remote part says may quote a request.
             logger.warning("the %s failed, planning without it: %s", self._name, type(error).__name__)
             return None
+        finally:
+            self._on_trial = False
         self._breaker.success()
         return answer

@@ -61,6 +61,7 @@ class BatchPlanner:
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
         batch.leave_out_what_cannot_be_paid()
+        batch.let_wait_what_has_no_room(available.room)
         for strategy, rows in batch.by_strategy():
             await self._plan_group(batch, strategy, rows)
         return Plan(batch.verdicts, batch.waiting)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from apportion.router.arrays import BoolArray
 from apportion.router.batch.availability import Availability
 from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.policy import Policy
+from apportion.router.batch.slots import UNBOUNDED
 from apportion.router.batch.spending import Spending
 from apportion.router.budget import Shortage
 from apportion.router.budget.standing import Claim
@@ -36,14 +41,21 @@ class Reservations:
         capacity = self.fleet.capacity()
         return Availability(capacity, capacity)
 
-    async def look(self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy) -> Availability:
+    async def look(
+        self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy, patient: BoolArray
+    ) -> Availability:
         """What there is for a batch that is about to be planned.
+
+        Args:
+            patient: (N,), requests that have waited so long that room is made for them: slots are kept free until
+                one replica has enough.
 
         Raises:
             LedgerError: the database does not answer; without it nothing may be spent.
         """
         budget = await self.spending.look(items, estimates, policy)
-        return Availability(self.fleet.free_slots(), self.fleet.capacity(), self.fleet.avoided(items), budget)
+        room = np.where(patient[:, None], UNBOUNDED, self.fleet.room()[None, :])
+        return Availability(self.fleet.free_slots(), self.fleet.capacity(), room, self.fleet.avoided(items), budget)
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:
         """Takes each request's slots, then its money; whoever gets no money gives the slots back.
@@ -82,7 +94,9 @@ class Reservations:
         """A dispatched request has ended: its slots are free, and what it cost is charged."""
         self.fleet.end(done)
         if done.ending.worked:
-            self.spending.settle(done.id, done.cost_usd)
+            told = done.cost_usd
+            # What no answer can cost was said by an engine that is broken: as if it had said nothing.
+            self.spending.settle(done.id, told if told is not None and 0 <= told < math.inf else None)
         else:
             self.spending.release(done.id)
 

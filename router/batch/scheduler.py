@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from apportion.router.batch.delay import DelayQueue
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.estimates import concatenate
@@ -17,7 +19,7 @@ from apportion.router.batch.policy import Policy
 from apportion.router.batch.queue import BatchQueue
 from apportion.router.batch.reservations import Reservations, Wish
 from apportion.router.budget import Shortage
-from apportion.router.errors import ApportionError, BudgetExhaustedError, OverloadedError
+from apportion.router.errors import ApportionError, BudgetExhaustedError, DeadlineError, OverloadedError
 
 logger = logging.getLogger("ray.serve")
 
@@ -120,10 +122,10 @@ class Scheduler:
         """Plans a batch; returns the ids that have to wait."""
         policy = self.policy  # one for all of the batch, from its estimates to its claims
         try:
-            await self._estimate([entry for entry in entries if entry.estimates is None], policy)
+            # What waits while prices change is planned at the new ones.
+            await self._estimate([entry for entry in entries if entry.prices != policy.prices], policy)
             await self._every_model_is_there()
-            now_s = self._clock()
-            live = [entry for entry in entries if not entry.cancelled and entry.left_s(now_s) > 0]
+            live = self._still_waiting(entries)
             return await self._decide(live, policy) if live else set()
         except ApportionError as error:
             return self._fail(entries, error)
@@ -153,7 +155,15 @@ class Scheduler:
             estimates = await self._forecaster.estimate([entry.item for entry in entries], policy.prices)
             predict_s = self._clock() - began_s
             for row, entry in enumerate(entries):
-                entry.estimates, entry.predict_s = estimates.rows([row]), predict_s
+                entry.estimates, entry.prices, entry.predict_s = estimates.rows([row]), policy.prices, predict_s
+
+    def _still_waiting(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those that somebody waits for; those whose time is up are told so."""
+        now_s = self._clock()
+        waiting = [entry for entry in entries if not entry.cancelled]
+        late = DeadlineError("no slot within the request's time; allow more, or try again later")
+        self._fail([entry for entry in waiting if entry.left_s(now_s) <= 0], late)
+        return [entry for entry in waiting if entry.left_s(now_s) > 0]
 
     async def _every_model_is_there(self) -> None:
         """Waits for the replicas' first heartbeats, soon after the start."""
@@ -163,7 +173,8 @@ class Scheduler:
     async def _decide(self, entries: list[Entry], policy: Policy) -> set[str]:
         items = [entry.item for entry in entries]
         estimates = concatenate([entry.estimates for entry in entries if entry.estimates is not None])
-        available = await self._reservations.look(items, estimates, policy)
+        patient = np.array([self._clock() - entry.arrived_s > self._limits.aging_s for entry in entries])
+        available = await self._reservations.look(items, estimates, policy, patient)
         began_s = self._clock()
         plan = await self._planner.plan(items, estimates, available, policy)
         solve_s = self._clock() - began_s

@@ -25,7 +25,7 @@ from apportion.router.batch.messages import (
     RouteItem,
 )
 from apportion.router.budget import Account
-from apportion.router.errors import ApportionError, ConfigurationError, OverloadedError, RateLimitError
+from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, RateLimitError
 from apportion.router.prices import ModelPrice
 
 
@@ -158,14 +158,14 @@ async def test_a_weightier_request_gets_the_better_model(router: Any) -> None:
     assert {verdict.id: verdict.model for verdict in reply.verdicts} == {"a": "small", "b": "large", "c": "small"}
 
 
-async def test_what_waits_past_its_time_is_not_planned(router: Any) -> None:
+async def test_what_waits_past_its_time_is_told_so_and_holds_nothing(router: Any) -> None:
     reply = asyncio.create_task(router.exchange(Report("i", items=(item("a", timeout_s=0.05),)), True))
     assert isinstance((await reply).verdicts[0], Refusal)  # no replica at all
     await join(router, ("s1", "small", 1))
     await router.exchange(Report("i", items=(item("b"),)), True)
     assert (await router.exchange(Report("i", items=(item("c", timeout_s=0.05),)), True)).verdicts == ()
     reply = await router.exchange(Report("i", done=(Done("b", 1e-6),)), True)
-    assert reply.verdicts == ()
+    assert [type(verdict.error) for verdict in reply.verdicts] == [DeadlineError]
     assert (await router.state())["in_flight"] == 0
 
 
@@ -259,5 +259,27 @@ async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
     assert (await router.state())["prices"]["small"] == {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
     router.reconfigure({})
     assert (await router.state())["prices"]["large"]["output_usd_per_million"] == 10.0
-    with pytest.raises(ConfigurationError, match="huge, which are not served"):
-        router.reconfigure({"prices": {"huge": prices["large"]}})
+
+
+@pytest.mark.parametrize(
+    ("user_config", "said"),
+    [
+        ({"prices": {"huge": {"input_usd_per_million": 1.0}}}, "huge, which are not served"),
+        ({"strategy": "mipp"}, "mipp"),
+        ({"strategi": "mip"}, "strategi"),
+        ({"budget_usd_per_request": "a lot"}, "budget_usd_per_request"),
+        ({"limits": [{"scope": "service", "window": "day", "usd": 1}]}, "need a `budget` section"),
+    ],
+)
+async def test_a_wrong_policy_is_told_and_changes_nothing(router: Any, user_config: dict[str, Any], said: str) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+    router.reconfigure({"budget_usd_per_request": 2e-6})
+    before = await router.state()
+    router.reconfigure(user_config)
+    after = await router.state()
+    assert said in after.pop("policy_error")
+    assert {**after, "policy_error": None} == before
+    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    assert isinstance(reply.verdicts[0], Decision)
+    router.reconfigure({})
+    assert (await router.state())["policy_error"] is None

@@ -57,12 +57,17 @@ def test_failures_do_not_add_up_over_replicas(fleet: Fleet) -> None:
     assert fleet.capacity().tolist() == [8, 2]
 
 
-def test_a_replica_that_cannot_be_reached_is_forgotten_until_it_speaks(fleet: Fleet) -> None:
-    assert fleet.seat(item("r"), "large") is not None
-    fleet.end(Done("r", None, Ending.unreachable))
+def test_refused_connections_open_the_breaker_and_heartbeats_do_not_close_it(fleet: Fleet, clock: Clock) -> None:
+    for number in range(3):
+        assert fleet.capacity().tolist() == [8, 2], "one ingress that cannot reach it may be the one in trouble"
+        assert fleet.seat(item(f"r{number}"), "large") is not None
+        fleet.end(Done(f"r{number}", None, Ending.unreachable))
+        fleet.announce(replica("l1", "large", 2))
     assert fleet.capacity().tolist() == [8, 0]
-    assert fleet.announce(replica("l1", "large", 2))
-    assert fleet.free_slots().tolist() == [8, 2]
+    clock.now_s += 2
+    fleet.announce(replica("l1", "large", 2))
+    assert fleet.sweep()
+    assert fleet.free_slots().tolist() == [8, 1]
 
 
 def test_silent_and_leaving_replicas_are_dropped(fleet: Fleet, clock: Clock) -> None:

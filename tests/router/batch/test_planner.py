@@ -257,7 +257,7 @@ async def test_a_solver_that_keeps_failing_is_not_waited_for() -> None:
 async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> None:
     room = PlainRoom()
     avoided = np.array([[False, True], [False, False], [True, True]])
-    result = await room.planner.plan(items(3), estimates(3), Availability(SLOTS, SLOTS, avoided), POLICY)
+    result = await room.planner.plan(items(3), estimates(3), Availability(SLOTS, SLOTS, avoided=avoided), POLICY)
     assert [result.verdicts[f"r{i}"].model for i in range(2)] == ["small", "large"]
     assert isinstance(result.verdicts["r2"].error, UnavailableError)
 

@@ -152,3 +152,46 @@ async def test_a_preview_takes_nothing() -> None:
     verdicts = await room.scheduler.preview(items(2, ask=RoutingAsk()))
     assert all(isinstance(verdict, Decision) and len(verdict.candidates) == 2 for verdict in verdicts)
     assert room.fleet.free_slots().tolist() == [1, 1]
+
+
+async def test_a_request_that_waits_is_planned_at_the_prices_of_its_turn() -> None:
+    async def by_price(asked: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+        return estimates(len(asked), cost=tuple(price.output_usd_per_million / 1e6 for price in prices))
+
+    room = PlainRoom(predict=by_price)
+    room.join(small=1, large=1)
+    room.submit(*items(2), RouteItem("waits", "hello", ask=RoutingAsk(max_cost_usd=2e-6)))
+    await until(lambda: len(room.told) == 2)
+    dear = tuple(ServedModel(m.name, ModelPrice(1000.0, 1000.0), m.max_model_len) for m in MODELS)
+    room.scheduler.policy = Policy(dear, POLICY.strategy)
+    room.reservations.settle(Done("r0", 1e-6))
+    room.reservations.settle(Done("r1", 1e-6))
+    room.scheduler.wake()
+    verdict = await room.verdict("waits")
+    assert isinstance(verdict, Refusal), "it costs more than the request allows now"
+
+
+async def test_a_request_of_many_answers_blocks_nobody_while_it_waits_and_gets_its_turn() -> None:
+    room = PlainRoom(predict=predicted)
+    room.join(small=8)
+    first = items(5)
+    await room.verdicts(*first)
+    many = RouteItem("many", "hello", sequences=8)
+    (waiting,) = room.submit(many)
+    others = [replace(one, id=f"other-{one.id}") for one in items(3)]
+    assert all(isinstance(verdict, Decision) for verdict in await room.verdicts(*others))
+    assert "many" not in room.told
+    for one in [*first, *others]:
+        room.reservations.settle(Done(one.id, 1e-6))
+    room.scheduler.wake()
+    assert isinstance(await room.verdict("many"), Decision)
+    assert not waiting.cancelled
+
+
+async def test_a_cost_that_no_answer_can_have_counts_as_not_told() -> None:
+    room = PlainRoom(predict=predicted)
+    room.join(small=4, large=4)
+    for cost_usd in (float("nan"), -1.0, float("inf")):
+        (verdict,) = await room.verdicts(replace(items(1)[0], id=str(cost_usd)))
+        room.reservations.settle(Done(verdict.id, cost_usd))
+    assert room.spending.tally.spent_usd == pytest.approx(3e-5), "as planned"

@@ -1,4 +1,4 @@
-"""The models that may be deployed, from models.yaml:
+"""The models that may be deployed, as models.yaml has them.
 
 models:
   - name: large

@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from apportion.deployments.config.service import LivePolicy, ServiceConfig, live_policy, mean_success
 from apportion.deployments.control.mailbox import Entry, Mailbox
 from apportion.deployments.keys.keyring import Keyring
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.estimates import Estimates, concatenate
 from apportion.router.batch.fleet import Fleet
@@ -44,7 +45,7 @@ from apportion.router.budget.standing import Claim
 from apportion.router.errors import ApportionError, BudgetExhaustedError, RateLimitError
 from apportion.router.prices import ModelPrice
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 POLL_S = 5.0  # an exchange answers by then, with or without verdicts
 INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
@@ -63,6 +64,7 @@ class Router:
         solver: DeploymentHandle,
         engines: dict[str, DeploymentHandle],
     ) -> None:
+        log_to_serve()
         self._id = uuid.uuid4().hex
         self._settled_s = time.monotonic() + SETTLE_S
         self._config = config

@@ -19,9 +19,10 @@ from starlette.types import ASGIApp
 from apportion.deployments.cluster.autoscaling import USED_SLOTS
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.server import EngineServer
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import ROUTER, EngineReplica
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 DRAIN_LIMIT_S = 60.0
@@ -59,6 +60,7 @@ class Engine:
     """A replica of one model."""
 
     async def __init__(self, model: ModelConfig, host: str | None) -> None:  # type: ignore[misc]  # Serve awaits it
+        log_to_serve()
         context = serve.get_replica_context()
         self._backend = await start_backend(model)
         self._server = EngineServer(self._backend.app, host or node_address())

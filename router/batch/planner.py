@@ -51,7 +51,7 @@ from apportion.router.batch.screening import allowed_models, refuse
 from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.prices import ModelPrice
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 ADMISSION_ROUNDS = 6  # each nearly always the last
 

@@ -24,7 +24,7 @@ from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
 from apportion.router.errors import LedgerError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_REMEMBERED = 10_000

@@ -18,8 +18,12 @@ class ServeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the line over."""
         serve = logging.getLogger(SERVE)
-        if serve.isEnabledFor(record.levelno):
-            serve.handle(record)
+        if not serve.isEnabledFor(record.levelno):
+            return
+        # Not `serve.handle`: outside of a replica it would go on to the root logger, where the line arrives anyway.
+        for handler in serve.handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
 
 
 def log_to_serve() -> None:

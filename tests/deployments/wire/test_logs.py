@@ -33,6 +33,11 @@ def test_a_line_is_written_once_with_the_name_of_its_module(serve_file: Path) ->
     assert serve_file.read_text() == "INFO apportion.router.batch.queue 3 wait\n"
 
 
+def test_a_line_reaches_the_root_logger_once(serve_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("apportion.router.batch.queue").warning("once")
+    assert [record.message for record in caplog.records] == ["once"]
+
+
 def test_serves_level_decides_and_may_change(serve_file: Path) -> None:
     logger = logging.getLogger("apportion.deployments.control.router")
     logger.debug("not yet")

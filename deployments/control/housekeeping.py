@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from apportion.router.errors import UnavailableError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
 LATE_S = 30.0  # a round that has not ended by then hangs

@@ -21,12 +21,13 @@ from apportion.deployments.control.housekeeping import Housekeeping
 from apportion.deployments.control.rates import KeyRates
 from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.batch.spending import GRACE_S
 from apportion.router.errors import ConfigurationError, RateLimitError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 POLL_S = 5.0  # an exchange answers by then, with or without verdicts
 INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
@@ -43,6 +44,7 @@ class Router:
         solver: DeploymentHandle,
         engines: dict[str, DeploymentHandle],
     ) -> None:
+        log_to_serve()
         self._id = uuid.uuid4().hex
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports

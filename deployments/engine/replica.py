@@ -19,9 +19,10 @@ from starlette.types import ASGIApp
 from apportion.deployments.cluster.autoscaling import USED_SLOTS
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.server import EngineServer
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import ROUTER, EngineReplica
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 ANNOUNCE_TIMEOUT_S = 5.0  # a call that is lost must not silence a healthy replica
@@ -59,6 +60,7 @@ class Engine:
     """A replica of one model."""
 
     async def __init__(self, model: ModelConfig, host: str | None, longest_request_s: float) -> None:  # type: ignore[misc]  # Serve awaits it
+        log_to_serve()
         context = serve.get_replica_context()
         self._longest_request_s = longest_request_s
         self._backend = await start_backend(model)

@@ -27,7 +27,7 @@ from apportion.deployments.wire.settlement import COMMENT_MAX_BYTES, SETTLED_HEA
 from apportion.router.batch.messages import Decision, Done, Ending
 from apportion.router.errors import DeadlineError, UnavailableError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
 

@@ -30,10 +30,11 @@ from apportion.deployments.keys.keyring import Caller
 from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.errors import error_response
 from apportion.deployments.wire.headers import verdict_json
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import RouteItem, Verdict
 from apportion.router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 STATE_TIMEOUT_S = 2.0
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
 
@@ -63,7 +64,7 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
 
 @api.exception_handler(Exception)
 async def on_any_error(_: Request, error: Exception) -> Response:
-    logger.exception("unexpected error", exc_info=error)
+    logger.error("unexpected error", exc_info=error)
     return error_response(ApportionError("internal error; the log of the ingress has the details"))
 
 
@@ -73,6 +74,7 @@ class Ingress:
     """One replica of the HTTP front."""
 
     def __init__(self, config: ServiceConfig, router: DeploymentHandle) -> None:
+        log_to_serve()
         self._config = config
         self._router = router
         self._started = int(time.time())

@@ -18,7 +18,7 @@ from apportion.router.batch.cancellation import is_cancelled
 from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.errors import UnavailableError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 Exchange = Callable[[Report, bool], Awaitable[Reply]]
 

@@ -17,7 +17,7 @@ from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import ApportionError, BudgetExceededError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 ADMISSION_LIMIT_S = 0.1
 _SEARCH = ThreadPoolExecutor(1, thread_name_prefix="admission")  # one: Pyomo does not stand two threads at once

@@ -16,7 +16,7 @@ from apportion.router.batch.breaker import Breaker, BreakerState
 from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.slots import SlotLedger
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead
 

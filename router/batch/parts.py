@@ -11,7 +11,7 @@ from apportion.router.batch.breaker import Breaker, BreakerState
 from apportion.router.batch.cancellation import is_cancelled
 from apportion.router.errors import InvalidRequestError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from apportion.router.errors import OverloadedError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PACE_MEMORY_S = 5.0  # how far back the pace looks

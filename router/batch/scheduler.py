@@ -21,7 +21,7 @@ from apportion.router.batch.reservations import Reservations, Wish
 from apportion.router.budget import Shortage
 from apportion.router.errors import ApportionError, BudgetExhaustedError, DeadlineError, OverloadedError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 # Names of keys and tenants are not for whoever may look at the service's health.
 TOLD_SCOPES = (Scope.service, Scope.model)

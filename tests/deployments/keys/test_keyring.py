@@ -124,7 +124,7 @@ def test_a_broken_file_locks_nobody_out_and_is_told_without_its_contents(
             file.unlink()
         else:
             file.write_text(text)
-        with caplog.at_level(logging.ERROR, logger="ray.serve"):
+        with caplog.at_level(logging.ERROR, logger="apportion"):
             assert not ring.refresh()
         assert ring.caller(bearer("secret-a")).account.key == "alice"
     assert len(caplog.records) == 3

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from apportion.router.prediction.estimators import described
+from apportion.router.prediction.estimators import estimator as recipe
 
 if TYPE_CHECKING:
     from apportion.router.evaluation.protocol import Evaluation
@@ -28,7 +30,7 @@ def evaluate(
     ] = "minilm",
     estimator: Annotated[
         list[str] | None,
-        typer.Option(help="head, knn-40, knn-5, trees or logistic; repeatable. [default: head and knn-40]"),
+        typer.Option(help=f"{described()}; repeatable. [default: head and knn-40]"),
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="An arm to run; repeatable. [default: all]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests that are routed together.")] = 256,
@@ -58,13 +60,12 @@ def evaluate(
     from apportion.router.evaluation.arms import ARMS
     from apportion.router.evaluation.batches import Setting
     from apportion.router.evaluation.case import usable
-    from apportion.router.evaluation.protocol import estimators_from
     from apportion.router.evaluation.protocol import evaluate as run
     from apportion.router.outcomes.loaders import load_outcomes
     from apportion.router.prediction.encoder import Encoder
-    from apportion.router.prediction.training import complete_tokens, encode_in_steps
+    from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
 
-    recipes = estimators_from(estimator or ["head", "knn-40"])
+    recipes = {name: recipe(name) for name in estimator or ["head", "knn-40"]}
     setting = Setting(
         batch_size, "adversarial" if adversarial else "random", math.inf if slots_share is None else slots_share
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,21 +9,15 @@ import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, is_given, stage_bars, write_json
 from apportion.router.errors import ConfigurationError
+from apportion.router.prediction.estimators import described, storable
 
 if TYPE_CHECKING:
-    from apportion.router.prediction.head_training import HeadEstimator
-    from apportion.router.prediction.knn import KnnEstimator
     from apportion.router.prediction.predictor import Predictor
 
 
 _OF_A_NEW_ARTEFACT = ("estimator", "members", "neighbours", "calibration_share", "test_share")
-
-
-class EstimatorKind(StrEnum):
-    """What learns from the embeddings."""
-
-    head = "head"
-    knn = "knn"
+_SETTING = {"members": "members", "neighbours": "k"}
+"""Options that are settings of an estimator, under the names that its recipe gives them."""
 
 
 def train(
@@ -45,9 +38,8 @@ def train(
         ),
     ] = None,
     estimator: Annotated[
-        EstimatorKind,
-        typer.Option(help="head: an ensemble of small networks; knn: nearest neighbours, untrained."),
-    ] = EstimatorKind.head,
+        str, typer.Option(help=f"What learns from the embeddings: {described(stored_only=True)}.")
+    ] = "head",
     members: Annotated[
         int, typer.Option(min=1, help="Ensemble members; their spread feeds the robust strategies.")
     ] = 8,
@@ -88,8 +80,7 @@ def train(
             "--add-to keeps the artefact's own estimator and calibrates on a tenth of the rows: leave "
             f"--{given[0].replace('_', '-')} out."
         )
-    if estimator is EstimatorKind.head and "neighbours" in given:
-        raise ConfigurationError("--neighbours has no effect on the head: add --estimator knn, or leave it out.")
+    recipe = storable(estimator, **{_SETTING[name]: context.params[name] for name in given if name in _SETTING})
     table = load_outcomes(data)
     with stage_bars() as progress:
         if add_to is not None:
@@ -99,7 +90,7 @@ def train(
             predictor = train_predictor(
                 table,
                 Encoder.load(encoder or "minilm", device=device),
-                estimator=_recipe(estimator, members, neighbours),
+                estimator=recipe,
                 fractions=(1 - calibration_share - test_share, calibration_share, test_share),
                 seed=seed,
                 progress=progress,
@@ -107,13 +98,6 @@ def train(
     predictor.save(out)
     if not write_json(summary(predictor, out), json_file):
         print_summary(predictor, out)
-
-
-def _recipe(kind: EstimatorKind, members: int, neighbours: int) -> HeadEstimator | KnnEstimator:
-    from apportion.router.prediction.head_training import HeadEstimator
-    from apportion.router.prediction.knn import KnnEstimator
-
-    return KnnEstimator(neighbours, members) if kind is EstimatorKind.knn else HeadEstimator(members=members)
 
 
 def summary(predictor: Predictor, out: Path) -> dict[str, Any]:

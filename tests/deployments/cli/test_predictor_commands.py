@@ -125,7 +125,7 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
             ["train", "--data", "a", "--out", "x", "--add-to", "y", "--calibration-share", "0.1"],
             "leave --calibration-share out",
         ),
-        (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "add --estimator knn"),
+        (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "the estimator head has no such setting"),
     ],
 )
 def test_mistakes_are_one_clean_message(arguments: list[str], said: str, monkeypatch, tmp_path: Path) -> None:

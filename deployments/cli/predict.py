@@ -32,7 +32,9 @@ def predict(
     """Predict every model's success, answer length and cost for one prompt or a file of them.
 
     Input tokens are counted with the encoder's tokenizer here, since only the server knows the models' own;
-    costs are at the list prices of the artefact.
+    costs are at the list prices of the artefact. `calibrated` is the chance of a good answer by past outcomes;
+    `success`, which routing goes by, is higher for the best single model where another one promises more than past
+    outcomes prove.
 
     Example: `apportion predict predictor/ "What is 348 plus 87?"`
     """
@@ -51,12 +53,14 @@ def _rows(texts: list[str], predictor: Predictor, prediction: Prediction) -> lis
     """One object a prompt, with one object a model."""
     import numpy as np
 
+    before_lift = prediction.success if prediction.calibrated_success is None else prediction.calibrated_success
     cost_usd = np.full(prediction.success.shape, np.nan)
     if set(predictor.models) <= set(predictor.prices):
         prices = [predictor.prices[model] for model in predictor.models]
         cost_usd, _ = prediction.cost_usd(predictor.encoder.count_tokens(texts), prices)
     columns = {
         "success": prediction.success,
+        "calibrated_success": before_lift,
         "success_std": prediction.success_std,
         "output_tokens": prediction.output_tokens,
         "cost_usd": cost_usd,
@@ -82,12 +86,15 @@ def _print(rows: list[dict[str, Any]], models: tuple[str, ...]) -> None:
     from rich.table import Table
 
     for row in rows:
-        table = Table("model", "success", "spread", "output tokens", "cost, USD", title=_short(row["prompt"]))
+        table = Table(
+            "model", "success", "calibrated", "spread", "output tokens", "cost, USD", title=_short(row["prompt"])
+        )
         for model in models:
             cell = row["models"][model]
             table.add_row(
                 model,
                 f"{cell['success']:.3f}",
+                f"{cell['calibrated_success']:.3f}",
                 f"{cell['success_std']:.3f}",
                 "-" if cell["output_tokens"] is None else f"{cell['output_tokens']:.0f}",
                 "-" if cell["cost_usd"] is None else f"{cell['cost_usd']:.3g}",

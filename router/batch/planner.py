@@ -260,6 +260,7 @@ class Planner:
             Candidate(
                 model=model.name,
                 success=float(estimates.success[row, j]),
+                calibrated_success=float(estimates.before_lift()[row, j]),
                 cost_usd=float(estimates.cost_usd[row, j]),
                 output_tokens=float(estimates.output_tokens[row, j]),
                 allowed=bool(batch.allowed[row, j]),

@@ -53,6 +53,34 @@ def test_predict_prints_one_row_a_model(artefact: Path) -> None:
     assert f"{row['models']['medium']['success']:.3f}" in table.stdout
 
 
+def test_json_in_a_file_leaves_the_table_and_json_alone_silences_it(artefact: Path, tmp_path: Path) -> None:
+    command, file = ["predict", str(artefact), "What is 12 plus 7?"], tmp_path / "rows.json"
+    table, both, alone = (
+        runner.invoke(app, [*command, *json_option]).stdout
+        for json_option in ([], ["--json", str(file)], ["--json", "-"])
+    )
+    assert both == table
+    assert json.loads(file.read_text()) == json.loads(alone)
+
+
+def test_predict_tells_the_lifted_success_of_the_best_single_model(artefact: Path, tmp_path: Path) -> None:
+    """An artefact whose other model can never count as better: it is lifted wherever the other one promises more."""
+    proud = shutil.copytree(artefact, tmp_path / "proud")
+    described = json.loads((proud / "artefact.json").read_text())
+    described["incumbent"] = "small"
+    for model in described["models"]:
+        model["margin"] = float(model["name"] != "small")
+    (proud / "artefact.json").write_text(json.dumps(described))
+    command = ["predict", str(proud), "What is 12 plus 7?"]
+    (row,) = json.loads(runner.invoke(app, [*command, "--json", "-"]).stdout)
+    small, medium = row["models"]["small"], row["models"]["medium"]
+    assert medium["calibrated_success"] == medium["success"]
+    assert small["calibrated_success"] < small["success"] == pytest.approx(medium["success"])
+    shown = runner.invoke(app, command).stdout
+    assert "calibrated" in shown
+    assert f"{small['calibrated_success']:.3f}" in shown
+
+
 def test_prompts_are_printed_as_they_are(artefact: Path) -> None:
     prompt = "[INST] What is 12 plus 7? [/INST] :smile:"
     result = runner.invoke(app, ["predict", str(artefact), prompt])

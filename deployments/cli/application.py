@@ -24,7 +24,7 @@ console = Console(markup=False, emoji=False)
 errors = Console(stderr=True, markup=False, emoji=False)
 
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON too; - prints JSON alone.")
+    Path | None, typer.Option("--json", metavar="FILE", help="write the result as JSON too; - prints JSON alone")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU when there is one), cpu, cuda, cuda:1, ...")]
 

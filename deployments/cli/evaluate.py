@@ -19,33 +19,33 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
-            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+            help="outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id"
         ),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Random splits to repeat everything on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="random splits to repeat everything on")] = 5,
     encoder: Annotated[
         str,
-        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])."),
+        typer.Option(help="sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])"),
     ] = "minilm",
     estimator: Annotated[
         list[str] | None,
-        typer.Option(help=f"{described()}; repeatable. [default: head and knn-40]"),
+        typer.Option(help=f"{described()}; repeatable [default: head and knn-40]"),
     ] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="An arm to run; repeatable. [default: all]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Requests that are routed together.")] = 256,
+    arm: Annotated[list[str] | None, typer.Option(help="an arm to run; repeatable [default: all]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="requests that are routed together")] = 256,
     adversarial: Annotated[
-        bool, typer.Option("--adversarial", help="Sort requests so that costly ones share a batch.")
+        bool, typer.Option("--adversarial", help="sort requests so that costly ones share a batch")
     ] = False,
     slots_share: Annotated[
-        float | None, typer.Option(help="Slots of every model as a share of the batch. [default: no limit]")
+        float | None, typer.Option(help="slots of every model as a share of the batch [default: no limit]")
     ] = None,
     max_missing: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out models with a larger share of outcomes missing.")
+        float, typer.Option(min=0, max=1, help="leave out models with a larger share of outcomes missing")
     ] = 0.03,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw score against budget there.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw score against budget there")] = None,
 ) -> None:
     """Measure on past outcomes what every way of routing scores at every budget.
 

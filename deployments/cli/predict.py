@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def predict(
-    artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; or use --file.")] = None,
+    artefact: Annotated[Path, typer.Argument(help="artefact that `apportion train` wrote")],
+    prompt: Annotated[str | None, typer.Argument(help="the prompt; or use --file")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line.'),
+        typer.Option(help='prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line'),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")
+        str | None, typer.Option(help="where the artefact's encoder lies now, if not where it was trained")
     ] = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
@@ -39,7 +39,7 @@ def predict(
     Example: `apportion predict predictor/ "What is 348 plus 87?"`
     """
     if (prompt is None) == (file is None):
-        raise InvalidRequestError("Give either one prompt or --file, not both.")
+        raise InvalidRequestError("prompt: give either one prompt or --file")
     from apportion.router.prediction.predictor import Predictor
 
     texts = [prompt] if prompt is not None else read_prompts(file)  # type: ignore[arg-type]

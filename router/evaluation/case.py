@@ -94,13 +94,13 @@ def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTa
     kept = [m for m, share in zip(table.models, unknown.mean(axis=0), strict=True) if share <= max_missing]
     if len(kept) < 2:
         raise OutcomesTableError(
-            f"Only {len(kept)} models have score and cost of at least {1 - max_missing:.0%} of the requests: add "
-            "costs or outcomes, or allow more to be missing."
+            f"models: only {len(kept)} have score and cost of at least {1 - max_missing:.0%} of the requests: add "
+            "costs or outcomes, or allow more to be missing"
         )
     table = table.select_models(kept)
     whole = ~(np.isnan(table.scores) | np.isnan(table.cost_usd)).any(axis=1)
     if whole.sum() < 100:
-        raise OutcomesTableError(f"{whole.sum()} requests have all outcomes: at least 100 are needed.")
+        raise OutcomesTableError(f"requests: {whole.sum()} have all outcomes, add some, at least 100 are needed")
     return table.subset(whole)
 
 

@@ -87,7 +87,7 @@ def evaluate(
     """
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
-        raise ConfigurationError(f"Unknown arm {unknown[0]!r}: use {', '.join(ARMS)}.")
+        raise ConfigurationError(f"arm {unknown[0]!r} is unknown: use one of {', '.join(ARMS)}")
     setting = setting or Setting()
     total, done = seeds * len(estimators) * (len(arms) + 1), 0
     rows: list[Row] = []
@@ -105,8 +105,8 @@ def evaluate(
             case = fit_case(table, features, name, estimator, seed)
             if case.best_cost_usd == 0:
                 raise OutcomesTableError(
-                    f"The best single model, {case.models[case.best]!r}, costs nothing, and budgets are shares of its "
-                    "cost: send it everything, or give it a price (of a GPU's time, for example)."
+                    f"cost_usd: the best single model, {case.models[case.best]!r}, costs nothing, and budgets are "
+                    "shares of its cost: send it everything, or give it a price (of a GPU's time, for example)"
                 )
             errors[seed, name] = case.errors
             rows += single_models(case)

@@ -84,7 +84,9 @@ class HeadEstimator:
 
         known = sorted(set(table.models) & set(head.models))
         if known:
-            raise OutcomesTableError(f"The head already has columns for {known}: give outcomes of new models only.")
+            raise OutcomesTableError(
+                f"models {known}: the head has columns for them already, give outcomes of new models only"
+            )
         old, targets = head.weights, Targets.of(table)
         train = Rows(_standardised(features.stacked(), old.centre, old.scale), targets)
         checks = Rows(_standardised(validation[0].stacked(), old.centre, old.scale), Targets.of(validation[1], targets))

@@ -144,32 +144,30 @@ def _calibrated(description: Description, arrays: Arrays, device: str) -> Calibr
 
 def _refuse_models(artefact: Sequence[str], configured: Sequence[str]) -> None:
     raise ArtefactError(
-        f"The artefact predicts {sorted(artefact)}, the configuration has {sorted(configured)}; only in "
+        f"models: the artefact predicts {sorted(artefact)}, the configuration has {sorted(configured)}; only in "
         "the artefact: "
         f"{sorted(set(artefact) - set(configured))}, only in the configuration: "
-        f"{sorted(set(configured) - set(artefact))}. Train an artefact for the configured models."
+        f"{sorted(set(configured) - set(artefact))}; train an artefact for the configured models"
     )
 
 
 def _check_encoder(encoder: Encoder, record: EncoderRecord) -> None:
     if encoder.weights_hash != record.weights_sha256:
         raise ArtefactError(
-            f"The artefact was trained on the encoder {record.source!r} (SHA-256 {record.weights_sha256}), "
-            f"{encoder.source!r} has {encoder.weights_hash}: load that encoder, or train with this one."
+            f"encoder: the artefact was trained on {record.source!r} (SHA-256 {record.weights_sha256}), "
+            f"{encoder.source!r} has {encoder.weights_hash}: load that encoder, or train with this one"
         )
     if encoder.max_tokens != record.max_tokens:
         raise ArtefactError(
-            f"The artefact's embeddings are cut at {record.max_tokens} tokens, the encoder given cuts at "
-            f"{encoder.max_tokens}: load it with max_tokens={record.max_tokens}."
+            f"max_tokens: the artefact's embeddings are cut at {record.max_tokens} tokens, the encoder given cuts at "
+            f"{encoder.max_tokens}: load it with max_tokens={record.max_tokens}"
         )
 
 
 def _incumbent(description: Description) -> Incumbent:
     names = [record.name for record in description.models]
     if description.incumbent not in names:
-        raise ArtefactError(
-            f"The artefact's incumbent {description.incumbent!r} is none of its models: train it again."
-        )
+        raise ArtefactError(f"incumbent {description.incumbent!r}: it is none of the artefact's models, train it again")
     return Incumbent(names.index(description.incumbent), np.array([record.margin for record in description.models]))
 
 

@@ -128,7 +128,7 @@ def _split(n: int, seed: int, fractions: tuple[float, float, float]) -> tuple[In
     train, validation, test = split_rows(n, seed, fractions)
     if len(train) < _FEWEST_ROWS or len(validation) < _FEWEST_ROWS:
         raise OutcomesTableError(
-            f"{n} rows split into {len(train)} to train and {len(validation)} to calibrate, but each needs "
+            f"rows: {n} split into {len(train)} to train and {len(validation)} to calibrate, but each needs "
             f"{_FEWEST_ROWS}: add rows"
         )
     return train, validation, test
@@ -136,4 +136,4 @@ def _split(n: int, seed: int, fractions: tuple[float, float, float]) -> tuple[In
 
 def _require_calibration_scores(table: OutcomesTable) -> None:
     if np.isnan(table.scores).all():
-        raise OutcomesTableError(f"none of the {len(table)} rows to calibrate with has a score: add outcomes")
+        raise OutcomesTableError(f"scores: none of the {len(table)} rows to calibrate with has one, add outcomes")

@@ -131,7 +131,7 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
     write_outcomes(make_outcomes(200, seed=4), tmp_path / "data")
     shared = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     for command in (["calibrate", str(moved)], ["train", "--add-to", str(moved)]):
-        assert "No encoder folder" in runner.invoke(app, [*command, *shared]).stderr
+        assert "there is no such folder" in runner.invoke(app, [*command, *shared]).stderr
         result = runner.invoke(app, [*command, *shared, "--encoder", str(encoder_folder)])
         assert result.exit_code == 0, result.output
 
@@ -140,18 +140,18 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
     ("arguments", "said"),
     [
         (["predict", "nowhere", "x"], "has no artefact.json"),
-        (["predict", "[old]", "x"], "[old] has no artefact.json"),
+        (["predict", "[old]", "x"], "[old]: it has no artefact.json"),
         (["predict", "nowhere"], "either one prompt or --file"),
-        (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
+        (["predict", "nowhere", "--file", "absent.txt"], "file absent.txt: there is none"),
         (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
         (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "leave --estimator out"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--members", "8"], "leave --members out"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--neighbours", "3"], "leave --neighbours out"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--test-share", "0"], "leave --test-share out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "--estimator: --add-to keeps"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--members", "8"], "--members: --add-to keeps"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--neighbours", "3"], "--neighbours: --add-to keeps"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--test-share", "0"], "--test-share: --add-to keeps"),
         (
             ["train", "--data", "a", "--out", "x", "--add-to", "y", "--calibration-share", "0.1"],
-            "leave --calibration-share out",
+            "--calibration-share: --add-to keeps",
         ),
         (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "the estimator head has no such setting"),
     ],

@@ -67,7 +67,7 @@ def test_unusable_models_and_requests_are_left_out(table: OutcomesTable) -> None
     kept = usable(replace(table, scores=scores))
     assert kept.models == table.models[1:]
     assert len(kept) == len(table) - 5
-    with pytest.raises(OutcomesTableError, match="Only 1 models"):
+    with pytest.raises(OutcomesTableError, match="models: only 1 have"):
         usable(replace(table, scores=np.where(np.arange(3) > 0, np.nan, table.scores)))
 
 
@@ -206,7 +206,7 @@ def test_summaries_are_means_and_intervals(found: Evaluation) -> None:
 
 
 def test_unknown_names_are_refused(table: OutcomesTable, features: Features) -> None:
-    with pytest.raises(ConfigurationError, match="Unknown arm 'best'"):
+    with pytest.raises(ConfigurationError, match="arm 'best' is unknown"):
         evaluate(table, features, {}, arms=["best"])
 
 

@@ -114,7 +114,7 @@ def test_another_encoder_is_refused(artefact: Path, tmp_path: Path, encoder_fold
         (lambda folder: _edit(folder, version=99), "version 99"),
         (lambda folder: _edit(folder, unheard_of=1), "damaged or of another version"),
         (lambda folder: _edit(folder, estimator="oracle"), "estimator 'oracle' in the artefact is unknown"),
-        (lambda folder: _edit(folder, incumbent="oracle"), "incumbent 'oracle' is none of its models"),
+        (lambda folder: _edit(folder, incumbent="oracle"), "incumbent 'oracle': it is none of the artefact's models"),
     ],
 )
 def test_a_broken_artefact_says_what_is_wrong(artefact: Path, damage, said: str) -> None:
@@ -166,10 +166,10 @@ def _without_scores(table: OutcomesTable, rows: object, models: slice = slice(No
 def test_without_a_score_nothing_is_calibrated(
     predictor: Predictor, encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutcomesTableError, match="none of the 600 rows to calibrate with has a score"):
+    with pytest.raises(OutcomesTableError, match="none of the 600 rows to calibrate with has one"):
         recalibrate(predictor, _without_scores(outcomes, slice(None)))
     order = np.random.default_rng(0).permutation(len(outcomes))
-    with pytest.raises(OutcomesTableError, match="none of the 60 rows to calibrate with has a score"):
+    with pytest.raises(OutcomesTableError, match="none of the 60 rows to calibrate with has one"):
         train_predictor(_without_scores(outcomes, order[420:480]), encoder, estimator=KnnEstimator())
     untested = train_predictor(_without_scores(outcomes, order[480:]), encoder, estimator=KnnEstimator())
     untested.save(tmp_path)

@@ -13,9 +13,9 @@ from apportion.allocation.problem import AllocationProblem
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.workload import Workload
 from apportion.router.arrays import FloatArray, IntArray
-from apportion.router.evaluation.case import Case, Sample, split_rows
+from apportion.router.evaluation.case import Case, Sample
 from apportion.router.evaluation.curve import Curve
-from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.outcomes.table import OutcomesTable, split_rows
 from apportion.router.prices import price_arrays
 
 

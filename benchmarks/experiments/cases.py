@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apportion.router.errors import ConfigurationError
-from apportion.router.evaluation.case import Case, estimated_case, usable, with_incumbent
-from apportion.router.evaluation.protocol import estimators_from
+from apportion.router.evaluation.case import Case, fit_case, usable
 from apportion.router.outcomes import read_outcomes
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.estimators import estimator as recipe_of
 from apportion.router.prediction.features import Features
-from apportion.router.prediction.training import complete_tokens, encode_in_steps
+from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
 from benchmarks.experiments.cache import Cache, code_hash, files_hash
 from benchmarks.paths import ROOT
 
 ENCODING_CODE = (
     "router/prediction/encoder.py", "router/prediction/encoder_files.py", "router/prediction/pooling.py",
     "router/prediction/fused_bert.py", "router/prediction/features.py", "router/prediction/text_features.py",
-    "router/outcomes/table.py", "router/outcomes/files.py",
+    "router/prediction/preparation.py", "router/outcomes/table.py", "router/outcomes/files.py",
 )  # fmt: skip
 
-AFTER_ESTIMATES = ("artefact.py", "chat.py", "incumbent.py", "loaders.py", "stored.py", "tokens.py", "training.py")
+BEHIND_ESTIMATES = ("router/prices.py", "router/outcomes/table.py", "router/evaluation/case.py")
+BESIDE_ESTIMATES = ("chat.py", "predictor.py", "prompts.py", "tokens.py", "training.py")
 
 Progress = Callable[[str, int, int], None]
 
@@ -57,28 +58,28 @@ class Dataset:
 
     def case(self, estimator: str, seed: int) -> Case:
         """The fitted case."""
-        recipe = estimators_from([estimator])[estimator]
+        recipe = recipe_of(estimator)
 
         def make() -> Case:
             table, features = self.prepared()
-            return estimated_case(table, features, estimator, recipe, seed)
+            return fit_case(table, features, estimator, recipe, seed)
 
-        estimated: Case = self.cache.get((self._key(*estimating_code()), recipe, seed, *self.models), make)[1]
-        return with_incumbent(estimated)
+        fitted: Case = self.cache.get((self._key(*estimating_code()), recipe, seed, *self.models), make)[1]
+        return fitted
 
     def case_key(self) -> tuple[str, ...]:
         """What a case depends on, but for its estimator and seed."""
-        return *self._key("router/prediction", "router/prices.py", "router/evaluation/case.py"), *self.models
+        return *self._key("router/prediction", *BEHIND_ESTIMATES), *self.models
 
     def _key(self, *code: str) -> tuple[str, ...]:
         return files_hash(self.folder), self.encoder, code_hash(*code)
 
 
 def estimating_code() -> list[str]:
-    """What estimates depend on: all of `router/prediction` but what stores them or comes after calibration."""
+    """What estimates depend on: all of `router/prediction` but what no estimate passes through."""
     files = sorted((ROOT / "router/prediction").glob("*.py"))
-    names = [f"router/prediction/{file.name}" for file in files if file.name not in AFTER_ESTIMATES]
-    return [*names, "router/prices.py", "router/evaluation/case.py"]
+    names = [f"router/prediction/{file.name}" for file in files if file.name not in BESIDE_ESTIMATES]
+    return [*names, *BEHIND_ESTIMATES]
 
 
 def find_datasets(data: Path, encoder: str, cache: Cache) -> list[Dataset]:

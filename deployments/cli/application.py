@@ -24,7 +24,7 @@ console = Console(markup=False, emoji=False)
 errors = Console(stderr=True, markup=False, emoji=False)
 
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - prints it instead.")
+    Path | None, typer.Option("--json", metavar="FILE", help="write the result as JSON too; - prints JSON alone")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU when there is one), cpu, cuda, cuda:1, ...")]
 
@@ -89,12 +89,16 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def write_json(result: object, file: Path | None) -> bool:
-    """Write the result to `file`, or to the standard output for `-`; False when no file was asked for."""
+    """Write the result to `file`, or to the standard output for `-`.
+
+    Returns:
+        Whether the standard output belongs to machines, so that nothing is to be printed for people.
+    """
     if file is None:
         return False
     text = json.dumps(result, indent=2) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(text)
-    else:
+    if str(file) != "-":
         file.write_text(text)
+        return False
+    sys.stdout.write(text)
     return True

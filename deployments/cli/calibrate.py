@@ -13,11 +13,11 @@ from apportion.deployments.cli.workloads import EncoderOption
 
 
 def calibrate(
-    artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
-    data: Annotated[str, typer.Option(help="Fresh outcomes of the same models, in any format of `train`.")],
+    artefact: Annotated[Path, typer.Argument(help="artefact that `apportion train` wrote")],
+    data: Annotated[str, typer.Option(help="fresh outcomes of the same models, in any format of `train`")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write the calibrated artefact to; left out: over the old one."),
+        typer.Option(help="folder to write the calibrated artefact to; left out: over the old one"),
     ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from apportion.router.prediction.estimators import described
+from apportion.router.prediction.estimators import estimator as recipe
 
 if TYPE_CHECKING:
     from apportion.router.evaluation.protocol import Evaluation
@@ -17,33 +19,33 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
-            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+            help="outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id"
         ),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Random splits to repeat everything on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="random splits to repeat everything on")] = 5,
     encoder: Annotated[
         str,
-        typer.Option(help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])."),
+        typer.Option(help="sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])"),
     ] = "minilm",
     estimator: Annotated[
         list[str] | None,
-        typer.Option(help="head, knn-40, knn-5, trees or logistic; repeatable. [default: head and knn-40]"),
+        typer.Option(help=f"{described()}; repeatable [default: head and knn-40]"),
     ] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="An arm to run; repeatable. [default: all]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Requests that are routed together.")] = 256,
+    arm: Annotated[list[str] | None, typer.Option(help="an arm to run; repeatable [default: all]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="requests that are routed together")] = 256,
     adversarial: Annotated[
-        bool, typer.Option("--adversarial", help="Sort requests so that costly ones share a batch.")
+        bool, typer.Option("--adversarial", help="sort requests so that costly ones share a batch")
     ] = False,
     slots_share: Annotated[
-        float | None, typer.Option(help="Slots of every model as a share of the batch. [default: no limit]")
+        float | None, typer.Option(help="slots of every model as a share of the batch [default: no limit]")
     ] = None,
     max_missing: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out models with a larger share of outcomes missing.")
+        float, typer.Option(min=0, max=1, help="leave out models with a larger share of outcomes missing")
     ] = 0.03,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw score against budget there.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw score against budget there")] = None,
 ) -> None:
     """Measure on past outcomes what every way of routing scores at every budget.
 
@@ -58,13 +60,12 @@ def evaluate(
     from apportion.router.evaluation.arms import ARMS
     from apportion.router.evaluation.batches import Setting
     from apportion.router.evaluation.case import usable
-    from apportion.router.evaluation.protocol import estimators_from
     from apportion.router.evaluation.protocol import evaluate as run
     from apportion.router.outcomes.loaders import load_outcomes
     from apportion.router.prediction.encoder import Encoder
-    from apportion.router.prediction.training import complete_tokens, encode_in_steps
+    from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
 
-    recipes = estimators_from(estimator or ["head", "knn-40"])
+    recipes = {name: recipe(name) for name in estimator or ["head", "knn-40"]}
     setting = Setting(
         batch_size, "adversarial" if adversarial else "random", math.inf if slots_share is None else slots_share
     )

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def predict(
-    artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; or use --file.")] = None,
+    artefact: Annotated[Path, typer.Argument(help="artefact that `apportion train` wrote")],
+    prompt: Annotated[str | None, typer.Argument(help="the prompt; or use --file")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line.'),
+        typer.Option(help='prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line'),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")
+        str | None, typer.Option(help="where the artefact's encoder lies now, if not where it was trained")
     ] = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
@@ -32,12 +32,14 @@ def predict(
     """Predict every model's success, answer length and cost for one prompt or a file of them.
 
     Input tokens are counted with the encoder's tokenizer here, since only the server knows the models' own;
-    costs are at the list prices of the artefact.
+    costs are at the list prices of the artefact. `calibrated` is the chance of a good answer by past outcomes;
+    `success`, which routing goes by, is higher for the best single model where another one promises more than past
+    outcomes prove.
 
     Example: `apportion predict predictor/ "What is 348 plus 87?"`
     """
     if (prompt is None) == (file is None):
-        raise InvalidRequestError("Give either one prompt or --file, not both.")
+        raise InvalidRequestError("prompt: give either one prompt or --file")
     from apportion.router.prediction.predictor import Predictor
 
     texts = [prompt] if prompt is not None else read_prompts(file)  # type: ignore[arg-type]
@@ -51,12 +53,14 @@ def _rows(texts: list[str], predictor: Predictor, prediction: Prediction) -> lis
     """One object a prompt, with one object a model."""
     import numpy as np
 
+    before_lift = prediction.success if prediction.calibrated_success is None else prediction.calibrated_success
     cost_usd = np.full(prediction.success.shape, np.nan)
     if set(predictor.models) <= set(predictor.prices):
         prices = [predictor.prices[model] for model in predictor.models]
         cost_usd, _ = prediction.cost_usd(predictor.encoder.count_tokens(texts), prices)
     columns = {
         "success": prediction.success,
+        "calibrated_success": before_lift,
         "success_std": prediction.success_std,
         "output_tokens": prediction.output_tokens,
         "cost_usd": cost_usd,
@@ -82,12 +86,15 @@ def _print(rows: list[dict[str, Any]], models: tuple[str, ...]) -> None:
     from rich.table import Table
 
     for row in rows:
-        table = Table("model", "success", "spread", "output tokens", "cost, USD", title=_short(row["prompt"]))
+        table = Table(
+            "model", "success", "calibrated", "spread", "output tokens", "cost, USD", title=_short(row["prompt"])
+        )
         for model in models:
             cell = row["models"][model]
             table.add_row(
                 model,
                 f"{cell['success']:.3f}",
+                f"{cell['calibrated_success']:.3f}",
                 f"{cell['success_std']:.3f}",
                 "-" if cell["output_tokens"] is None else f"{cell['output_tokens']:.0f}",
                 "-" if cell["cost_usd"] is None else f"{cell['cost_usd']:.3g}",

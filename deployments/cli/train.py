@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,21 +9,15 @@ import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, is_given, stage_bars, write_json
 from apportion.router.errors import ConfigurationError
+from apportion.router.prediction.estimators import described, storable
 
 if TYPE_CHECKING:
-    from apportion.router.prediction.head_training import HeadEstimator
-    from apportion.router.prediction.knn import KnnEstimator
     from apportion.router.prediction.predictor import Predictor
 
 
 _OF_A_NEW_ARTEFACT = ("estimator", "members", "neighbours", "calibration_share", "test_share")
-
-
-class EstimatorKind(StrEnum):
-    """What learns from the embeddings."""
-
-    head = "head"
-    knn = "knn"
+_SETTING = {"members": "members", "neighbours": "k"}
+"""Options that are settings of an estimator, under the names that its recipe gives them."""
 
 
 def train(
@@ -32,40 +25,37 @@ def train(
     data: Annotated[
         str,
         typer.Option(
-            help="Outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
-            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id."
+            help="outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")],
+    out: Annotated[Path, typer.Option(help="folder to write the artefact to")],
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm]); with "
-            "--add-to where the artefact's own lies now. [default: minilm]"
+            help="sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm]); with "
+            "--add-to where the artefact's own lies now [default: minilm]"
         ),
     ] = None,
     estimator: Annotated[
-        EstimatorKind,
-        typer.Option(help="head: an ensemble of small networks; knn: nearest neighbours, untrained."),
-    ] = EstimatorKind.head,
-    members: Annotated[
-        int, typer.Option(min=1, help="Ensemble members; their spread feeds the robust strategies.")
-    ] = 8,
-    neighbours: Annotated[int, typer.Option(min=1, help="k of the knn estimator.")] = 40,
+        str, typer.Option(help=f"what learns from the embeddings: {described(stored_only=True)}")
+    ] = "head",
+    members: Annotated[int, typer.Option(min=1, help="ensemble members; their spread feeds the robust strategies")] = 8,
+    neighbours: Annotated[int, typer.Option(min=1, help="k of the knn estimator")] = 40,
     calibration_share: Annotated[
-        float, typer.Option(min=0.02, max=0.5, help="Share of the rows that stops training and calibrates.")
+        float, typer.Option(min=0.02, max=0.5, help="share of the rows that stops training and calibrates")
     ] = 0.1,
     test_share: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Share of the rows that only the report sees; 0 for none.")
+        float, typer.Option(min=0.0, max=0.5, help="share of the rows that only the report sees; 0 for none")
     ] = 0.2,
     add_to: Annotated[
         Path | None,
         typer.Option(
-            help="Artefact to add the data's new models to, calibrated on a tenth of the rows; its own models keep "
-            "their estimates."
+            help="artefact to add the data's new models to, calibrated on a tenth of the rows; its own models keep "
+            "their estimates"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of split, bootstrap and training.")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of split, bootstrap and training")] = 0,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
 ) -> None:
@@ -85,11 +75,10 @@ def train(
     given = [name for name in _OF_A_NEW_ARTEFACT if is_given(context, name)]
     if add_to is not None and given:
         raise ConfigurationError(
-            "--add-to keeps the artefact's own estimator and calibrates on a tenth of the rows: leave "
-            f"--{given[0].replace('_', '-')} out."
+            f"--{given[0].replace('_', '-')}: --add-to keeps the artefact's own estimator and calibrates on a tenth of "
+            "the rows, leave it out"
         )
-    if estimator is EstimatorKind.head and "neighbours" in given:
-        raise ConfigurationError("--neighbours has no effect on the head: add --estimator knn, or leave it out.")
+    recipe = storable(estimator, **{_SETTING[name]: context.params[name] for name in given if name in _SETTING})
     table = load_outcomes(data)
     with stage_bars() as progress:
         if add_to is not None:
@@ -99,7 +88,7 @@ def train(
             predictor = train_predictor(
                 table,
                 Encoder.load(encoder or "minilm", device=device),
-                estimator=_recipe(estimator, members, neighbours),
+                estimator=recipe,
                 fractions=(1 - calibration_share - test_share, calibration_share, test_share),
                 seed=seed,
                 progress=progress,
@@ -107,13 +96,6 @@ def train(
     predictor.save(out)
     if not write_json(summary(predictor, out), json_file):
         print_summary(predictor, out)
-
-
-def _recipe(kind: EstimatorKind, members: int, neighbours: int) -> HeadEstimator | KnnEstimator:
-    from apportion.router.prediction.head_training import HeadEstimator
-    from apportion.router.prediction.knn import KnnEstimator
-
-    return KnnEstimator(neighbours, members) if kind is EstimatorKind.knn else HeadEstimator(members=members)
 
 
 def summary(predictor: Predictor, out: Path) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Predictor:
             output_tokens=np.minimum(prediction.output_tokens, asked[:, None]),
             success_samples=prediction.success_samples,
             errors=errors,
+            calibrated_success=prediction.calibrated_success,
         )
 
 

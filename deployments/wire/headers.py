@@ -77,6 +77,7 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
             {
                 "model": candidate.model,
                 "success": candidate.success,
+                "calibrated_success": candidate.calibrated_success,
                 "cost_usd": candidate.cost_usd,
                 "output_tokens": candidate.output_tokens,
                 "allowed": candidate.allowed,

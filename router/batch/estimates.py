@@ -21,6 +21,7 @@ _ARRAYS = ("success", "success_std", "cost_usd", "cost_std_usd", "input_tokens",
 class Estimates:
     """Predictions for N requests and M models; every array is (N, M), `success_samples` (B, N, M).
 
+    `calibrated_success` is (N, M) too: `success` before the incumbent's was lifted; None where nothing was.
     `errors` holds the rows that could not be predicted; their values are placeholders.
     """
 
@@ -33,11 +34,16 @@ class Estimates:
     success_samples: FloatArray | None = None
     errors: Mapping[int, ApportionError] = field(default_factory=dict)
     predicted: bool = True
+    calibrated_success: FloatArray | None = None
+
+    def before_lift(self) -> FloatArray:
+        """(N, M) calibrated success of every model, the incumbent's not lifted."""
+        return self.success if self.calibrated_success is None else self.calibrated_success
 
     def check(self, n_requests: int, n_models: int) -> None:
         """Raises: ValueError: an array has another shape, or a number that is none."""
-        for name in _ARRAYS:
-            array = getattr(self, name)
+        arrays = {name: getattr(self, name) for name in _ARRAYS} | {"calibrated_success": self.before_lift()}
+        for name, array in arrays.items():
             if array.shape != (n_requests, n_models):
                 raise ValueError(f"{name} has shape {array.shape}, not {(n_requests, n_models)}")
             if not np.isfinite(array).all():
@@ -52,6 +58,7 @@ class Estimates:
             success_samples=None if samples is None else samples[:, chosen],
             errors={new: self.errors[old] for new, old in enumerate(chosen) if old in self.errors},
             predicted=self.predicted,
+            calibrated_success=self.before_lift()[chosen],
         )
 
 
@@ -71,6 +78,7 @@ def concatenate(parts: Sequence[Estimates]) -> Estimates:
         success_samples=np.concatenate(samples, axis=1) if same_ensemble else None,
         errors=errors,
         predicted=all(part.predicted for part in parts),
+        calibrated_success=np.concatenate([part.before_lift() for part in parts]),
     )
 
 

@@ -83,10 +83,15 @@ class BatchInfo:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What was predicted for one model."""
+    """What was predicted for one model.
+
+    `success` is what the plan goes by; `calibrated_success` is the same before the incumbent's was lifted over
+    claims that held-out outcomes did not prove.
+    """
 
     model: str
     success: float
+    calibrated_success: float
     cost_usd: float
     output_tokens: float
     allowed: bool

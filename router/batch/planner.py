@@ -117,6 +117,7 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
         Candidate(
             model=model.name,
             success=float(estimates.success[row, j]),
+            calibrated_success=float(estimates.before_lift()[row, j]),
             cost_usd=float(estimates.cost_usd[row, j]),
             output_tokens=float(estimates.output_tokens[row, j]),
             allowed=bool(batch.allowed[row, j]),

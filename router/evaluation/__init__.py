@@ -15,7 +15,6 @@ _HOME = {
     "Row": "protocol",
     "Setting": "batches",
     "Summary": "statistics",
-    "estimators_from": "protocol",
     "evaluate": "protocol",
     "paired_difference": "statistics",
     "summarise_rows": "statistics",

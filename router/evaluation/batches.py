@@ -30,7 +30,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not self.slots_share > 0 or self.order not in ("random", "adversarial"):
-            raise ConfigurationError(f"{self}: give batch_size >= 1, slots_share > 0, order random or adversarial.")
+            raise ConfigurationError(f"{self}: give batch_size >= 1, slots_share > 0, order random or adversarial")
 
     def rows(self, sample: Sample, seed: int) -> Iterator[IntArray]:
         """Row numbers, batch by batch."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
+from apportion.router.outcomes.table import OutcomesTable, split_rows
+from apportion.router.prediction.calibrated import Calibrated
 from apportion.router.prediction.estimator import Estimator, FittedEstimator
 from apportion.router.prediction.features import Features
-from apportion.router.prediction.incumbent import Incumbent
 from apportion.router.prediction.prediction import Prediction
-from apportion.router.prediction.predictor import calibrated
 
-FRACTIONS = (0.7, 0.1, 0.2)
 MAX_MISSING = 0.03
 
 
@@ -54,9 +51,10 @@ class CalibrationErrors:
 class Case:
     """test: the requests to route; validation: held-out requests for choices that arms have to make.
 
-    mean_score, mean_paid_usd: (n_models,) over the training requests. best: the single model with the best mean
-    training score, the cheaper one of equals. errors: how well the estimates are calibrated. test_rows: (n_test,) row
-    numbers of the test requests in the table; raw_success: (n_test, n_models) their estimates before calibration.
+    mean_score, mean_paid_usd: (n_models,) over the training requests. best: the incumbent, which is
+    the single model with the best mean training score. errors: how well the estimates are calibrated. test_rows:
+    (n_test,) row numbers of the test requests in the table; raw_success: (n_test, n_models) their estimates before
+    calibration.
     """
 
     seed: int
@@ -66,13 +64,10 @@ class Case:
     test: Sample
     mean_score: FloatArray
     mean_paid_usd: FloatArray
+    best: int
     errors: CalibrationErrors
     test_rows: IntArray
     raw_success: FloatArray
-
-    @property
-    def best(self) -> int:
-        return best_single(self.mean_score, self.mean_paid_usd)
 
     @property
     def best_score(self) -> float:
@@ -90,11 +85,6 @@ class Case:
         return float(self.test.score.max(axis=1).mean())
 
 
-def best_single(mean_score: FloatArray, mean_paid_usd: FloatArray) -> int:
-    """The model with the best mean score, the cheaper one of equals."""
-    return int(np.lexsort((mean_paid_usd, -mean_score))[0])
-
-
 def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTable:
     """The models with at most that share of outcomes missing, and the requests that all of them answered.
 
@@ -104,88 +94,44 @@ def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTa
     kept = [m for m, share in zip(table.models, unknown.mean(axis=0), strict=True) if share <= max_missing]
     if len(kept) < 2:
         raise OutcomesTableError(
-            f"Only {len(kept)} models have score and cost of at least {1 - max_missing:.0%} of the requests: add "
-            "costs or outcomes, or allow more to be missing."
+            f"models: only {len(kept)} have score and cost of at least {1 - max_missing:.0%} of the requests: add "
+            "costs or outcomes, or allow more to be missing"
         )
     table = table.select_models(kept)
     whole = ~(np.isnan(table.scores) | np.isnan(table.cost_usd)).any(axis=1)
     if whole.sum() < 100:
-        raise OutcomesTableError(f"{whole.sum()} requests have all outcomes: at least 100 are needed.")
+        raise OutcomesTableError(f"requests: {whole.sum()} have all outcomes, add some, at least 100 are needed")
     return table.subset(whole)
 
 
-def split_rows(n: int, seed: int) -> tuple[IntArray, ...]:
-    """Row numbers of train, validation and test."""
-    order = np.random.default_rng(seed).permutation(n)
-    return tuple(np.split(order, np.round(np.cumsum(FRACTIONS)[:2] * n).astype(int)))
-
-
-def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
-    """Fit on the training rows, calibrate on the validation rows, predict both held-out parts; the best single model
-    keeps its place.
+def fit_case(
+    table: OutcomesTable, features: Features, name: str, recipe: Estimator[FittedEstimator], seed: int
+) -> Case:
+    """Fit on the training rows, calibrate on the validation rows, and predict both held-out parts as a predictor
+    trained on this table, split and seed would.
     """
-    return with_incumbent(estimated_case(table, features, name, estimator, seed))
-
-
-def with_incumbent(case: Case) -> Case:
-    """The case with the best single model's estimates lifted over claims that validation outcomes do not prove."""
-    incumbent = Incumbent.fit(case.validation.success, case.validation.score, case.best)
-
-    def lifted(sample: Sample) -> Sample:
-        unknown = np.full(sample.success.shape, np.nan)
-        prediction = Prediction(sample.success, sample.success_std, sample.success_samples, unknown, unknown)
-        kept = incumbent.apply(prediction)
-        return replace(sample, success=kept.success, success_samples=kept.success_samples)
-
-    test = lifted(case.test)
-    return replace(case, validation=lifted(case.validation), test=test, errors=_errors(case.raw_success, test))
-
-
-def estimated_case(table: OutcomesTable, features: Features, name: str, estimator: Estimator, seed: int) -> Case:
-    """`fit_case` with every calibrated estimate taken at its word."""
-    train, validation, test = split_rows(len(table), seed)
-    fitted = estimator.fit(
-        features.subset(train), table.subset(train),
-        (features.subset(validation), table.subset(validation)), seed,
-    )  # fmt: skip
-    raw = fitted.predict(features.subset(validation)).success
-    calibration = Calibration.fit(raw, table.subset(validation).scores)
-    known = table.subset(train)
-    samples = [
-        _sample(fitted, calibration, features.subset(rows), table.subset(rows), known) for rows in (validation, test)
-    ]
-    before = fitted.predict(features.subset(test)).success
+    parts = split_rows(len(table), seed)
+    train, validation, test = ((features.subset(rows), table.subset(rows)) for rows in parts)
+    fitted = Calibrated.fit(recipe, train, validation, seed)
+    known = train[1]
+    raw = fitted.estimator.predict(test[0])
+    report = fitted.report(*test, "test")
     return Case(
         seed=seed,
         estimator=name,
         models=table.models,
-        validation=samples[0],
-        test=samples[1],
-        mean_score=known.scores.mean(axis=0),
+        validation=_sample(fitted.predict(validation[0]), validation[1], known),
+        test=_sample(fitted.finish(raw), test[1], known),
+        mean_score=fitted.mean_success,
         mean_paid_usd=known.cost_usd.mean(axis=0),
-        errors=_errors(before, samples[1]),
-        test_rows=test,
-        raw_success=before,
+        best=fitted.incumbent.model,
+        errors=CalibrationErrors(report.ece_before, report.ece_after, report.brier_before, report.brier_after),
+        test_rows=parts[2],
+        raw_success=raw.success,
     )
 
 
-def _errors(raw: FloatArray, test: Sample) -> CalibrationErrors:
-    return CalibrationErrors(
-        ece_before=expected_calibration_error(raw, test.score),
-        ece_after=expected_calibration_error(test.success, test.score),
-        brier_before=brier_score(raw, test.score),
-        brier_after=brier_score(test.success, test.score),
-    )
-
-
-def _sample(
-    fitted: FittedEstimator,
-    calibration: Calibration,
-    features: Features,
-    table: OutcomesTable,
-    known: OutcomesTable,
-) -> Sample:
-    prediction = calibrated(fitted.predict(features), calibration)
+def _sample(prediction: Prediction, table: OutcomesTable, known: OutcomesTable) -> Sample:
     cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
     if len(table.prices) == len(table.models):
         cost, spread = prediction.cost_usd(table.input_tokens, table.price_list())

@@ -22,12 +22,12 @@ def check_plot(file: Path) -> None:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise ConfigurationError("Plots need matplotlib: `pip install 'apportion[bench]'`.") from error
+        raise ConfigurationError("plot: matplotlib is not installed, pip install 'apportion[bench]'") from error
     formats = FigureCanvasBase.get_supported_filetypes()
     if file.suffix[1:].lower() not in formats:
-        raise ConfigurationError(f"Plot {file}: give a name that ends in one of .{', .'.join(sorted(formats))}.")
+        raise ConfigurationError(f"plot {file}: give a name that ends in one of .{', .'.join(sorted(formats))}")
     if not file.parent.is_dir():
-        raise ConfigurationError(f"Plot {file}: there is no folder {file.parent}; make it first.")
+        raise ConfigurationError(f"plot {file}: there is no folder {file.parent}, make it first")
 
 
 def draw(found: Evaluation, file: Path) -> None:

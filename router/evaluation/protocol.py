@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,12 +13,11 @@ from apportion.router.evaluation.batches import Setting
 from apportion.router.evaluation.case import CalibrationErrors, Case, fit_case
 from apportion.router.evaluation.realised import Realised, curve_of
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.estimator import Estimator
+from apportion.router.prediction.estimator import Estimator, FittedEstimator
 from apportion.router.prediction.features import Features
 
 BUDGET_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 TARGETS = (0.95, 0.98, 0.99, 1.0)
-ESTIMATORS = ("head", "knn-40", "knn-5", "trees", "logistic")
 
 Progress = Callable[[str, int, int], None]
 
@@ -72,29 +71,10 @@ class Evaluation:
         return [asdict(row) for row in self.rows]
 
 
-def estimators_from(names: Sequence[str]) -> dict[str, Estimator]:
-    """Recipes by name; raises ConfigurationError for an unknown one, listing the known."""
-    from apportion.router.prediction.baselines import BoostedTreesEstimator, LogisticEstimator
-    from apportion.router.prediction.head_training import HeadEstimator
-    from apportion.router.prediction.knn import KnnEstimator
-
-    makers: dict[str, Callable[[], Estimator]] = {
-        "head": HeadEstimator,
-        "knn-40": lambda: KnnEstimator(40),
-        "knn-5": lambda: KnnEstimator(5),
-        "trees": lambda: BoostedTreesEstimator(members=4),
-        "logistic": lambda: LogisticEstimator(members=4),
-    }
-    unknown = sorted(set(names) - set(makers))
-    if unknown:
-        raise ConfigurationError(f"Unknown estimator {unknown[0]!r}: use {', '.join(makers)}.")
-    return {name: makers[name]() for name in names}
-
-
 def evaluate(
     table: OutcomesTable,
     features: Features,
-    estimators: dict[str, Estimator],
+    estimators: Mapping[str, Estimator[FittedEstimator]],
     *,
     arms: Sequence[str] = tuple(ARMS),
     seeds: int = 5,
@@ -107,7 +87,7 @@ def evaluate(
     """
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
-        raise ConfigurationError(f"Unknown arm {unknown[0]!r}: use {', '.join(ARMS)}.")
+        raise ConfigurationError(f"arm {unknown[0]!r} is unknown: use one of {', '.join(ARMS)}")
     setting = setting or Setting()
     total, done = seeds * len(estimators) * (len(arms) + 1), 0
     rows: list[Row] = []
@@ -125,8 +105,8 @@ def evaluate(
             case = fit_case(table, features, name, estimator, seed)
             if case.best_cost_usd == 0:
                 raise OutcomesTableError(
-                    f"The best single model, {case.models[case.best]!r}, costs nothing, and budgets are shares of its "
-                    "cost: send it everything, or give it a price (of a GPU's time, for example)."
+                    f"cost_usd: the best single model, {case.models[case.best]!r}, costs nothing, and budgets are "
+                    "shares of its cost: send it everything, or give it a price (of a GPU's time, for example)"
                 )
             errors[seed, name] = case.errors
             rows += single_models(case)

@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from apportion.router.arrays import FloatArray
+from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.errors import OutcomesTableError
 from apportion.router.prices import ModelPrice, price_arrays
 
 QUERY_COLUMNS = ("query_id", "task", "prompt")
+FRACTIONS = (0.7, 0.1, 0.2)
+"""Shares of the rows that train, calibrate, and test."""
+
 _VALUES = ("scores", "input_tokens", "output_tokens", "cost_usd")
 
 
@@ -84,14 +87,12 @@ class OutcomesTable:
         return replace(self, models=tuple(models), prices=prices, **arrays)
 
     def split(
-        self, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2)
+        self, seed: int, fractions: Sequence[float] = FRACTIONS
     ) -> tuple[OutcomesTable, OutcomesTable, OutcomesTable]:
         """Random split of the rows into train, validation and test by the given shares, which sum to one."""
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
             raise OutcomesTableError(f"Split fractions {tuple(fractions)}: give three shares that sum to 1.")
-        order = np.random.default_rng(seed).permutation(len(self))
-        ends = np.round(np.cumsum(fractions)[:2] * len(self)).astype(int)
-        train, validation, test = np.split(order, ends)
+        train, validation, test = split_rows(len(self), seed, fractions)
         return self.subset(train), self.subset(validation), self.subset(test)
 
     def require_scores(self) -> None:
@@ -190,3 +191,10 @@ def _check_models(models: Sequence[str], prices: Mapping[str, ModelPrice]) -> No
     stray = sorted(set(prices) - set(models))
     if stray:
         raise OutcomesTableError(f"Prices of models that have no outcomes: {stray}; remove them.")
+
+
+def split_rows(n: int, seed: int, fractions: Sequence[float] = FRACTIONS) -> tuple[IntArray, IntArray, IntArray]:
+    """Row numbers of a random split of n rows into train, validation and test by the given shares."""
+    order = np.random.default_rng(seed).permutation(n)
+    train, validation, test = np.split(order, np.round(np.cumsum(fractions)[:2] * n).astype(int))
+    return train, validation, test

@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Calibrated": "calibrated",
     "Calibration": "calibration",
+    "ESTIMATORS": "estimators",
     "Encoder": "encoder",
     "Estimator": "estimator",
     "Features": "features",
@@ -19,6 +21,7 @@ _HOME = {
     "Prediction": "prediction",
     "Predictor": "predictor",
     "add_models": "training",
+    "estimator": "estimators",
     "prompt_text": "chat",
     "recalibrate": "training",
     "train_predictor": "training",

@@ -88,14 +88,18 @@ def read_artefact(folder: Path) -> tuple[Description, Arrays]:
 
     for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ArtefactError(f"{folder} has no {name}: give the folder that `apportion train --out` wrote.")
+            raise ArtefactError(
+                f"artefact {folder}: it has no {name}, give the folder that `apportion train --out` wrote"
+            )
     try:
         description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
         arrays = load_file(str(folder / WEIGHTS_FILE))
     except (ValidationError, SafetensorError) as error:
-        raise ArtefactError(f"{folder} is damaged or of another version; train it again. {error}") from error
+        raise ArtefactError(
+            f"artefact {folder}: it is damaged or of another version, train it again: {error}"
+        ) from error
     if description.version != VERSION:
         raise ArtefactError(
-            f"{folder} is an artefact of version {description.version}, this release reads {VERSION}: train it again."
+            f"artefact {folder}: it has version {description.version}, this release reads {VERSION}, train it again"
         )
     return description, arrays

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.estimator import Steps
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.prediction import Prediction
 
@@ -40,6 +41,7 @@ class LogisticEstimator:
         table: OutcomesTable,
         validation: tuple[Features, OutcomesTable],
         seed: int = 0,
+        progress: Steps | None = None,
     ) -> FittedBaseline:
         """Fit; raises OutcomesTableError when a model has no score in the rows."""
         table.require_scores()
@@ -75,8 +77,11 @@ class BoostedTreesEstimator:
         table: OutcomesTable,
         validation: tuple[Features, OutcomesTable],
         seed: int = 0,
+        progress: Steps | None = None,
     ) -> FittedBaseline:
-        """Fit; raises OutcomesTableError when a model has no score in the rows. `validation` is not used."""
+        """Fit; raises OutcomesTableError when a model has no score in the rows. `validation` is not used, nor
+        `progress`.
+        """
         from sklearn.decomposition import PCA
 
         table.require_scores()

@@ -25,7 +25,7 @@ def prompt_text(messages: str | Sequence[Message]) -> str:
     if isinstance(messages, str):
         return messages
     if not messages:
-        raise InvalidRequestError("messages is empty: send at least one message.", param="messages")
+        raise InvalidRequestError("messages: empty, send at least one message", param="messages")
     turns = [(_role(message, i), message_text(message, i)) for i, message in enumerate(messages)]
     last_user = max((i for i, (role, _) in enumerate(turns) if role == "user"), default=len(turns) - 1)
     ordered = [*turns[:last_user], *turns[last_user + 1 :], turns[last_user]]
@@ -36,7 +36,7 @@ def _role(message: Message, index: int) -> str:
     role = message.get("role") if isinstance(message, Mapping) else None
     if not isinstance(role, str):
         raise InvalidRequestError(
-            f"messages[{index}] has no role: send an object with a string role and content.",
+            f"messages[{index}] has no role: send an object with a string role and content",
             param=f"messages[{index}].role",
         )
     return role
@@ -53,6 +53,6 @@ def message_text(message: Message, index: int) -> str:
         texts = [part.get("text") for part in content]
         return "\n".join(text for text in texts if isinstance(text, str))
     raise InvalidRequestError(
-        f"messages[{index}].content is {type(content).__name__}: send a string or a list of content parts.",
+        f"messages[{index}].content is {type(content).__name__}: send a string or a list of content parts",
         param=f"messages[{index}].content",
     )

@@ -4,20 +4,17 @@ member.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apportion.router.prediction.estimator import Steps
 from apportion.router.prediction.head import activation
 from apportion.router.prediction.targets import Targets
 
 if TYPE_CHECKING:
     import torch
-
-Progress = Callable[[int, int], None]
-"""Called with (epochs done, epochs at most)."""
 
 _LEAST_GAIN = 1e-5
 
@@ -71,7 +68,7 @@ class Descent:
     max_epochs: int
     patience: int
 
-    def run(self, start: Parameters, train: Rows, checks: Rows, seed: int, progress: Progress | None) -> Parameters:
+    def run(self, start: Parameters, train: Rows, checks: Rows, seed: int, progress: Steps | None) -> Parameters:
         """Parameters of every member at the epoch where its own loss on `checks` was lowest."""
         import torch
 

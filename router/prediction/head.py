@@ -8,8 +8,8 @@ shape, and hence every column the same bits, however many models are added to it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from apportion.router.prediction.prediction import Prediction
 
 if TYPE_CHECKING:
     import torch
+
+    from apportion.router.prediction.artefact import Arrays
 
 BLOCK = 16
 """Models in one block of output columns."""
@@ -51,6 +53,8 @@ class HeadWeights:
 class Head:
     """The fitted ensemble; runs on the CPU or wherever `to` put it."""
 
+    kind: ClassVar[str] = "head"
+
     def __init__(self, models: tuple[str, ...], weights: HeadWeights, device: str = "cpu") -> None:
         import torch
 
@@ -79,6 +83,19 @@ class Head:
         names = ("output_weight", "output_bias", "token_factor", "token_spread")
         chosen = {name: getattr(self.weights, name)[..., columns] for name in names}
         return Head(tuple(models), replace(self.weights, **chosen), str(self._device))
+
+    def arrays(self) -> Arrays:
+        """The weights."""
+        return asdict(self.weights)
+
+    def settings(self) -> dict[str, int | float]:
+        """None: the weights' shapes say it all."""
+        return {}
+
+    @classmethod
+    def restore(cls, models: tuple[str, ...], arrays: Arrays, settings: dict[str, int | float], device: str) -> Head:
+        """From an artefact."""
+        return cls(models, HeadWeights(**{f.name: arrays[f.name] for f in fields(HeadWeights)}), device)
 
     def predict(self, features: Features) -> Prediction:
         """Outcomes of N requests; `success_samples` are the members' probabilities."""

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from apportion.router.errors import OutcomesTableError
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.descent import Descent, Parameters, Progress, Rows
+from apportion.router.prediction.descent import Descent, Parameters, Rows
+from apportion.router.prediction.estimator import Steps
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.head import Head, HeadWeights
 from apportion.router.prediction.targets import Targets
@@ -44,7 +45,7 @@ class HeadEstimator:
         table: OutcomesTable,
         validation: tuple[Features, OutcomesTable],
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: Steps | None = None,
     ) -> Head:
         """Fit all models' columns and the layer they share.
 
@@ -73,7 +74,7 @@ class HeadEstimator:
         table: OutcomesTable,
         validation: tuple[Features, OutcomesTable],
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: Steps | None = None,
     ) -> Head:
         """Fit columns for the models of `table`; the shared layer and all other columns stay as they are.
 
@@ -83,7 +84,9 @@ class HeadEstimator:
 
         known = sorted(set(table.models) & set(head.models))
         if known:
-            raise OutcomesTableError(f"The head already has columns for {known}: give outcomes of new models only.")
+            raise OutcomesTableError(
+                f"models {known}: the head has columns for them already, give outcomes of new models only"
+            )
         old, targets = head.weights, Targets.of(table)
         train = Rows(_standardised(features.stacked(), old.centre, old.scale), targets)
         checks = Rows(_standardised(validation[0].stacked(), old.centre, old.scale), Targets.of(validation[1], targets))

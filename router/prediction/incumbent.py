@@ -48,14 +48,16 @@ class Incumbent:
         return cls(model, margins)
 
     def apply(self, prediction: Prediction) -> Prediction:
-        """The prediction with the incumbent's success, and every member's, lifted to the best unproven claim."""
+        """The prediction with the incumbent's success, and every member's, lifted to the best unproven claim;
+        `calibrated_success` keeps what stood there before.
+        """
         claims = prediction.success - prediction.success[:, [self.model]]
         unproven = np.where(claims <= self.margins, claims, 0.0).max(axis=1)
         lift = np.where(unproven > 0, unproven + _ABOVE, 0.0)
         success, samples = prediction.success.copy(), prediction.success_samples.copy()
         success[:, self.model] = np.minimum(success[:, self.model] + lift, 1.0)
         samples[:, :, self.model] = np.minimum(samples[:, :, self.model] + lift, 1.0)
-        return replace(prediction, success=success, success_samples=samples)
+        return replace(prediction, success=success, success_samples=samples, calibrated_success=prediction.success)
 
     def select(self, columns: Sequence[int]) -> Incumbent:
         """For these columns; without the incumbent among them all are taken at their word."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.estimator import Steps
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.prediction import Prediction
+
+if TYPE_CHECKING:
+    from apportion.router.prediction.artefact import Arrays
 
 _QUERIES_PER_STEP = 256
 _REACH = 3
@@ -31,9 +36,10 @@ class KnnEstimator:
         table: OutcomesTable,
         validation: tuple[Features, OutcomesTable] | None = None,
         seed: int = 0,
+        progress: Steps | None = None,
     ) -> Neighbours:
-        """Remember the rows; `validation` is not needed. Raises OutcomesTableError for a model without
-        scores.
+        """Remember the rows; neither `validation` nor `progress` is needed. Raises OutcomesTableError for a model
+        without scores.
         """
         table.require_scores()
         return Neighbours(
@@ -46,12 +52,28 @@ class KnnEstimator:
             seed=seed,
         )
 
+    def add_models(
+        self,
+        fitted: Neighbours,
+        features: Features,
+        table: OutcomesTable,
+        validation: tuple[Features, OutcomesTable] | None = None,
+        seed: int = 0,
+        progress: Steps | None = None,
+    ) -> Neighbours:
+        """Remember the rows of new models as well: `fitted` keeps its own settings. Raises OutcomesTableError for a
+        model without scores.
+        """
+        return fitted.add(features, table)
+
 
 @dataclass(frozen=True)
 class Neighbours:
     """Remembered rows: unit `embeddings` `(R, D)`, `scores` and `output_tokens` `(R, M)` with NaN where
     unknown.
     """
+
+    kind: ClassVar[str] = "knn"
 
     models: tuple[str, ...]
     embeddings: NDArray[np.float32]
@@ -88,6 +110,23 @@ class Neighbours:
         columns = [self.models.index(model) for model in models]
         scores, output_tokens = self.scores[:, columns], self.output_tokens[:, columns]
         return replace(self, models=tuple(models), scores=scores, output_tokens=output_tokens)
+
+    def arrays(self) -> Arrays:
+        """The remembered rows."""
+        return {name: getattr(self, name) for name in ("embeddings", "scores", "output_tokens")}
+
+    def settings(self) -> dict[str, int | float]:
+        """k, members and seed."""
+        return {"k": self.k, "members": self.members, "seed": self.seed}
+
+    @classmethod
+    def restore(
+        cls, models: tuple[str, ...], arrays: Arrays, settings: dict[str, int | float], device: str
+    ) -> Neighbours:
+        """From an artefact, whose embeddings may be of half precision."""
+        whole = {name: int(value) for name, value in settings.items()}
+        embeddings = arrays["embeddings"].astype("float32")
+        return cls(models, embeddings, arrays["scores"], arrays["output_tokens"], **whole)
 
     def predict(self, features: Features) -> Prediction:
         """Outcomes of N requests; every model's neighbours are sought among the rows that it has answered."""

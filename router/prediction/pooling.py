@@ -41,9 +41,8 @@ class Pooling:
         unknown = set(kinds) - {"Transformer", "Pooling", "Normalize"}
         if unknown or "Pooling" not in kinds:
             raise ConfigurationError(
-                f"{folder}: modules {kinds} are not supported; take an encoder made of Transformer, "
-                "Pooling and "
-                "optionally Normalize."
+                f"encoder {folder}: modules {kinds} are not supported, take an encoder made of Transformer, Pooling "
+                "and optionally Normalize"
             )
         config = json.loads((folder / modules[kinds.index("Pooling")]["path"] / "config.json").read_text())
         return cls(_mode(config, folder), "Normalize" in kinds)
@@ -78,7 +77,7 @@ def _mode(config: dict[str, Any], folder: Path) -> str:
         modes = [named]
     if len(modes) != 1 or modes[0] not in _FLAGS.values():
         raise ConfigurationError(
-            f"{folder}: its pooling {modes or 'configuration'} is not supported; use exactly one of "
-            f"{', '.join(_FLAGS.values())}."
+            f"encoder {folder}: its pooling {modes or 'configuration'} is not supported, use exactly one of "
+            f"{', '.join(_FLAGS.values())}"
         )
     return modes[0]

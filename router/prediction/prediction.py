@@ -22,7 +22,8 @@ class Prediction:
     `success` `(N, M)` is P(the model answers well), `success_std` `(N, M)` the spread of that estimate over
     the ensemble, `success_samples` `(B, N, M)` each member's own estimate; `output_tokens` and
     `output_tokens_std` `(N, M)` are the mean and standard deviation of the length of the answer (NaN when
-    the data held no lengths).
+    the data held no lengths). `calibrated_success` `(N, M)` is `success` before the incumbent's was lifted over
+    unproven claims (`router/prediction/incumbent.py`); None where nothing was lifted.
     """
 
     success: FloatArray
@@ -30,6 +31,7 @@ class Prediction:
     success_samples: FloatArray
     output_tokens: FloatArray
     output_tokens_std: FloatArray
+    calibrated_success: FloatArray | None = None
 
     @classmethod
     def from_samples(cls, samples: ArrayLike, output_tokens: ArrayLike, output_tokens_std: ArrayLike) -> Prediction:

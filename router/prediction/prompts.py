@@ -15,10 +15,10 @@ def read_prompts(file: Path) -> list[str]:
     Raises InvalidRequestError naming the line that cannot be read.
     """
     if not file.is_file():
-        raise InvalidRequestError(f"No file {file}: give a text file, one prompt a line, or a .jsonl file.")
+        raise InvalidRequestError(f"file {file}: there is none, give a text file, one prompt a line, or a .jsonl file")
     lines = numbered_lines(file)
     if not lines:
-        raise InvalidRequestError(f"{file} holds no prompts.")
+        raise InvalidRequestError(f"file {file}: it holds no prompts")
     if file.suffix != ".jsonl":
         return [line for _, line in lines]
     return [_from_json(line, f"{file}, line {number}") for number, line in lines]
@@ -32,7 +32,7 @@ def numbered_lines(file: Path) -> list[tuple[int, str]]:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{file} is not UTF-8: save it with this encoding.") from error
+        raise InvalidRequestError(f"file {file}: it is not UTF-8, save it with this encoding") from error
     # `splitlines` also splits where a prompt may: at form feeds, and at the separators that JSON leaves as they are.
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
@@ -41,8 +41,8 @@ def _from_json(line: str, where: str) -> str:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InvalidRequestError(f"{where} is not JSON ({error}): write one object a line.") from error
+        raise InvalidRequestError(f"{where} is not JSON ({error}): write one object a line") from error
     given = row.get("prompt", row.get("messages")) if isinstance(row, dict) else None
     if not isinstance(given, str | list):
-        raise InvalidRequestError(f'{where}: give an object with "prompt" or "messages".')
+        raise InvalidRequestError(f'{where}: give an object with "prompt" or "messages"')
     return prompt_text(given)

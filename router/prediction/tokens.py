@@ -48,11 +48,11 @@ class TokenCounter:
                 tokenizer = AutoTokenizer.from_pretrained(source)
             except (OSError, ValueError, KeyError) as error:
                 raise ConfigurationError(
-                    f"The tokenizer of {model!r} cannot be loaded from {source!r}: {error}"
+                    f"model {model!r}: its tokenizer cannot be loaded from {source!r}: {error}"
                 ) from error
             if not isinstance(tokenizer, PreTrainedTokenizerFast):
                 raise ConfigurationError(
-                    f"{source!r}, the source of {model!r}, has no fast tokenizer: add a tokenizer.json to it."
+                    f"model {model!r}: its source {source!r} has no fast tokenizer, add a tokenizer.json to it"
                 )
             loaded[model] = tokenizer
         return cls(loaded)
@@ -122,7 +122,7 @@ class _Group:
         if content and all(isinstance(message, Mapping) for message in content):
             return [(self._render(content, tools), False)]
         if not content or not all(isinstance(part, str | Sequence) for part in content):
-            raise InvalidRequestError("give a prompt, token ids, several of these, or a chat's messages.")
+            raise InvalidRequestError("give a prompt, token ids, several of these, or a chat's messages")
         return [part for prompt in content for part in self._parts(prompt, tools)]
 
     def _render(self, messages: Sequence[Any], tools: Tools) -> str:
@@ -130,13 +130,13 @@ class _Group:
 
         if not self.tokenizer.chat_template:
             raise InvalidRequestError(
-                f"Model {self.name!r} has no chat template: send a prompt to /v1/completions instead."
+                f"model {self.name!r}: it has no chat template, send a prompt to /v1/completions instead"
             )
         flat = [{**message, "content": message_text(message, i)} for i, message in enumerate(messages)]
         try:
             text = self.tokenizer.apply_chat_template(flat, tools=tools, add_generation_prompt=True, tokenize=False)
         except (TemplateError, TypeError) as error:
             raise InvalidRequestError(
-                f"The chat template of {self.name!r} refuses these messages: {error}", param="messages"
+                f"messages: the chat template of {self.name!r} refuses them: {error}", param="messages"
             ) from error
         return str(text)

@@ -158,6 +158,8 @@ def test_evaluate_writes_rows_and_draws(folder: Path, encoder_folder: Path) -> N
         ],
     )
     assert result.exit_code == 0, result.output
+    assert "random_mixture" in result.stdout, "a file leaves the table for people"
+    assert "knn-5: score over the best single model's" in result.stdout
     rows = json.loads((folder / "rows.json").read_text())
     assert {row["arm"] for row in rows} == {"mip", "random_mixture", "single:small", "single:medium", "single:large"}
     assert {row["seed"] for row in rows} == {0, 1}

@@ -53,6 +53,34 @@ def test_predict_prints_one_row_a_model(artefact: Path) -> None:
     assert f"{row['models']['medium']['success']:.3f}" in table.stdout
 
 
+def test_json_in_a_file_leaves_the_table_and_json_alone_silences_it(artefact: Path, tmp_path: Path) -> None:
+    command, file = ["predict", str(artefact), "What is 12 plus 7?"], tmp_path / "rows.json"
+    table, both, alone = (
+        runner.invoke(app, [*command, *json_option]).stdout
+        for json_option in ([], ["--json", str(file)], ["--json", "-"])
+    )
+    assert both == table
+    assert json.loads(file.read_text()) == json.loads(alone)
+
+
+def test_predict_tells_the_lifted_success_of_the_best_single_model(artefact: Path, tmp_path: Path) -> None:
+    """An artefact whose other model can never count as better: it is lifted wherever the other one promises more."""
+    proud = shutil.copytree(artefact, tmp_path / "proud")
+    described = json.loads((proud / "artefact.json").read_text())
+    described["incumbent"] = "small"
+    for model in described["models"]:
+        model["margin"] = float(model["name"] != "small")
+    (proud / "artefact.json").write_text(json.dumps(described))
+    command = ["predict", str(proud), "What is 12 plus 7?"]
+    (row,) = json.loads(runner.invoke(app, [*command, "--json", "-"]).stdout)
+    small, medium = row["models"]["small"], row["models"]["medium"]
+    assert medium["calibrated_success"] == medium["success"]
+    assert small["calibrated_success"] < small["success"] == pytest.approx(medium["success"])
+    shown = runner.invoke(app, command).stdout
+    assert "calibrated" in shown
+    assert f"{small['calibrated_success']:.3f}" in shown
+
+
 def test_prompts_are_printed_as_they_are(artefact: Path) -> None:
     prompt = "[INST] What is 12 plus 7? [/INST] :smile:"
     result = runner.invoke(app, ["predict", str(artefact), prompt])
@@ -103,7 +131,7 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
     write_outcomes(make_outcomes(200, seed=4), tmp_path / "data")
     shared = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     for command in (["calibrate", str(moved)], ["train", "--add-to", str(moved)]):
-        assert "No encoder folder" in runner.invoke(app, [*command, *shared]).stderr
+        assert "there is no such folder" in runner.invoke(app, [*command, *shared]).stderr
         result = runner.invoke(app, [*command, *shared, "--encoder", str(encoder_folder)])
         assert result.exit_code == 0, result.output
 
@@ -112,20 +140,20 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
     ("arguments", "said"),
     [
         (["predict", "nowhere", "x"], "has no artefact.json"),
-        (["predict", "[old]", "x"], "[old] has no artefact.json"),
+        (["predict", "[old]", "x"], "[old]: it has no artefact.json"),
         (["predict", "nowhere"], "either one prompt or --file"),
-        (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
+        (["predict", "nowhere", "--file", "absent.txt"], "file absent.txt: there is none"),
         (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
         (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "leave --estimator out"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--members", "8"], "leave --members out"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--neighbours", "3"], "leave --neighbours out"),
-        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--test-share", "0"], "leave --test-share out"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "--estimator: --add-to keeps"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--members", "8"], "--members: --add-to keeps"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--neighbours", "3"], "--neighbours: --add-to keeps"),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--test-share", "0"], "--test-share: --add-to keeps"),
         (
             ["train", "--data", "a", "--out", "x", "--add-to", "y", "--calibration-share", "0.1"],
-            "leave --calibration-share out",
+            "--calibration-share: --add-to keeps",
         ),
-        (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "add --estimator knn"),
+        (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "the estimator head has no such setting"),
     ],
 )
 def test_mistakes_are_one_clean_message(arguments: list[str], said: str, monkeypatch, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
-from apportion.deployments.wire.headers import server_timing
-from apportion.router.batch.messages import BatchInfo, Decision, PlanTiming
+from apportion.deployments.wire.headers import server_timing, verdict_json
+from apportion.router.batch.messages import BatchInfo, Candidate, Decision, PlanTiming
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
 
@@ -28,3 +30,9 @@ def test_clocks_that_disagree_never_show_a_negative_span() -> None:
 @pytest.mark.parametrize("timing", [None, PlanTiming(0, 0, 0)])
 def test_the_engine_is_always_told(timing: PlanTiming | None) -> None:
     assert spans(server_timing(decision(timing), 0.0, 0.02)[1])["engine"] == 20
+
+
+def test_a_candidate_says_what_it_promised_before_the_lift() -> None:
+    candidates = (Candidate("small", 0.5, 0.5, 1e-6, 8.0, True), Candidate("large", 0.5, 0.25, 1e-5, 8.0, True))
+    told = verdict_json(0, replace(decision(None), candidates=candidates))["candidates"]
+    assert [(one["success"], one["calibrated_success"]) for one in told] == [(0.5, 0.5), (0.5, 0.25)]

@@ -8,7 +8,7 @@ import pytest
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch import admission
 from apportion.router.batch.availability import Availability
-from apportion.router.batch.estimates import Estimates, prior_estimates
+from apportion.router.batch.estimates import Estimates, concatenate, prior_estimates
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import (
@@ -35,6 +35,14 @@ async def plan(batch: list[RouteItem], of: Estimates | None = None, budget: floa
     policy = Policy(MODELS, options.pop("strategy", Mip()), budget)
     available = Availability(slots, options.get("capacity", SLOTS))
     return await planner.plan(batch, of or estimates(len(batch)), available, policy)
+
+
+async def test_candidates_tell_what_was_predicted_before_the_lift() -> None:
+    lifted = dataclasses.replace(estimates(1, success=(0.9, 0.9)), calibrated_success=np.array([[0.4, 0.9]]))
+    of = concatenate([lifted, estimates(1)]).rows([1, 0])
+    result = await PlainRoom().planner.plan(items(2), of, Availability(SLOTS, SLOTS), POLICY, explain=True)
+    told = [[(c.success, c.calibrated_success) for c in v.candidates] for v in result.verdicts.values()]
+    assert told == [[(0.4, 0.4), (0.9, 0.9)], [(0.9, 0.4), (0.9, 0.9)]]
 
 
 async def test_without_limits_everyone_gets_the_best_model() -> None:

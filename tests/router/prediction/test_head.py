@@ -113,7 +113,7 @@ def test_added_models_leave_the_others_to_the_bit(
     truth = split[2][1].scores[:, 1]
     mean = np.full(120, split[0][1].scores[:, 1].mean())
     assert _log_loss(after.success[:, 3], truth) < 0.9 * _log_loss(mean, truth)
-    with pytest.raises(OutcomesTableError, match="already has columns"):
+    with pytest.raises(OutcomesTableError, match="the head has columns for them already"):
         quick.add_models(head, *split[0], split[1])
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apportion.router.errors import ArtefactError, OutcomesTableError
+from apportion.router.errors import ArtefactError, ConfigurationError, OutcomesTableError
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.calibration import brier_score, expected_calibration_error
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.head_training import HeadEstimator
 from apportion.router.prediction.knn import KnnEstimator
 from apportion.router.prediction.predictor import Predictor
-from apportion.router.prediction.training import add_models, encode_in_steps, recalibrate, train_predictor
+from apportion.router.prediction.preparation import encode_in_steps
+from apportion.router.prediction.training import add_models, recalibrate, train_predictor
 from tests.samples import make_outcomes, save_encoder
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=25)
@@ -51,8 +52,8 @@ def test_an_artefact_predicts_what_was_saved(predictor: Predictor, artefact: Pat
     assert loaded.models == predictor.models
     assert loaded.prices == dict(predictor.prices)
     assert loaded.reports == predictor.reports
-    assert loaded.incumbent.model == predictor.models.index("large")
-    np.testing.assert_array_equal(loaded.incumbent.margins, predictor.incumbent.margins)
+    assert loaded.calibrated.incumbent.model == predictor.models.index("large")
+    np.testing.assert_array_equal(loaded.calibrated.incumbent.margins, predictor.calibrated.incumbent.margins)
     assert loaded.data_hashes == predictor.data_hashes
     np.testing.assert_array_equal(loaded.mean_success, predictor.mean_success)
 
@@ -66,7 +67,7 @@ def test_easier_questions_are_likelier_to_succeed_and_larger_models_better(predi
 def test_no_model_passes_the_best_single_one_by_a_claim_that_held_out_rows_do_not_prove(predictor: Predictor) -> None:
     """Here the largest model is the best for every request, so there is nothing to prove."""
     texts = make_outcomes(100, seed=3).prompts
-    assert predictor.incumbent.margins.tolist() == [1.0, 1.0, 0.0]
+    assert predictor.calibrated.incumbent.margins.tolist() == [1.0, 1.0, 0.0]
     assert (predictor.predict(texts).success.argmax(axis=1) == 2).all()
 
 
@@ -112,8 +113,8 @@ def test_another_encoder_is_refused(artefact: Path, tmp_path: Path, encoder_fold
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "damaged"),
         (lambda folder: _edit(folder, version=99), "version 99"),
         (lambda folder: _edit(folder, unheard_of=1), "damaged or of another version"),
-        (lambda folder: _edit(folder, estimator="oracle"), "unknown estimator 'oracle'"),
-        (lambda folder: _edit(folder, incumbent="oracle"), "incumbent 'oracle' is none of its models"),
+        (lambda folder: _edit(folder, estimator="oracle"), "estimator 'oracle' in the artefact is unknown"),
+        (lambda folder: _edit(folder, incumbent="oracle"), "incumbent 'oracle': it is none of the artefact's models"),
     ],
 )
 def test_a_broken_artefact_says_what_is_wrong(artefact: Path, damage, said: str) -> None:
@@ -132,7 +133,7 @@ def test_a_new_model_leaves_the_others_to_the_bit(
     encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path, estimator: HeadEstimator | KnnEstimator
 ) -> None:
     known = train_predictor(outcomes.select_models(["small", "medium"]), encoder, estimator=estimator)
-    grown = add_models(known, make_outcomes(300, seed=9), recipe=QUICK)
+    grown = add_models(known, make_outcomes(300, seed=9), recipe=estimator)
     grown.save(tmp_path)
     before, after = known.predict(TEXTS), Predictor.load(tmp_path, device="cpu").predict(TEXTS)
     assert grown.models == ("small", "medium", "large")
@@ -141,7 +142,7 @@ def test_a_new_model_leaves_the_others_to_the_bit(
     np.testing.assert_array_equal(after.output_tokens[:, :2], before.output_tokens)
     assert set(grown.prices) == {"small", "medium", "large"}
     assert len(grown.mean_success) == 3
-    with pytest.raises(OutcomesTableError, match="all known"):
+    with pytest.raises(OutcomesTableError, match="knows them all"):
         add_models(grown, outcomes)
 
 
@@ -152,7 +153,7 @@ def test_recalibration_follows_drift(predictor: Predictor) -> None:
     drifted = predictor.predict(worse.prompts).success.mean() - worse.scores.mean()
     mended = again.predict(worse.prompts).success.mean() - worse.scores.mean()
     assert drifted > 0.2 > 0.06 > abs(mended)
-    assert again.estimator is predictor.estimator
+    assert again.calibrated.estimator is predictor.calibrated.estimator
     assert again.data_hashes[-1] == worse.data_hash()
 
 
@@ -165,10 +166,10 @@ def _without_scores(table: OutcomesTable, rows: object, models: slice = slice(No
 def test_without_a_score_nothing_is_calibrated(
     predictor: Predictor, encoder: Encoder, outcomes: OutcomesTable, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutcomesTableError, match="None of the 600 rows to calibrate with has a score"):
+    with pytest.raises(OutcomesTableError, match="none of the 600 rows to calibrate with has one"):
         recalibrate(predictor, _without_scores(outcomes, slice(None)))
     order = np.random.default_rng(0).permutation(len(outcomes))
-    with pytest.raises(OutcomesTableError, match="None of the 60 rows to calibrate with has a score"):
+    with pytest.raises(OutcomesTableError, match="none of the 60 rows to calibrate with has one"):
         train_predictor(_without_scores(outcomes, order[420:480]), encoder, estimator=KnnEstimator())
     untested = train_predictor(_without_scores(outcomes, order[480:]), encoder, estimator=KnnEstimator())
     untested.save(tmp_path)
@@ -181,7 +182,13 @@ def test_a_new_model_without_a_score_is_refused(
 ) -> None:
     known = train_predictor(outcomes.select_models(["small"]), encoder, estimator=estimator)
     with pytest.raises(OutcomesTableError, match=r"No score of \['large'\]"):
-        add_models(known, _without_scores(outcomes, slice(None), slice(2, 3)), recipe=QUICK)
+        add_models(known, _without_scores(outcomes, slice(None), slice(2, 3)), recipe=estimator)
+
+
+def test_a_recipe_of_another_estimator_adds_nothing(encoder: Encoder, outcomes: OutcomesTable) -> None:
+    known = train_predictor(outcomes.select_models(["small"]), encoder, estimator=KnnEstimator())
+    with pytest.raises(ConfigurationError, match="the artefact's estimator is knn, give a KnnEstimator"):
+        add_models(known, outcomes, recipe=QUICK)
 
 
 def test_too_few_rows_are_refused(encoder: Encoder, outcomes: OutcomesTable) -> None:

@@ -1,0 +1,54 @@
+"""From an outcomes table to what estimators learn from: unknown counts filled in, and prompts encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.features import Features
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps at most)."""
+
+ENCODING_STEP = 512
+
+
+def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
+    """The table with unknown token counts and costs of the models with a price filled in as far as they follow
+    from one another (`OutcomesTable.with_counted_tokens`).
+    """
+    priced = [model for model in table.models if model in table.prices]
+    columns = [table.models.index(model) for model in priced]
+    if not np.isnan([table.output_tokens[:, columns], table.cost_usd[:, columns]]).any():
+        return table
+    known = table.select_models(priced).with_counted_tokens(encoder.count_tokens(table.prompts))
+    filled = {name: getattr(table, name).copy() for name in ("input_tokens", "output_tokens", "cost_usd")}
+    for name, values in filled.items():
+        values[:, columns] = getattr(known, name)
+    return replace(table, **filled)
+
+
+def encode_in_steps(texts: list[str], encoder: Encoder, progress: Progress | None = None) -> Features:
+    """Features of many texts, reporting progress on the way."""
+    tell = of_stage(progress, "encode")
+    parts = []
+    for start in range(0, len(texts), ENCODING_STEP):
+        parts.append(Features.of(texts[start : start + ENCODING_STEP], encoder))
+        if tell is not None:
+            tell(min(start + ENCODING_STEP, len(texts)), len(texts))
+    return Features(np.vstack([p.embeddings for p in parts]), np.vstack([p.text for p in parts]))
+
+
+def of_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    """What reports the steps of one stage to `progress`."""
+    if progress is None:
+        return None
+
+    def tell(done: int, total: int) -> None:
+        progress(stage, done, total)
+
+    return tell

@@ -65,7 +65,8 @@ def _check(text: str, target: Path, cluster: Cluster, live: str | None) -> None:
     from apportion.allocation.gpus import CPU
 
     try:
-        from apportion.deployments.cluster.placement import LiveNode, check_fits, live_nodes
+        from apportion.deployments.cluster.fitting import check_fits
+        from apportion.deployments.cluster.nodes import LiveNode, live_nodes
         from apportion.deployments.config.service import parse_config
     except ModuleNotFoundError as error:
         raise ConfigurationError(

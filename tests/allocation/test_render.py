@@ -16,7 +16,8 @@ from apportion.allocation.render import RenderOptions, render
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.serve_file import read_models
 from apportion.allocation.settings import check_settings, replica_settings
-from apportion.deployments.cluster.placement import LiveNode, check_fits
+from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.nodes import LiveNode
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice

@@ -1,92 +1,17 @@
-"""Where replicas run: how a deployment is pinned to a node, and whether all of it fits the Ray cluster at hand.
-
-A node is named by its label `apportion-node` (`ray start --labels apportion-node=a-0`) or by its address.
-"""
+"""Whether all replicas of a configuration fit the Ray cluster at hand, GPU by GPU."""
 
 from __future__ import annotations
 
-import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
-from apportion.deployments.config.models import ModelConfig, ReplicaGroup
+from apportion.deployments.cluster.nodes import NODE_LABEL, LiveNode, by_name
+from apportion.deployments.config.models import ReplicaGroup
 from apportion.deployments.config.service import ServiceConfig
 from apportion.router.errors import ConfigurationError
 
-NODE_LABEL = "apportion-node"
-_PINCH = 0.001  # of the resource that Ray gives every node under its address
 _EPSILON = 1e-6
 _PREDICTOR = "Predictor"
-
-
-@dataclass(frozen=True)
-class LiveNode:
-    """A node of the running cluster: all that it has, used or not."""
-
-    id: str
-    address: str
-    labels: dict[str, str]
-    gpus: int
-    cpus: float
-
-    @property
-    def name(self) -> str:
-        return self.labels.get(NODE_LABEL, self.address)
-
-
-def live_nodes() -> list[LiveNode]:
-    """The nodes that are alive, of the Ray that this process is connected to."""
-    import ray
-
-    return [
-        LiveNode(
-            id=node["NodeID"],
-            address=node["NodeManagerAddress"],
-            labels=dict(node.get("Labels") or {}),
-            gpus=int(node["Resources"].get("GPU", 0)),
-            cpus=float(node["Resources"].get("CPU", 0)),
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-
-
-def in_order(models: Iterable[ModelConfig]) -> list[tuple[ModelConfig, ReplicaGroup]]:
-    """Every model's groups, GPU by GPU.
-
-    Ray puts a share on the fullest GPU that has room for it. Started in this order its count follows the plan: until
-    a GPU's own replicas are placed nothing else wants the GPU that was opened for them.
-    """
-    pairs = [(model, group) for model in models for group in model.groups]
-    return sorted(pairs, key=lambda pair: (pair[1].node or "", pair[1].gpus or (), -pair[1].num_gpus))
-
-
-def gpu_environment(group: ReplicaGroup) -> dict[str, str]:
-    """Makes the replica use the GPUs that the plan names, whichever of the node's equal GPUs Ray counts it on."""
-    if not group.gpus or not group.num_gpus:
-        return {}
-    visible = ",".join(str(gpu) for gpu in group.gpus)
-    return {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": visible}
-
-
-def placement_options(group: ReplicaGroup, runtime_env: dict[str, Any]) -> dict[str, Any]:
-    """The options of a Serve deployment that decide where a group's replicas run and what Ray reserves for them."""
-    actor: dict[str, Any] = {"num_gpus": group.num_gpus, "num_cpus": group.num_cpus, "runtime_env": runtime_env}
-    bundles = group.placement_group_bundles
-    if bundles is None:
-        if group.node is not None:
-            actor |= _pin(group.node)
-        return {"ray_actor_options": actor}
-    options: dict[str, Any] = {"ray_actor_options": actor, "placement_group_strategy": "STRICT_PACK"}
-    options["placement_group_bundles"] = [dict(bundle) for bundle in bundles]
-    if group.node is not None:
-        pin = _pin(group.node)
-        options["placement_group_bundles"] = [bundle | pin.get("resources", {}) for bundle in bundles]
-        if "label_selector" in pin:
-            options["placement_group_bundle_label_selector"] = [pin["label_selector"]] * len(bundles)
-    return options
 
 
 def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
@@ -122,26 +47,6 @@ def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
     others = config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
     others += config.ingress.num_cpus * config.ingress.num_replicas
     _check_cpus(everything, sum(node.cpus for node in there.values()), "the cluster", others)
-
-
-def _pin(node: str) -> dict[str, Any]:
-    try:
-        ipaddress.ip_address(node)
-    except ValueError:
-        return {"label_selector": {NODE_LABEL: node}}
-    return {"resources": {f"node:{node}": _PINCH}}
-
-
-def by_name(nodes: Iterable[LiveNode]) -> dict[str, LiveNode]:
-    """Raises ConfigurationError where two nodes have one name."""
-    found: dict[str, LiveNode] = {}
-    for node in nodes:
-        if node.name in found:
-            raise ConfigurationError(
-                f"two nodes of the Ray cluster are named {node.name!r}; give each its own label {NODE_LABEL}"
-            )
-        found[node.name] = node
-    return found
 
 
 def _predictor(config: ServiceConfig) -> list[ReplicaGroup]:

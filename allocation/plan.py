@@ -18,7 +18,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from apportion.allocation.cluster import Cluster
 from apportion.allocation.models import ModelSpec
-from apportion.allocation.replica import SHARE_UNITS, Profile, ReplicaType
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.room import FreeGpus
 from apportion.allocation.yaml_files import utf8_text
 from apportion.router.errors import ConfigurationError
 
@@ -149,7 +150,7 @@ class Plan:
 
 def check_placements(cluster: Cluster, placements: tuple[PlacedReplica, ...]) -> None:
     """Raises ConfigurationError, naming replica and GPU, where placements do not fit the cluster."""
-    used: Counter[tuple[str, int]] = Counter()
+    room = FreeGpus({node.name: node.n_gpus for node in cluster.nodes})
     for placed in placements:
         replica, node = placed.replica, cluster.node(placed.node)
         if node.gpu_type != replica.gpu_type:
@@ -162,12 +163,13 @@ def check_placements(cluster: Cluster, placements: tuple[PlacedReplica, ...]) ->
         for gpu in placed.gpus:
             if not 0 <= gpu < node.n_gpus:
                 raise ConfigurationError(f"{replica} is placed on GPU {gpu} of {node.name}, which has {node.n_gpus}.")
-            used[node.name, gpu] += replica.units
-            if used[node.name, gpu] > SHARE_UNITS:
-                raise ConfigurationError(
-                    f"GPU {gpu} of {node.name} is given out {used[node.name, gpu] / SHARE_UNITS:g} times: shares on "
-                    "one GPU sum to at most 1."
-                )
+        room.take(node.name, placed.gpus, replica.units)
+        full = room.overfull(node.name, placed.gpus)
+        if full is not None:
+            raise ConfigurationError(
+                f"GPU {full} of {node.name} is given out {room.used_share(node.name, full):g} times: shares on one GPU "
+                "sum to at most 1."
+            )
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:

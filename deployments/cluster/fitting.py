@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from math import ceil
 
+from apportion.allocation.replica import SHARE_UNITS
+from apportion.allocation.room import FreeGpus
 from apportion.deployments.cluster.nodes import NODE_LABEL, LiveNode, by_name
 from apportion.deployments.config.models import ReplicaGroup
 from apportion.deployments.config.service import ServiceConfig
@@ -37,12 +40,12 @@ def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
                 )
             else:
                 pinned[group.node].append(group)
-    room = {name: [1.0] * node.gpus for name, node in there.items()}
+    room = FreeGpus({name: node.gpus for name, node in there.items()})
     for name, groups in pinned.items():
-        _take([group for group in groups if group.gpus is not None], room[name], name)
-        _place([group for group in groups if group.gpus is None], {name: room[name]}, f"node {name}")
+        _take([group for group in groups if group.gpus is not None], room, there[name])
+        _place([group for group in groups if group.gpus is None], room, [there[name]], f"node {name}")
         _check_cpus(groups, there[name].cpus, f"node {name}")
-    _place([*free, *_predictor(config)], room, "the cluster")
+    _place([*free, *_predictor(config)], room, there.values(), "the cluster")
     everything = [*free, *(group for groups in pinned.values() for group in groups)]
     others = config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
     others += config.ingress.num_cpus * config.ingress.num_replicas
@@ -54,61 +57,57 @@ def _predictor(config: ServiceConfig) -> list[ReplicaGroup]:
     return [ReplicaGroup(name=_PREDICTOR, num_gpus=share, num_cpus=0)] if share else []
 
 
-def _take(groups: Iterable[ReplicaGroup], free: list[float], node: str) -> None:
+def _take(groups: Iterable[ReplicaGroup], room: FreeGpus, node: LiveNode) -> None:
     """Takes what groups ask for of the GPUs that they name."""
     for group in groups:
-        for gpu in group.gpus or ():
-            if gpu >= len(free):
+        gpus = group.gpus or ()
+        for gpu in gpus:
+            if gpu >= node.gpus:
                 raise ConfigurationError(
-                    f"group {group.name} asks for GPU {gpu} of node {node}, which has {len(free)}; plan for the "
+                    f"group {group.name} asks for GPU {gpu} of node {node.name}, which has {node.gpus}; plan for the "
                     "cluster as it is"
                 )
-            free[gpu] -= min(group.num_gpus, 1.0) * group.num_replicas
-            if free[gpu] < -_EPSILON:
-                raise ConfigurationError(
-                    f"GPU {gpu} of node {node} is given out {1 - free[gpu]:g} times; shares on one GPU sum to at most 1"
-                )
+        room.take(node.name, gpus, _units(group) * group.num_replicas)
+        full = room.overfull(node.name, gpus)
+        if full is not None:
+            raise ConfigurationError(
+                f"GPU {full} of node {node.name} is given out {room.used_share(node.name, full):g} times; shares on "
+                "one GPU sum to at most 1"
+            )
 
 
-def _place(groups: Iterable[ReplicaGroup], room: dict[str, list[float]], where: str) -> None:
-    """Takes the groups' GPUs out of `room` (free share of each GPU, by node)."""
+def _place(groups: Iterable[ReplicaGroup], room: FreeGpus, nodes: Iterable[LiveNode], where: str) -> None:
+    """Takes room on one of the nodes for each replica of the groups, the largest first, on the fullest GPUs."""
+    nodes = tuple(nodes)
     replicas = sorted((group for group in groups for _ in range(group.num_replicas)), key=lambda group: -group.num_gpus)
     for group in replicas:
         if not group.num_gpus:
             continue
-        node, gpus = _seat(group.num_gpus, room)
-        if node is None:
-            mend = "plan for the cluster as it is, or add GPUs"
-            if group.name == _PREDICTOR:
-                mend = (
-                    f"plan with --reserve-gpu {group.num_gpus:g}, name the replicas' GPUs (render --pin), or predict "
-                    "on the CPU (predictor.num_gpus: 0)"
-                )
-            needed = sum(other.num_gpus for other in replicas)
-            there = sum(len(free) for free in room.values())
-            raise ConfigurationError(
-                f"a replica with num_gpus {group.num_gpus:g} (group {group.name}) finds no room on {where}: {needed:g} "
-                f"GPUs are asked for there, it has {there}, and shares on one GPU sum to at most 1; {mend}"
-            )
-        for gpu in gpus:
-            room[node][gpu] -= min(group.num_gpus, 1.0)
+        seats = [(room.fullest(node.name, _units(group), ceil(group.num_gpus)), node.name) for node in nodes]
+        fitting = [(spot, node) for spot, node in seats if spot is not None]
+        if not fitting:
+            raise ConfigurationError(_no_room(group, replicas, sum(node.gpus for node in nodes), where))
+        spot, node = min(fitting)
+        room.take(node, spot.gpus, _units(group))
 
 
-def _seat(num_gpus: float, room: dict[str, list[float]]) -> tuple[str | None, list[int]]:
-    """The node and its GPUs for one replica: the fullest one that has room."""
-    if num_gpus >= 1:
-        for node, free in room.items():
-            whole = [gpu for gpu, left in enumerate(free) if left > 1 - _EPSILON]
-            if len(whole) >= num_gpus:
-                return node, whole[: int(num_gpus)]
-        return None, []
-    fitting = [
-        (left, node, gpu) for node, free in room.items() for gpu, left in enumerate(free) if left >= num_gpus - _EPSILON
-    ]
-    if not fitting:
-        return None, []
-    _, node, gpu = min(fitting)
-    return node, [gpu]
+def _units(group: ReplicaGroup) -> int:
+    """What a replica of the group takes of each of its GPUs."""
+    return round(min(group.num_gpus, 1.0) * SHARE_UNITS)
+
+
+def _no_room(group: ReplicaGroup, replicas: list[ReplicaGroup], there: int, where: str) -> str:
+    mend = "plan for the cluster as it is, or add GPUs"
+    if group.name == _PREDICTOR:
+        mend = (
+            f"plan with --reserve-gpu {group.num_gpus:g}, name the replicas' GPUs (render --pin), or predict on the "
+            "CPU (predictor.num_gpus: 0)"
+        )
+    needed = sum(other.num_gpus for other in replicas)
+    return (
+        f"a replica with num_gpus {group.num_gpus:g} (group {group.name}) finds no room on {where}: {needed:g} GPUs "
+        f"are asked for there, it has {there}, and shares on one GPU sum to at most 1; {mend}"
+    )
 
 
 def _check_cpus(groups: Iterable[ReplicaGroup], available: float, where: str, others: float = 0.0) -> None:

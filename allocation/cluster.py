@@ -18,7 +18,8 @@ from pathlib import Path
 from pydantic import Field
 
 from apportion.allocation.gpus import GPU_TYPES, GpuType
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import YamlFile
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 
 
@@ -66,8 +67,8 @@ class Cluster:
 
         Raises ConfigurationError naming file, line and mend.
         """
-        path = Path(path)
-        given = read_checked(path, _ClusterFile)
+        file = YamlFile.read(path)
+        given = file.checked(_ClusterFile)
         types = {**GPU_TYPES, **{name: entry.gpu_type(name) for name, entry in given.gpu_types.items()}}
         names: set[str] = set()
         nodes: list[Node] = []
@@ -75,11 +76,11 @@ class Cluster:
             if entry.gpu_type not in types:
                 known = ", ".join(sorted(types))
                 problem = f"{entry.gpu_type!r} is unknown; describe it under gpu_types, or use one of {known}."
-                raise fault(path, ("nodes", number, "gpu_type"), problem)
+                raise file.fault(("nodes", number, "gpu_type"), problem)
             for node in entry.nodes():
                 if node.name in names:
                     problem = f"the node {node.name!r} appears twice; give every node its own name."
-                    raise fault(path, ("nodes", number, "name"), problem)
+                    raise file.fault(("nodes", number, "name"), problem)
                 names.add(node.name)
                 nodes.append(node)
         return cls(tuple(nodes), types)

@@ -23,7 +23,8 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from apportion.allocation.gpus import CPU, GPU_TYPES
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import YamlFile
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 
@@ -64,19 +65,19 @@ def load_models(path: str | Path, gpu_types: Collection[str] | None = None) -> t
 
     gpu_types: those of the cluster, which a model may name beside those of the built-in table; None: any name will do.
     """
-    path = Path(path)
-    given = read_checked(path, _ModelsFile)
+    file = YamlFile.read(path)
+    given = file.checked(_ModelsFile)
     names: set[str] = set()
     for number, entry in enumerate(given.models):
         if entry.name in names:
             problem = f"the model {entry.name!r} appears twice; give every model its own name."
-            raise fault(path, ("models", number, "name"), problem)
+            raise file.fault(("models", number, "name"), problem)
         names.add(entry.name)
         for place, name in enumerate(entry.gpu_types or ()):
             if gpu_types is not None and name not in {*GPU_TYPES, CPU, *gpu_types}:
                 known = ", ".join(sorted({*GPU_TYPES, CPU, *gpu_types}))
                 problem = f"{name!r} is neither a type of the cluster nor of the built-in table; use one of {known}."
-                raise fault(path, ("models", number, "gpu_types", place), problem)
+                raise file.fault(("models", number, "gpu_types", place), problem)
     return tuple(entry.spec() for entry in given.models)
 
 

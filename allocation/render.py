@@ -17,7 +17,7 @@ from apportion.allocation.gpus import CPU
 from apportion.allocation.models import ModelSpec
 from apportion.allocation.plan import PlacedReplica, Plan
 from apportion.allocation.replica import ReplicaType
-from apportion.allocation.serve_file import put_tail, read_models, take_tail
+from apportion.allocation.serve_file import Rewriting, ServeFile, put_tail, take_tail
 from apportion.allocation.settings import PLANNED_ARGUMENTS, check_settings, replica_settings
 from apportion.router.errors import ConfigurationError
 
@@ -48,7 +48,8 @@ def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
             f"The cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
             "a replica needs: pin the replicas."
         )
-    document, models = read_models(Path(path))
+    document = Rewriting(ServeFile.read(path))
+    models = document.models
     for spec in plan.models:
         _render_model(models, spec, replica_groups(plan, spec, options))
     return document.text()

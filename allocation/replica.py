@@ -14,7 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import YamlFile
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 
 # Ray counts GPU shares in ten-thousandths.
@@ -137,11 +138,12 @@ def profile_row(profile: Profile) -> dict[str, Any]:
 
 def _read(path: Path) -> list[Profile]:
     profiles = []
-    for number, entry in enumerate(read_checked(path, _ProfilesFile).profiles):
+    file = YamlFile.read(path)
+    for number, entry in enumerate(file.checked(_ProfilesFile).profiles):
         try:
             profiles.append(entry.profile())
         except ConfigurationError as error:
-            raise fault(path, ("profiles", number), error.message) from error
+            raise file.fault(("profiles", number), error.message) from error
     return profiles
 
 

@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from rich.console import Console
 from rich.progress import track
 
-from apportion.deployments.cluster.launch import read_config
+from apportion.deployments.config.reader import read_config
 from apportion.router.outcomes import OutcomesTable, write_outcomes
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example, Split, generate
@@ -57,7 +57,7 @@ def collect(
     config: Path, url: str, out: Path, *, split: Split, prompts: int, seed: int, concurrency: int, console: Console
 ) -> OutcomesTable:
     """Collects the table from the service at `url` and saves it in the folder `out`."""
-    models = read_config(config)[1].models
+    models = read_config(config).service.models
     examples = generate(split, prompts, seed)
     answers = [
         asyncio.run(ask_all(url, model.name, examples, concurrency))

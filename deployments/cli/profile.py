@@ -81,14 +81,14 @@ def profile(
 def _architectures(specs: tuple[ModelSpec, ...], models: Path) -> dict[str, Architecture]:
     """By model; a source that cannot be read is named with its line."""
     from apportion.allocation.architecture import read_architecture
-    from apportion.allocation.yaml_files import fault
+    from apportion.allocation.yaml_files import YamlFile
 
     found = {}
     for number, spec in enumerate(specs):
         try:
             found[spec.name] = read_architecture(spec.source)
         except ConfigurationError as error:
-            raise fault(models, ("models", number, "source"), error.message) from error
+            raise YamlFile.read(models).fault(("models", number, "source"), error.message) from error
     return found
 
 

@@ -60,20 +60,19 @@ def _check(text: str, target: Path, cluster: Cluster, live: str | None) -> None:
     """As the service itself would, on the plan's cluster and where asked for on a running one."""
     from math import inf
 
-    import yaml
-
     from apportion.allocation.gpus import CPU
+    from apportion.allocation.serve_file import ServeFile
 
     try:
         from apportion.deployments.cluster.fitting import check_fits
         from apportion.deployments.cluster.nodes import LiveNode, live_nodes
-        from apportion.deployments.config.service import parse_config
+        from apportion.deployments.config.reader import check_config
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"checking the configuration needs {error.name}, which is not installed; install apportion[serve]"
         ) from error
     try:
-        parsed = parse_config(yaml.safe_load(text)["applications"][0]["args"])
+        parsed = check_config(ServeFile.of(target, text)).service
         # What a plan says of a node are its GPUs; there may be any number of CPUs beside them.
         nodes = [
             LiveNode(node.name, node.name, {}, 0 if node.gpu_type == CPU else node.n_gpus, inf)

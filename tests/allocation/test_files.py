@@ -15,7 +15,7 @@ from apportion.allocation.models import load_models
 from apportion.allocation.plan import Plan, load_plan, save_plan
 from apportion.allocation.planner import PlanOptions, make_plan
 from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
-from apportion.allocation.serve_file import read_models
+from apportion.allocation.serve_file import ServeFile
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 from tests.allocation.instances import cluster, profile, profiles, specs, workload
@@ -101,7 +101,7 @@ def test_a_model_names_types_that_exist(tmp_path: Path) -> None:
         load_models(file, {"yours"})
 
 
-@pytest.mark.parametrize("load", [Cluster.load, load_models, load_profiles, load_plan, read_models])
+@pytest.mark.parametrize("load", [Cluster.load, load_models, load_profiles, load_plan, ServeFile.read])
 def test_another_encoding_is_named_with_its_line(tmp_path: Path, load: Callable[[Path], object]) -> None:
     file = tmp_path / "file.yaml"
     file.write_bytes("models:\n  - name: größer\n".encode("latin-1"))

@@ -121,7 +121,7 @@ def _check(model: ModelSpec, architecture: Architecture) -> None:
 
 
 def _weight_bits(model: ModelSpec, architecture: Architecture) -> float:
-    """What models.yaml says, else what the checkpoint says, else the dtype."""
+    """What the model's description says, else what the checkpoint says, else the dtype."""
     if model.quantisation is not None:
         return QUANTISED_BITS[model.quantisation]
     return architecture.quantised_bits or 8.0 * DTYPE_BYTES[model.dtype]

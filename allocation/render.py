@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from apportion.allocation.gpus import CPU
-from apportion.allocation.models import ModelSpec
+from apportion.allocation.models import DEFAULT_DTYPE, ModelSpec
 from apportion.allocation.plan import PlacedReplica, Plan
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.serve_file import Rewriting, ServeFile, put_tail, take_tail
@@ -136,6 +136,8 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
     for name, value in known.items():
         if entry.get(name) != value:
             entry[name] = value
+    if groups:
+        _describe_numbers(entry, spec)
     for name in _PER_REPLICA:
         entry.pop(name, None)
     if entry.get("replica_groups") != groups:
@@ -144,6 +146,17 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
     if groups:
         _drop_planned(entry)
     put_tail(entry, following)
+
+
+def _describe_numbers(entry: CommentedMap, spec: ModelSpec) -> None:
+    """Keeps the number formats that were planned with the model, so that the next plan of this file finds them."""
+    for name, value, default in (("dtype", spec.dtype, DEFAULT_DTYPE), ("quantisation", spec.quantisation, None)):
+        if name in entry and value is not None:
+            entry[name] = value
+        elif value is None:
+            entry.pop(name, None)
+        elif value != default:
+            entry.insert(list(entry).index("max_model_len") + 1, name, value)
 
 
 def _drop_planned(entry: CommentedMap) -> None:

@@ -150,7 +150,7 @@ def _read(path: Path) -> list[Profile]:
 class ProfileEntry(Section):
     """One profile in a file."""
 
-    model: str = Field(min_length=1, description="Name of the model in models.yaml.")
+    model: str = Field(min_length=1, description="Name of the model.")
     gpu_type: str = Field(min_length=1, description="Name of the GPU type.")
     gpu_fraction: float = Field(gt=0, le=1, description="Share of each GPU, a multiple of 0.0001.")
     tensor_parallel: int = Field(1, ge=1, description="GPUs of a replica; above 1 only whole ones.")

@@ -13,12 +13,12 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, MarkedYAMLError
 from ruamel.yaml.tokens import CommentToken
 
-from apportion.allocation.yaml_files import Field, YamlFile
+from apportion.allocation.yaml_files import FieldPath, YamlFile
 from apportion.router.errors import ConfigurationError
 
-APPLICATION: Field = ("applications", 0)
-ARGUMENTS: Field = (*APPLICATION, "args")
-MODELS: Field = (*ARGUMENTS, "models")
+APPLICATION: FieldPath = ("applications", 0)
+ARGUMENTS: FieldPath = (*APPLICATION, "args")
+MODELS: FieldPath = (*ARGUMENTS, "models")
 _MEND = "name a configuration with --config; serve_config.gpu.yaml is one to start from"
 _ANCHOR_COMMENT = re.compile(r"^(?P<node>\s*\S.*: &[\w-]+)(?P<comment> +#.*)$", re.MULTILINE)
 

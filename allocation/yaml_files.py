@@ -14,7 +14,7 @@ from apportion.router.errors import ConfigurationError
 
 Checked = TypeVar("Checked", bound=BaseModel)
 # A place in a file: names of fields and numbers of entries, from the outside in.
-Field = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class YamlFile:
             raise ConfigurationError(f"{where}: not YAML ({getattr(error, 'problem', error)}); correct it") from error
         return cls(Path(path), text, content, tree)
 
-    def checked(self, kind: type[Checked], at: Field = ()) -> Checked:
+    def checked(self, kind: type[Checked], at: FieldPath = ()) -> Checked:
         """What stands at a field of the file (the whole file: an empty one) as `kind`.
 
         Raises:
@@ -77,7 +77,7 @@ class YamlFile:
         """The error for a field of the file: names the file, the field's line, problem and mend."""
         return ConfigurationError(f"{self.path}, line {_line(self.tree, field)}: {_name(field)}: {problem}")
 
-    def _said(self, field: Field, mistake: Any) -> str:
+    def _said(self, field: FieldPath, mistake: Any) -> str:
         if mistake["type"] == "extra_forbidden":
             return self.fault(field, "unknown field; remove it or correct its name").message
         if mistake["type"] == "missing":

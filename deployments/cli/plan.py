@@ -10,6 +10,7 @@ import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, errors, write_json
 from apportion.deployments.cli.clusters import ClusterOption, read_cluster
+from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.deployments.cli.workloads import (
     EncoderOption,
     OutcomesOption,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from apportion.allocation.replica import Profile
 
 Changeable = TypeVar("Changeable", "Requirements", "PlanOptions")
-ModelsOption = Annotated[Path, typer.Option(metavar="FILE", help="models.yaml.")]
 ProfilesOption = Annotated[
     list[Path], typer.Option(metavar="FILE", help="Profiles, repeatable; measured ones count before computed ones.")
 ]
@@ -50,10 +50,11 @@ SeedOption = Annotated[int, typer.Option(help="Seed of the sampled batches.")]
 
 
 def plan(
-    models: ModelsOption,
     cluster: ClusterOption,
     profiles: ProfilesOption,
     out: OutOption,
+    config: ConfigOption = None,
+    models: ModelsOption = None,
     prompts: PromptsOption = None,
     outcomes: OutcomesOption = None,
     predictor: PredictorOption = None,
@@ -81,10 +82,9 @@ def plan(
 
     A fifth of the requests is held out, and the plan is tried on it at 1, 1.2 and 1.5 times the load.
 
-    Example: `apportion plan --models models.yaml --cluster cluster.yaml --profiles profiles.yaml --out plan.json
+    Example: `apportion plan --config serve_config.yaml --cluster cluster.yaml --profiles profiles.yaml --out plan.json
     --prompts requests.jsonl --predictor predictor/`
     """
-    from apportion.allocation.models import load_models
     from apportion.allocation.plan import save_plan
     from apportion.allocation.planner import PlanOptions, make_plan
     from apportion.allocation.problem import Requirements
@@ -92,7 +92,7 @@ def plan(
     from apportion.allocation.report import show
 
     there = read_cluster(cluster)
-    specs = load_models(models, there.gpu_types)
+    specs = read_models(config, models, there.gpu_types).specs
     known = load_profiles(*profiles)
     _warn_of_models_left_out(there, specs, known)
     workload = read_workload(specs, prompts, outcomes, predictor, rate, encoder, device)
@@ -106,7 +106,9 @@ def plan(
     options = PlanOptions(
         requirements, batch_size, batches, seed, quantile or None, peak or None, low_rate, high_rate, gap, time_limit_s
     )
-    inputs = _hashes(models=models, cluster=cluster, prompts=prompts, outcomes=outcomes, predictor=predictor)
+    inputs = _hashes(
+        config=config, models=models, cluster=cluster, prompts=prompts, outcomes=outcomes, predictor=predictor
+    )
     inputs |= _hashes(**{f"profiles.{number}": file for number, file in enumerate(profiles)})
     made = make_plan(there, specs, known, workload, options, inputs=inputs)
     save_plan(made.plan, out)
@@ -160,7 +162,6 @@ def replan(
     Example: `apportion replan plan.json --profiles profiles.yaml --out next.json --prompts today.jsonl
     --predictor predictor/`
     """
-    from apportion.allocation.models import load_models
     from apportion.allocation.near import moves_between
     from apportion.allocation.plan import load_plan, save_plan
     from apportion.allocation.planner import make_plan, options_of
@@ -169,7 +170,7 @@ def replan(
 
     before = load_plan(running)
     there = before.cluster if cluster is None else read_cluster(cluster)
-    specs = before.models if models is None else load_models(models, there.gpu_types)
+    specs = before.models if models is None else read_models(None, models, there.gpu_types).specs
     known = load_profiles(*profiles)
     _warn_of_models_left_out(there, specs, known)
     workload = read_workload(specs, prompts, outcomes, predictor, rate, encoder, device)

@@ -9,22 +9,24 @@ import typer
 
 from apportion.deployments.cli.application import JsonOption, console, stage_bars, write_json
 from apportion.deployments.cli.clusters import ClusterOption, read_cluster
+from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from apportion.allocation.architecture import Architecture
     from apportion.allocation.cluster import Cluster
-    from apportion.allocation.models import ModelSpec
+    from apportion.allocation.models import DescribedModels, ModelSpec
     from apportion.allocation.profile import Typical
     from apportion.allocation.replica import Profile
 
 
 def profile(
-    models: Annotated[Path, typer.Option(metavar="FILE", help="models.yaml.")],
     cluster: ClusterOption,
     out: Annotated[
         Path, typer.Option(help="Profiles, .yaml or .json. Those that it holds stay; measured replace computed.")
     ],
+    config: ConfigOption = None,
+    models: ModelsOption = None,
     share: Annotated[
         list[float] | None, typer.Option(help="Shares of one GPU to look at, repeatable; default: 0.1 to 1.")
     ] = None,
@@ -50,18 +52,18 @@ def profile(
     Computed from the models' config.json and the GPUs' numbers: estimates, good to some 20 %. With `--measure` from
     the real engines, on the GPU of this machine: run it on one machine of each type, into the same file.
 
-    Example: `apportion profile --models models.yaml --cluster cluster.yaml --out profiles.json`
+    Example: `apportion profile --config serve_config.yaml --cluster cluster.yaml --out profiles.json`
     """
-    from apportion.allocation.models import load_models
     from apportion.allocation.profile import SHARES, TENSOR_PARALLEL, Typical, compute_profiles
     from apportion.allocation.replica import load_profiles, merge_profiles, profile_row, save_profiles
 
     there = read_cluster(cluster)
-    specs = load_models(models, there.gpu_types)
+    described = read_models(config, models, there.gpu_types)
+    specs = described.specs
     typical = Typical(prompt_tokens, answer_tokens, sequence_tokens)
     shares = tuple(share or SHARES)
     sizes = tuple(tensor_parallel or TENSOR_PARALLEL)
-    found = compute_profiles(specs, there, typical, shares, sizes, _architectures(specs, models))
+    found = compute_profiles(specs, there, typical, shares, sizes, _architectures(described))
     if measure:
         found += _measured(specs, there, found, _type_here(on, there), shares, typical, max_num_seqs, kv_cache_gib)
     elif on is not None:
@@ -78,17 +80,17 @@ def profile(
         _print(profiles, out)
 
 
-def _architectures(specs: tuple[ModelSpec, ...], models: Path) -> dict[str, Architecture]:
+def _architectures(models: DescribedModels) -> dict[str, Architecture]:
     """By model; a source that cannot be read is named with its line."""
     from apportion.allocation.architecture import read_architecture
-    from apportion.allocation.yaml_files import YamlFile
+    from apportion.deployments.config.models import resolve_source
 
     found = {}
-    for number, spec in enumerate(specs):
+    for number, spec in enumerate(models.specs):
         try:
-            found[spec.name] = read_architecture(spec.source)
+            found[spec.name] = read_architecture(resolve_source(spec.source))
         except ConfigurationError as error:
-            raise YamlFile.read(models).fault(("models", number, "source"), error.message) from error
+            raise models.fault(number, ("source",), error.message) from error
     return found
 
 

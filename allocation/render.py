@@ -45,8 +45,8 @@ def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
     """
     if len(plan.cluster.gpu_types) > 1 and (options.autoscale or not options.pin):
         raise ConfigurationError(
-            f"The cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
-            "a replica needs: pin the replicas."
+            f"the cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
+            "a replica needs; pin the replicas"
         )
     document = Rewriting(ServeFile.read(path))
     models = document.models
@@ -92,7 +92,7 @@ def _counts(plan: Plan, model: ModelSpec, options: RenderOptions) -> Counter[tup
     if not options.autoscale:
         return Counter(_seat(placed, options) for placed in plan.placements if placed.replica.model == model.name)
     if not plan.bounds:
-        raise ConfigurationError("The plan has no autoscaling bounds: plan with a low and a high rate.")
+        raise ConfigurationError("the plan has no autoscaling bounds; plan with a low and a high rate")
     return Counter(
         {
             ("", (), bounds.replica): bounds.max_replicas

@@ -40,12 +40,13 @@ class ReplicaType:
         units = self.gpu_fraction * SHARE_UNITS
         if not 0 < self.gpu_fraction <= 1 or abs(units - round(units)) > 1e-6:
             raise ConfigurationError(
-                f"gpu_fraction {self.gpu_fraction} of {self.model!r}: give a multiple of 0.0001 in (0, 1]."
+                f"gpu_fraction: {self.gpu_fraction} of {self.model!r} is no share of a GPU; give a multiple "
+                "of 0.0001 in (0, 1]"
             )
         if self.tensor_parallel < 1 or (self.tensor_parallel > 1 and self.gpu_fraction != 1):
             raise ConfigurationError(
-                f"tensor_parallel {self.tensor_parallel} of {self.model!r} with gpu_fraction {self.gpu_fraction}: "
-                "several GPUs have to be whole ones; set gpu_fraction to 1."
+                f"tensor_parallel: {self.tensor_parallel} of {self.model!r} with gpu_fraction {self.gpu_fraction}, but "
+                "several GPUs have to be whole ones; set gpu_fraction to 1"
             )
 
     @property
@@ -92,14 +93,14 @@ class Profile:
         rates = (self.tokens_per_s, self.prefill_tokens_per_s)
         if self.fits and (self.max_num_seqs < 1 or not min(rates) > 0):
             raise ConfigurationError(
-                f"The profile of {self.replica} fits but has max_num_seqs {self.max_num_seqs}, tokens_per_s "
-                f"{rates[0]:g} and prefill_tokens_per_s {rates[1]:g}: all have to be above 0."
+                f"the profile of {self.replica} fits but has max_num_seqs {self.max_num_seqs}, tokens_per_s "
+                f"{rates[0]:g} and prefill_tokens_per_s {rates[1]:g}; all have to be above 0"
             )
         running = [sequences for sequences, _ in self.decode_curve]
         if sorted(set(running)) != running or any(n < 1 or not speed > 0 for n, speed in self.decode_curve):
             raise ConfigurationError(
-                f"decode_curve of {self.replica} is {list(self.decode_curve)}: give ascending numbers of sequences, "
-                "each with tokens/s above 0."
+                f"decode_curve: that of {self.replica} is {list(self.decode_curve)}; give ascending numbers of "
+                "sequences, each with tokens/s above 0"
             )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LIVE = "ray"
 
 _OPTION = typer.Option(
-    metavar="FILE|ray", help="cluster.yaml; or `ray`, or `ray:ADDRESS`: as the running Ray cluster says."
+    metavar="FILE|ray", help="cluster.yaml; or `ray`, or `ray:ADDRESS`: as the running Ray cluster says"
 )
 ClusterOption = Annotated[str, _OPTION]
 OptionalClusterOption = Annotated[str | None, _OPTION]

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Take the models of this configuration of the service."),
+    typer.Option("--config", "-c", metavar="FILE", help="take the models of this configuration of the service"),
 ]
 ModelsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Take the models of this file, a list `models:` with the same fields, instead."),
+    typer.Option(metavar="FILE", help="take the models of this file, a list `models:` with the same fields, instead"),
 ]
 
 

@@ -40,9 +40,9 @@ def _default(value: str) -> str:
 
 def plan(
     profiles: Annotated[
-        list[Path], typer.Option(metavar="FILE", help="Profiles, repeatable; measured ones count before computed ones.")
+        list[Path], typer.Option(metavar="FILE", help="profiles, repeatable; measured ones count before computed ones")
     ],
-    out: Annotated[Path, typer.Option(help="Plan to write.")],
+    out: Annotated[Path, typer.Option(help="plan to write")],
     config: ConfigOption = None,
     models: ModelsOption = None,
     cluster: OptionalClusterOption = None,
@@ -51,7 +51,7 @@ def plan(
         typer.Option(
             metavar="PLAN",
             help="plan.json that runs now: change little of it, and keep its models, cluster and requirements where no "
-            "option says otherwise.",
+            "option says otherwise",
         ),
     ] = None,
     prompts: PromptsOption = None,
@@ -60,23 +60,23 @@ def plan(
     rate: RateOption = None,
     budget_per_request_usd: Annotated[
         float | None,
-        typer.Option(min=0, help="Mean cost of a request, USD; inf: no limit." + _default("inf")),
+        typer.Option(min=0, help="mean cost of a request, USD; inf: no limit" + _default("inf")),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Requests that run at once." + _default("100"))] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="requests that run at once" + _default("100"))] = None,
     batches: Annotated[
-        int | None, typer.Option(min=1, help="Batches that are sampled from the workload." + _default("20"))
+        int | None, typer.Option(min=1, help="batches that are sampled from the workload" + _default("20"))
     ] = None,
     target_utilisation: Annotated[
         float | None,
         typer.Option(
-            min=0.01, max=1, help="Share of the replicas' tokens/s that the mean demand may take." + _default("0.8")
+            min=0.01, max=1, help="share of the replicas' tokens/s that the mean demand may take" + _default("0.8")
         ),
     ] = None,
     high_availability: Annotated[
         bool | None,
         typer.Option(
             "--high-availability/--no-high-availability",
-            help="No model loses all its replicas when one node dies." + _default("no"),
+            help="no model loses all its replicas when one node dies" + _default("no"),
         ),
     ] = None,
     reserve_gpu: Annotated[
@@ -84,7 +84,7 @@ def plan(
         typer.Option(
             min=0,
             max=1,
-            help="Share of one GPU that stays free for the predictor, its `num_gpus` in the configuration."
+            help="share of one GPU that stays free for the predictor, its `num_gpus` in the configuration"
             + _default("0"),
         ),
     ] = None,
@@ -93,7 +93,7 @@ def plan(
         typer.Option(
             min=0,
             max=1,
-            help="Plan on this lower quantile of the predicted success, e.g. 0.25; 0: on its mean." + _default("0"),
+            help="plan on this lower quantile of the predicted success, e.g. 0.25; 0: on its mean" + _default("0"),
         ),
     ] = None,
     peak: Annotated[
@@ -101,27 +101,27 @@ def plan(
         typer.Option(
             min=0,
             max=1,
-            help="Plan for the rate that this share of all minutes does not pass, e.g. 0.95; 0: for the mean rate."
+            help="plan for the rate that this share of all minutes does not pass, e.g. 0.95; 0: for the mean rate"
             + _default("0"),
         ),
     ] = None,
-    low_rate: Annotated[float | None, typer.Option(help="Rate of quiet hours, for autoscaling's bounds.")] = None,
-    high_rate: Annotated[float | None, typer.Option(help="Rate of busy hours, for autoscaling's bounds.")] = None,
+    low_rate: Annotated[float | None, typer.Option(help="rate of quiet hours, for autoscaling's bounds")] = None,
+    high_rate: Annotated[float | None, typer.Option(help="rate of busy hours, for autoscaling's bounds")] = None,
     gpu_price: Annotated[
         float | None,
-        typer.Option(min=0, help="Mean success that a GPU has to earn." + _default("0.001 for all of them together")),
+        typer.Option(min=0, help="mean success that a GPU has to earn" + _default("0.001 for all of them together")),
     ] = None,
     move_price: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Mean success that starting or stopping one replica of the running plan has to earn "
+            help="mean success that starting or stopping one replica of the running plan has to earn "
             f"[default: {MOVE_PRICE:g}]",
         ),
     ] = None,
-    gap: Annotated[float, typer.Option(min=0, help="Relative gap to prove.")] = 1e-3,
-    time_limit_s: Annotated[float, typer.Option(min=1, help="Seconds for the search; the best by then counts.")] = 60.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampled batches." + _default("0"))] = None,
+    gap: Annotated[float, typer.Option(min=0, help="relative gap to prove")] = 1e-3,
+    time_limit_s: Annotated[float, typer.Option(min=1, help="seconds for the search; the best by then counts")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="seed of the sampled batches" + _default("0"))] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
@@ -218,8 +218,8 @@ def _warn_of_models_left_out(cluster: Cluster, specs: tuple[ModelSpec, ...], kno
     for name in (spec.name for spec in specs if spec.name not in usable):
         errors.print(
             Text("Warning:", style="yellow"),
-            f"no profile of {name!r} fits this cluster, so the plan leaves it out: profile it, "
-            "with other shares or GPU counts, or allow it other GPU types.",
+            f"no profile of {name!r} fits this cluster, so the plan leaves it out; profile it "
+            "with other shares or GPU counts, or allow it other GPU types",
             highlight=False,
             soft_wrap=True,
         )

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 def render(
-    plan: Annotated[Path, typer.Argument(help="plan.json.")],
+    plan: Annotated[Path, typer.Argument(help="plan.json")],
     config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration that the plan's models go into.")
+        Path, typer.Option("--config", "-c", metavar="FILE", help="configuration that the plan's models go into")
     ] = Path("serve_config.yaml"),
-    out: Annotated[Path | None, typer.Option(help="Where to write it; default: into the configuration itself.")] = None,
+    out: Annotated[Path | None, typer.Option(help="where to write it; default: into the configuration itself")] = None,
     pin: Annotated[
-        bool, typer.Option("--pin/--no-pin", help="Name node and GPUs of each replica, or let Ray choose.")
+        bool, typer.Option("--pin/--no-pin", help="name node and GPUs of each replica, or let Ray choose")
     ] = True,
-    num_cpus: Annotated[float, typer.Option(min=0, help="CPUs that Ray reserves for a replica on a GPU.")] = 1.0,
+    num_cpus: Annotated[float, typer.Option(min=0, help="CPUs that Ray reserves for a replica on a GPU")] = 1.0,
     autoscale: Annotated[
         bool,
-        typer.Option("--autoscale", help="Let Serve scale each replica type between the plan's bounds; pins nothing."),
+        typer.Option("--autoscale", help="let Serve scale each replica type between the plan's bounds; pins nothing"),
     ] = False,
     live: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS|auto", help="Also check that it fits the Ray cluster that is running there."),
+        typer.Option(metavar="ADDRESS|auto", help="also check that it fits the Ray cluster that is running there"),
     ] = None,
 ) -> None:
     """Write the plan's replicas into a configuration that `serve deploy` takes; the rest of the file stays.
@@ -52,7 +52,7 @@ def render(
     _check(text, target, loaded.cluster, live)
     changed = not target.exists() or target.read_text() != text
     target.write_text(text)
-    state = "." if changed else "; nothing changed."
+    state = "" if changed else "; nothing changed"
     console.print(f"{len(loaded.placements)} planned replicas are in {target}{state}", highlight=False)
 
 

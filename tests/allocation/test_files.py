@@ -178,7 +178,7 @@ def test_a_plan_survives_the_file(tmp_path: Path, plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "has version 99"),
+        ({"version": 99}, "version: 99 is not 1"),
         ({"placements": "none"}, "placements"),
         ({"surprise": 1}, "surprise"),
         ({"models": []}, "none of its models"),
@@ -202,7 +202,7 @@ LARGE = ReplicaType("large", "gpu", 1.0, 2)
     ("places", "message"),
     [
         ([(HALF, "node-0", (0,))] * 3, "GPU 0 of node-0 is given out 1.5 times"),
-        ([(HALF, "node-9", (0,))], "No node 'node-9'"),
+        ([(HALF, "node-9", (0,))], "no node 'node-9'"),
         ([(HALF, "node-0", (4,))], "GPU 4 of node-0, which has 4"),
         ([(LARGE, "node-0", (1, 1))], "needs 2 different ones"),
         ([(LARGE, "node-0", (1,))], "needs 2 different ones"),

@@ -179,7 +179,7 @@ def test_planning_again_keeps_what_the_running_plan_had_to_keep(folder: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--rate", 1000), "There is no plan for this cluster: given all else, it cannot meet the request rate"),
+        (("--rate", 1000), "there is no plan for this cluster: given all else, it cannot meet the request rate"),
         (("--budget-per-request-usd", 1e-9), "raise the budget from 1e-09"),
         (("--low-rate", 1), "give both or neither"),
         (("--profiles", "nowhere.yaml"), "nowhere.yaml cannot be read"),
@@ -225,8 +225,8 @@ def test_the_defaults_that_the_help_names_are_those_of_the_planner() -> None:
 
 def test_a_workload_is_either_prompts_or_outcomes(folder: Path) -> None:
     said = make_plan(folder, "none.json", "--outcomes", folder / "outcomes", code=2)
-    assert "give --rate" in said
+    assert "--rate: missing, and outcomes have no arrival times" in said
     files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "none.json"]
     result = runner.invoke(app, ["plan", *map(str, files), "--profiles", str(folder / "profiles.yaml")])
     assert result.exit_code == 2
-    assert "Give --prompts with --predictor, or --outcomes." in result.stderr
+    assert "give --prompts with --predictor, or --outcomes" in result.stderr

@@ -72,13 +72,13 @@ def read_architecture(source: str) -> Architecture:
     from transformers import AutoConfig
 
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise ConfigurationError(f"{source} has no config.json: give the folder that the model was saved to.")
+        raise ConfigurationError(f"{source} has no config.json; give the folder that the model was saved to")
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(
-            f"{source}: no configuration can be read ({str(error).splitlines()[0]}): give a folder with config.json, "
-            "or a hub id while the hub can be reached."
+            f"{source}: no configuration can be read ({str(error).splitlines()[0]}); give a folder with config.json, "
+            "or a hub id while the hub can be reached"
         ) from error
     return architecture_of(config, source)
 
@@ -114,8 +114,8 @@ def _layers(text: Any, source: str) -> tuple[int, int, int]:
     unknown = sorted(set(kinds) - _KNOWN_LAYERS)
     if unknown:
         raise ConfigurationError(
-            f"{source}: layers of kind {', '.join(unknown)} keep no cache that can be computed here: measure this "
-            "model with --measure."
+            f"{source}: layers of kind {', '.join(unknown)} keep no cache that can be computed here; measure this "
+            "model with --measure"
         )
     full = sum(kind == "full_attention" for kind in kinds)
     window = int(_first(text, "sliding_window", "attention_chunk_size") or 0)
@@ -143,8 +143,8 @@ def _count(text: Any, source: str) -> dict[str, int]:
             model = AutoModelForCausalLM.from_config(text)
     except (ValueError, KeyError, ImportError) as error:
         raise ConfigurationError(
-            f"{source}: transformers cannot build a text model of it ({str(error).splitlines()[0]}): measure this "
-            "model with --measure."
+            f"{source}: transformers cannot build a text model of it ({str(error).splitlines()[0]}); measure this "
+            "model with --measure"
         ) from error
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     table = model.get_input_embeddings().weight.numel()
@@ -173,8 +173,8 @@ def _quantised_bits(config: Any, source: str) -> float | None:
     found = [group["weights"]["num_bits"] for group in groups.values() if (group.get("weights") or {}).get("num_bits")]
     if not found:
         raise ConfigurationError(
-            f"{source}: quantised as {method or 'unknown'}, whose bits are not known here: measure this model with "
-            "--measure."
+            f"{source}: quantised as {method or 'unknown'}, whose bits are not known here; measure this model with "
+            "--measure"
         )
     return float(max(found))
 

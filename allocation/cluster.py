@@ -18,7 +18,8 @@ from pathlib import Path
 from pydantic import Field
 
 from apportion.allocation.gpus import GPU_TYPES, GpuType
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import YamlFile
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 
 
@@ -42,10 +43,10 @@ class Cluster:
         used = {node.gpu_type for node in self.nodes}
         unknown = sorted(used - set(self.gpu_types))
         if unknown:
-            raise ConfigurationError(f"GPU types {unknown} are not described: add them to gpu_types.")
+            raise ConfigurationError(f"gpu_types: {unknown} are not described; add them")
         twice = sorted(name for name, times in Counter(node.name for node in self.nodes).items() if times > 1)
         if twice:
-            raise ConfigurationError(f"Node names {twice} appear more than once: every node needs its own name.")
+            raise ConfigurationError(f"nodes: the names {twice} appear more than once; give every node its own")
         object.__setattr__(self, "gpu_types", {name: self.gpu_types[name] for name in sorted(used)})
 
     @property
@@ -58,7 +59,7 @@ class Cluster:
         for node in self.nodes:
             if node.name == name:
                 return node
-        raise ConfigurationError(f"No node {name!r} in the cluster; it has {[node.name for node in self.nodes]}.")
+        raise ConfigurationError(f"no node {name!r} in the cluster; it has {[node.name for node in self.nodes]}")
 
     @classmethod
     def load(cls, path: str | Path) -> Cluster:
@@ -66,20 +67,20 @@ class Cluster:
 
         Raises ConfigurationError naming file, line and mend.
         """
-        path = Path(path)
-        given = read_checked(path, ClusterFile)
+        file = YamlFile.read(path)
+        given = file.checked(ClusterFile)
         types = {**GPU_TYPES, **{name: entry.gpu_type(name) for name, entry in given.gpu_types.items()}}
         names: set[str] = set()
         nodes: list[Node] = []
         for number, entry in enumerate(given.nodes):
             if entry.gpu_type not in types:
                 known = ", ".join(sorted(types))
-                problem = f"{entry.gpu_type!r} is unknown; describe it under gpu_types, or use one of {known}."
-                raise fault(path, ("nodes", number, "gpu_type"), problem)
+                problem = f"{entry.gpu_type!r} is unknown; describe it under gpu_types, or use one of {known}"
+                raise file.fault(("nodes", number, "gpu_type"), problem)
             for node in entry.nodes():
                 if node.name in names:
-                    problem = f"the node {node.name!r} appears twice; give every node its own name."
-                    raise fault(path, ("nodes", number, "name"), problem)
+                    problem = f"the node {node.name!r} appears twice; give every node its own name"
+                    raise file.fault(("nodes", number, "name"), problem)
                 names.add(node.name)
                 nodes.append(node)
         return cls(tuple(nodes), types)

@@ -51,18 +51,18 @@ class Diagnosis:
     def message(self) -> str:
         """For people: what cannot be met, and what would do."""
         if not (self.complete or self.alone or self.relaxations):
-            return "There is no plan for this cluster, and the time did not suffice to say why: allow more time."
+            return "there is no plan for this cluster, and the time did not suffice to say why; allow more time"
         words = " or ".join(_WORDS[row] for row in self.alone)
         reason = f"given all else, it cannot meet {words}" if words else "more than one requirement is out of reach"
-        return f"There is no plan for this cluster: {reason}. {self._mend}"
+        return f"there is no plan for this cluster: {reason}; {self._mend}"
 
     @property
     def _mend(self) -> str:
         if self.relaxations:
-            return f"Any one of these would do: {'; '.join(relaxation.message for relaxation in self.relaxations)}."
+            return f"any one of these would do: {', or '.join(relaxation.message for relaxation in self.relaxations)}"
         if self.alone:
-            return "Relaxing this alone would do." if len(self.alone) == 1 else "Relaxing any one of them would do."
-        return "Relax several requirements at once."
+            return "relaxing this alone would do" if len(self.alone) == 1 else "relaxing any one of them would do"
+        return "relax several at once"
 
 
 def diagnose(problem: AllocationProblem, *, time_limit_s: float = 60.0) -> Diagnosis:

@@ -1,34 +1,47 @@
-"""The models that may be deployed, as models.yaml has them.
+"""The models that may be deployed, and their one description in YAML.
+
+A model is described the same way in the service's configuration (`serve_config.yaml`) and in a list of models alone:
 
 models:
   - name: large
     source: meta-llama/Llama-3.1-70B-Instruct
     input_usd_per_million: 0.9
     output_usd_per_million: 0.9
-    max_model_len: 8192
-    min_replicas: 0          # these and what follows may be left out
+    max_model_len: 8192      # this and what follows may be left out
+    engine_args: {dtype: bfloat16}
+    min_replicas: 0
     max_replicas: 4
     gpu_types: [A100-80GB]
-    dtype: bfloat16
-    quantisation: null
+
+`ModelDescription` holds what a plan has to know. `deployments.config.models.ModelConfig` extends it by what only a
+running engine needs: allocation stands below deployments and cannot import from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
 from apportion.allocation.gpus import CPU, GPU_TYPES
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import FieldPath, YamlFile
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Quantisation = Literal["fp8", "int8", "int4", "awq", "gptq"]
+DEFAULT_DTYPE: Dtype = "bfloat16"
+# Other names that vLLM has for the same.
+_DTYPES: dict[str, Dtype] = {**{name: name for name in get_args(Dtype)}, "half": "float16", "float": "float32"}
+_QUANTISATIONS: dict[str, Quantisation] = {
+    **{name: name for name in get_args(Quantisation)},
+    "awq_marlin": "awq",
+    "gptq_marlin": "gptq",
+}
 
 
 @dataclass(frozen=True)
@@ -45,60 +58,75 @@ class ModelSpec:
     max_replicas: int | None = None
     gpu_types: tuple[str, ...] | None = None
     max_model_len: int = 4096
-    dtype: str = "bfloat16"
+    dtype: str = DEFAULT_DTYPE
     quantisation: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
             raise ConfigurationError(
-                f"Model {self.name!r}: max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}."
+                f"model {self.name!r}: max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; "
+                "raise it"
             )
         for field, kind in (("dtype", Dtype), ("quantisation", Quantisation)):
             value, known = getattr(self, field), get_args(kind)
             if value not in known and not (field == "quantisation" and value is None):
-                raise ConfigurationError(f"Model {self.name!r}: {field} {value!r}: use one of {', '.join(known)}.")
+                raise ConfigurationError(f"model {self.name!r}: {field} {value!r}; use one of {', '.join(known)}")
 
 
-def load_models(path: str | Path, gpu_types: Collection[str] | None = None) -> tuple[ModelSpec, ...]:
-    """Reads models.yaml. Raises ConfigurationError naming file, line and mend.
+class ModelDescription(Section):
+    """What a plan has to know of a model; `deployments` adds what its engines need."""
 
-    gpu_types: those of the cluster, which a model may name beside those of the built-in table; None: any name will do.
-    """
-    path = Path(path)
-    given = read_checked(path, ModelsFile)
-    names: set[str] = set()
-    for number, entry in enumerate(given.models):
-        if entry.name in names:
-            problem = f"the model {entry.name!r} appears twice; give every model its own name."
-            raise fault(path, ("models", number, "name"), problem)
-        names.add(entry.name)
-        for place, name in enumerate(entry.gpu_types or ()):
-            if gpu_types is not None and name not in {*GPU_TYPES, CPU, *gpu_types}:
-                known = ", ".join(sorted({*GPU_TYPES, CPU, *gpu_types}))
-                problem = f"{name!r} is neither a type of the cluster nor of the built-in table; use one of {known}."
-                raise fault(path, ("models", number, "gpu_types", place), problem)
-    return tuple(entry.spec() for entry in given.models)
-
-
-class _ModelEntry(Section):
-    name: str = Field(min_length=1, description="Name in the API and in the outcomes table.")
-    source: str = Field(description="Hugging Face hub id, or a folder.")
+    name: str = Field(min_length=1, description="Name in the API and in the outcomes table; `auto` is taken.")
+    source: str = Field(description="Hugging Face hub id, or a folder (relative ones: to the project).")
     input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
     output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
     max_model_len: int = Field(4096, ge=1, description="Longest prompt plus answer in tokens.")
-    min_replicas: int = Field(0, ge=0, description="Replicas that have to run, of whatever type and share.")
-    max_replicas: int | None = Field(None, ge=0, description="Most replicas; null: no limit.")
-    gpu_types: tuple[str, ...] | None = Field(None, min_length=1, description="Allowed GPU types; null: all.")
-    dtype: Dtype = Field("bfloat16", description="Type of weights (unless quantised) and cache.")
-    quantisation: Quantisation | None = Field(None, description="Of the weights; null: none.")
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="vLLM's engine and server arguments, e.g. `dtype: bfloat16`."
+    )
+    dtype: Dtype | None = Field(
+        None, description="Type of weights (unless quantised) and cache; null: that of engine_args, else bfloat16."
+    )
+    quantisation: Quantisation | None = Field(
+        None, description="Of the weights; null: that of engine_args, else as the checkpoint says."
+    )
+    gpu_types: tuple[str, ...] | None = Field(
+        None, min_length=1, description="GPU types that a plan may put the model on; null: all."
+    )
+    min_replicas: int = Field(
+        0, ge=0, description="Replicas that a plan has to have, of whatever type and share; without a plan unused."
+    )
+    max_replicas: int | None = Field(
+        None, ge=0, description="Replicas that a plan may have at most; null: no limit; without a plan unused."
+    )
 
     @model_validator(mode="after")
-    def _limits_agree(self) -> _ModelEntry:
+    def _limits_agree(self) -> ModelDescription:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; raise it")
         return self
 
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> ModelDescription:
+        given = self.engine_args
+        for field, argument, known in (("dtype", "dtype", _DTYPES), ("quantisation", "quantization", _QUANTISATIONS)):
+            own, engines = getattr(self, field), known.get(str(given.get(argument)))
+            if own is not None and engines is not None and own != engines:
+                raise ValueError(f"{field} {own} and engine_args.{argument} {given[argument]} differ; give one of them")
+        return self
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """vLLM's arguments of the model's replicas, as far as they say something of all of them."""
+        return self.engine_args
+
     def spec(self) -> ModelSpec:
+        """The model as a plan knows it.
+
+        Raises:
+            ConfigurationError: engine_args name a quantisation whose size a plan does not know.
+        """
+        arguments = self.all_arguments
         return ModelSpec(
             name=self.name,
             source=self.source,
@@ -107,10 +135,95 @@ class _ModelEntry(Section):
             max_replicas=self.max_replicas,
             gpu_types=self.gpu_types,
             max_model_len=self.max_model_len,
-            dtype=self.dtype,
-            quantisation=self.quantisation,
+            dtype=self.dtype or _DTYPES.get(str(arguments.get("dtype")), DEFAULT_DTYPE),
+            quantisation=self.quantisation or _quantisation(arguments.get("quantization")),
         )
 
 
-class ModelsFile(Section):
-    models: tuple[_ModelEntry, ...] = Field(min_length=1, description="The models.")
+Described = TypeVar("Described", bound=ModelDescription)
+
+
+class ModelsFile(Section, Generic[Described]):
+    """A list of models alone, in a file of its own."""
+
+    models: tuple[Described, ...] = Field(min_length=1, description="The models.")
+
+
+@dataclass(frozen=True)
+class DescribedModels:
+    """Models and where they are described. at: the field of the file that lists them."""
+
+    specs: tuple[ModelSpec, ...]
+    file: YamlFile
+    at: FieldPath
+
+    def fault(self, number: int, field: Sequence[str | int], problem: str) -> ConfigurationError:
+        """The error for a field of the model of this number: names file, line, field and mend."""
+        return self.file.fault((*self.at, number, *field), problem)
+
+
+def load_models(
+    path: str | Path, gpu_types: Collection[str] | None = None, kind: type[ModelDescription] = ModelDescription
+) -> DescribedModels:
+    """Reads a file that lists models and nothing else.
+
+    Args:
+        gpu_types: those of the cluster, which a model may name beside those of the built-in table; None: any name
+            will do.
+        kind: how much a model may say of itself.
+
+    Raises:
+        ConfigurationError: names file, line, field and mend.
+    """
+    file = YamlFile.read(path)
+    parametrised: type[ModelsFile[Any]] = ModelsFile[kind]  # type: ignore[valid-type]  # a class at run time
+    return described(file, ("models",), file.checked(parametrised).models, gpu_types)
+
+
+def described(
+    file: YamlFile, at: FieldPath, models: Sequence[ModelDescription], gpu_types: Collection[str] | None = None
+) -> DescribedModels:
+    """The models that stand at a field of a file, checked beside each other and beside the cluster's GPU types.
+
+    Raises:
+        ConfigurationError: names file, line, field and mend.
+    """
+    found = DescribedModels((), file, at)
+    names: set[str] = set()
+    specs = []
+    for number, model in enumerate(models):
+        if model.name in names:
+            raise found.fault(
+                number, ("name",), f"the model {model.name!r} appears twice; give every model its own name"
+            )
+        names.add(model.name)
+        _check_types(found, number, model.gpu_types or (), gpu_types)
+        try:
+            specs.append(model.spec())
+        except ConfigurationError as error:
+            raise found.fault(number, ("engine_args",), error.message) from error
+    return DescribedModels(tuple(specs), file, at)
+
+
+def _check_types(models: DescribedModels, number: int, named: Sequence[str], gpu_types: Collection[str] | None) -> None:
+    if gpu_types is None:
+        return
+    known = {*GPU_TYPES, CPU, *gpu_types}
+    for place, name in enumerate(named):
+        if name not in known:
+            problem = (
+                f"{name!r} is neither a type of the cluster nor of the built-in table; use one of "
+                f"{', '.join(sorted(known))}"
+            )
+            raise models.fault(number, ("gpu_types", place), problem)
+
+
+def _quantisation(argument: Any) -> Quantisation | None:
+    if argument is None:
+        return None
+    if str(argument) not in _QUANTISATIONS:
+        raise ConfigurationError(
+            f"a plan does not know the size of weights under quantization {argument!r}; give `quantisation` beside "
+            f"engine_args, one of {', '.join(get_args(Quantisation))}"
+        )
+    return _QUANTISATIONS[str(argument)]

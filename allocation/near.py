@@ -11,6 +11,7 @@ from apportion.allocation.optimise import Optimum
 from apportion.allocation.placement import Placement, exposed_models, place
 from apportion.allocation.plan import PlacedReplica
 from apportion.allocation.replica import SHARE_UNITS, ReplicaType
+from apportion.allocation.room import FreeGpus
 
 # The model's name in what stands for the reserved share of a GPU.
 _NOBODY = ""
@@ -107,26 +108,23 @@ class Room:
 
     def __init__(self, cluster: Cluster, placed: Sequence[PlacedReplica]) -> None:
         self._nodes = cluster.nodes
-        self._free = {(n.name, g): SHARE_UNITS for n in cluster.nodes for g in range(n.n_gpus)}
+        self._free = FreeGpus({node.name: node.n_gpus for node in cluster.nodes})
         self.placed: list[PlacedReplica] = []
         for one in placed:
             self.add(one)
 
     def add(self, one: PlacedReplica) -> None:
         self.placed.append(one)
-        for gpu in one.gpus:
-            self._free[one.node, gpu] -= one.replica.units
+        self._free.take(one.node, one.gpus, one.replica.units)
 
     def find(self, replica: ReplicaType) -> tuple[str, tuple[int, ...]] | None:
         """Where it fits: nodes with the fewest of its model first, then the fullest GPUs."""
         fits = []
         for node in self._matching(replica):
-            gpus = [g for g in range(node.n_gpus) if self._free[node.name, g] >= replica.units]
-            if len(gpus) >= replica.tensor_parallel:
-                gpus = sorted(gpus, key=lambda g, name=node.name: self._free[name, g])[: replica.tensor_parallel]  # type: ignore[misc]
+            spot = self._free.fullest(node.name, replica.units, replica.tensor_parallel)
+            if spot is not None:
                 there = sum(p.replica.model == replica.model for p in self.placed if p.node == node.name)
-                left = sum(self._free[node.name, g] for g in gpus)
-                fits.append((there, left, node.name, tuple(sorted(gpus))))
+                fits.append((there, spot.left, node.name, spot.gpus))
         return min(fits)[2:] if fits else None
 
     def clear(self, replica: ReplicaType) -> tuple[tuple[str, tuple[int, ...]], list[ReplicaType]] | None:
@@ -149,7 +147,7 @@ class Room:
     def _evicted(self, node: str, gpu: int, replica: ReplicaType) -> list[PlacedReplica] | None:
         """Whom to evict from a GPU so that the replica's share fits, largest first; None where smaller do not do."""
         own = [p for p in self.placed if p.node == node and gpu in p.gpus]
-        free, gone = self._free[node, gpu], []
+        free, gone = self._free.free(node, gpu), []
         for one in sorted(own, key=lambda p: -p.replica.units):
             if free >= replica.units:
                 break
@@ -160,8 +158,7 @@ class Room:
 
     def _remove(self, one: PlacedReplica) -> None:
         self.placed.remove(one)
-        for gpu in one.gpus:
-            self._free[one.node, gpu] += one.replica.units
+        self._free.give_back(one.node, one.gpus, one.replica.units)
 
     def _matching(self, replica: ReplicaType) -> list[Node]:
         return [n for n in self._nodes if n.gpu_type == replica.gpu_type and n.n_gpus >= replica.tensor_parallel]

@@ -80,8 +80,8 @@ def optimise(
     found = solve(model, problem.success.shape, gap=gap, time_limit_s=left)
     if found.x is None:
         if found.infeasible:
-            raise InfeasibleError("The requirements cannot all be met on this cluster.")
-        raise DeadlineError(f"No plan was found in {time_limit_s:g} s: allow more time.")
+            raise InfeasibleError("the requirements cannot all be met on this cluster")
+        raise DeadlineError(f"no plan was found in {time_limit_s:g} s; allow more time")
     return _optimum(problem, packed, found, found.x)
 
 

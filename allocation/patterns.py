@@ -113,7 +113,7 @@ def maximal_patterns(sizes: Sequence[int], room: int) -> tuple[Pattern, ...]:
                 found.append(chosen)
             if len(found) > MOST_PATTERNS:
                 raise ConfigurationError(
-                    f"A GPU can be cut in more than {MOST_PATTERNS} ways: profile fewer different or larger shares."
+                    f"a GPU can be cut in more than {MOST_PATTERNS} ways; profile fewer different or larger shares"
                 )
             return
         size = sizes[len(chosen)]

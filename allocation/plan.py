@@ -18,7 +18,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from apportion.allocation.cluster import Cluster
 from apportion.allocation.models import ModelSpec
-from apportion.allocation.replica import SHARE_UNITS, Profile, ReplicaType
+from apportion.allocation.replica import Profile, ReplicaType
+from apportion.allocation.room import FreeGpus
 from apportion.allocation.yaml_files import utf8_text
 from apportion.router.errors import ConfigurationError
 
@@ -119,15 +120,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
-            raise ConfigurationError(f"The plan has version {self.version}, this program reads {VERSION}: plan again.")
+            raise ConfigurationError(f"version: {self.version} is not {VERSION}, which this program reads; plan again")
         check_placements(self.cluster, self.placements)
         known = {model.name for model in self.models}
         profiled = {profile.replica for profile in self.profiles if profile.fits}
         for placed in self.placements:
             if placed.replica.model not in known:
-                raise ConfigurationError(f"The plan places {placed.replica.model!r}, which is none of its models.")
+                raise ConfigurationError(f"the plan places {placed.replica.model!r}, which is none of its models")
             if placed.replica not in profiled:
-                raise ConfigurationError(f"The plan places {placed.replica} without a profile that fits: plan again.")
+                raise ConfigurationError(f"the plan places {placed.replica} without a profile that fits; plan again")
 
     @property
     def counts(self) -> Counter[ReplicaType]:
@@ -144,30 +145,31 @@ class Plan:
         for profile in self.profiles:
             if profile.replica == replica:
                 return profile
-        raise ConfigurationError(f"The plan holds no profile of {replica}: plan again.")
+        raise ConfigurationError(f"the plan holds no profile of {replica}; plan again")
 
 
 def check_placements(cluster: Cluster, placements: tuple[PlacedReplica, ...]) -> None:
     """Raises ConfigurationError, naming replica and GPU, where placements do not fit the cluster."""
-    used: Counter[tuple[str, int]] = Counter()
+    room = FreeGpus({node.name: node.n_gpus for node in cluster.nodes})
     for placed in placements:
         replica, node = placed.replica, cluster.node(placed.node)
         if node.gpu_type != replica.gpu_type:
-            raise ConfigurationError(f"{replica} is placed on {node.name}, whose GPUs are {node.gpu_type}: plan again.")
+            raise ConfigurationError(f"{replica} is placed on {node.name}, whose GPUs are {node.gpu_type}; plan again")
         if len(set(placed.gpus)) != replica.tensor_parallel or len(placed.gpus) != replica.tensor_parallel:
             raise ConfigurationError(
-                f"{replica} is placed on GPUs {list(placed.gpus)} of {node.name}: it needs "
-                f"{replica.tensor_parallel} different ones."
+                f"{replica} is placed on GPUs {list(placed.gpus)} of {node.name}; it needs "
+                f"{replica.tensor_parallel} different ones"
             )
         for gpu in placed.gpus:
             if not 0 <= gpu < node.n_gpus:
-                raise ConfigurationError(f"{replica} is placed on GPU {gpu} of {node.name}, which has {node.n_gpus}.")
-            used[node.name, gpu] += replica.units
-            if used[node.name, gpu] > SHARE_UNITS:
-                raise ConfigurationError(
-                    f"GPU {gpu} of {node.name} is given out {used[node.name, gpu] / SHARE_UNITS:g} times: shares on "
-                    "one GPU sum to at most 1."
-                )
+                raise ConfigurationError(f"{replica} is placed on GPU {gpu} of {node.name}, which has {node.n_gpus}")
+        room.take(node.name, placed.gpus, replica.units)
+        full = room.overfull(node.name, placed.gpus)
+        if full is not None:
+            raise ConfigurationError(
+                f"GPU {full} of {node.name} is given out {room.used_share(node.name, full):g} times; shares on one GPU "
+                "sum to at most 1"
+            )
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
@@ -186,18 +188,18 @@ def load_plan(path: str | Path) -> Plan:
     try:
         content = json.loads(utf8_text(path))
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of a plan.") from error
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); give the path of a plan") from error
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{path}, line {error.lineno}: not JSON ({error.msg}): plan again.") from error
+        raise ConfigurationError(f"{path}, line {error.lineno}: not JSON ({error.msg}); plan again") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
-        raise ConfigurationError(f"{path} has version {version}, this program reads {VERSION}: plan again.")
+        raise ConfigurationError(f"{path}: version: {version} is not {VERSION}, which this program reads; plan again")
     try:
         return _adapter().validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}: plan again, or correct it.") from error
+        raise ConfigurationError(f"{path}: {where}: {first['msg']}; plan again, or correct it") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error.message}") from error
 

@@ -54,7 +54,9 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         if (self.low_rate_per_s is None) != (self.high_rate_per_s is None):
-            raise InvalidRequestError("Autoscaling bounds need a low and a high rate: give both or neither.")
+            raise InvalidRequestError(
+                "low_rate_per_s, high_rate_per_s: autoscaling needs both rates; give both or neither"
+            )
 
 
 def options_of(plan: Plan) -> PlanOptions:
@@ -160,8 +162,8 @@ def _placed(
             found = optimise(problem, gap=options.gap, time_limit_s=options.time_limit_s, alone=alone)
         except InfeasibleError as error:
             raise InfeasibleError(
-                f"No arrangement keeps {', '.join(placement.exposed)} and all else on two nodes each: add a node, "
-                "profile smaller shares, or plan without high availability."
+                f"no arrangement keeps {', '.join(placement.exposed)} and all else on two nodes each; add a node, "
+                "profile smaller shares, or plan without high availability"
             ) from error
         optimum = trim(problem, found)
         placement = _place(problem, optimum, running)
@@ -186,8 +188,8 @@ def _bounds(
         return ()
     if not 0 < low_rate <= problem.rate_per_s <= high_rate:
         raise InvalidRequestError(
-            f"The low rate {low_rate:g} and the high rate {high_rate:g} have to lie around the planned rate "
-            f"{problem.rate_per_s:g} requests/s."
+            f"low_rate_per_s, high_rate_per_s: {low_rate:g} and {high_rate:g} do not lie around the planned rate of "
+            f"{problem.rate_per_s:g} requests/s; give a lower and a higher one"
         )
     close = replace(problem.requirements, running=planned, move_price=max(problem.requirements.move_price, _CLOSE))
     high = replace(problem, rate_per_s=high_rate, requirements=close)

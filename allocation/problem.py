@@ -43,17 +43,19 @@ class Requirements:
 
     def __post_init__(self) -> None:
         if not self.budget_usd >= 0:
-            raise InvalidRequestError(f"budget_usd is {self.budget_usd}: give an amount of USD >= 0.")
+            raise InvalidRequestError(f"budget_usd: {self.budget_usd} is no amount of USD; give one >= 0")
         if not 0 < self.target_utilisation <= 1:
-            raise InvalidRequestError(f"target_utilisation is {self.target_utilisation}: give a number in (0, 1].")
+            raise InvalidRequestError(
+                f"target_utilisation: {self.target_utilisation} is no share; give a number in (0, 1]"
+            )
         if not 0 <= self.reserved_gpu_fraction <= 1:
             raise InvalidRequestError(
-                f"reserved_gpu_fraction is {self.reserved_gpu_fraction}: give a share of one GPU in [0, 1]."
+                f"reserved_gpu_fraction: {self.reserved_gpu_fraction} is no share of one GPU; give a number in [0, 1]"
             )
         for name in ("gpu_price", "move_price"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise InvalidRequestError(f"{name} is {value}: give a number >= 0.")
+                raise InvalidRequestError(f"{name}: {value} is no price in mean success; give a number >= 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +95,10 @@ class AllocationProblem:
         """
         names = tuple(spec.name for spec in models)
         if workload.models != names:
-            raise ConfigurationError(f"The workload is scored for {workload.models}, the models are {names}.")
+            raise ConfigurationError(f"the workload is scored for {workload.models}, the models are {names}")
         requirements = requirements or Requirements()
         if requirements.reserved_gpu_fraction and set(cluster.gpu_types) == {CPU}:
-            raise ConfigurationError("There is no GPU to reserve a share of: reserve nothing on a cluster of cores.")
+            raise ConfigurationError("there is no GPU to reserve a share of; reserve nothing on a cluster of cores")
         usable = usable_profiles(cluster, models, profiles)
         rows = batches.ravel()
         inputs, outputs = workload.input_tokens[rows], workload.output_tokens[rows]
@@ -194,12 +196,12 @@ def usable_profiles(cluster: Cluster, models: Sequence[ModelSpec], profiles: Seq
             reasons = sorted({p.reason for p in own if p.reason})
             why = f" ({reasons[0]})" if reasons else ""
             raise ConfigurationError(
-                f"Model {spec.name!r} needs {spec.min_replicas} replicas, but no profile of it fits this cluster{why}: "
-                "profile other shares or GPU counts, allow other GPU types, or set min_replicas to 0."
+                f"min_replicas: model {spec.name!r} needs {spec.min_replicas} replicas, but no profile of it "
+                f"fits this cluster{why}; profile other shares or GPU counts, allow other GPU types, or set it to 0"
             )
         usable.extend(kept)
     if not usable:
-        raise ConfigurationError("No profile fits this cluster: profile the models for its GPU types.")
+        raise ConfigurationError("no profile fits this cluster; profile the models for its GPU types")
     return tuple(usable)
 
 

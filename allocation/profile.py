@@ -38,9 +38,9 @@ class Typical:
     def __post_init__(self) -> None:
         for name, value in (("prompt_tokens", self.prompt_tokens), ("answer_tokens", self.answer_tokens)):
             if value < 1:
-                raise ConfigurationError(f"{name} {value}: a typical request has at least one.")
+                raise ConfigurationError(f"{name}: {value} is below 1; give what a typical request has")
         if self.sequence_tokens is not None and self.sequence_tokens < 1:
-            raise ConfigurationError(f"sequence_tokens {self.sequence_tokens}: give at least one, or leave it out.")
+            raise ConfigurationError(f"sequence_tokens: {self.sequence_tokens} is below 1; give more, or leave it out")
 
 
 def compute_profiles(
@@ -115,13 +115,13 @@ def compute_profile(
 def _check(model: ModelSpec, architecture: Architecture) -> None:
     if model.max_model_len > architecture.max_positions:
         raise ConfigurationError(
-            f"Model {model.name!r}: max_model_len {model.max_model_len} is above what {model.source} was made for "
-            f"({architecture.max_positions}): lower it."
+            f"model {model.name!r}: max_model_len {model.max_model_len} is above what {model.source} was made for "
+            f"({architecture.max_positions}); lower it"
         )
 
 
 def _weight_bits(model: ModelSpec, architecture: Architecture) -> float:
-    """What models.yaml says, else what the checkpoint says, else the dtype."""
+    """What the model's description says, else what the checkpoint says, else the dtype."""
     if model.quantisation is not None:
         return QUANTISED_BITS[model.quantisation]
     return architecture.quantised_bits or 8.0 * DTYPE_BYTES[model.dtype]

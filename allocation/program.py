@@ -220,8 +220,8 @@ def deployable(problem: AllocationProblem) -> BoolArray:
     homeless = int((~allowed.any(axis=1)).sum())
     if homeless:
         raise InfeasibleError(
-            f"{homeless} of {problem.n_requests} sampled requests are too long for every model that fits this cluster: "
-            "raise max_model_len (and profile again), or leave them out of the workload."
+            f"{homeless} of {problem.n_requests} sampled requests are too long for every model that fits this cluster; "
+            "raise max_model_len (and profile again), or leave them out of the workload"
         )
     return allowed
 

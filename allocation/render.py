@@ -14,10 +14,10 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from apportion.allocation.gpus import CPU
-from apportion.allocation.models import ModelSpec
+from apportion.allocation.models import DEFAULT_DTYPE, ModelSpec
 from apportion.allocation.plan import PlacedReplica, Plan
 from apportion.allocation.replica import ReplicaType
-from apportion.allocation.serve_file import put_tail, read_models, take_tail
+from apportion.allocation.serve_file import Rewriting, ServeFile, put_tail, take_tail
 from apportion.allocation.settings import PLANNED_ARGUMENTS, check_settings, replica_settings
 from apportion.router.errors import ConfigurationError
 
@@ -46,10 +46,11 @@ def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
     """
     if len(plan.cluster.gpu_types) > 1 and (options.autoscale or not options.pin):
         raise ConfigurationError(
-            f"The cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
-            "a replica needs: pin the replicas."
+            f"the cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
+            "a replica needs; pin the replicas"
         )
-    document, models = read_models(Path(path))
+    document = Rewriting(ServeFile.read(path))
+    models = document.models
     for spec in plan.models:
         _render_model(models, spec, replica_groups(plan, spec, options))
     return document.text()
@@ -92,7 +93,7 @@ def _counts(plan: Plan, model: ModelSpec, options: RenderOptions) -> Counter[tup
     if not options.autoscale:
         return Counter(_seat(placed, options) for placed in plan.placements if placed.replica.model == model.name)
     if not plan.bounds:
-        raise ConfigurationError("The plan has no autoscaling bounds: plan with a low and a high rate.")
+        raise ConfigurationError("the plan has no autoscaling bounds; plan with a low and a high rate")
     return Counter(
         {
             ("", (), bounds.replica): bounds.max_replicas
@@ -136,6 +137,8 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
     for name, value in known.items():
         if entry.get(name) != value:
             entry[name] = value
+    if groups:
+        _describe_numbers(entry, spec)
     for name in _PER_REPLICA:
         entry.pop(name, None)
     if entry.get("replica_groups") != groups:
@@ -144,6 +147,17 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
     if groups:
         _drop_planned(entry)
     put_tail(entry, following)
+
+
+def _describe_numbers(entry: CommentedMap, spec: ModelSpec) -> None:
+    """Keeps the number formats that were planned with the model, so that the next plan of this file finds them."""
+    for name, value, default in (("dtype", spec.dtype, DEFAULT_DTYPE), ("quantisation", spec.quantisation, None)):
+        if name in entry and value is not None:
+            entry[name] = value
+        elif value is None:
+            entry.pop(name, None)
+        elif value != default:
+            entry.insert(list(entry).index("max_model_len") + 1, name, value)
 
 
 def _drop_planned(entry: CommentedMap) -> None:

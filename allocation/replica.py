@@ -14,7 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import YamlFile
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 
 # Ray counts GPU shares in ten-thousandths.
@@ -39,12 +40,13 @@ class ReplicaType:
         units = self.gpu_fraction * SHARE_UNITS
         if not 0 < self.gpu_fraction <= 1 or abs(units - round(units)) > 1e-6:
             raise ConfigurationError(
-                f"gpu_fraction {self.gpu_fraction} of {self.model!r}: give a multiple of 0.0001 in (0, 1]."
+                f"gpu_fraction: {self.gpu_fraction} of {self.model!r} is no share of a GPU; give a multiple "
+                "of 0.0001 in (0, 1]"
             )
         if self.tensor_parallel < 1 or (self.tensor_parallel > 1 and self.gpu_fraction != 1):
             raise ConfigurationError(
-                f"tensor_parallel {self.tensor_parallel} of {self.model!r} with gpu_fraction {self.gpu_fraction}: "
-                "several GPUs have to be whole ones; set gpu_fraction to 1."
+                f"tensor_parallel: {self.tensor_parallel} of {self.model!r} with gpu_fraction {self.gpu_fraction}, but "
+                "several GPUs have to be whole ones; set gpu_fraction to 1"
             )
 
     @property
@@ -91,14 +93,14 @@ class Profile:
         rates = (self.tokens_per_s, self.prefill_tokens_per_s)
         if self.fits and (self.max_num_seqs < 1 or not min(rates) > 0):
             raise ConfigurationError(
-                f"The profile of {self.replica} fits but has max_num_seqs {self.max_num_seqs}, tokens_per_s "
-                f"{rates[0]:g} and prefill_tokens_per_s {rates[1]:g}: all have to be above 0."
+                f"the profile of {self.replica} fits but has max_num_seqs {self.max_num_seqs}, tokens_per_s "
+                f"{rates[0]:g} and prefill_tokens_per_s {rates[1]:g}; all have to be above 0"
             )
         running = [sequences for sequences, _ in self.decode_curve]
         if sorted(set(running)) != running or any(n < 1 or not speed > 0 for n, speed in self.decode_curve):
             raise ConfigurationError(
-                f"decode_curve of {self.replica} is {list(self.decode_curve)}: give ascending numbers of sequences, "
-                "each with tokens/s above 0."
+                f"decode_curve: that of {self.replica} is {list(self.decode_curve)}; give ascending numbers of "
+                "sequences, each with tokens/s above 0"
             )
 
 
@@ -137,18 +139,19 @@ def profile_row(profile: Profile) -> dict[str, Any]:
 
 def _read(path: Path) -> list[Profile]:
     profiles = []
-    for number, entry in enumerate(read_checked(path, ProfilesFile).profiles):
+    file = YamlFile.read(path)
+    for number, entry in enumerate(file.checked(ProfilesFile).profiles):
         try:
             profiles.append(entry.profile())
         except ConfigurationError as error:
-            raise fault(path, ("profiles", number), error.message) from error
+            raise file.fault(("profiles", number), error.message) from error
     return profiles
 
 
 class ProfileEntry(Section):
     """One profile in a file."""
 
-    model: str = Field(min_length=1, description="Name of the model in models.yaml.")
+    model: str = Field(min_length=1, description="Name of the model.")
     gpu_type: str = Field(min_length=1, description="Name of the GPU type.")
     gpu_fraction: float = Field(gt=0, le=1, description="Share of each GPU, a multiple of 0.0001.")
     tensor_parallel: int = Field(1, ge=1, description="GPUs of a replica; above 1 only whole ones.")

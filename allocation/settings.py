@@ -94,8 +94,8 @@ def check_settings(profile: Profile, gpu: GpuType, settings: dict[str, Any]) -> 
     if used_gib > room_gib * 1.001:
         raise ConfigurationError(
             f"{replica}: weights, cache and context take {used_gib:.1f} GiB of each GPU and gpu_memory_utilization "
-            f"{arguments['gpu_memory_utilization']:g} of {gpu.name} allows {room_gib:.1f}: profile it again "
-            "(`apportion profile`) and plan again."
+            f"{arguments['gpu_memory_utilization']:g} of {gpu.name} allows {room_gib:.1f}; profile it again "
+            "(`apportion profile`) and plan again"
         )
 
 
@@ -105,7 +105,7 @@ def _check_sequences(profile: Profile, max_num_seqs: int, arguments: dict[str, A
     if max_num_seqs > step:
         raise ConfigurationError(
             f"{replica}: max_num_seqs {max_num_seqs} is above max_num_batched_tokens {step}, and a step needs a token "
-            "of every sequence: lower it."
+            "of every sequence; lower it"
         )
     # The cache is rounded down to whole MiB of each GPU.
     given_gib = (arguments["kv_cache_memory_bytes"] + MIB) * replica.tensor_parallel / GIB
@@ -113,11 +113,11 @@ def _check_sequences(profile: Profile, max_num_seqs: int, arguments: dict[str, A
     if needed_gib > given_gib:
         raise ConfigurationError(
             f"{replica}: max_num_seqs {max_num_seqs} needs {needed_gib:.2f} GiB of cache by its profile, and "
-            f"kv_cache_memory_bytes gives {given_gib:.2f}: lower max_num_seqs, or plan again."
+            f"kv_cache_memory_bytes gives {given_gib:.2f}; lower max_num_seqs, or plan again"
         )
 
 
 def _disagree(replica: ReplicaType, name: str, value: float, share: float) -> ConfigurationError:
     return ConfigurationError(
-        f"{replica}: {name} {value:g} does not agree with its share of {share:g} GPUs: plan again."
+        f"{replica}: {name} {value:g} does not agree with its share of {share:g} GPUs; plan again"
     )

@@ -40,11 +40,11 @@ class Traffic:
 
     def __post_init__(self) -> None:
         if (self.arrival_s is None) == (self.concurrency is None):
-            raise InvalidRequestError("Traffic has either `arrival_s` or `concurrency`: give one of them.")
+            raise InvalidRequestError("arrival_s, concurrency: traffic has one or the other; give one of them")
         if len(self.model) == 0:
-            raise InvalidRequestError("Traffic without requests cannot be simulated: give at least one.")
+            raise InvalidRequestError("traffic without requests cannot be simulated; give at least one")
         if (self.output_tokens < 1).any():
-            raise InvalidRequestError("`output_tokens` below 1: an answer has at least one token.")
+            raise InvalidRequestError("output_tokens: some are below 1; an answer has at least one token")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,11 +182,11 @@ class _Run:
     def _check(self, models: Sequence[str]) -> None:
         columns = np.unique(self._traffic.model)
         if columns.min() < 0 or columns.max() >= len(models):
-            raise InvalidRequestError(f"Traffic names model {columns.max()}, the plan has {len(models)}.")
+            raise InvalidRequestError(f"traffic names model {columns.max()}, the plan has {len(models)}")
         for column in columns:
             if not self._of_model[int(column)]:
                 raise InfeasibleError(
-                    f"Requests go to {models[column]}, which has no replica in the plan: plan again or reroute them."
+                    f"requests go to {models[column]}, which has no replica in the plan; plan again or reroute them"
                 )
 
     def _open(self, arrival_s: FloatArray) -> Generator[simpy.Event, Any, None]:

@@ -3,43 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from apportion.router.errors import ConfigurationError
 
 Checked = TypeVar("Checked", bound=BaseModel)
+# A place in a file: names of fields and numbers of entries, from the outside in.
+FieldPath = tuple[str | int, ...]
 
 
-class Section(BaseModel):
-    """Base of everything read from a file: unknown fields are mistakes, values do not change."""
+@dataclass(frozen=True)
+class YamlFile:
+    """What a file holds, and on which line each field of it stands.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def read_checked(path: Path, kind: type[Checked]) -> Checked:
-    """The file's content as `kind`.
-
-    Raises ConfigurationError naming file, line, field and mend: no such file, no YAML, a wrong or unknown field.
+    content: as plain Python values; tree: the same with line numbers, None for an empty file.
     """
-    try:
-        text = utf8_text(path)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): give the path of a YAML file.") from error
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
-        raise ConfigurationError(f"{where}: not YAML ({getattr(error, 'problem', error)}): correct it.") from error
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(_lines(path, tree, error))) from error
+
+    path: Path
+    text: str
+    content: Any
+    tree: yaml.Node | None
+
+    @classmethod
+    def read(cls, path: str | Path, mend: str = "give the path of a YAML file") -> Self:
+        """Reads the file at `path`; `mend` says what to do where there is none.
+
+        Raises:
+            ConfigurationError: no such file, another encoding than UTF-8, or no YAML; names file, line and mend.
+        """
+        try:
+            text = utf8_text(Path(path))
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read ({error.strerror}); {mend}") from error
+        return cls.of(path, text)
+
+    @classmethod
+    def of(cls, path: str | Path, text: str) -> Self:
+        """The text as that of the file at `path`, which need not be written yet.
+
+        Raises:
+            ConfigurationError: no YAML; names file, line and mend.
+        """
+        try:
+            tree = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
+            raise ConfigurationError(f"{where}: not YAML ({getattr(error, 'problem', error)}); correct it") from error
+        return cls(Path(path), text, content, tree)
+
+    def checked(self, kind: type[Checked], at: FieldPath = ()) -> Checked:
+        """What stands at a field of the file (the whole file: an empty one) as `kind`.
+
+        Raises:
+            ConfigurationError: a wrong, missing or unknown field; one line for each mistake.
+        """
+        content = self.content
+        for part in at:
+            content = content[part]
+        try:
+            return kind.model_validate(content)
+        except ValidationError as error:
+            mistakes = (self._said(at + tuple(mistake["loc"]), mistake) for mistake in error.errors())
+            raise ConfigurationError("\n".join(mistakes)) from error
+
+    def fault(self, field: Sequence[str | int], problem: str) -> ConfigurationError:
+        """The error for a field of the file: names the file, the field's line, problem and mend."""
+        return ConfigurationError(f"{self.path}, line {_line(self.tree, field)}: {_name(field)}: {problem}")
+
+    def _said(self, field: FieldPath, mistake: Any) -> str:
+        if mistake["type"] == "extra_forbidden":
+            return self.fault(field, "unknown field; remove it or correct its name").message
+        if mistake["type"] == "missing":
+            return self.fault(field, "missing; add it").message
+        return self.fault(field, f"{mistake['msg']} (got {mistake['input']!r:.80})").message
 
 
 def utf8_text(path: Path) -> str:
@@ -48,26 +91,7 @@ def utf8_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}, line {line}: not UTF-8: save it with this encoding.") from error
-
-
-def fault(path: Path, field: Sequence[str | int], problem: str) -> ConfigurationError:
-    """The error for a field of a file that was read before: names the file, the field's line, problem and mend."""
-    tree = yaml.compose(utf8_text(path), Loader=yaml.SafeLoader)
-    return ConfigurationError(f"{path}, line {_line(tree, field)}: {_name(field)}: {problem}")
-
-
-def _lines(path: Path, tree: yaml.Node | None, error: ValidationError) -> list[str]:
-    lines = []
-    for mistake in error.errors():
-        where = f"{path}, line {_line(tree, mistake['loc'])}: {_name(mistake['loc'])}"
-        if mistake["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown field; remove it or correct its name.")
-        elif mistake["type"] == "missing":
-            lines.append(f"{where}: missing; add it.")
-        else:
-            lines.append(f"{where}: {mistake['msg']} (got {mistake['input']!r:.80}).")
-    return lines
+        raise ConfigurationError(f"{path}, line {line}: not UTF-8; save it with this encoding") from error
 
 
 def _name(field: Sequence[str | int]) -> str:

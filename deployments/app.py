@@ -8,7 +8,9 @@ import ray
 from ray import serve
 
 from apportion.deployments.cluster.autoscaling import autoscaling_options
-from apportion.deployments.cluster.placement import check_fits, gpu_environment, in_order, live_nodes, placement_options
+from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.nodes import live_nodes
+from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
 from apportion.deployments.config.service import DispatchConfig, ServiceConfig, mean_success, parse_config
 from apportion.deployments.control.predictor import Predictor
@@ -89,7 +91,7 @@ def _engine(model: ModelConfig, group: ReplicaGroup, dispatch: DispatchConfig) -
         graceful_shutdown_timeout_s=longest_s + PARTING_S,
         logging_config=QUIET,
         **autoscaling_options(group),
-        **placement_options(group, _env(environment(deployed) | gpu_environment(group))),
+        **deployment_options(group, _env(environment(deployed) | gpu_environment(group))),
     ).bind(deployed, dispatch.engine_host, longest_s)
 
 

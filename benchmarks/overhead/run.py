@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from apportion.deployments.cluster.launch import local_ray, read_config, required_cpus
+from apportion.deployments.cluster.launch import local_ray, required_cpus
 from apportion.deployments.config.models import SimulatedConfig
+from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from benchmarks.load.numbers import medians
 from benchmarks.load.service import engine_urls
@@ -44,7 +45,7 @@ def run(
         with_proxies: other people's proxies run beside.
     """
     started_s = time.monotonic()
-    service = simulated(read_config(config)[1])
+    service = simulated(read_config(config).service)
     most = required_cpus(with_ingresses(service, max(ingresses, default=1)))
     proxies: Any = running_proxies() if with_proxies else contextlib.nullcontext(([], {}))
     with local_ray(most + 2), proxies as (outside, skipped):

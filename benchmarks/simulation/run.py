@@ -42,7 +42,7 @@ REQUESTS = 20_000  # more than any window can answer
 
 def run(window_s: float, seed: int, console: Console) -> dict[str, Any]:
     """Plays every load on the engines and in the simulator; throughput and latency of both, and their ratio."""
-    specs = {spec.name: spec for spec in load_models(ZOO / "cluster" / "models.yaml")}
+    specs = {spec.name: spec for spec in load_models(ZOO / "cluster" / "models.yaml").specs}
     cores = {p.replica.model: p for p in load_profiles(ZOO / "profiles.json") if p.replica.gpu_fraction == 1}
     loads = {name: [*_loads(spec, seed, long=False), *_loads(spec, seed, long=True)] for name, spec in specs.items()}
     rows = []

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from apportion.deployments.cluster.launch import read_config, running_service
+from apportion.deployments.cluster.launch import running_service
+from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from benchmarks.load.numbers import Target, medians, ratio_range
 from benchmarks.load.service import engine_urls
@@ -38,7 +39,7 @@ def run(
         with_vllm: `vllm bench serve` runs on the streamed loads too.
     """
     started_s = time.monotonic()
-    service = read_config(config)[1]
+    service = read_config(config).service
     examples = generate("test", 512, seed)
     with running_service(config, console=console) as url:
         engines = engine_urls(url, READY_S)

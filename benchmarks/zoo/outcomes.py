@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from apportion.deployments.cluster.launch import read_config
+from apportion.deployments.config.reader import read_config
 from apportion.router.outcomes import OutcomesTable, write_outcomes
 from benchmarks.load.chat import Answer, ask_all, greedy_chat
 from benchmarks.zoo.grader import grade
@@ -41,7 +41,7 @@ def collect(
     config: Path, url: str, out: Path, *, split: Split, prompts: int, seed: int, concurrency: int, console: Console
 ) -> OutcomesTable:
     """Collects the table from the service at `url` and saves it in the folder `out`."""
-    models = read_config(config)[1].models
+    models = read_config(config).service.models
     examples = generate(split, prompts, seed)
     answers = [
         asyncio.run(answers_of(url, model.name, examples, concurrency))

@@ -7,7 +7,7 @@ from apportion.deployments.cli.assign import assign
 from apportion.deployments.cli.calibrate import calibrate
 from apportion.deployments.cli.evaluate import evaluate
 from apportion.deployments.cli.key import key
-from apportion.deployments.cli.plan import plan, replan
+from apportion.deployments.cli.plan import plan
 from apportion.deployments.cli.predict import predict
 from apportion.deployments.cli.profile import profile
 from apportion.deployments.cli.reference import reference
@@ -24,7 +24,6 @@ app.command()(evaluate)
 app.command()(serve)
 app.command()(profile)
 app.command()(plan)
-app.command()(replan)
 app.command()(render)
 app.command()(simulate)
 app.command()(key)

@@ -54,7 +54,7 @@ app = typer.Typer(
     2. `predict` shows success, answer length and cost of every model for a prompt.
     3. `assign` decides for a file of prompts which model answers which, within a budget.
     4. `evaluate` measures on your own outcomes what routing would gain.
-    5. `profile`, `plan`, `render`, `simulate`, `replan` decide what runs on which GPU, and write it down.
+    5. `profile`, `plan`, `render`, `simulate` decide what runs on which GPU, and write it down.
     6. `serve` answers OpenAI requests from the models, each from the one that was chosen; `key` makes API keys.
     """,
 )

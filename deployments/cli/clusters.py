@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 
 LIVE = "ray"
 
-ClusterOption = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE|ray",
-        help="cluster.yaml; or `ray`, or `ray:ADDRESS`: as the running Ray cluster says.",
-    ),
-]
+_OPTION = typer.Option(
+    metavar="FILE|ray", help="cluster.yaml; or `ray`, or `ray:ADDRESS`: as the running Ray cluster says"
+)
+ClusterOption = Annotated[str, _OPTION]
+OptionalClusterOption = Annotated[str | None, _OPTION]
 
 
 def read_cluster(given: str) -> Cluster:

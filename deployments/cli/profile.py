@@ -9,40 +9,42 @@ import typer
 
 from apportion.deployments.cli.application import JsonOption, console, stage_bars, write_json
 from apportion.deployments.cli.clusters import ClusterOption, read_cluster
+from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from apportion.allocation.architecture import Architecture
     from apportion.allocation.cluster import Cluster
-    from apportion.allocation.models import ModelSpec
+    from apportion.allocation.models import DescribedModels, ModelSpec
     from apportion.allocation.profile import Typical
     from apportion.allocation.replica import Profile
 
 
 def profile(
-    models: Annotated[Path, typer.Option(metavar="FILE", help="models.yaml.")],
     cluster: ClusterOption,
     out: Annotated[
-        Path, typer.Option(help="Profiles, .yaml or .json. Those that it holds stay; measured replace computed.")
+        Path, typer.Option(help="profiles, .yaml or .json; those that it holds stay, measured replace computed")
     ],
+    config: ConfigOption = None,
+    models: ModelsOption = None,
     share: Annotated[
-        list[float] | None, typer.Option(help="Shares of one GPU to look at, repeatable; default: 0.1 to 1.")
+        list[float] | None, typer.Option(help="shares of one GPU to look at, repeatable; default: 0.1 to 1")
     ] = None,
     tensor_parallel: Annotated[
-        list[int] | None, typer.Option(help="Several GPUs to look at, repeatable; default: 2, 4, 8.")
+        list[int] | None, typer.Option(help="several GPUs to look at, repeatable; default: 2, 4, 8")
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a typical prompt.")] = 512,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a typical answer.")] = 256,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="tokens of a typical prompt")] = 512,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="tokens of a typical answer")] = 256,
     sequence_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Cache for each running sequence; default: the whole context, which never runs out."),
+        typer.Option(min=1, help="cache for each running sequence; default: the whole context, which never runs out"),
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Start the real vLLM engines here and measure.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="start the real vLLM engines here and measure")] = False,
     on: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="This machine's GPU type, for --measure; cpu: none.")
+        str | None, typer.Option(metavar="TYPE", help="this machine's GPU type, for --measure; cpu: none")
     ] = None,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences at once, for --measure --on cpu.")] = 64,
-    kv_cache_gib: Annotated[float, typer.Option(min=0.001, help="Cache in GiB, for --measure --on cpu.")] = 0.0625,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="sequences at once, for --measure --on cpu")] = 64,
+    kv_cache_gib: Annotated[float, typer.Option(min=0.001, help="cache in GiB, for --measure --on cpu")] = 0.0625,
     json_file: JsonOption = None,
 ) -> None:
     """Say for each model and each share of a GPU whether it fits, how many sequences it runs, and how fast.
@@ -50,26 +52,26 @@ def profile(
     Computed from the models' config.json and the GPUs' numbers: estimates, good to some 20 %. With `--measure` from
     the real engines, on the GPU of this machine: run it on one machine of each type, into the same file.
 
-    Example: `apportion profile --models models.yaml --cluster cluster.yaml --out profiles.json`
+    Example: `apportion profile --config serve_config.yaml --cluster cluster.yaml --out profiles.json`
     """
-    from apportion.allocation.models import load_models
     from apportion.allocation.profile import SHARES, TENSOR_PARALLEL, Typical, compute_profiles
     from apportion.allocation.replica import load_profiles, merge_profiles, profile_row, save_profiles
 
     there = read_cluster(cluster)
-    specs = load_models(models, there.gpu_types)
+    described = read_models(config, models, there.gpu_types)
+    specs = described.specs
     typical = Typical(prompt_tokens, answer_tokens, sequence_tokens)
     shares = tuple(share or SHARES)
     sizes = tuple(tensor_parallel or TENSOR_PARALLEL)
-    found = compute_profiles(specs, there, typical, shares, sizes, _architectures(specs, models))
+    found = compute_profiles(specs, there, typical, shares, sizes, _architectures(described))
     if measure:
         found += _measured(specs, there, found, _type_here(on, there), shares, typical, max_num_seqs, kv_cache_gib)
     elif on is not None:
-        raise InvalidRequestError("--on names the machine to measure on: add --measure, or leave it out.")
+        raise InvalidRequestError("--on: names the machine to measure on; add --measure, or leave it out")
     if not found:
         raise InvalidRequestError(
-            "There is nothing to compute: a CPU's speed is only measured (--measure --on cpu), and no model may run on "
-            "another type of the cluster."
+            "--cluster: there is nothing to compute for it; a CPU's speed is only measured (--measure --on cpu), and "
+            "no model may run on another type of the cluster"
         )
     kept = load_profiles(out) if out.exists() else ()
     profiles = merge_profiles(kept, found)
@@ -78,17 +80,17 @@ def profile(
         _print(profiles, out)
 
 
-def _architectures(specs: tuple[ModelSpec, ...], models: Path) -> dict[str, Architecture]:
+def _architectures(models: DescribedModels) -> dict[str, Architecture]:
     """By model; a source that cannot be read is named with its line."""
     from apportion.allocation.architecture import read_architecture
-    from apportion.allocation.yaml_files import fault
+    from apportion.deployments.config.models import resolve_source
 
     found = {}
-    for number, spec in enumerate(specs):
+    for number, spec in enumerate(models.specs):
         try:
-            found[spec.name] = read_architecture(spec.source)
+            found[spec.name] = read_architecture(resolve_source(spec.source))
         except ConfigurationError as error:
-            raise fault(models, ("models", number, "source"), error.message) from error
+            raise models.fault(number, ("source",), error.message) from error
     return found
 
 
@@ -97,7 +99,9 @@ def _type_here(on: str | None, cluster: Cluster) -> str:
     if on is None and len(types) == 1:
         return types[0]
     if on not in types:
-        raise InvalidRequestError(f"--measure needs --on TYPE, this machine's GPU type: one of {', '.join(types)}.")
+        raise InvalidRequestError(
+            f"--on: missing, or no type of the cluster; give this machine's GPU type, one of {', '.join(types)}"
+        )
     return on
 
 
@@ -143,4 +147,4 @@ def _print(profiles: tuple[Profile, ...], out: Path) -> None:
             numbers = ("does not fit", "", "", "")
         table.add_row(str(entry.replica), *numbers, entry.source, entry.reason)
     console.print(table)
-    console.print(f"{sum(entry.fits for entry in profiles)} of {len(profiles)} replica types fit; written to {out}.")
+    console.print(f"{sum(entry.fits for entry in profiles)} of {len(profiles)} replica types fit; written to {out}")

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 def render(
-    plan: Annotated[Path, typer.Argument(help="plan.json.")],
+    plan: Annotated[Path, typer.Argument(help="plan.json")],
     config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration that the plan's models go into.")
+        Path, typer.Option("--config", "-c", metavar="FILE", help="configuration that the plan's models go into")
     ] = Path("serve_config.yaml"),
-    out: Annotated[Path | None, typer.Option(help="Where to write it; default: into the configuration itself.")] = None,
+    out: Annotated[Path | None, typer.Option(help="where to write it; default: into the configuration itself")] = None,
     pin: Annotated[
-        bool, typer.Option("--pin/--no-pin", help="Name node and GPUs of each replica, or let Ray choose.")
+        bool, typer.Option("--pin/--no-pin", help="name node and GPUs of each replica, or let Ray choose")
     ] = True,
-    num_cpus: Annotated[float, typer.Option(min=0, help="CPUs that Ray reserves for a replica on a GPU.")] = 1.0,
+    num_cpus: Annotated[float, typer.Option(min=0, help="CPUs that Ray reserves for a replica on a GPU")] = 1.0,
     autoscale: Annotated[
         bool,
-        typer.Option("--autoscale", help="Let Serve scale each replica type between the plan's bounds; pins nothing."),
+        typer.Option("--autoscale", help="let Serve scale each replica type between the plan's bounds; pins nothing"),
     ] = False,
     live: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS|auto", help="Also check that it fits the Ray cluster that is running there."),
+        typer.Option(metavar="ADDRESS|auto", help="also check that it fits the Ray cluster that is running there"),
     ] = None,
 ) -> None:
     """Write the plan's replicas into a configuration that `serve deploy` takes; the rest of the file stays.
@@ -52,7 +52,7 @@ def render(
     _check(text, target, loaded.cluster, live)
     changed = not target.exists() or target.read_text() != text
     target.write_text(text)
-    state = "." if changed else "; nothing changed."
+    state = "" if changed else "; nothing changed"
     console.print(f"{len(loaded.placements)} planned replicas are in {target}{state}", highlight=False)
 
 
@@ -60,19 +60,19 @@ def _check(text: str, target: Path, cluster: Cluster, live: str | None) -> None:
     """As the service itself would, on the plan's cluster and where asked for on a running one."""
     from math import inf
 
-    import yaml
-
     from apportion.allocation.gpus import CPU
+    from apportion.allocation.serve_file import ServeFile
 
     try:
-        from apportion.deployments.cluster.placement import LiveNode, check_fits, live_nodes
-        from apportion.deployments.config.service import parse_config
+        from apportion.deployments.cluster.fitting import check_fits
+        from apportion.deployments.cluster.nodes import LiveNode, live_nodes
+        from apportion.deployments.config.reader import check_config
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"checking the configuration needs {error.name}, which is not installed; install apportion[serve]"
         ) from error
     try:
-        parsed = parse_config(yaml.safe_load(text)["applications"][0]["args"])
+        parsed = check_config(ServeFile.of(target, text)).service
         # What a plan says of a node are its GPUs; there may be any number of CPUs beside them.
         nodes = [
             LiveNode(node.name, node.name, {}, 0 if node.gpu_type == CPU else node.n_gpus, inf)

@@ -20,18 +20,18 @@ LOADS = (1.0, 1.2, 1.5)
 
 
 def simulate(
-    plan: Annotated[Path, typer.Argument(help="plan.json.")],
+    plan: Annotated[Path, typer.Argument(help="plan.json")],
     prompts: PromptsOption = None,
     outcomes: OutcomesOption = None,
     predictor: PredictorOption = None,
     load: Annotated[
-        list[float] | None, typer.Option(help="Times the plan's rate, repeatable; default: 1, 1.2 and 1.5.")
+        list[float] | None, typer.Option(help="times the plan's rate, repeatable; default: 1, 1.2 and 1.5")
     ] = None,
     requests: Annotated[
-        int | None, typer.Option(min=1, help="Draw so many, with Poisson arrivals; default: each once.")
+        int | None, typer.Option(min=1, help="draw so many, with Poisson arrivals; default: each once")
     ] = None,
-    deadline_s: Annotated[float, typer.Option(min=0, help="An answer that takes longer is not good.")] = 30.0,
-    seed: Annotated[int, typer.Option(help="Seed of draws and arrivals.")] = 0,
+    deadline_s: Annotated[float, typer.Option(min=0, help="an answer that takes longer is not good")] = 30.0,
+    seed: Annotated[int, typer.Option(help="seed of draws and arrivals")] = 0,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,

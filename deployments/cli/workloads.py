@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 PromptsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Prompts, .jsonl with `arrival_s` where known; needs --predictor."),
+    typer.Option(metavar="FILE", help="prompts, .jsonl with `arrival_s` where known; needs --predictor"),
 ]
 OutcomesOption = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="Recorded outcomes instead of prompts; with --predictor only their prompts count. Without, the recorded "
-        "scores do, which is hindsight: the plan then promises more than a router can keep.",
+        help="recorded outcomes instead of prompts; with --predictor only their prompts count; without, the recorded "
+        "scores do, which is hindsight: the plan then promises more than a router can keep",
     ),
 ]
-PredictorOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Artefact that scores the prompts.")]
+PredictorOption = Annotated[Path | None, typer.Option(metavar="DIR", help="artefact that scores the prompts")]
 RateOption = Annotated[
-    float | None, typer.Option(min=0, help="Requests per second; default: that of the prompts' `arrival_s`.")
+    float | None, typer.Option(min=0, help="requests per second; default: that of the prompts' `arrival_s`")
 ]
 EncoderOption = Annotated[
-    str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")
+    str | None, typer.Option(help="where the artefact's encoder lies now, if not where it was trained")
 ]
 
 
@@ -51,18 +51,20 @@ def read_workload(
     from apportion.allocation.workload import predicted_workload, read_requests, recorded_workload
 
     if (prompts is None) == (outcomes is None):
-        raise InvalidRequestError("Give --prompts with --predictor, or --outcomes.")
+        raise InvalidRequestError(
+            "--prompts, --outcomes: no workload, or two; give --prompts with --predictor, or --outcomes"
+        )
     if outcomes is not None:
         from apportion.router.outcomes.loaders import load_outcomes
 
         if rate_per_s is None:
-            raise InvalidRequestError("--outcomes have no arrival times: give --rate, requests per second.")
+            raise InvalidRequestError("--rate: missing, and outcomes have no arrival times; give requests per second")
         table = load_outcomes(outcomes)
         if predictor is None:
             return recorded_workload(table, specs, rate_per_s)
         texts, arrivals = table.prompts, None
     elif predictor is None or prompts is None:
-        raise InvalidRequestError("--prompts need a --predictor, the artefact that scores them.")
+        raise InvalidRequestError("--predictor: missing, and prompts need one; give the artefact that scores them")
     else:
         texts, arrivals = read_requests(prompts)
     from apportion.router.prediction.predictor import Predictor

@@ -15,16 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from apportion.deployments.config.service import ServiceConfig, parse_config
-from apportion.router.batch.messages import ROUTER
+from apportion.deployments.config.reader import read_config
+from apportion.deployments.config.service import ServiceConfig
 from apportion.router.errors import ConfigurationError, UnavailableError
 
-IMPORT_PATH = "apportion.deployments.app:build"
-IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the packages were under one name
 DASHBOARD_PORT = 8265
 # HAProxy instead of Serve's Python proxy and handles without a second event loop: a sixth of the CPU a request.
 # Nothing is reported to anyone.
@@ -42,37 +39,6 @@ RAY_ENV = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
 STATUS_PERIOD_S = 1.0
-
-
-def read_config(path: Path) -> tuple[dict[str, Any], ServiceConfig]:
-    """The file as `serve deploy` takes it, and the checked configuration of its one application.
-
-    Raises:
-        ConfigurationError: the file is missing, is no YAML, or a field is wrong.
-    """
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; name a file with --config") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
-    applications = document.get("applications") if isinstance(document, dict) else None
-    if not isinstance(applications, list) or len(applications) != 1:
-        raise ConfigurationError(f"{path}: `applications` must hold exactly one application")
-    application = applications[0]
-    if application.get("import_path") not in IMPORT_PATHS:
-        raise ConfigurationError(f"{path}: applications.0.import_path must be {IMPORT_PATH}")
-    for changed in application.get("deployments") or ():
-        alone = changed.get("num_replicas") in (None, 1) and changed.get("autoscaling_config") is None
-        if changed.get("name") == ROUTER and not alone:
-            raise ConfigurationError(
-                f"{path}: applications.0.deployments: the {ROUTER} is one replica, since slots have one owner; "
-                "remove its num_replicas and autoscaling_config"
-            )
-    try:
-        return document, parse_config(application.get("args") or {})
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: applications.0.args: {error.message}") from error
 
 
 def required_cpus(config: ServiceConfig) -> float:
@@ -129,7 +95,8 @@ def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> 
         ConfigurationError: the file is wrong, or asks for more GPUs than there are.
         UnavailableError: a deployment failed or was not ready in time; holds Serve's message.
     """
-    document, config = read_config(path)
+    found = read_config(path)
+    document, config = found.document, found.service
     with local_ray(required_cpus(config)):
         import ray
 

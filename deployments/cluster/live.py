@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from apportion.allocation.cluster import Cluster, Node
 from apportion.allocation.gpus import CPU, GPU_TYPES
-from apportion.deployments.cluster.placement import LiveNode, by_name, live_nodes
+from apportion.deployments.cluster.nodes import LiveNode, by_name, live_nodes
 from apportion.router.errors import ConfigurationError, UnavailableError
 
 TYPE_LABEL = "apportion-gpu-type"

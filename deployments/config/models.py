@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from apportion.allocation.models import ModelDescription
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section
 from apportion.router.prices import ModelPrice
@@ -80,22 +81,14 @@ class ReplicaGroup(Section):
         return self
 
 
-class ModelConfig(Section):
-    """One served model: where it comes from, what it costs, what it runs on."""
+class ModelConfig(ModelDescription):
+    """One model, as plans and the service describe it: where it comes from, what it costs, what it runs on."""
 
-    name: str = Field(description="Name in the API; `auto` is taken.", min_length=1)
-    source: str = Field(description="Hugging Face hub id, or a folder (relative ones: to the project).")
-    input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
-    output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
     engine: Literal["vllm", "simulated"] = Field("vllm", description="What answers: a real engine, or none.")
-    engine_args: dict[str, Any] = Field(
-        default_factory=dict, description="vLLM's engine and server arguments, e.g. `max_model_len: 4096`."
-    )
     env: dict[str, str] = Field(default_factory=dict, description="Environment of this model's replicas.")
     num_replicas: int = Field(1, ge=1, description="Replicas of the engine.")
     num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
-    max_model_len: int = Field(ge=1, description="Longest prompt plus answer in tokens.")
     max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
     timeouts: TimeoutsConfig | None = Field(None, description="Null: those of `dispatch.engine_timeouts`.")
     simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
@@ -122,16 +115,24 @@ class ModelConfig(Section):
 
     def of_group(self, group: ReplicaGroup) -> ModelConfig:
         """The model as a replica of the group runs it."""
+        said: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
+        if self.quantisation == "fp8":  # done while loading; other formats are read from the checkpoint itself
+            said["quantization"] = "fp8"
         return self.model_copy(
             update={
                 "num_replicas": group.num_replicas,
                 "num_gpus": group.num_gpus,
                 "num_cpus": group.num_cpus,
                 "max_num_seqs": group.max_num_seqs,
-                "engine_args": self.engine_args | group.engine_args,
+                "engine_args": said | self.engine_args | group.engine_args,
                 "replica_groups": None,
             }
         )
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """With those of a group: a plan writes the same number format into all of them."""
+        return self.engine_args | (self.replica_groups[0].engine_args if self.replica_groups else {})
 
     @property
     def price(self) -> ModelPrice:

@@ -11,11 +11,11 @@ import pytest
 
 from apportion.allocation.cluster import Cluster, Node
 from apportion.allocation.gpus import GpuType
-from apportion.allocation.models import load_models
+from apportion.allocation.models import ModelDescription, load_models
 from apportion.allocation.plan import Plan, load_plan, save_plan
 from apportion.allocation.planner import PlanOptions, make_plan
 from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
-from apportion.allocation.serve_file import read_models
+from apportion.allocation.serve_file import ServeFile
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 from tests.allocation.instances import cluster, profile, profiles, specs, workload
@@ -61,10 +61,38 @@ def test_cluster_expands_equal_nodes_and_extends_the_table(tmp_path: Path) -> No
 
 
 def test_models_take_their_fields(tmp_path: Path) -> None:
-    one, two = load_models(write(tmp_path, MODELS))
+    one, two = load_models(write(tmp_path, MODELS)).specs
     assert one.price == ModelPrice(0.1, 0.2)
     assert (one.min_replicas, one.max_replicas, one.gpu_types, one.quantisation) == (0, None, None, None)
     assert (two.min_replicas, two.max_replicas, two.gpu_types, two.quantisation) == (1, 3, ("mine",), "fp8")
+
+
+DESCRIPTION = {"name": "m", "source": "org/m", "input_usd_per_million": 1, "output_usd_per_million": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "quantisation"),
+    [
+        ({}, "bfloat16", None),
+        ({"engine_args": {"dtype": "half", "quantization": "awq_marlin"}}, "float16", "awq"),
+        ({"engine_args": {"dtype": "auto", "seed": 3}}, "bfloat16", None),
+        ({"dtype": "float32", "engine_args": {"dtype": "float"}}, "float32", None),
+        ({"quantisation": "int4", "engine_args": {"quantization": "bitsandbytes"}}, "bfloat16", "int4"),
+    ],
+)
+def test_number_formats_come_from_the_engines_arguments(
+    fields: dict[str, object], dtype: str, quantisation: str | None
+) -> None:
+    spec = ModelDescription.model_validate(DESCRIPTION | fields).spec()
+    assert (spec.dtype, spec.quantisation) == (dtype, quantisation)
+
+
+def test_number_formats_that_differ_or_have_no_known_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dtype float32 and engine_args.dtype half differ; give one of them"):
+        ModelDescription.model_validate(DESCRIPTION | {"dtype": "float32", "engine_args": {"dtype": "half"}})
+    file = write(tmp_path, MODELS.replace("quantisation: fp8", "engine_args: {quantization: bitsandbytes}"))
+    with pytest.raises(ConfigurationError, match=r"line 13: models.1.engine_args: .*bitsandbytes.*give `quantisation`"):
+        load_models(file)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +122,14 @@ def test_mistakes_are_named_with_file_and_line(
 
 def test_a_model_names_types_that_exist(tmp_path: Path) -> None:
     file = write(tmp_path, MODELS.replace("[mine]", "[L4, mine]"))
-    assert load_models(file, {"mine"})[1].gpu_types == ("L4", "mine")
+    assert load_models(file, {"mine"}).specs[1].gpu_types == ("L4", "mine")
     with pytest.raises(
         ConfigurationError, match=r"line 12: models\.1\.gpu_types\.1: 'mine' is neither.*use one of.*L4"
     ):
         load_models(file, {"yours"})
 
 
-@pytest.mark.parametrize("load", [Cluster.load, load_models, load_profiles, load_plan, read_models])
+@pytest.mark.parametrize("load", [Cluster.load, load_models, load_profiles, load_plan, ServeFile.read])
 def test_another_encoding_is_named_with_its_line(tmp_path: Path, load: Callable[[Path], object]) -> None:
     file = tmp_path / "file.yaml"
     file.write_bytes("models:\n  - name: größer\n".encode("latin-1"))
@@ -150,7 +178,7 @@ def test_a_plan_survives_the_file(tmp_path: Path, plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "has version 99"),
+        ({"version": 99}, "version: 99 is not 1"),
         ({"placements": "none"}, "placements"),
         ({"surprise": 1}, "surprise"),
         ({"models": []}, "none of its models"),
@@ -174,7 +202,7 @@ LARGE = ReplicaType("large", "gpu", 1.0, 2)
     ("places", "message"),
     [
         ([(HALF, "node-0", (0,))] * 3, "GPU 0 of node-0 is given out 1.5 times"),
-        ([(HALF, "node-9", (0,))], "No node 'node-9'"),
+        ([(HALF, "node-9", (0,))], "no node 'node-9'"),
         ([(HALF, "node-0", (4,))], "GPU 4 of node-0, which has 4"),
         ([(LARGE, "node-0", (1, 1))], "needs 2 different ones"),
         ([(LARGE, "node-0", (1,))], "needs 2 different ones"),

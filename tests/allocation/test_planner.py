@@ -148,7 +148,7 @@ def test_autoscaling_goes_from_the_low_rate_to_what_the_cluster_holds() -> None:
         for numbers in ([b.min_replicas for b in plan.bounds], [b.max_replicas for b in plan.bounds])
     )
     assert least < most <= plan.cluster.n_gpus
-    with pytest.raises(InvalidRequestError, match="have to lie around"):
+    with pytest.raises(InvalidRequestError, match="do not lie around"):
         plan_for(rate_per_s=40.0, low_rate_per_s=50.0, high_rate_per_s=60.0)
     with pytest.raises(InvalidRequestError, match="both or neither"):
         PlanOptions(low_rate_per_s=1.0)
@@ -254,8 +254,8 @@ def test_a_budget_of_nothing_is_explained() -> None:
 @pytest.mark.parametrize(
     ("rate_per_s", "says"),
     [
-        (0.04, "cannot meet min_replicas and max_replicas. Relaxing this alone would do."),
-        (1.0, "more than one requirement is out of reach. Relax several requirements at once."),
+        (0.04, "cannot meet min_replicas and max_replicas; relaxing this alone would do"),
+        (1.0, "more than one requirement is out of reach; relax several at once"),
     ],
 )
 def test_several_requirements_are_to_be_relaxed_only_where_one_does_not_do(rate_per_s: float, says: str) -> None:

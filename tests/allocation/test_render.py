@@ -14,9 +14,10 @@ from apportion.allocation.plan import ReplicaBounds
 from apportion.allocation.planner import PlanOptions, make_plan
 from apportion.allocation.render import RenderOptions, render
 from apportion.allocation.replica import ReplicaType
-from apportion.allocation.serve_file import read_models
+from apportion.allocation.serve_file import Rewriting, ServeFile
 from apportion.allocation.settings import check_settings, replica_settings
-from apportion.deployments.cluster.placement import LiveNode, check_fits
+from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.nodes import LiveNode
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
@@ -49,8 +50,7 @@ def test_another_plan_goes_into_the_same_file_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.gpu.yaml"])
 def test_reading_and_writing_moves_nothing(name: str) -> None:
-    document, _ = read_models(ROOT / name)
-    assert document.text() == (ROOT / name).read_text()
+    assert Rewriting(ServeFile.read(ROOT / name)).text() == (ROOT / name).read_text()
 
 
 def test_the_service_takes_what_is_rendered_and_runs_what_is_planned() -> None:
@@ -200,7 +200,7 @@ def test_settings_that_disagree_are_refused(replica: ReplicaType, change: dict[s
     [
         ("a: [", "line 1: not YAML"),
         ("applications: []", "exactly one application"),
-        ("applications:\n  - name: x\n", "line 2: the application has no `args`"),
+        ("applications:\n  - name: x\n", "line 2: applications.0: the application has no `args`"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -146,7 +146,7 @@ def test_a_profile_without_a_curve_has_steps_of_one_length() -> None:
 
 def test_traffic_says_what_is_wrong_with_it() -> None:
     plan = plan_of(profile(SMALL, 8, ((1, 100.0),)))
-    with pytest.raises(InvalidRequestError, match="either"):
+    with pytest.raises(InvalidRequestError, match="one or the other"):
         traffic(1, 1, 1)
     with pytest.raises(InvalidRequestError, match="at least one"):
         traffic(0, 1, 1, concurrency=1)

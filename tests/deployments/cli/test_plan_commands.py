@@ -1,16 +1,19 @@
-"""`apportion plan` and `apportion replan` on real files, with a real predictor."""
+"""`apportion plan` on real files, with a real predictor: from nothing, and close to a plan that runs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from apportion.allocation.near import moves_between
 from apportion.allocation.plan import Plan, file_hash, load_plan
+from apportion.allocation.planner import PlanOptions
 from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
 from apportion.deployments.cli import app
 from apportion.router.outcomes import write_outcomes
@@ -126,8 +129,10 @@ def test_recorded_outcomes_can_be_planned_for(folder: Path) -> None:
     assert report["expected_quality"] > 0.5
 
 
-def test_replan_changes_little(folder: Path, plan: Plan) -> None:
-    said = invoke(["replan", str(folder / "plan.json"), "--out", str(folder / "next.json")], folder, "--rate", 3)
+def test_planning_again_changes_little(folder: Path, plan: Plan) -> None:
+    said = invoke(
+        ["plan", "--running", str(folder / "plan.json"), "--out", str(folder / "next.json")], folder, "--rate", 3
+    )
     after = load_plan(folder / "next.json")
     moves = moves_between(plan.placements, after.placements)
     assert f"{len(moves.stopped)} to stop, {len(moves.started)} to start" in said
@@ -136,16 +141,16 @@ def test_replan_changes_little(folder: Path, plan: Plan) -> None:
     assert kept >= len(plan.placements) - 1
 
 
-def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
+def test_planning_again_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
     make_plan(
         folder, "strict.json", "--budget-per-request-usd", 1e-5, "--high-availability", "--target-utilisation", 0.7,
         "--quantile", 0.25, "--gpu-price", 1e-4, "--reserve-gpu", 0.1,
     )  # fmt: skip
-    command = ["replan", "--profiles", folder / "profiles.yaml", "--device", "cpu", "--prompts"]
+    command = ["plan", "--profiles", folder / "profiles.yaml", "--device", "cpu", "--prompts"]
     command += [folder / "requests.jsonl", "--predictor", folder / "artefact", "--out", folder / "next.json"]
 
     def replanned(*options: object) -> Plan:
-        result = runner.invoke(app, [*map(str, command), str(folder / "strict.json"), *map(str, options)])
+        result = runner.invoke(app, [*map(str, command), "--running", str(folder / "strict.json"), *map(str, options)])
         assert result.exit_code == 0, result.output
         return load_plan(folder / "next.json")
 
@@ -174,7 +179,7 @@ def test_replan_keeps_what_the_running_plan_had_to_keep(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--rate", 1000), "There is no plan for this cluster: given all else, it cannot meet the request rate"),
+        (("--rate", 1000), "there is no plan for this cluster: given all else, it cannot meet the request rate"),
         (("--budget-per-request-usd", 1e-9), "raise the budget from 1e-09"),
         (("--low-rate", 1), "give both or neither"),
         (("--profiles", "nowhere.yaml"), "nowhere.yaml cannot be read"),
@@ -186,10 +191,42 @@ def test_plan_says_what_is_wrong(folder: Path, options: tuple[object, ...], mess
     assert not (folder / "none.json").exists()
 
 
+def test_plan_needs_a_cluster_and_models_unless_a_plan_runs(folder: Path, plan: Plan) -> None:
+    out = ["--out", folder / "none.json"]
+    models, cluster = ["--models", folder / "models.yaml"], ["--cluster", folder / "cluster.yaml"]
+    for given, message in (
+        (models, "--cluster: missing; give the cluster to plan for, or --running"),
+        (cluster, "--config, --models: give exactly one of them"),
+        ([*models, *cluster, "--move-price", 0.1], "--move-price: nothing runs that could move"),
+        (["--running", folder / "plan.json", "--config", folder / "none.yaml"], "none.yaml cannot be read"),
+    ):
+        assert message in invoke(["plan", *map(str, [*out, *given])], folder, code=2)
+
+
+def test_the_defaults_that_the_help_names_are_those_of_the_planner() -> None:
+    options = PlanOptions()
+    named = {
+        "batch_size": options.batch_size,
+        "batches": options.n_batches,
+        "seed": options.seed,
+        "budget_per_request_usd": options.requirements.budget_usd,
+        "target_utilisation": options.requirements.target_utilisation,
+        "reserve_gpu": options.requirements.reserved_gpu_fraction,
+        "quantile": options.quantile or 0,
+        "peak": options.peak or 0,
+    }
+    group: Any = get_command(app)
+    parameters = {parameter.name: parameter for parameter in group.commands["plan"].params}
+    for name, value in named.items():
+        assert f"[default: {value:g}, or as the running plan]" in parameters[name].help
+    assert parameters["gap"].default == options.gap
+    assert parameters["time_limit_s"].default == options.time_limit_s
+
+
 def test_a_workload_is_either_prompts_or_outcomes(folder: Path) -> None:
     said = make_plan(folder, "none.json", "--outcomes", folder / "outcomes", code=2)
-    assert "give --rate" in said
+    assert "--rate: missing, and outcomes have no arrival times" in said
     files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "none.json"]
     result = runner.invoke(app, ["plan", *map(str, files), "--profiles", str(folder / "profiles.yaml")])
     assert result.exit_code == 2
-    assert "Give --prompts with --predictor, or --outcomes." in result.stderr
+    assert "give --prompts with --predictor, or --outcomes" in result.stderr

@@ -71,10 +71,10 @@ def test_a_cap_for_each_batch_and_a_pacing_of_the_window_exclude_each_other() ->
 async def test_the_live_policy_is_checked_as_the_configuration_is(tmp_path: Path) -> None:
     paced = {"limits": [DAILY], "pacing": {"mode": "resolving"}}
     service = LocalService(configuration(tmp_path / "b.db", budget=paced))
-    with pytest.raises(ConfigurationError, match="remove it"):
-        service.router.reconfigure({"budget_usd_per_request": 1e-5})
+    service.router.reconfigure({"budget_usd_per_request": 1e-5})
+    assert "remove it" in (await service.router.state())["policy_error"]
     await service.close()
     service = LocalService(configuration(None))
-    with pytest.raises(ConfigurationError, match="need a `budget` section"):
-        service.router.reconfigure({"limits": [DAILY]})
+    service.router.reconfigure({"limits": [DAILY]})
+    assert "need a `budget` section" in (await service.router.state())["policy_error"]
     await service.close()

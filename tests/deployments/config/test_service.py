@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import yaml
 
-from apportion.deployments.cluster.launch import read_config
+from apportion.allocation.serve_file import ServeFile
+from apportion.deployments.config.reader import check_config, read_config
 from apportion.deployments.config.service import ServiceConfig, live_policy, parse_config
 from apportion.router.errors import ConfigurationError
 from tests.paths import ROOT
@@ -25,14 +26,14 @@ def arguments(**model: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["serve_config.yaml", "serve_config.gpu.yaml"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
-    _, config = read_config(ROOT / name)
+    config = read_config(ROOT / name).service
     assert len(config.models) >= 3
 
 
 def test_prices_of_the_zoo_are_in_proportion_to_size() -> None:
     from safetensors import safe_open
 
-    _, config = read_config(ROOT / "serve_config.yaml")
+    config = read_config(ROOT / "serve_config.yaml").service
     for model in config.models:
         with safe_open(f"{model.resolved_source}/model.safetensors", framework="np") as weights:
             size = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118 (no mapping)
@@ -118,10 +119,16 @@ def test_configurations_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "not valid YAML"),
-        ("applications: []", "exactly one application"),
-        ("applications: [{import_path: other:app}]", "import_path must be apportion.deployments.app:build"),
-        ("applications: [{import_path: deployments.app:build, args: {}}]", "models: missing"),
+        ("{", "line 1: not YAML"),
+        ("applications: []", "line 1: applications: must hold exactly one application"),
+        (
+            "applications: [{import_path: other:app, args: {}}]",
+            "line 1: applications.0.import_path: must be apportion.deployments.app:build",
+        ),
+        (
+            "applications: [{import_path: deployments.app:build, args: {}}]",
+            "line 1: applications.0.args.models: missing",
+        ),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -162,3 +169,15 @@ def test_an_artefact_for_other_models_is_refused(tmp_path: Path) -> None:
     args["models"][0]["name"] = "ostrich"
     with pytest.raises(ArtefactError, match="ostrich"):
         build(args)
+
+
+def test_a_wrong_field_is_named_with_its_line_whether_the_file_is_there_or_only_its_text(tmp_path: Path) -> None:
+    text = (ROOT / "serve_config.yaml").read_text().replace("max_num_seqs: 64", "max_seqs: 64", 1)
+    line = next(number for number, row in enumerate(text.splitlines(), 1) if "max_seqs" in row)
+    path = tmp_path / "config.yaml"
+    says = rf"config\.yaml, line {line}: applications\.0\.args\.models\.0\.max_seqs: unknown field"
+    with pytest.raises(ConfigurationError, match=says):
+        check_config(ServeFile.of(path, text))
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=says):
+        read_config(path)

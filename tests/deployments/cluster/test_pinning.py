@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from apportion.deployments.app import engine_name
+from apportion.deployments.cluster.fitting import check_fits
 from apportion.deployments.cluster.live import cluster_of
-from apportion.deployments.cluster.placement import LiveNode, check_fits, gpu_environment, in_order, placement_options
+from apportion.deployments.cluster.nodes import LiveNode
+from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.router.errors import ConfigurationError
@@ -38,11 +40,11 @@ def node(name: str, gpus: int = 2, cpus: float = 16, **labels: str) -> LiveNode:
 
 
 def test_a_label_or_an_address_pins_an_actor() -> None:
-    labelled = placement_options(ReplicaGroup(name="g", node="a-0", num_gpus=1), {})
+    labelled = deployment_options(ReplicaGroup(name="g", node="a-0", num_gpus=1), {})
     assert labelled["ray_actor_options"]["label_selector"] == {"apportion-node": "a-0"}
-    addressed = placement_options(ReplicaGroup(name="g", node="10.0.0.7", num_gpus=1), {})
+    addressed = deployment_options(ReplicaGroup(name="g", node="10.0.0.7", num_gpus=1), {})
     assert addressed["ray_actor_options"]["resources"] == {"node:10.0.0.7": 0.001}
-    anywhere = placement_options(ReplicaGroup(name="g", num_gpus=1), {"env_vars": {}})
+    anywhere = deployment_options(ReplicaGroup(name="g", num_gpus=1), {"env_vars": {}})
     assert anywhere == {"ray_actor_options": {"num_gpus": 1, "num_cpus": 1, "runtime_env": {"env_vars": {}}}}
 
 
@@ -57,7 +59,7 @@ def test_a_placement_group_is_one_node_and_is_pinned_as_a_whole(
     place: str, bundle: dict[str, float], selector: Any
 ) -> None:
     several = ReplicaGroup(name="g", node=place, num_gpus=4, placement_group_bundles=({"GPU": 4, "CPU": 1},))
-    options = placement_options(several, {})
+    options = deployment_options(several, {})
     assert options["placement_group_strategy"] == "STRICT_PACK"
     assert options["placement_group_bundles"] == [bundle]
     assert options.get("placement_group_bundle_label_selector") == selector

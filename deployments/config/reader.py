@@ -1,0 +1,55 @@
+"""`serve_config.yaml` from its text to the checked configuration; mistakes are named with file, line and field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apportion.allocation.serve_file import APPLICATION, ARGUMENTS, ServeFile
+from apportion.deployments.config.service import ServiceConfig
+from apportion.router.batch.messages import ROUTER
+
+IMPORT_PATH = "apportion.deployments.app:build"
+IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the packages were under one name
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """file: the text with its lines; service: the configuration of its one application."""
+
+    file: ServeFile
+    service: ServiceConfig
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The file as `serve deploy` takes it."""
+        return self.file.document
+
+
+def read_config(path: str | Path) -> ReadConfig:
+    """Reads and checks a configuration.
+
+    Raises:
+        ConfigurationError: the file is missing, is no YAML, or a field is wrong.
+    """
+    return check_config(ServeFile.read(path))
+
+
+def check_config(file: ServeFile) -> ReadConfig:
+    """Checks what a file holds, or would hold once it is written.
+
+    Raises:
+        ConfigurationError: a field is wrong.
+    """
+    if file.application.get("import_path") not in IMPORT_PATHS:
+        raise file.fault((*APPLICATION, "import_path"), f"must be {IMPORT_PATH}; correct it")
+    for number, changed in enumerate(file.application.get("deployments") or ()):
+        alone = changed.get("num_replicas") in (None, 1) and changed.get("autoscaling_config") is None
+        if changed.get("name") == ROUTER and not alone:
+            raise file.fault(
+                (*APPLICATION, "deployments", number),
+                f"the {ROUTER} is one replica, since slots have one owner; remove its num_replicas and "
+                "autoscaling_config",
+            )
+    return ReadConfig(file, file.checked(ServiceConfig, ARGUMENTS))

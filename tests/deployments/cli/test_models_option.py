@@ -1,0 +1,70 @@
+"""A model is described once: the service's configuration and a list of models say the same of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from apportion.allocation.render import RenderOptions, render
+from apportion.allocation.serve_file import ServeFile
+from apportion.deployments.cli.models import read_models
+from apportion.deployments.config.reader import check_config
+from apportion.router.errors import ConfigurationError, InvalidRequestError
+from tests.allocation.plans import plan_of
+from tests.paths import ROOT
+
+GOLDEN = ROOT / "tests" / "allocation" / "golden"
+
+
+def test_a_list_of_models_is_the_configurations_list(tmp_path: Path) -> None:
+    for name in ("serve_config.yaml", "serve_config.gpu.yaml"):
+        listed: Any = yaml.safe_load((ROOT / name).read_text())["applications"][0]["args"]["models"]
+        listed[0] |= {"gpu_types": ["L4"], "min_replicas": 1, "max_replicas": 3, "dtype": "bfloat16"}
+        file = tmp_path / "models.yaml"
+        file.write_text(yaml.safe_dump({"models": listed}))
+        document = yaml.safe_load((ROOT / name).read_text())
+        document["applications"][0]["args"]["models"] = listed
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump(document))
+        found = read_models(None, file, ())
+        assert found.specs == read_models(config, None, ()).specs
+        assert (found.specs[0].gpu_types, found.specs[0].min_replicas, found.specs[0].max_replicas) == (("L4",), 1, 3)
+
+
+def test_what_was_rendered_describes_what_was_planned(tmp_path: Path) -> None:
+    plan, config = plan_of(), tmp_path / "config.yaml"
+    config.write_text(render(plan, GOLDEN / "before.yaml", RenderOptions()))
+    assert sorted(read_models(config, None, plan.cluster.gpu_types).specs, key=lambda spec: spec.name) == sorted(
+        plan.models, key=lambda spec: spec.name
+    )
+    config.write_text(render(plan_of(()), config, RenderOptions()))
+    without = read_models(config, None, plan.cluster.gpu_types).specs
+    assert {spec.name: spec.quantisation for spec in without}["middle"] == "fp8", "also without a replica"
+
+
+def test_a_wrong_type_is_named_where_the_configuration_says_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    text = (ROOT / "serve_config.gpu.yaml").read_text()
+    config.write_text(text.replace("num_gpus: 0.3\n", "num_gpus: 0.3\n          gpu_types: [L5]\n", 1))
+    line = next(number for number, row in enumerate(config.read_text().splitlines(), 1) if "L5" in row)
+    says = rf"config\.yaml, line {line}: applications\.0\.args\.models\.0\.gpu_types\.0: 'L5' is neither"
+    with pytest.raises(ConfigurationError, match=says):
+        read_models(config, None, ("L4",))
+
+
+@pytest.mark.parametrize("given", [(None, None), (Path("a"), Path("b"))])
+def test_models_come_from_exactly_one_file(given: tuple[Path | None, Path | None]) -> None:
+    with pytest.raises(InvalidRequestError, match="give exactly one of them"):
+        read_models(*given, ())
+
+
+def test_a_model_is_served_in_the_format_that_it_says() -> None:
+    text = (ROOT / "serve_config.gpu.yaml").read_text()
+    text = text.replace("engine_args:\n            dtype: bfloat16\n", "dtype: float16\n          engine_args:\n", 1)
+    text = text.replace("num_gpus: 0.3\n", "num_gpus: 0.3\n          quantisation: fp8\n", 1)
+    model = check_config(ServeFile.of("config.yaml", text)).service.models[0]
+    deployed = model.of_group(model.groups[0]).engine_args
+    assert (deployed["dtype"], deployed["quantization"]) == ("float16", "fp8")

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from apportion.router.arrays import FloatArray
-from apportion.router.assignment.model import Rows, full_model, solve_model
+from apportion.router.assignment.highs import solve_model
+from apportion.router.assignment.model import Rows, full_model
 from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Termination
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program

@@ -18,7 +18,8 @@ from pathlib import Path
 from pydantic import Field
 
 from apportion.allocation.gpus import GPU_TYPES, GpuType
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import fault, read_checked
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 
 

@@ -23,7 +23,8 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from apportion.allocation.gpus import CPU, GPU_TYPES
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import fault, read_checked
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from apportion.allocation.yaml_files import Section, fault, read_checked
+from apportion.allocation.yaml_files import fault, read_checked
+from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 
 # Ray counts GPU shares in ten-thousandths.

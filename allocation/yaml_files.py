@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from apportion.router.checked import Mistake, mistakes
 from apportion.router.errors import ConfigurationError
 
 Checked = TypeVar("Checked", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """Base of everything read from a file: unknown fields are mistakes, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_checked(path: Path, kind: type[Checked]) -> Checked:
@@ -39,7 +34,8 @@ def read_checked(path: Path, kind: type[Checked]) -> Checked:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_lines(path, tree, error))) from error
+        lines = [f"{path}, line {_line(tree, mistake.location)}: {mistake}" for mistake in mistakes(error)]
+        raise ConfigurationError("\n".join(lines)) from error
 
 
 def utf8_text(path: Path) -> str:
@@ -54,24 +50,7 @@ def utf8_text(path: Path) -> str:
 def fault(path: Path, field: Sequence[str | int], problem: str) -> ConfigurationError:
     """The error for a field of a file that was read before: names the file, the field's line, problem and mend."""
     tree = yaml.compose(utf8_text(path), Loader=yaml.SafeLoader)
-    return ConfigurationError(f"{path}, line {_line(tree, field)}: {_name(field)}: {problem}")
-
-
-def _lines(path: Path, tree: yaml.Node | None, error: ValidationError) -> list[str]:
-    lines = []
-    for mistake in error.errors():
-        where = f"{path}, line {_line(tree, mistake['loc'])}: {_name(mistake['loc'])}"
-        if mistake["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown field; remove it or correct its name.")
-        elif mistake["type"] == "missing":
-            lines.append(f"{where}: missing; add it.")
-        else:
-            lines.append(f"{where}: {mistake['msg']} (got {mistake['input']!r:.80}).")
-    return lines
-
-
-def _name(field: Sequence[str | int]) -> str:
-    return ".".join(str(part) for part in field) or "(whole file)"
+    return ConfigurationError(f"{path}, line {_line(tree, field)}: {Mistake(tuple(field), problem)}")
 
 
 def _line(tree: yaml.Node | None, field: Sequence[str | int]) -> int:

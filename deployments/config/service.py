@@ -20,7 +20,7 @@ from apportion.router.arrays import FloatArray
 from apportion.router.assignment import STRATEGIES, Strategy
 from apportion.router.assignment.options import checked_strategy
 from apportion.router.batch.policy import Policy
-from apportion.router.checked import Section
+from apportion.router.checked import Section, mistakes
 from apportion.router.errors import ArtefactError, ConfigurationError, InvalidRequestError
 from apportion.router.prediction.artefact import read_artefact
 
@@ -192,7 +192,7 @@ def parse_config(args: dict[str, Any]) -> ServiceConfig:
     try:
         return ServiceConfig.model_validate(args)
     except ValidationError as error:
-        raise ConfigurationError(describe(error)) from error
+        raise ConfigurationError(_describe(error)) from error
 
 
 def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolicy:
@@ -214,7 +214,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
         policy = LivePolicy.model_validate(values)
         policy.build_strategy(len(config.models))
     except ValueError as error:
-        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        message = _describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigurationError(f"Router.user_config: {message}") from error
     budget = config.budget
     if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
@@ -248,15 +248,6 @@ def mean_success(config: ServiceConfig) -> FloatArray:
     return np.array([means[name] for name in config.names])
 
 
-def describe(error: ValidationError) -> str:
-    """One line a mistake: the field's path, what is wrong, and what to do."""
-    lines = []
-    for mistake in error.errors():
-        field = ".".join(str(part) for part in mistake["loc"]) or "(whole)"
-        if mistake["type"] == "extra_forbidden":
-            lines.append(f"{field}: unknown field; remove it or correct its name")
-        elif mistake["type"] == "missing":
-            lines.append(f"{field}: missing; add it")
-        else:
-            lines.append(f"{field}: {mistake['msg']} (got {mistake['input']!r:.80})")
-    return "invalid configuration:\n  " + "\n  ".join(lines)
+def _describe(error: ValidationError) -> str:
+    """One line a mistake."""
+    return "invalid configuration:\n  " + "\n  ".join(map(str, mistakes(error)))

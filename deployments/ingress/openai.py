@@ -21,6 +21,7 @@ from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment import STRATEGIES
 from apportion.router.assignment.options import checked_strategy
 from apportion.router.batch.messages import RouteItem, RoutingAsk
+from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
@@ -177,7 +178,7 @@ def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingF
     try:
         return RoutingField.model_validate(values) if values else _NOTHING_SAID
     except ValidationError as error:
-        raise _invalid(error, prefix="routing") from None
+        raise _invalid(error, prefix=("routing",)) from None
 
 
 def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
@@ -233,12 +234,6 @@ def _count_prompts(prompt: Any, named: str | None) -> int:
     return 1 if isinstance(prompt[0], int) else len(prompt)
 
 
-def _invalid(error: ValidationError, prefix: str = "") -> InvalidRequestError:
-    mistakes = error.errors(include_url=False)
-    first = mistakes[0]
-    # Alternatives of a union are not fields: keep names and positions, drop type tags.
-    path = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    path = [part for part in path if part not in {"str", "int"}]
-    param = ".".join([prefix, *path] if prefix else path)
-    got = "" if first["type"] == "missing" else f" (got {first['input']!r:.60})"
-    return InvalidRequestError(f"{param}: {first['msg']}{got}", param=param)
+def _invalid(error: ValidationError, prefix: tuple[str, ...] = ()) -> InvalidRequestError:
+    first = mistakes(error, prefix=prefix, drop_tags=True)[0]
+    return InvalidRequestError(str(first), param=first.field)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from apportion.router.checked import mistakes
 from apportion.router.errors import ArtefactError
 
 VERSION = 2
@@ -93,7 +94,8 @@ def read_artefact(folder: Path) -> tuple[Description, Arrays]:
         description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
         arrays = load_file(str(folder / WEIGHTS_FILE))
     except (ValidationError, SafetensorError) as error:
-        raise ArtefactError(f"{folder} is damaged or of another version; train it again. {error}") from error
+        what = mistakes(error)[0] if isinstance(error, ValidationError) else error
+        raise ArtefactError(f"{folder} is damaged or of another version ({what}): train it again") from error
     if description.version != VERSION:
         raise ArtefactError(
             f"{folder} is an artefact of version {description.version}, this release reads {VERSION}: train it again."

@@ -12,22 +12,17 @@ from apportion.router.assignment.per_request import best
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program
 from apportion.router.assignment.repair import enforce_choice
-from apportion.router.assignment.strategy import check_time_limit
+from apportion.router.assignment.strategy import TimeLimited
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(TimeLimited):
     """Starts on the cheapest models and buys the most success per USD while slots and budget last.
 
     time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
     """
 
-    time_limit_s: float | None = None
-
     name: ClassVar[str] = "greedy"
-
-    def __post_init__(self) -> None:
-        check_time_limit(self.time_limit_s)
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()

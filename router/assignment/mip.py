@@ -16,12 +16,12 @@ from apportion.router.assignment.outcome import Assignment, Infeasibility, Price
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program
 from apportion.router.assignment.solver import Goal, feasible, solve
-from apportion.router.assignment.strategy import check_gap, check_time_limit
+from apportion.router.assignment.strategy import TimeLimited, check_gap
 from apportion.router.assignment.summary import refuse, summarise
 
 
 @dataclass(frozen=True)
-class Mip:
+class Mip(TimeLimited):
     """Maximise expected success under budget and slots, with a proof.
 
     gap: relative distance to the best possible at which the answer counts as optimal.
@@ -31,14 +31,17 @@ class Mip:
     """
 
     gap: float = 1e-4
-    time_limit_s: float | None = None
     rows: tuple[Rows, ...] = ()
 
     name: ClassVar[str] = "mip"
 
     def __post_init__(self) -> None:
         check_gap(self.gap)
-        check_time_limit(self.time_limit_s)
+        super().__post_init__()
+
+    @property
+    def maximises_value(self) -> bool:
+        return not self.rows
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         if self.rows:

@@ -18,7 +18,7 @@ from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.assignment.outcome import Assignment, Prices
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.repair import enforce_choice
-from apportion.router.assignment.strategy import check_time_limit
+from apportion.router.assignment.strategy import TimeLimited
 from apportion.router.assignment.summary import no_prices, summarise
 from apportion.router.errors import InvalidRequestError
 
@@ -26,7 +26,7 @@ Limits = Literal["repair", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitsAfterwards:
+class LimitsAfterwards(TimeLimited):
     """What becomes of a choice that was made without the limits.
 
     limits: `repair` it or `ignore` them.
@@ -34,7 +34,6 @@ class LimitsAfterwards:
     """
 
     limits: Limits = "repair"
-    time_limit_s: float | None = None
 
     name: ClassVar[str]
 
@@ -42,7 +41,7 @@ class LimitsAfterwards:
         if self.limits not in get_args(Limits):
             known = ", ".join(get_args(Limits))
             raise InvalidRequestError(f"`limits` is {self.limits!r}: use one of {known}.", param="limits")
-        check_time_limit(self.time_limit_s)
+        super().__post_init__()
 
     def finish(self, problem: BatchProblem, model: IntArray, started: float) -> Assignment:
         """The choice (n_requests,) as an assignment."""
@@ -135,7 +134,7 @@ class Static(LimitsAfterwards):
 
 
 @dataclass(frozen=True)
-class Price:
+class Price(TimeLimited):
     """argmax of success - prices x use with the prices carried over from earlier batches, then repair.
 
     Without `warm` the prices are zero.
@@ -143,12 +142,7 @@ class Price:
     time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
     """
 
-    time_limit_s: float | None = None
-
     name: ClassVar[str] = "price"
-
-    def __post_init__(self) -> None:
-        check_time_limit(self.time_limit_s)
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from apportion.router.assignment.greedy import Greedy
@@ -27,7 +28,7 @@ def strategy_from(name: str, **options: Any) -> Strategy:
     kind = STRATEGIES.get(name)
     if kind is None:
         raise InvalidRequestError(f"Unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}.", param="strategy")
-    known = list(getattr(kind, "__dataclass_fields__", {}))
+    known = sorted(field.name for field in fields(kind))  # type: ignore[arg-type]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InvalidRequestError(

@@ -23,7 +23,7 @@ from apportion.router.assignment.outcome import Assignment, Prices, Termination
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program
 from apportion.router.assignment.solver import Goal
-from apportion.router.assignment.strategy import check_gap, check_time_limit
+from apportion.router.assignment.strategy import TimeLimited, check_gap
 from apportion.router.assignment.summary import refuse, summarise
 from apportion.router.errors import InvalidRequestError
 
@@ -54,7 +54,7 @@ def lower_quantile(problem: BatchProblem, quantile: float) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class RobustMip:
+class RobustMip(TimeLimited):
     """`mip` under uncertainty; the objective is the pessimistic one (`cost`: the plain one).
 
     kind: what is uncertain and how.
@@ -71,7 +71,6 @@ class RobustMip:
     gamma: float | None = None
     confidence: float | None = None
     gap: float = 1e-4
-    time_limit_s: float | None = None
 
     name: ClassVar[str] = "robust_mip"
 
@@ -80,7 +79,7 @@ class RobustMip:
             known = ", ".join(get_args(Kind))
             raise InvalidRequestError(f"Unknown robust kind {self.kind!r}: use one of {known}.", param="kind")
         check_gap(self.gap)
-        check_time_limit(self.time_limit_s)
+        super().__post_init__()
         ranges = {"quantile": (0.0, 1.0), "gamma": (0.0, 1.0), "confidence": (0.5, 1.0)}
         for option, (low, high) in ranges.items():
             value = getattr(self, option)
@@ -97,6 +96,10 @@ class RobustMip:
                     f"`{option}` is {value}: give a number between {low:g} and {high:g}.", param=option
                 )
             object.__setattr__(self, option, value)
+
+    @property
+    def needs_samples(self) -> bool:
+        return self.kind != "cost"
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         if self.kind == "cost":

@@ -27,7 +27,6 @@ from apportion.router.assignment import (
     PerQuery,
     Price,
     Prices,
-    RobustMip,
     Status,
     Strategy,
     assign,
@@ -188,7 +187,7 @@ class Planner:
 
     async def _plan_group(self, batch: _Batch, strategy: Strategy, rows: IntArray) -> None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
-        problem = batch.problem(rows, with_samples=isinstance(strategy, RobustMip))
+        problem = batch.problem(rows, with_samples=strategy.needs_samples)
         seated = seatable(problem)
         batch.wait(rows[~seated])
         if not seated.any():
@@ -232,7 +231,7 @@ class Planner:
 
     async def _assign(self, problem: BatchProblem, strategy: Strategy) -> tuple[Assignment, str]:
         """The solver's answer, or the best that can be had here and now if it does not come."""
-        if isinstance(strategy, Mip) and not strategy.rows:
+        if strategy.maximises_value:
             favourites = assign(problem, PerQuery(price=0.0, limits="ignore"))
             if favourites.status is not Status.infeasible:
                 # Everyone has the model that is best for them: an optimum that needs no solver.

@@ -238,3 +238,25 @@ def test_bad_batches_name_the_field(change: dict[str, object], message: str) -> 
     with pytest.raises(InvalidRequestError, match=message) as caught:
         dataclasses.replace(small(), **change)
     assert caught.value.param == next(iter(change))
+
+
+def test_only_robust_success_needs_samples() -> None:
+    plain = [strategy_from(name) for name in SIMPLE]
+    assert not any(strategy.needs_samples for strategy in plain)
+    kinds = ("quantile", "gamma", "cost")
+    assert [strategy_from("robust_mip", kind=kind).needs_samples for kind in kinds] == [True, True, False]
+
+
+def test_the_nearer_time_limit_holds() -> None:
+    for name in STRATEGIES:
+        assert strategy_from(name).with_time_limit(0.5) == strategy_from(name, time_limit_s=0.5)
+        assert strategy_from(name, time_limit_s=0.1).with_time_limit(0.5) == strategy_from(name, time_limit_s=0.1)
+
+
+def test_a_batch_that_fits_its_most_valuable_models_is_optimal_where_the_strategy_says_so() -> None:
+    assert [name for name in STRATEGIES if strategy_from(name).maximises_value] == ["mip"]
+    assert not Mip(rows=(lambda model, problem, pairs: None,)).maximises_value
+    roomy = BatchProblem(np.array([[0.2, 0.9], [0.8, 0.3]]), np.ones((2, 2)), slots=np.array([2, 2]))
+    answer = assign(roomy, Mip())
+    assert answer.model.tolist() == assign(roomy, PerQuery(limits="ignore")).model.tolist()
+    assert answer.bound == pytest.approx(answer.objective)

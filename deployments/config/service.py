@@ -17,8 +17,8 @@ from apportion.deployments.config.budget import BudgetConfig, LimitConfig
 from apportion.deployments.config.keys import KeysConfig
 from apportion.deployments.config.models import ModelConfig, TimeoutsConfig, resolve_source
 from apportion.router.arrays import FloatArray
-from apportion.router.assignment import STRATEGIES, Strategy
-from apportion.router.assignment.options import checked_strategy
+from apportion.router.assignment import Strategy
+from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.policy import Policy
 from apportion.router.checked import Section, mistakes
 from apportion.router.errors import ArtefactError, ConfigurationError, InvalidRequestError
@@ -39,8 +39,8 @@ class BatchingConfig(Section):
 class RoutingConfig(Section):
     """The policy; changes without a restart through the Router's `user_config`."""
 
-    strategy: str = Field("mip", description=f"One of {', '.join(sorted(STRATEGIES))}.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the strategy, e.g. `gap`.")
+    strategy: str = Field("mip", description=STRATEGY_HELP)
+    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of the strategy. {OPTIONS_HELP}")
     budget_usd_per_request: float | None = Field(
         None, gt=0, description="A batch may spend this times its requests; null: no limit."
     )

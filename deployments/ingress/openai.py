@@ -18,8 +18,7 @@ from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode
 from apportion.deployments.keys.keyring import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
-from apportion.router.assignment import STRATEGIES
-from apportion.router.assignment.options import checked_strategy
+from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
@@ -36,8 +35,8 @@ class RoutingField(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: str | None = Field(None, description=f"One of {', '.join(sorted(STRATEGIES))}.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of that strategy.")
+    strategy: str | None = Field(None, description=STRATEGY_HELP)
+    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of that strategy. {OPTIONS_HELP}")
     max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
@@ -210,7 +209,7 @@ def _check_strategy(name: str, options: dict[str, Any], n_models: int) -> None:
     try:
         checked_strategy(name, options, n_models)
     except InvalidRequestError as error:
-        param = "routing.strategy" if name not in STRATEGIES else "routing.options"
+        param = "routing.strategy" if error.param == "strategy" else "routing.options"
         raise InvalidRequestError(error.message, param=param) from None
 
 

@@ -17,9 +17,9 @@ from apportion.router.assignment.strategy import TimeLimited
 
 @dataclass(frozen=True)
 class Greedy(TimeLimited):
-    """Starts on the cheapest models and buys the most success per USD while slots and budget last.
+    """Start on the cheapest models and buy the most success per USD while slots and budget last.
 
-    time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
+    The solver is asked, for as long as the time limit allows, only where moving requests finds no assignment.
     """
 
     name: ClassVar[str] = "greedy"

@@ -58,7 +58,7 @@ def _means(problem: BatchProblem) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class Ndch(LimitsAfterwards):
-    """The mixture drawn at random: each request goes to the dearer model with the same chance."""
+    """Two models around the budget on the convex hull of mean cost and success, mixed at random."""
 
     name: ClassVar[str] = "ndch"
 
@@ -71,7 +71,7 @@ class Ndch(LimitsAfterwards):
 
 @dataclass(frozen=True)
 class NdchP(LimitsAfterwards):
-    """The same mixture, but the requests for which the cheaper model is likeliest to succeed go to it."""
+    """The mixture of ndch, but the cheaper model gets the requests that it is likeliest to answer well."""
 
     name: ClassVar[str] = "ndch_p"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -18,19 +18,20 @@ from apportion.router.assignment.program import Program
 from apportion.router.assignment.solver import Goal, feasible, solve
 from apportion.router.assignment.strategy import TimeLimited, check_gap
 from apportion.router.assignment.summary import refuse, summarise
+from apportion.router.checked import Doc
 
 
 @dataclass(frozen=True)
 class Mip(TimeLimited):
     """Maximise expected success under budget and slots, with a proof.
 
-    gap: relative distance to the best possible at which the answer counts as optimal.
-    time_limit_s: return the best answer found, and its bound, by then; None = no limit.
+    With a time limit, the best answer found by then is returned with its bound.
+
     rows: functions that add a user's own constraints to the Pyomo model. With rows the whole model goes to
     HiGHS, since prices and reduction know only budget and slots, and the answer by the time limit is its own.
     """
 
-    gap: float = 1e-4
+    gap: Annotated[float, Doc("relative distance to the best possible at which an answer counts as optimal")] = 1e-4
     rows: tuple[Rows, ...] = ()
 
     name: ClassVar[str] = "mip"

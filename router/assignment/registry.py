@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
 from apportion.router.assignment.greedy import Greedy
 from apportion.router.assignment.hull import Ndch, NdchP
 from apportion.router.assignment.mip import Mip
@@ -18,24 +15,6 @@ from apportion.router.errors import InvalidRequestError
 STRATEGIES: dict[str, type[Strategy]] = {
     kind.name: kind for kind in (Threshold, Ndch, NdchP, Mip, RobustMip, Greedy, Price, PerQuery, Static)
 }
-
-
-def strategy_from(name: str, **options: Any) -> Strategy:
-    """The strategy of that name with these options.
-
-    Raises InvalidRequestError for an unknown name or option, listing the known ones.
-    """
-    kind = STRATEGIES.get(name)
-    if kind is None:
-        raise InvalidRequestError(f"Unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}.", param="strategy")
-    known = sorted(field.name for field in fields(kind))  # type: ignore[arg-type]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InvalidRequestError(
-            f"Strategy {name!r} has no option {unknown[0]!r}: it takes {', '.join(known) or 'none'}.",
-            param=unknown[0],
-        )
-    return kind(**options)
 
 
 def assign(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from apportion.router.assignment.program import Program
 from apportion.router.assignment.solver import Goal
 from apportion.router.assignment.strategy import TimeLimited, check_gap
 from apportion.router.assignment.summary import refuse, summarise
+from apportion.router.checked import Doc
 from apportion.router.errors import InvalidRequestError
 
 Kind = Literal["quantile", "gamma", "cost"]
@@ -55,29 +56,31 @@ def lower_quantile(problem: BatchProblem, quantile: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class RobustMip(TimeLimited):
-    """`mip` under uncertainty; the objective is the pessimistic one (`cost`: the plain one).
+    """`mip` with uncertain estimates: pessimistic about success (kinds quantile, gamma) or about costs (kind cost).
 
-    kind: what is uncertain and how.
-    quantile: of the success estimates, in (0, 1), for `quantile` and `gamma`; choose it on held-out data.
-    gamma: share of the requests whose estimate is at its worst at once, in [0, 1], for `gamma`.
-    confidence: probability with which the budget holds, in [0.5, 1), for `cost`.
-    gap: relative gap to prove. time_limit_s: return the best answer found by then.
+    Choose `quantile` on held-out data. Options that are left out have the defaults of their kind in OPTIONS.
 
     Raises InvalidRequestError for an option that its kind does not use or that is out of range.
     """
 
-    kind: Kind = "quantile"
-    quantile: float | None = None
-    gamma: float | None = None
-    confidence: float | None = None
-    gap: float = 1e-4
+    kind: Annotated[Kind, Doc("what is uncertain and how")] = "quantile"
+    quantile: Annotated[
+        float | None, Doc("lower quantile of the success estimates, in (0, 1), for the kinds quantile and gamma")
+    ] = None
+    gamma: Annotated[
+        float | None, Doc("share of the requests at that quantile at once, in [0, 1], for the kind gamma")
+    ] = None
+    confidence: Annotated[
+        float | None, Doc("probability with which the budget holds, in [0.5, 1), for the kind cost")
+    ] = None
+    gap: Annotated[float, Doc("relative distance to the best possible at which an answer counts as optimal")] = 1e-4
 
     name: ClassVar[str] = "robust_mip"
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIONS:
             known = ", ".join(get_args(Kind))
-            raise InvalidRequestError(f"Unknown robust kind {self.kind!r}: use one of {known}.", param="kind")
+            raise InvalidRequestError(f"kind is {self.kind!r}; use one of {known}", param="kind")
         check_gap(self.gap)
         super().__post_init__()
         ranges = {"quantile": (0.0, 1.0), "gamma": (0.0, 1.0), "confidence": (0.5, 1.0)}
@@ -86,14 +89,14 @@ class RobustMip(TimeLimited):
             if option not in OPTIONS[self.kind]:
                 if value is not None:
                     raise InvalidRequestError(
-                        f"`{option}` has no effect on the robust kind {self.kind!r}: leave it out.", param=option
+                        f"{option} has no effect on the kind {self.kind!r}; leave it out", param=option
                     )
                 continue
             value = OPTIONS[self.kind][option] if value is None else float(value)
             closed = low <= value <= high if option == "gamma" else low <= value < high and value > 0
             if not closed:
                 raise InvalidRequestError(
-                    f"`{option}` is {value}: give a number between {low:g} and {high:g}.", param=option
+                    f"{option} is {value}; give a number between {low:g} and {high:g}", param=option
                 )
             object.__setattr__(self, option, value)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, Self
+from typing import Annotated, ClassVar, Protocol, Self
 
 from apportion.router.assignment.outcome import Assignment, Prices
 from apportion.router.assignment.problem import BatchProblem
+from apportion.router.checked import Doc
 from apportion.router.errors import InvalidRequestError
 
 
@@ -40,12 +41,9 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TimeLimited(Strategy):
-    """A strategy whose search can be stopped.
+    """A strategy whose search can be stopped."""
 
-    time_limit_s: seconds that the solver may take, > 0; None = no limit.
-    """
-
-    time_limit_s: float | None = None
+    time_limit_s: Annotated[float | None, Doc("seconds that the solver may take; no limit if left out")] = None
 
     name: ClassVar[str]
 

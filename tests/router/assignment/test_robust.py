@@ -136,12 +136,12 @@ def test_quantile_prefers_bootstrap_samples() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "worst"}, "Unknown robust kind 'worst'"),
-        ({"kind": "cost", "quantile": 0.1}, "`quantile` has no effect"),
-        ({"kind": "quantile", "gamma": 0.1}, "`gamma` has no effect"),
-        ({"kind": "quantile", "quantile": 0.0}, "`quantile` is 0.0"),
-        ({"kind": "cost", "confidence": 1.0}, "`confidence` is 1.0"),
-        ({"kind": "gamma", "gamma": 1.5}, "`gamma` is 1.5"),
+        ({"kind": "worst"}, "kind is 'worst'; use one of"),
+        ({"kind": "cost", "quantile": 0.1}, "quantile has no effect"),
+        ({"kind": "quantile", "gamma": 0.1}, "gamma has no effect"),
+        ({"kind": "quantile", "quantile": 0.0}, "quantile is 0.0"),
+        ({"kind": "cost", "confidence": 1.0}, "confidence is 1.0"),
+        ({"kind": "gamma", "gamma": 1.5}, "gamma is 1.5"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:

@@ -180,7 +180,7 @@ def test_a_search_for_any_assignment_ends_with_its_time() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: strategy_from("static", limits="repiar"), "use one of repair, ignore"),
+        (lambda: Static(limits="repiar"), "use one of repair, ignore"),
         (lambda: PerQuery(price=math.nan), "success per USD"),
         (lambda: Threshold(target=-0.1), "give a success"),
         (lambda: Mip(gap=math.inf), "relative gap"),
@@ -194,9 +194,9 @@ def test_values_that_make_no_sense_are_refused(make: Callable[[], Strategy], mes
 
 
 def test_unknown_names_and_options_are_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="Unknown strategy 'best': use one of threshold"):
+    with pytest.raises(InvalidRequestError, match="strategy 'best': unknown; use one of threshold"):
         strategy_from("best")
-    with pytest.raises(InvalidRequestError, match="has no option 'gapp': it takes gap"):
+    with pytest.raises(InvalidRequestError, match="strategy 'mip': no option 'gapp'; it takes gap, time_limit_s"):
         strategy_from("mip", gapp=1)
     with pytest.raises(InvalidRequestError, match="relative gap >= 0"):
         Mip(gap=-1.0)

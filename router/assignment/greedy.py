@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,9 +24,8 @@ class Greedy(TimeLimited):
     name: ClassVar[str] = "greedy"
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         program = Program.of(problem)
         model = fit_slots(program, best(problem, -problem.cost_usd), -problem.cost_usd)
         if program.keeps(model):
             model = upgrade(program, model)
-        return enforce_choice(problem, model, self.name, started, time_limit_s=self.time_limit_s)
+        return enforce_choice(problem, model, self.name, time_limit_s=self.time_limit_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -50,20 +49,19 @@ class Mip(TimeLimited):
         return solve_batch(problem, self.name, self.gap, self.time_limit_s, warm=warm, seed=seed)
 
     def _with_rows(self, problem: BatchProblem) -> Assignment:
-        started = time.perf_counter()
         program = Program.of(problem)
         allowed = np.isfinite(program.value)
         if not allowed.any(axis=1).all():
-            return refuse(problem, self.name, started, feasible(program, Goal()).reason)
+            return refuse(problem, self.name, feasible(program, Goal()).reason)
         solution = solve_model(full_model(problem, self.rows), gap=self.gap, time_limit_s=self.time_limit_s)
         if solution.values is None:
             message = "No assignment keeps the limits and the added rows: relax one of them."
             reason = None if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
-            return refuse(problem, self.name, started, reason, proved=solution.infeasible)
+            return refuse(problem, self.name, reason, proved=solution.infeasible)
         chosen = np.zeros(problem.success.shape)
         chosen[allowed] = solution.values
         return summarise(
-            problem, chosen.argmax(axis=1), self.name, started,
+            problem, chosen.argmax(axis=1), self.name,
             bound=solution.bound, gap=self.gap,
             termination=Termination.time_limit if solution.timed_out else Termination.gap,
         )  # fmt: skip
@@ -80,13 +78,12 @@ def solve_batch(
     seed: int = 0,
 ) -> Assignment:
     """Solve a batch, with `value` (n_requests, n_models) in place of its objective if given."""
-    started = time.perf_counter()
-    goal = Goal(gap=gap, deadline=None if time_limit_s is None else started + time_limit_s)
+    goal = Goal.within(time_limit_s, gap)
     solved = solve(Program.of(problem, value), goal, warm, seed)
     if solved.model is None:
-        return refuse(problem, name, started, solved.reason)
+        return refuse(problem, name, solved.reason)
     return summarise(
-        problem, solved.model, name, started,
+        problem, solved.model, name,
         value=value, bound=solved.bound, gap=gap, prices=solved.prices,
         termination=Termination.time_limit if solved.timed_out else Termination.gap,
     )  # fmt: skip

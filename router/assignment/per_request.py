@@ -8,7 +8,6 @@ returned as it is, and the assignment is `infeasible` when it breaks a limit.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -43,11 +42,11 @@ class LimitsAfterwards(TimeLimited):
             raise InvalidRequestError(f"limits is {self.limits!r}; use one of {known}", param="limits")
         super().__post_init__()
 
-    def finish(self, problem: BatchProblem, model: IntArray, started: float) -> Assignment:
+    def finish(self, problem: BatchProblem, model: IntArray) -> Assignment:
         """The choice (n_requests,) as an assignment."""
         if self.limits == "repair":
-            return enforce_choice(problem, model, self.name, started, time_limit_s=self.time_limit_s)
-        return summarise(problem, model, self.name, started)
+            return enforce_choice(problem, model, self.name, time_limit_s=self.time_limit_s)
+        return summarise(problem, model, self.name)
 
 
 def masked(problem: BatchProblem, score: FloatArray) -> FloatArray:
@@ -80,13 +79,12 @@ class Threshold(LimitsAfterwards):
             raise InvalidRequestError(f"target is {self.target}; give a success from 0 to 1", param="target")
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         passes = problem.success >= self.target
         if problem.allowed is not None:
             passes &= problem.allowed
         cheapest = np.where(passes, problem.cost_usd, np.inf).argmin(axis=1)
         model = np.where(passes.any(axis=1), cheapest, best(problem, problem.success))
-        return self.finish(problem, model, started)
+        return self.finish(problem, model)
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,8 @@ class PerQuery(LimitsAfterwards):
             raise InvalidRequestError(f"price is {self.price}; give success per USD, >= 0", param="price")
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         model = best(problem, problem.value - self.price * problem.cost_usd)
-        return self.finish(problem, model, started)
+        return self.finish(problem, model)
 
 
 @dataclass(frozen=True)
@@ -130,11 +127,10 @@ class Static(LimitsAfterwards):
             )
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         self.check_model(problem.n_models)
         score = -problem.cost_usd
         score[:, self.model] = 1.0
-        return self.finish(problem, best(problem, score), started)
+        return self.finish(problem, best(problem, score))
 
 
 @dataclass(frozen=True)
@@ -147,11 +143,10 @@ class Price(TimeLimited):
     name: ClassVar[str] = "price"
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         prices = warm or no_prices(problem)
         charge = prices.budget * problem.cost_usd + problem.load[:, None] * prices.slots
         worth = problem.value - charge
         return enforce_choice(
-            problem, best(problem, worth), self.name, started,
+            problem, best(problem, worth), self.name,
             prices=prices, worth=worth, time_limit_s=self.time_limit_s,
         )  # fmt: skip

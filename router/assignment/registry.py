@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from apportion.router.assignment.greedy import Greedy
 from apportion.router.assignment.hull import Ndch, NdchP
 from apportion.router.assignment.mip import Mip
@@ -36,4 +39,6 @@ def assign(
             "pass prices of the same models or None.",
             param="warm",
         )
-    return strategy.choose(problem, warm=warm, seed=seed)
+    started = time.perf_counter()
+    assignment = strategy.choose(problem, warm=warm, seed=seed)
+    return replace(assignment, wall_time_s=time.perf_counter() - started)

@@ -8,7 +8,6 @@ intervals this is the max-min counterpart, since x >= 0.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, ClassVar, Literal, get_args
@@ -113,37 +112,36 @@ class RobustMip(TimeLimited):
         return solve_batch(problem, self.name, self.gap, self.time_limit_s, value=value, warm=warm, seed=seed)
 
     def _gamma(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
+        goal = self._goal()
         worst = self._weighted(problem, lower_quantile(problem, self.quantile or 0.0))
         deviation = np.maximum(problem.value - worst, 0.0)
         at_once = (self.gamma or 0.0) * problem.n_requests
-        found = solve_budgeted(Program.of(problem), deviation, at_once, self._goal(started), warm, seed)
+        found = solve_budgeted(Program.of(problem), deviation, at_once, goal, warm, seed)
         if found.model is None:
-            return refuse(problem, self.name, started, found.reason)
+            return refuse(problem, self.name, found.reason)
         return summarise(
-            problem, found.model, self.name, started,
+            problem, found.model, self.name,
             objective=found.objective, bound=found.bound, gap=self.gap, prices=found.prices,
             termination=_termination(found.timed_out),
         )  # fmt: skip
 
     def _cost(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         if problem.cost_std_usd is None:
             raise InvalidRequestError(
                 "A budget that holds with a probability needs `cost_std_usd`: give it, or use `mip`.",
                 param="cost_std_usd",
             )
         z = NormalDist().inv_cdf(self.confidence or 0.5)
-        found = solve_chance(Program.of(problem), np.square(problem.cost_std_usd), z, self._goal(started), warm, seed)
+        found = solve_chance(Program.of(problem), np.square(problem.cost_std_usd), z, self._goal(), warm, seed)
         if found.model is None:
-            return refuse(problem, self.name, started, found.reason, proved=found.proved)
+            return refuse(problem, self.name, found.reason, proved=found.proved)
         return summarise(
-            problem, found.model, self.name, started,
+            problem, found.model, self.name,
             bound=found.bound, gap=self.gap, prices=found.prices, termination=_termination(found.timed_out),
         )  # fmt: skip
 
-    def _goal(self, started: float) -> Goal:
-        return Goal(gap=self.gap, deadline=None if self.time_limit_s is None else started + self.time_limit_s)
+    def _goal(self) -> Goal:
+        return Goal.within(self.time_limit_s, self.gap)
 
     def _weighted(self, problem: BatchProblem, success: FloatArray) -> FloatArray:
         return success if problem.weight is None else success * problem.weight[:, None]

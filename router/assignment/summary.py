@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 
@@ -79,7 +78,6 @@ def summarise(
     problem: BatchProblem,
     model: IntArray,
     strategy: str,
-    started: float,
     *,
     value: FloatArray | None = None,
     objective: float | None = None,
@@ -123,15 +121,12 @@ def summarise(
         cost_std_usd=spread,
         expected_success=float(picked(problem.success, model).mean()),
         prices=prices or no_prices(problem),
-        wall_time_s=time.perf_counter() - started,
         infeasibility=infeasibility,
         strategy=strategy,
     )
 
 
-def refuse(
-    problem: BatchProblem, strategy: str, started: float, reason: Infeasibility | None, *, proved: bool = True
-) -> Assignment:
+def refuse(problem: BatchProblem, strategy: str, reason: Infeasibility | None, *, proved: bool = True) -> Assignment:
     """The answer when there is no assignment: no request has a model, and the reason is given.
 
     reason: None when the time limit came before an assignment was found or shown not to exist.
@@ -142,4 +137,4 @@ def refuse(
         message = "No assignment was found by the time limit, nor shown not to exist: allow more time."
         reason, termination = Infeasibility("time_limit", math.inf, math.inf, message), Termination.time_limit
     nobody = np.full(problem.n_requests, -1, np.int64)
-    return summarise(problem, nobody, strategy, started, termination=termination, infeasibility=reason)
+    return summarise(problem, nobody, strategy, termination=termination, infeasibility=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -238,6 +239,13 @@ def test_bad_batches_name_the_field(change: dict[str, object], message: str) -> 
     with pytest.raises(InvalidRequestError, match=message) as caught:
         dataclasses.replace(small(), **change)
     assert caught.value.param == next(iter(change))
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_assign_stamps_how_long_it_took(name: str) -> None:
+    before = time.perf_counter()
+    answer = assign(small(), strategy_from(name))
+    assert 0 < answer.wall_time_s < time.perf_counter() - before
 
 
 def test_only_robust_success_needs_samples() -> None:

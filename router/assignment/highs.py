@@ -50,7 +50,9 @@ def solve_model(
     branch-and-bound nodes; restarts: whether the solver may begin its search anew. Values that all variables already
     have are the solver's start. variables: those to read in place of `model.x`.
 
-    Raises ConfigurationError if the model is not linear (a user's row may have made it so).
+
+    Raises:
+        ConfigurationError: the model is not linear; a user's row may have made it so.
     """
     import highspy
     from pyomo.common.errors import InfeasibleConstraintException
@@ -61,7 +63,9 @@ def solve_model(
     except InfeasibleConstraintException:  # a row without free variables that does not hold
         return ModelSolution(None, -math.inf, -math.inf, infeasible=True, timed_out=False)
     except (ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"Rows added to the batch model have to be linear: {error}") from error
+        raise ConfigurationError(
+            f"rows: one that was added to the model is not linear ({error}); write it as a linear one"
+        ) from error
     program = highspy.HighsLp()
     _fill_columns(program, form)
     _fill_rows(program, form)

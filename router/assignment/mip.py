@@ -55,7 +55,7 @@ class Mip(TimeLimited):
             return refuse(problem, self.name, feasible(program, Goal()).reason)
         solution = solve_model(full_model(problem, self.rows), gap=self.gap, time_limit_s=self.time_limit_s)
         if solution.values is None:
-            message = "No assignment keeps the limits and the added rows: relax one of them."
+            message = "rows: no assignment keeps the limits and the added rows; relax one of them"
             reason = None if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
             return refuse(problem, self.name, reason, proved=solution.infeasible)
         chosen = np.zeros(problem.success.shape)

@@ -66,7 +66,8 @@ def best(problem: BatchProblem, score: FloatArray) -> IntArray:
 class Threshold(LimitsAfterwards):
     """The cheapest model whose success reaches `target`, and the likeliest one where none does.
 
-    Raises InvalidRequestError for a target that is negative or not finite.
+    Raises:
+        InvalidRequestError: the target is negative or not finite.
     """
 
     target: Annotated[float, Doc("success that is enough, >= 0; above 1 none is")] = 0.7
@@ -91,7 +92,8 @@ class Threshold(LimitsAfterwards):
 class PerQuery(LimitsAfterwards):
     """The model with the highest success - price x cost, at one price for every request: the usual router.
 
-    Raises InvalidRequestError for a price that is negative or not finite.
+    Raises:
+        InvalidRequestError: the price is negative or not finite.
     """
 
     price: Annotated[float, Doc("success that a USD has to buy, >= 0")] = 0.0
@@ -112,7 +114,8 @@ class PerQuery(LimitsAfterwards):
 class Static(LimitsAfterwards):
     """One model for every request that may use it; the cheapest allowed one for the others.
 
-    Raises InvalidRequestError for an index that the batch does not have.
+    Raises:
+        InvalidRequestError: the batch has no model of that index.
     """
 
     model: Annotated[int, Doc("index of the model, from 0")] = 0
@@ -120,7 +123,11 @@ class Static(LimitsAfterwards):
     name: ClassVar[str] = "static"
 
     def check_model(self, n_models: int) -> None:
-        """Raise InvalidRequestError if there is no model of that index."""
+        """Refuses an index that does not exist.
+
+        Raises:
+            InvalidRequestError: there is no model of that index.
+        """
         if not 0 <= self.model < n_models:
             raise InvalidRequestError(
                 f"there is no model {self.model}; give an index from 0 to {n_models - 1}", param="model"

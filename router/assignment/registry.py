@@ -29,14 +29,19 @@ def assign(
 ) -> Assignment:
     """Choose a model for every request of the batch.
 
-    warm: prices of an earlier batch with the same models; seed: fixes the draws of random strategies.
-    An impossible batch is an answer (`status` infeasible, `infeasibility` says why), not an exception.
-    Raises InvalidRequestError if `warm` has another number of models.
+    A batch that cannot be placed is an answer (`status` infeasible, `infeasibility` says why), not an exception.
+
+    Args:
+        warm: prices of an earlier batch with the same models.
+        seed: fixes the draws of random strategies.
+
+    Raises:
+        InvalidRequestError: `warm` has another number of models, or the strategy needs an array that is not given.
     """
     if warm is not None and warm.slots.shape != (problem.n_models,):
         raise InvalidRequestError(
-            f"`warm` has prices for {warm.slots.shape[0]} models, the batch has {problem.n_models}: "
-            "pass prices of the same models or None.",
+            f"warm has prices for {warm.slots.shape[0]} models, the batch has {problem.n_models}; "
+            "pass prices of the same models, or None",
             param="warm",
         )
     started = time.perf_counter()

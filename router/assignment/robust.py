@@ -41,13 +41,15 @@ def lower_quantile(problem: BatchProblem, quantile: float) -> FloatArray:
     """(n_requests, n_models) quantile of every success estimate, in [0, 1].
 
     From `success_samples` where given, else of a normal distribution with `success_std`.
-    Raises InvalidRequestError when the problem has neither.
+
+    Raises:
+        InvalidRequestError: the problem has neither.
     """
     if problem.success_samples is not None:
         return np.asarray(np.quantile(problem.success_samples, quantile, axis=0), np.float64)
     if problem.success_std is None:
         raise InvalidRequestError(
-            "Robust assignment needs `success_std` or `success_samples`: give one, or use `mip`.",
+            "success_std: missing, and success_samples too; robust_mip needs one of them, mip needs none",
             param="success_std",
         )
     return np.clip(problem.success + NormalDist().inv_cdf(quantile) * problem.success_std, 0.0, 1.0)
@@ -59,7 +61,8 @@ class RobustMip(TimeLimited):
 
     Choose `quantile` on held-out data. Options that are left out have the defaults of their kind in OPTIONS.
 
-    Raises InvalidRequestError for an option that its kind does not use or that is out of range.
+    Raises:
+        InvalidRequestError: an option is out of range, or its kind does not use it.
     """
 
     kind: Annotated[Kind, Doc("what is uncertain and how")] = "quantile"
@@ -128,7 +131,7 @@ class RobustMip(TimeLimited):
     def _cost(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
         if problem.cost_std_usd is None:
             raise InvalidRequestError(
-                "A budget that holds with a probability needs `cost_std_usd`: give it, or use `mip`.",
+                "cost_std_usd: missing; a budget that holds with a probability needs it, mip does not",
                 param="cost_std_usd",
             )
         z = NormalDist().inv_cdf(self.confidence or 0.5)

@@ -59,6 +59,10 @@ class TimeLimited(Strategy):
 
 
 def check_gap(gap: float) -> None:
-    """Raise InvalidRequestError for a relative gap that is negative or infinite."""
+    """Refuses a relative gap that makes no sense.
+
+    Raises:
+        InvalidRequestError: the gap is negative or not finite.
+    """
     if not 0 <= gap < math.inf:
         raise InvalidRequestError(f"gap is {gap}; give a relative gap >= 0, for example 1e-4", param="gap")

@@ -32,18 +32,20 @@ def violation(problem: BatchProblem, model: IntArray) -> Infeasibility | None:
     """The first limit that the assignment breaks, or None."""
     cost = float(picked(problem.cost_usd, model).sum())
     if (model < 0).any():
-        return Infeasibility("one_model", float((model < 0).sum()), math.inf, "Some requests have no model.")
+        return Infeasibility("one_model", float((model < 0).sum()), math.inf, "some requests have no model")
     if problem.allowed is not None:
         bad = int((~problem.allowed[np.arange(len(model)), model]).sum())
         if bad:
-            return Infeasibility("one_model", float(bad), cost, f"{bad} requests sit on forbidden models.")
+            return Infeasibility(
+                "one_model", float(bad), cost, f"allowed: {bad} requests are on models that may not answer them"
+            )
     over = np.maximum(slot_use(problem, model) - problem.slots, 0)
     if over.any():
         where = ", ".join(f"slots[{j}] by {over[j]}" for j in np.flatnonzero(over))
-        return Infeasibility("slots", float(over.sum()), cost, f"The choice exceeds {where}.")
+        return Infeasibility("slots", float(over.sum()), cost, f"slots: the choice exceeds {where}")
     if cost > budget_limit(problem):
         short = cost - problem.budget_usd
-        return Infeasibility("budget", short, cost, f"The choice costs {short:.6g} USD more than the budget.")
+        return Infeasibility("budget", short, cost, f"budget: the choice costs {short:.6g} USD more than allowed")
     return None
 
 
@@ -134,7 +136,7 @@ def refuse(problem: BatchProblem, strategy: str, reason: Infeasibility | None, *
     """
     termination = Termination.infeasible if proved else Termination.heuristic
     if reason is None:
-        message = "No assignment was found by the time limit, nor shown not to exist: allow more time."
+        message = "time_limit_s: by then no assignment was found, nor shown not to exist; allow more time"
         reason, termination = Infeasibility("time_limit", math.inf, math.inf, message), Termination.time_limit
     nobody = np.full(problem.n_requests, -1, np.int64)
     return summarise(problem, nobody, strategy, termination=termination, infeasibility=reason)

@@ -14,5 +14,9 @@ PACER_OPTIONS_HELP = describe_options(PACERS)
 
 
 def checked_pacer(name: str, options: Mapping[str, Any]) -> Pacer:
-    """A new pacer of that name. Raises InvalidRequestError: the name or an option is unknown, or a value is wrong."""
+    """A new pacer of that name.
+
+    Raises:
+        InvalidRequestError: the name or an option is unknown, or a value is wrong.
+    """
     return build("pacing", PACERS, name, options)

@@ -120,7 +120,7 @@ def test_settings_reach_the_strategy(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--budget-usd", "1e-12"), "The cheapest assignment costs"),
+        (("--budget-usd", "1e-12"), "budget: the cheapest assignment costs"),
         (("--slots", "large"), "write MODEL=N"),
         (("--slots", "huge=3"), "a model of"),
         (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),

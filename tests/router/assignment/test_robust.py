@@ -151,7 +151,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
 
 def test_missing_spread_is_an_error_that_says_what_to_give() -> None:
     problem = random_batch(np.random.default_rng(0), "plain", 3, 2)
-    with pytest.raises(InvalidRequestError, match="`success_std` or `success_samples`"):
+    with pytest.raises(InvalidRequestError, match="success_std: missing, and success_samples"):
         assign(problem, RobustMip("quantile"))
-    with pytest.raises(InvalidRequestError, match="`cost_std_usd`"):
+    with pytest.raises(InvalidRequestError, match="cost_std_usd: missing"):
         assign(problem, RobustMip("cost"))

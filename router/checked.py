@@ -146,7 +146,7 @@ def _value(option: Option, given: Any) -> Any:
 
 def describe_kinds(kinds: Mapping[str, type[Any]]) -> str:
     """The names, each with the first sentence on it."""
-    return " ".join(f"{name}: {(inspect.getdoc(kind) or '').splitlines()[0]}" for name, kind in kinds.items())
+    return " ".join(f"{name}: {(inspect.getdoc(kind) or '').partition(chr(10))[0]}" for name, kind in kinds.items())
 
 
 def describe_options(kinds: Mapping[str, Any]) -> str:

@@ -46,10 +46,14 @@ def solve_model(
 ) -> ModelSolution:
     """Hand a linear Pyomo model with the variables `model.x`, to be maximised, to HiGHS on one thread.
 
-    gap: relative gap at which to stop; target: objective at which any answer is good enough; max_nodes: most
-    branch-and-bound nodes; restarts: whether the solver may begin its search anew. Values that all variables already
-    have are the solver's start. variables: those to read in place of `model.x`.
+    Values that all variables already have are the solver's start.
 
+    Args:
+        gap: relative gap at which to stop.
+        target: objective at which any answer is good enough.
+        max_nodes: most branch-and-bound nodes.
+        restarts: whether the solver may begin its search anew.
+        variables: those to read in place of `model.x`.
 
     Raises:
         ConfigurationError: the model is not linear; a user's row may have made it so.

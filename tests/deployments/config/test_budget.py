@@ -56,6 +56,7 @@ def test_pacers_are_built_with_their_options(pacing: dict[str, Any], pacer: obje
             "no option 'gain'; it takes",
         ),
         ({"limits": [DAILY], "pacing": {"mode": "carry_over", "options": {"ahead": -1}}}, "above zero"),
+        ({"limits": [DAILY], "pacing": {"mode": "resolving", "options": {"memory": "all"}}}, "memory: input should be"),
         ({"pacing": {"mode": "per_batch", "options": {"gain": 1}}}, "takes no options"),
         ({"colour": "red"}, "budget.colour: unknown field"),
     ],

@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from apportion.allocation.patterns import NodeClass, Packing, node_classes, packings
 from apportion.allocation.problem import AllocationProblem
 from apportion.allocation.program import add_assignment, add_packing, add_replica_limits, capacity, cost_unit_usd
-from apportion.router.assignment.model import PyomoModel, solve_model
+from apportion.router.assignment.highs import PyomoModel, solve_model
 
 # A lower rate is found by halving an interval so many times.
 _HALVINGS = 6

@@ -16,7 +16,7 @@ from apportion.allocation.program import Counts, Solution, joint_program, solve
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.sketch import SKETCH_REQUESTS, sketch
 from apportion.router.arrays import FloatArray
-from apportion.router.assignment.model import PyomoModel, solve_model
+from apportion.router.assignment.highs import PyomoModel, solve_model
 from apportion.router.errors import DeadlineError, InfeasibleError
 
 DEFAULT_GAP = 1e-3

@@ -21,6 +21,7 @@ from apportion.allocation.models import ModelSpec
 from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.room import FreeGpus
 from apportion.allocation.yaml_files import utf8_text
+from apportion.router.checked import mistakes
 from apportion.router.errors import ConfigurationError
 
 VERSION = 1
@@ -197,9 +198,7 @@ def load_plan(path: str | Path) -> Plan:
     try:
         return _adapter().validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}; plan again, or correct it") from error
+        raise ConfigurationError(f"{path}: {mistakes(error)[0]}: plan again, or correct it") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error.message}") from error
 

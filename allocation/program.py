@@ -34,7 +34,7 @@ from apportion.allocation.patterns import NodeClass, Packing
 from apportion.allocation.problem import AllocationProblem
 from apportion.allocation.replica import SHARE_UNITS, ReplicaType
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.assignment.model import PyomoModel, solve_model
+from apportion.router.assignment.highs import PyomoModel, solve_model
 from apportion.router.errors import InfeasibleError
 
 Counts = Counter[tuple[ReplicaType, int]]

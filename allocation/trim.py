@@ -13,7 +13,7 @@ from apportion.allocation.patterns import Packing
 from apportion.allocation.problem import AllocationProblem
 from apportion.allocation.program import Counts, add_packing, gpus_of, moves_of
 from apportion.allocation.replica import ReplicaType
-from apportion.router.assignment.model import solve_model
+from apportion.router.assignment.highs import solve_model
 
 _SLACK = 1e-9
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from apportion.router.checked import Mistake, mistakes
 from apportion.router.errors import ConfigurationError
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -70,19 +71,15 @@ class YamlFile:
         try:
             return kind.model_validate(content)
         except ValidationError as error:
-            mistakes = (self._said(at + tuple(mistake["loc"]), mistake) for mistake in error.errors())
-            raise ConfigurationError("\n".join(mistakes)) from error
+            found = mistakes(error, prefix=at)
+            raise ConfigurationError("\n".join(self._said(mistake) for mistake in found)) from error
 
     def fault(self, field: Sequence[str | int], problem: str) -> ConfigurationError:
         """The error for a field of the file: names the file, the field's line, problem and mend."""
-        return ConfigurationError(f"{self.path}, line {_line(self.tree, field)}: {_name(field)}: {problem}")
+        return ConfigurationError(self._said(Mistake(tuple(field), problem)))
 
-    def _said(self, field: FieldPath, mistake: Any) -> str:
-        if mistake["type"] == "extra_forbidden":
-            return self.fault(field, "unknown field; remove it or correct its name").message
-        if mistake["type"] == "missing":
-            return self.fault(field, "missing; add it").message
-        return self.fault(field, f"{mistake['msg']} (got {mistake['input']!r:.80})").message
+    def _said(self, mistake: Mistake) -> str:
+        return f"{self.path}, line {_line(self.tree, mistake.location)}: {mistake}"
 
 
 def utf8_text(path: Path) -> str:
@@ -92,10 +89,6 @@ def utf8_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{path}, line {line}: not UTF-8; save it with this encoding") from error
-
-
-def _name(field: Sequence[str | int]) -> str:
-    return ".".join(str(part) for part in field) or "(whole file)"
 
 
 def _line(tree: yaml.Node | None, field: Sequence[str | int]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from apportion.router.assignment import BatchProblem, Mip, Prices, assign, full_model, solve_model
-from apportion.router.assignment.model import MIP_ABSOLUTE_GAP, quiet_highs
+from apportion.router.assignment.highs import MIP_ABSOLUTE_GAP, quiet_highs
 
 GAP = 1e-4
 LIMITS = {"budget": (0.4, 100.0), "budget and slots": (0.4, 1.3), "slots": (np.inf, 1.05)}

@@ -9,6 +9,7 @@ import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, write_json
 from apportion.deployments.cli.strategies import read_strategy
+from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
 from apportion.router.prediction.prompts import read_prompts
 
@@ -30,15 +31,12 @@ def assign(
     slots: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=N", help="At most N requests for a model; repeatable.")
     ] = None,
-    strategy: Annotated[
-        str, typer.Option(help="mip, robust_mip, greedy, ndch, ndch_p, threshold, price, per_query or static.")
-    ] = "mip",
+    strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = "mip",
     option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="A setting of the strategy: model (static), target (threshold), price (per_query), kind, quantile, "
-            "gamma, confidence (robust_mip), limits (all without a solver but greedy and price); repeatable.",
+            help=f"An option of the strategy; repeatable. {OPTIONS_HELP} A model may be given by its name.",
         ),
     ] = None,
     gap: Annotated[

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from apportion.router.batch.spending import Pacing
-from apportion.router.budget import CarryOver, DualDescent, Limit, Pacer, Resolving, Scope, Window, to_nano
+from apportion.router.budget import Limit, Pacer, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.budget.pacers import PACER_OPTIONS_HELP, checked_pacer
 from apportion.router.checked import Section
-
-PACERS: dict[str, Callable[..., Pacer]] = {"carry_over": CarryOver, "dual_descent": DualDescent, "resolving": Resolving}
+from apportion.router.errors import InvalidRequestError
 
 
 class LimitConfig(Section):
@@ -44,10 +43,7 @@ class PacingConfig(Section):
         "limit over its window: carry_over evenly, dual_descent and resolving by one learned price for all batches.",
     )
     window: Literal["minute", "day", "month"] = Field("day", description="The service's limit that is spread.")
-    options: dict[str, float] = Field(
-        default_factory=dict,
-        description="carry_over: ahead; dual_descent: gain, reaction, price; resolving: memory (router/budget).",
-    )
+    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of the mode. {PACER_OPTIONS_HELP}")
 
     @model_validator(mode="after")
     def _pacer_exists(self) -> PacingConfig:
@@ -69,13 +65,10 @@ class PacingConfig(Section):
         """
         if self.mode == "per_batch":
             return None
-        options: dict[str, Any] = dict(self.options)
         try:
-            return PACERS[self.mode](**options)
-        except TypeError:
-            raise ValueError(f"{self.mode} does not know all of the options {sorted(options)}") from None
-        except Exception as error:
-            raise ValueError(str(error)) from error
+            return checked_pacer(self.mode, self.options)
+        except InvalidRequestError as error:
+            raise ValueError(error.message) from error
 
 
 class BudgetConfig(Section):

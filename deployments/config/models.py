@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from apportion.allocation.models import ModelDescription
 from apportion.router.batch.policy import ServedModel
-from apportion.router.checked import Section
+from apportion.router.checked import Section, mistakes
 from apportion.router.prices import ModelPrice
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +191,7 @@ class ModelConfig(ModelDescription):
             try:
                 ModelConfig.model_validate(self.of_group(group).model_dump())
             except ValidationError as error:
-                raise ValueError(f"replica group {group.name}: {error.errors()[0]['msg']}") from error
+                raise ValueError(f"replica group {group.name}: {mistakes(error)[0]}") from error
 
     def _share_is_bounded(self) -> None:
         # Ray's share limits nothing by itself, and engines that start together on one GPU mis-size their memory.

@@ -17,10 +17,10 @@ from apportion.deployments.config.budget import BudgetConfig, LimitConfig
 from apportion.deployments.config.keys import KeysConfig
 from apportion.deployments.config.models import ModelConfig, TimeoutsConfig, resolve_source
 from apportion.router.arrays import FloatArray
-from apportion.router.assignment import STRATEGIES, Strategy
-from apportion.router.assignment.options import checked_strategy
+from apportion.router.assignment import Strategy
+from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.policy import Policy
-from apportion.router.checked import Section
+from apportion.router.checked import Section, mistakes
 from apportion.router.errors import ArtefactError, ConfigurationError, InvalidRequestError
 from apportion.router.prediction.artefact import read_artefact
 
@@ -39,8 +39,8 @@ class BatchingConfig(Section):
 class RoutingConfig(Section):
     """The policy; changes without a restart through the Router's `user_config`."""
 
-    strategy: str = Field("mip", description=f"One of {', '.join(sorted(STRATEGIES))}.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the strategy, e.g. `gap`.")
+    strategy: str = Field("mip", description=STRATEGY_HELP)
+    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of the strategy. {OPTIONS_HELP}")
     budget_usd_per_request: float | None = Field(
         None, gt=0, description="A batch may spend this times its requests; null: no limit."
     )
@@ -198,7 +198,7 @@ def parse_config(args: dict[str, Any]) -> ServiceConfig:
     try:
         return ServiceConfig.model_validate(args)
     except ValidationError as error:
-        raise ConfigurationError(describe(error)) from error
+        raise ConfigurationError(_describe(error)) from error
 
 
 def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolicy:
@@ -220,7 +220,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
         policy = LivePolicy.model_validate(values)
         policy.build_strategy(len(config.models))
     except ValueError as error:
-        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        message = _describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigurationError(f"Router.user_config: {message}") from error
     budget = config.budget
     if budget is not None and budget.pacing.mode != "per_batch" and policy.budget_usd_per_request is not None:
@@ -254,15 +254,6 @@ def mean_success(config: ServiceConfig) -> FloatArray:
     return np.array([means[name] for name in config.names])
 
 
-def describe(error: ValidationError) -> str:
-    """One line a mistake: the field's path, what is wrong, and what to do."""
-    lines = []
-    for mistake in error.errors():
-        field = ".".join(str(part) for part in mistake["loc"]) or "(whole)"
-        if mistake["type"] == "extra_forbidden":
-            lines.append(f"{field}: unknown field; remove it or correct its name")
-        elif mistake["type"] == "missing":
-            lines.append(f"{field}: missing; add it")
-        else:
-            lines.append(f"{field}: {mistake['msg']} (got {mistake['input']!r:.80})")
-    return "invalid configuration:\n  " + "\n  ".join(lines)
+def _describe(error: ValidationError) -> str:
+    """One line a mistake."""
+    return "invalid configuration:\n  " + "\n  ".join(map(str, mistakes(error)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ray import serve
 
 from apportion.deployments.wire.logs import log_to_serve
@@ -22,11 +20,7 @@ class Solver:
 
     def solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         """The assignment with its bound, by the configured deadline or the strategy's own if that is nearer."""
-        if hasattr(strategy, "time_limit_s"):
-            asked_s = strategy.time_limit_s
-            limit_s = self._time_limit_s if asked_s is None else min(asked_s, self._time_limit_s)
-            strategy = dataclasses.replace(strategy, time_limit_s=limit_s)  # type: ignore[type-var]
-        name = type(strategy).__name__
-        assignment = assign(problem, strategy, warm=self._prices.get(name))
-        self._prices[name] = assignment.prices
+        bounded = strategy.with_time_limit(self._time_limit_s)
+        assignment = assign(problem, bounded, warm=self._prices.get(strategy.name))
+        self._prices[strategy.name] = assignment.prices
         return assignment

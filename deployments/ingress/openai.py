@@ -18,9 +18,9 @@ from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode
 from apportion.deployments.keys.keyring import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
-from apportion.router.assignment import STRATEGIES
-from apportion.router.assignment.options import checked_strategy
+from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.messages import RouteItem, RoutingAsk
+from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
@@ -35,8 +35,8 @@ class RoutingField(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: str | None = Field(None, description=f"One of {', '.join(sorted(STRATEGIES))}.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of that strategy.")
+    strategy: str | None = Field(None, description=STRATEGY_HELP)
+    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of that strategy. {OPTIONS_HELP}")
     max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
@@ -177,7 +177,7 @@ def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingF
     try:
         return RoutingField.model_validate(values) if values else _NOTHING_SAID
     except ValidationError as error:
-        raise _invalid(error, prefix="routing") from None
+        raise _invalid(error, prefix=("routing",)) from None
 
 
 def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
@@ -209,7 +209,7 @@ def _check_strategy(name: str, options: dict[str, Any], n_models: int) -> None:
     try:
         checked_strategy(name, options, n_models)
     except InvalidRequestError as error:
-        param = "routing.strategy" if name not in STRATEGIES else "routing.options"
+        param = "routing.strategy" if error.param == "strategy" else "routing.options"
         raise InvalidRequestError(error.message, param=param) from None
 
 
@@ -233,12 +233,6 @@ def _count_prompts(prompt: Any, named: str | None) -> int:
     return 1 if isinstance(prompt[0], int) else len(prompt)
 
 
-def _invalid(error: ValidationError, prefix: str = "") -> InvalidRequestError:
-    mistakes = error.errors(include_url=False)
-    first = mistakes[0]
-    # Alternatives of a union are not fields: keep names and positions, drop type tags.
-    path = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    path = [part for part in path if part not in {"str", "int"}]
-    param = ".".join([prefix, *path] if prefix else path)
-    got = "" if first["type"] == "missing" else f" (got {first['input']!r:.60})"
-    return InvalidRequestError(f"{param}: {first['msg']}{got}", param=param)
+def _invalid(error: ValidationError, prefix: tuple[str, ...] = ()) -> InvalidRequestError:
+    first = mistakes(error, prefix=prefix, drop_tags=True)[0]
+    return InvalidRequestError(str(first), param=first.field)

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from apportion.deployments.config.keys import KeyEntry, KeysConfig
 from apportion.router.batch.messages import RoutingAsk
 from apportion.router.budget import Account, Limit
+from apportion.router.checked import mistakes
 from apportion.router.errors import AuthenticationError, ConfigurationError, InvalidRequestError, PermissionDeniedError
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,9 @@ class Keyring:
         except yaml.YAMLError:
             raise ConfigurationError(f"{source} is not valid YAML") from None
         except ValidationError as error:
-            raise ConfigurationError(f"{source}: {_mistakes(error)}") from None
+            # What the fields hold is not shown: it may be a key.
+            found = "; ".join(map(str, mistakes(error, show_values=False)))
+            raise ConfigurationError(f"{source}: {found}") from None
         names = [entry.name for entry in entries]
         if len(set(names)) < len(names) or len({entry.sha256 for entry in entries}) < len(names):
             raise ConfigurationError(f"{source}: two keys have the same name or the same hash; every key needs its own")
@@ -171,9 +173,3 @@ def _tenant(name: str | None, header: str) -> str | None:
 def _version(file: str) -> tuple[int, int]:
     found = Path(file).stat()
     return found.st_mtime_ns, found.st_size
-
-
-def _mistakes(error: ValidationError) -> str:
-    """Fields and what is wrong with them, but not what they hold: it may be a key."""
-    lines: list[Any] = [(".".join(str(part) for part in e["loc"]), e["msg"]) for e in error.errors()]
-    return "; ".join(f"{field}: {message}" for field, message in lines)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from apportion.router.assignment.admission import first_in_line, largest_feasible_subset
 from apportion.router.assignment.greedy import Greedy
+from apportion.router.assignment.highs import solve_model
 from apportion.router.assignment.hull import Ndch, NdchP
 from apportion.router.assignment.mip import Mip
-from apportion.router.assignment.model import full_model, solve_model, warm_up
+from apportion.router.assignment.model import full_model, warm_up
+from apportion.router.assignment.options import strategy_from
 from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Status, Termination
 from apportion.router.assignment.per_request import PerQuery, Price, Static, Threshold
 from apportion.router.assignment.problem import BatchProblem
-from apportion.router.assignment.registry import STRATEGIES, assign, strategy_from
+from apportion.router.assignment.registry import STRATEGIES, assign
 from apportion.router.assignment.repair import enforce
 from apportion.router.assignment.robust import RobustMip
 from apportion.router.assignment.strategy import Strategy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -22,9 +21,9 @@ def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None
     program = Program.of(problem)
     # Half of the rounding that is allowed for, so that sums in another order stay within it too.
     program = replace(program, budget=program.budget * (1 - RELATIVE_SLACK / 2))
-    deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
+    goal = Goal.within(time_limit_s)
     if np.isfinite(program.value).any():
-        return most_admitted(program, Goal(deadline=deadline))
+        return most_admitted(program, goal)
     return np.zeros(problem.n_requests, np.bool_)
 
 

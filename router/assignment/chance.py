@@ -139,8 +139,8 @@ def _total(variance: FloatArray, model: IntArray) -> float:
 def _short(program: Program, variance: FloatArray, z: float, safest: IntArray) -> Infeasibility:
     needed = reserved_cost(program, variance, z, safest)
     message = (
-        "No assignment was found that keeps the budget with the reserve for uncertain costs; "
-        f"{needed:.6g} USD would do: raise the budget, add slots or lower the confidence."
+        f"budget: no assignment was found that keeps it with the reserve for uncertain costs; "
+        f"raise it to {needed:.6g} USD, add slots or lower the confidence"
     )
     cost = float(picked(program.cost, safest).sum())
     return Infeasibility("budget", needed - program.budget, cost, message)

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.assignment.model import ModelSolution, batch_model, solve_model
+from apportion.router.assignment.highs import ModelSolution, solve_model
+from apportion.router.assignment.model import batch_model
 from apportion.router.assignment.program import Program, picked
 
 MAX_NODES = 200

@@ -45,7 +45,7 @@ def examine(program: Program, best: Best) -> Feasibility:
     """
     homeless = int((~np.isfinite(program.value).any(axis=1)).sum())
     if homeless:
-        message = f"{homeless} requests have no model that may answer them: allow one, or take them out."
+        message = f"allowed: {homeless} requests have no model that may answer them; allow one, or take them out"
         return Feasibility(None, Infeasibility("one_model", float(homeless), math.inf, message))
     allowed = np.isfinite(program.value)
     top = float(program.cost[allowed].max()) or 1.0
@@ -63,10 +63,10 @@ def examine(program: Program, best: Best) -> Feasibility:
     if not proved:
         return Feasibility(None, None)
     if missing:
-        message = f"{missing:g} more slots are needed: send fewer requests, wait, or add replicas."
+        message = f"slots: {missing:g} more are needed; send fewer requests, wait, or add replicas"
         return Feasibility(None, Infeasibility("slots", missing, math.inf, message))
     short = cost - program.budget
-    message = f"The cheapest assignment costs {cost:.6g} USD, {short:.6g} more than the budget: raise it."
+    message = f"budget: the cheapest assignment costs {cost:.6g} USD, {short:.6g} more than allowed; raise it"
     return Feasibility(None, Infeasibility("budget", short, cost, message))
 
 

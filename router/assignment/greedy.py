@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,27 +11,21 @@ from apportion.router.assignment.per_request import best
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program
 from apportion.router.assignment.repair import enforce_choice
-from apportion.router.assignment.strategy import check_time_limit
+from apportion.router.assignment.strategy import TimeLimited
 
 
 @dataclass(frozen=True)
-class Greedy:
-    """Starts on the cheapest models and buys the most success per USD while slots and budget last.
+class Greedy(TimeLimited):
+    """Start on the cheapest models and buy the most success per USD while slots and budget last.
 
-    time_limit_s: of the search for an assignment where moves alone find none; None = no limit.
+    The solver is asked, for as long as the time limit allows, only where moving requests finds no assignment.
     """
-
-    time_limit_s: float | None = None
 
     name: ClassVar[str] = "greedy"
 
-    def __post_init__(self) -> None:
-        check_time_limit(self.time_limit_s)
-
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         program = Program.of(problem)
         model = fit_slots(program, best(problem, -problem.cost_usd), -problem.cost_usd)
         if program.keeps(model):
             model = upgrade(program, model)
-        return enforce_choice(problem, model, self.name, started, time_limit_s=self.time_limit_s)
+        return enforce_choice(problem, model, self.name, time_limit_s=self.time_limit_s)

@@ -7,7 +7,6 @@ requests that go to the dearer one spends the budget in the mean.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,27 +57,25 @@ def _means(problem: BatchProblem) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class Ndch(LimitsAfterwards):
-    """The mixture drawn at random: each request goes to the dearer model with the same chance."""
+    """Two models around the budget on the convex hull of mean cost and success, mixed at random."""
 
     name: ClassVar[str] = "ndch"
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         low, high, share = mixture(problem)
         dear = np.random.default_rng(seed).random(problem.n_requests) < share
-        return self.finish(problem, np.where(dear, high, low), started)
+        return self.finish(problem, np.where(dear, high, low))
 
 
 @dataclass(frozen=True)
 class NdchP(LimitsAfterwards):
-    """The same mixture, but the requests for which the cheaper model is likeliest to succeed go to it."""
+    """The mixture of ndch, but the cheaper model gets the requests that it is likeliest to answer well."""
 
     name: ClassVar[str] = "ndch_p"
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
-        started = time.perf_counter()
         low, high, share = mixture(problem)
         easiest = np.argsort(-problem.success[:, low], kind="stable")
         model = np.full(problem.n_requests, high, np.int64)
         model[easiest[: problem.n_requests - int(share * problem.n_requests)]] = low
-        return self.finish(problem, model, started)
+        return self.finish(problem, model)

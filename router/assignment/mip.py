@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray
-from apportion.router.assignment.model import Rows, full_model, solve_model
+from apportion.router.assignment.highs import solve_model
+from apportion.router.assignment.model import Rows, full_model
 from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Termination
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program
 from apportion.router.assignment.solver import Goal, feasible, solve
-from apportion.router.assignment.strategy import check_gap, check_time_limit
+from apportion.router.assignment.strategy import TimeLimited, check_gap
 from apportion.router.assignment.summary import refuse, summarise
+from apportion.router.checked import Doc
 
 
 @dataclass(frozen=True)
-class Mip:
+class Mip(TimeLimited):
     """Maximise expected success under budget and slots, with a proof.
 
-    gap: relative distance to the best possible at which the answer counts as optimal.
-    time_limit_s: return the best answer found, and its bound, by then; None = no limit.
+    With a time limit, the best answer found by then is returned with its bound.
+
     rows: functions that add a user's own constraints to the Pyomo model. With rows the whole model goes to
     HiGHS, since prices and reduction know only budget and slots, and the answer by the time limit is its own.
     """
 
-    gap: float = 1e-4
-    time_limit_s: float | None = None
+    gap: Annotated[float, Doc("relative distance to the best possible at which an answer counts as optimal")] = 1e-4
     rows: tuple[Rows, ...] = ()
 
     name: ClassVar[str] = "mip"
 
     def __post_init__(self) -> None:
         check_gap(self.gap)
-        check_time_limit(self.time_limit_s)
+        super().__post_init__()
+
+    @property
+    def maximises_value(self) -> bool:
+        return not self.rows
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         if self.rows:
@@ -45,20 +49,19 @@ class Mip:
         return solve_batch(problem, self.name, self.gap, self.time_limit_s, warm=warm, seed=seed)
 
     def _with_rows(self, problem: BatchProblem) -> Assignment:
-        started = time.perf_counter()
         program = Program.of(problem)
         allowed = np.isfinite(program.value)
         if not allowed.any(axis=1).all():
-            return refuse(problem, self.name, started, feasible(program, Goal()).reason)
+            return refuse(problem, self.name, feasible(program, Goal()).reason)
         solution = solve_model(full_model(problem, self.rows), gap=self.gap, time_limit_s=self.time_limit_s)
         if solution.values is None:
-            message = "No assignment keeps the limits and the added rows: relax one of them."
+            message = "rows: no assignment keeps the limits and the added rows; relax one of them"
             reason = None if solution.timed_out else Infeasibility("rows", math.inf, math.inf, message)
-            return refuse(problem, self.name, started, reason, proved=solution.infeasible)
+            return refuse(problem, self.name, reason, proved=solution.infeasible)
         chosen = np.zeros(problem.success.shape)
         chosen[allowed] = solution.values
         return summarise(
-            problem, chosen.argmax(axis=1), self.name, started,
+            problem, chosen.argmax(axis=1), self.name,
             bound=solution.bound, gap=self.gap,
             termination=Termination.time_limit if solution.timed_out else Termination.gap,
         )  # fmt: skip
@@ -75,13 +78,12 @@ def solve_batch(
     seed: int = 0,
 ) -> Assignment:
     """Solve a batch, with `value` (n_requests, n_models) in place of its objective if given."""
-    started = time.perf_counter()
-    goal = Goal(gap=gap, deadline=None if time_limit_s is None else started + time_limit_s)
+    goal = Goal.within(time_limit_s, gap)
     solved = solve(Program.of(problem, value), goal, warm, seed)
     if solved.model is None:
-        return refuse(problem, name, started, solved.reason)
+        return refuse(problem, name, solved.reason)
     return summarise(
-        problem, solved.model, name, started,
+        problem, solved.model, name,
         value=value, bound=solved.bound, gap=gap, prices=solved.prices,
         termination=Termination.time_limit if solved.timed_out else Termination.gap,
     )  # fmt: skip

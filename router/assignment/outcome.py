@@ -65,6 +65,7 @@ class Assignment:
     expected_success: mean P(success) over the requests, by the plain estimates.
     prices: shadow prices of budget and slots; pass them as `warm` to the next batch.
     strategy: name of the strategy that chose.
+    wall_time_s: how long `assign` took.
     """
 
     model: IntArray
@@ -78,9 +79,9 @@ class Assignment:
     cost_std_usd: float
     expected_success: float
     prices: Prices
-    wall_time_s: float
     infeasibility: Infeasibility | None
     strategy: str
+    wall_time_s: float = 0.0
 
     @property
     def feasible(self) -> bool:

@@ -30,7 +30,9 @@ class BatchProblem:
     cost_std_usd: (n_requests, n_models) standard deviation of the cost in USD, >= 0.
 
     Array-likes are converted once; arrays of the right type are kept as they are, not copied.
-    Raises InvalidRequestError naming the field and the mend.
+
+    Raises:
+        InvalidRequestError: an array has a wrong shape or value; names the field and what to give.
     """
 
     success: FloatArray
@@ -126,7 +128,7 @@ class BatchProblem:
             return
         array = self._convert(field, dtype)
         if array.shape != shape:
-            raise _invalid(field, f"has shape {array.shape}", f"give shape {shape}, as `success` has it")
+            raise _invalid(field, f"has shape {array.shape}", f"give shape {shape}, as success has it")
         if low is not None:
             _check_range(field, array, low, high)
 
@@ -151,4 +153,4 @@ def _check_range(field: str, array: npt.NDArray[Any], low: float, high: float | 
 
 
 def _invalid(field: str, problem: str, mend: str) -> InvalidRequestError:
-    return InvalidRequestError(f"`{field}` {problem}: {mend}.", param=field)
+    return InvalidRequestError(f"{field} {problem}; {mend}", param=field)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from dataclasses import replace
 
 from apportion.router.assignment.greedy import Greedy
 from apportion.router.assignment.hull import Ndch, NdchP
@@ -19,24 +20,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
-def strategy_from(name: str, **options: Any) -> Strategy:
-    """The strategy of that name with these options.
-
-    Raises InvalidRequestError for an unknown name or option, listing the known ones.
-    """
-    kind = STRATEGIES.get(name)
-    if kind is None:
-        raise InvalidRequestError(f"Unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}.", param="strategy")
-    known = list(getattr(kind, "__dataclass_fields__", {}))
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InvalidRequestError(
-            f"Strategy {name!r} has no option {unknown[0]!r}: it takes {', '.join(known) or 'none'}.",
-            param=unknown[0],
-        )
-    return kind(**options)
-
-
 def assign(
     problem: BatchProblem,
     strategy: Strategy = Mip(),  # noqa: B008 (immutable)
@@ -46,14 +29,21 @@ def assign(
 ) -> Assignment:
     """Choose a model for every request of the batch.
 
-    warm: prices of an earlier batch with the same models; seed: fixes the draws of random strategies.
-    An impossible batch is an answer (`status` infeasible, `infeasibility` says why), not an exception.
-    Raises InvalidRequestError if `warm` has another number of models.
+    A batch that cannot be placed is an answer (`status` infeasible, `infeasibility` says why), not an exception.
+
+    Args:
+        warm: prices of an earlier batch with the same models.
+        seed: fixes the draws of random strategies.
+
+    Raises:
+        InvalidRequestError: `warm` has another number of models, or the strategy needs an array that is not given.
     """
     if warm is not None and warm.slots.shape != (problem.n_models,):
         raise InvalidRequestError(
-            f"`warm` has prices for {warm.slots.shape[0]} models, the batch has {problem.n_models}: "
-            "pass prices of the same models or None.",
+            f"warm has prices for {warm.slots.shape[0]} models, the batch has {problem.n_models}; "
+            "pass prices of the same models, or None",
             param="warm",
         )
-    return strategy.choose(problem, warm=warm, seed=seed)
+    started = time.perf_counter()
+    assignment = strategy.choose(problem, warm=warm, seed=seed)
+    return replace(assignment, wall_time_s=time.perf_counter() - started)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,14 +22,14 @@ def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:
     """
     if violation(problem, assignment.model) is None:
         return assignment
-    return enforce_choice(problem, assignment.model, assignment.strategy, time.perf_counter(), prices=assignment.prices)
+    moved = enforce_choice(problem, assignment.model, assignment.strategy, prices=assignment.prices)
+    return replace(moved, wall_time_s=assignment.wall_time_s)
 
 
 def enforce_choice(
     problem: BatchProblem,
     model: IntArray,
     name: str,
-    started: float,
     *,
     prices: Prices | None = None,
     worth: FloatArray | None = None,
@@ -42,14 +42,14 @@ def enforce_choice(
     worth: (n_requests, n_models) by which the loss of leaving an overfull model is measured; default the value.
     time_limit_s: of that search.
     """
+    goal = Goal.within(time_limit_s)
     if violation(problem, model) is not None:
         program = Program.of(problem)
         forbidden = (model >= 0) & ~np.isfinite(program.value[np.arange(len(model)), model])
         model = cut_cost(program, fit_slots(program, np.where(forbidden, -1, model), worth))
         if not program.keeps(model):
-            deadline = None if time_limit_s is None else started + time_limit_s
-            examined = feasible(program, Goal(deadline=deadline))
+            examined = feasible(program, goal)
             if examined.model is None:
-                return refuse(problem, name, started, examined.reason)
+                return refuse(problem, name, examined.reason)
             model = upgrade(program, examined.model)
-    return summarise(problem, model, name, started, prices=prices)
+    return summarise(problem, model, name, prices=prices)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
-from apportion.router.assignment.model import quiet_highs
+from apportion.router.assignment.highs import quiet_highs
 from apportion.router.assignment.outcome import Prices
 from apportion.router.assignment.program import Program, picked
 

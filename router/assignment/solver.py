@@ -54,6 +54,11 @@ class Goal:
     absolute: float = 1e-9
     deadline: float | None = None
 
+    @classmethod
+    def within(cls, time_limit_s: float | None, gap: float = 1e-4) -> Goal:
+        """The goal with its deadline so many seconds from now; None: without one."""
+        return cls(gap=gap, deadline=None if time_limit_s is None else time.perf_counter() + time_limit_s)
+
     def enough(self, bound: float) -> float:
         """The objective from which an answer counts as proved."""
         return bound - max(self.absolute, self.gap / (1 + self.gap) * abs(bound))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 
@@ -33,18 +32,20 @@ def violation(problem: BatchProblem, model: IntArray) -> Infeasibility | None:
     """The first limit that the assignment breaks, or None."""
     cost = float(picked(problem.cost_usd, model).sum())
     if (model < 0).any():
-        return Infeasibility("one_model", float((model < 0).sum()), math.inf, "Some requests have no model.")
+        return Infeasibility("one_model", float((model < 0).sum()), math.inf, "some requests have no model")
     if problem.allowed is not None:
         bad = int((~problem.allowed[np.arange(len(model)), model]).sum())
         if bad:
-            return Infeasibility("one_model", float(bad), cost, f"{bad} requests sit on forbidden models.")
+            return Infeasibility(
+                "one_model", float(bad), cost, f"allowed: {bad} requests are on models that may not answer them"
+            )
     over = np.maximum(slot_use(problem, model) - problem.slots, 0)
     if over.any():
         where = ", ".join(f"slots[{j}] by {over[j]}" for j in np.flatnonzero(over))
-        return Infeasibility("slots", float(over.sum()), cost, f"The choice exceeds {where}.")
+        return Infeasibility("slots", float(over.sum()), cost, f"slots: the choice exceeds {where}")
     if cost > budget_limit(problem):
         short = cost - problem.budget_usd
-        return Infeasibility("budget", short, cost, f"The choice costs {short:.6g} USD more than the budget.")
+        return Infeasibility("budget", short, cost, f"budget: the choice costs {short:.6g} USD more than allowed")
     return None
 
 
@@ -79,7 +80,6 @@ def summarise(
     problem: BatchProblem,
     model: IntArray,
     strategy: str,
-    started: float,
     *,
     value: FloatArray | None = None,
     objective: float | None = None,
@@ -123,15 +123,12 @@ def summarise(
         cost_std_usd=spread,
         expected_success=float(picked(problem.success, model).mean()),
         prices=prices or no_prices(problem),
-        wall_time_s=time.perf_counter() - started,
         infeasibility=infeasibility,
         strategy=strategy,
     )
 
 
-def refuse(
-    problem: BatchProblem, strategy: str, started: float, reason: Infeasibility | None, *, proved: bool = True
-) -> Assignment:
+def refuse(problem: BatchProblem, strategy: str, reason: Infeasibility | None, *, proved: bool = True) -> Assignment:
     """The answer when there is no assignment: no request has a model, and the reason is given.
 
     reason: None when the time limit came before an assignment was found or shown not to exist.
@@ -139,7 +136,7 @@ def refuse(
     """
     termination = Termination.infeasible if proved else Termination.heuristic
     if reason is None:
-        message = "No assignment was found by the time limit, nor shown not to exist: allow more time."
+        message = "time_limit_s: by then no assignment was found, nor shown not to exist; allow more time"
         reason, termination = Infeasibility("time_limit", math.inf, math.inf, message), Termination.time_limit
     nobody = np.full(problem.n_requests, -1, np.int64)
-    return summarise(problem, nobody, strategy, started, termination=termination, infeasibility=reason)
+    return summarise(problem, nobody, strategy, termination=termination, infeasibility=reason)

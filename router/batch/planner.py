@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apportion.router.arrays import IntArray
-from apportion.router.assignment import Assignment, BatchProblem, RobustMip, Strategy
+from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.admission import seatable
 from apportion.router.batch.availability import Availability
 from apportion.router.batch.batch import Batch
@@ -68,7 +68,7 @@ class BatchPlanner:
 
     async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
-        problem = batch.problem(rows, with_samples=isinstance(strategy, RobustMip))
+        problem = batch.problem(rows, with_samples=strategy.needs_samples)
         seated = seatable(problem)
         batch.wait(rows[~seated])
         if not seated.any():

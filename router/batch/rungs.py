@@ -55,7 +55,7 @@ class Rungs:
 
     async def assign(self, problem: BatchProblem, strategy: Strategy) -> tuple[Assignment, str]:
         """The solver's answer and its rung, or the best that can be had here and now if it does not come."""
-        if isinstance(strategy, Mip) and not strategy.rows:
+        if strategy.maximises_value:
             favourites = assign(problem, PerQuery(price=0.0, limits="ignore"))
             if favourites.status is not Status.infeasible:
                 # Everyone has the model that is best for them: an optimum that needs no solver.

@@ -77,9 +77,9 @@ class Limit:
 
     def __post_init__(self) -> None:
         if self.nano_usd < 0:
-            raise ConfigurationError(f"a limit of {spelled(self.nano_usd)}: give zero or more")
+            raise ConfigurationError(f"limit is {spelled(self.nano_usd)}; give zero or more")
         if self.scope is Scope.service and self.name is not None:
-            raise ConfigurationError(f"a limit of the whole service has no name, but this one has {self.name!r}")
+            raise ConfigurationError(f"name is {self.name!r}; a limit of the whole service has none, so leave it out")
 
     def holds_for(self, name: str | None) -> bool:
         """Whether a request whose scope goes by `name` is bound by this limit."""

@@ -25,7 +25,7 @@ def to_nano(usd: float) -> int:
         ValueError: the amount is negative or not finite.
     """
     if not (math.isfinite(usd) and usd >= 0):
-        raise ValueError(f"{usd} USD is no amount of money: give a finite number of zero or more")
+        raise ValueError(f"usd is {usd}; give a finite number of zero or more")
     return round(usd * NANO)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from apportion.router.arrays import FloatArray
+from apportion.router.checked import Doc
 from apportion.router.errors import ConfigurationError
 
 ROUNDING = 1e-6  # so much more than an assignment costs, so that the solver's tolerances do not refuse it
@@ -69,13 +70,11 @@ class PerBatch:
 
 @dataclass(frozen=True)
 class CarryOver:
-    """The window's money becomes available evenly over its time; what is unspent carries over.
+    """The window's money becomes available evenly over its time; what is unspent carries over."""
 
-    Args:
-        ahead: share of the window that spending may run ahead of its course, so that a burst can be paid.
-    """
-
-    ahead: float = 0.02
+    ahead: Annotated[
+        float, Doc("share of the window that spending may run ahead of its course, so that a burst can be paid")
+    ] = 0.02
 
     def __post_init__(self) -> None:
         check_positive("ahead", self.ahead)
@@ -95,4 +94,4 @@ def at_least_the_cheapest(usd: float, cost_usd: FloatArray, window: WindowState)
 
 def check_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ConfigurationError(f"pacing: {name} is {value}; give a finite number above zero")
+        raise ConfigurationError(f"{name} is {value}; give a finite number above zero")

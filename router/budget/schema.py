@@ -82,7 +82,7 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
         parsed = make_url(url)
         shown = parsed.render_as_string(hide_password=True)
         if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
-            raise ConfigurationError(f"budget.database is {shown}: give a sqlite or a postgresql URL")
+            raise ConfigurationError(f"budget.database is {shown}; give a sqlite or a postgresql URL")
         engine = create_engine(parsed, **_options(parsed.get_backend_name()))
     except (ArgumentError, NoSuchModuleError):
         # The URL itself is not repeated: it may hold a password.
@@ -99,7 +99,9 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
     try:
         _make_tables(engine)
     except OperationalError as error:
-        raise ConfigurationError(f"budget.database {shown} cannot be opened: {error.orig}") from None
+        raise ConfigurationError(
+            f"budget.database {shown} cannot be opened ({error.orig}); correct the URL or start the database"
+        ) from None
     return engine
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray
 from apportion.router.budget.pacing import ROUNDING, WindowState, at_least_the_cheapest, check_positive
+from apportion.router.checked import Doc
 
 RATE_SHARE = 8  # of the remembered requests, one in so many says how fast they come
 
@@ -23,12 +25,9 @@ class Resolving:
 
     Solved anew for each batch (re-solving; Agrawal, Wang, Ye: A Dynamic Near-Optimal Algorithm for Online Linear
     Programming, Operations Research 62(4), 2014). With one budget row that is a sort, no program.
-
-    Args:
-        memory: how many of the latest requests stand for those to come.
     """
 
-    memory: int = 2048
+    memory: Annotated[int, Doc("how many of the latest requests stand for those to come")] = 2048
     price: float | None = None
     _seen: deque[_Seen] = field(default_factory=deque, repr=False)
     _n_seen: int = field(default=0, repr=False)
@@ -86,17 +85,19 @@ class DualDescent:
     Allocation Problems, Operations Research 71(1), 2023): the price's logarithm moves with the difference between what
     was spent and what the rest of the window would have spent evenly, so that its unit does not matter and it stays
     positive.
-
-    Args:
-        gain: how far the logarithm moves if spending is at twice its course for `reaction`.
-        reaction: share of the window after which a deviation is answered.
-        price: expected good answers a USD to begin with; None: the price at which the first batch spends half-way
-            between its cheapest and its best models.
     """
 
-    gain: float = 0.5
-    reaction: float = 0.02
-    price: float | None = None
+    gain: Annotated[
+        float, Doc("how far the price's logarithm moves if spending is at twice its course for `reaction`")
+    ] = 0.5
+    reaction: Annotated[float, Doc("share of the window after which a deviation is answered")] = 0.02
+    price: Annotated[
+        float | None,
+        Doc(
+            "expected good answers a USD to begin with; if left out, the price at which the first batch spends "
+            "half-way between its cheapest and its best models"
+        ),
+    ] = None
     _last: WindowState | None = field(default=None, repr=False)
     _cheapest_usd: float = field(default=0.0, repr=False)  # what this window's requests would have cost at least
     _lowest: float = field(default=math.inf, repr=False)

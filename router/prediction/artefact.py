@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from apportion.router.checked import mistakes
 from apportion.router.errors import ArtefactError
 
 VERSION = 2
@@ -95,8 +96,9 @@ def read_artefact(folder: Path) -> tuple[Description, Arrays]:
         description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
         arrays = load_file(str(folder / WEIGHTS_FILE))
     except (ValidationError, SafetensorError) as error:
+        what = mistakes(error)[0] if isinstance(error, ValidationError) else error
         raise ArtefactError(
-            f"artefact {folder}: it is damaged or of another version, train it again: {error}"
+            f"artefact {folder}: it is damaged or of another version ({what}), train it again"
         ) from error
     if description.version != VERSION:
         raise ArtefactError(

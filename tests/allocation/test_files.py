@@ -98,7 +98,7 @@ def test_number_formats_that_differ_or_have_no_known_size_are_refused(tmp_path: 
 @pytest.mark.parametrize(
     ("load", "text", "old", "new", "message"),
     [
-        (Cluster.load, CLUSTER, "n_gpus: 1}", "n_gpus: 0}", "line 3: nodes.1.n_gpus: Input should be greater"),
+        (Cluster.load, CLUSTER, "n_gpus: 1}", "n_gpus: 0}", "line 3: nodes.1.n_gpus: input should be greater"),
         (Cluster.load, CLUSTER, "gpu_type: mine", "gpu_type: yours", "line 3: nodes.1.gpu_type: 'yours' is unknown"),
         (Cluster.load, CLUSTER, "name: b", "name: a-1", "line 3: nodes.1.name: the node 'a-1' appears twice"),
         (Cluster.load, CLUSTER, "memory_gib", "memory", "line 5: gpu_types.mine.memory: unknown field; remove it"),

@@ -19,7 +19,7 @@ from apportion.allocation.program import joint_program, solve
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.sketch import sketch
 from apportion.allocation.trim import trim
-from apportion.router.assignment.model import solve_model
+from apportion.router.assignment.highs import solve_model
 from apportion.router.errors import ConfigurationError, InfeasibleError
 from tests.allocation.instances import cluster, problem, profile, specs, workload
 

@@ -120,23 +120,23 @@ def test_settings_reach_the_strategy(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--budget-usd", "1e-12"), "The cheapest assignment costs"),
+        (("--budget-usd", "1e-12"), "budget: the cheapest assignment costs"),
         (("--slots", "large"), "write MODEL=N"),
         (("--slots", "huge=3"), "a model of"),
         (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),
-        (("--strategy", "best"), "Unknown strategy 'best'"),
-        (("--strategy", "greedy", "--gap", "0.01"), "'greedy' has no option 'gap'"),
-        (("--option", "quantile=0.1"), "'mip' has no option 'quantile': it takes gap, time_limit_s"),
-        (("--gap", "0.1", "--option", "gap=0.2"), "'gap' is given twice"),
-        (("--option", "rows=x"), "--option rows=x: Input should be a valid tuple"),
+        (("--strategy", "best"), "strategy 'best': unknown"),
+        (("--strategy", "greedy", "--gap", "0.01"), "'greedy': no option 'gap'"),
+        (("--option", "quantile=0.1"), "'mip': no option 'quantile'; it takes gap, time_limit_s"),
+        (("--gap", "0.1", "--option", "gap=0.2"), "gap: given twice"),
+        (("--option", "rows=x"), "'mip': no option 'rows'"),
         (("--strategy", "static", "--option", "model=huge"), "use a model of small, medium, large"),
         (("--strategy", "threshold", "--option", "target"), "write KEY=VALUE"),
         (
             ("--strategy", "threshold", "--option", "target=high"),
-            "target=high: Input should be a valid number",
+            "target: input should be a valid number",
         ),
-        (("--strategy", "robust_mip", "--option", "kind=mild"), "Input should be 'quantile', 'gamma' or 'cost'"),
-        (("--strategy", "robust_mip", "--option", "quantile=2"), "`quantile` is 2.0: give a number between 0 and 1"),
+        (("--strategy", "robust_mip", "--option", "kind=mild"), "input should be 'quantile', 'gamma' or 'cost'"),
+        (("--strategy", "robust_mip", "--option", "quantile=2"), "quantile is 2.0; give a number between 0 and 1"),
     ],
 )
 def test_assign_says_what_is_wrong(folder: Path, options: tuple[str, ...], message: str) -> None:

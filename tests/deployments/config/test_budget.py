@@ -51,8 +51,12 @@ def test_pacers_are_built_with_their_options(pacing: dict[str, Any], pacer: obje
         ({"limits": [DAILY | {"window": "week"}]}, "budget.limits.0.window"),
         ({"limits": [DAILY | {"name": "x"}]}, "no `name`"),
         ({"pacing": {"mode": "resolving"}}, "add {scope: service, window: day"),
-        ({"limits": [DAILY], "pacing": {"mode": "resolving", "options": {"gain": 1}}}, "does not know"),
+        (
+            {"limits": [DAILY], "pacing": {"mode": "resolving", "options": {"gain": 1}}},
+            "no option 'gain'; it takes",
+        ),
         ({"limits": [DAILY], "pacing": {"mode": "carry_over", "options": {"ahead": -1}}}, "above zero"),
+        ({"limits": [DAILY], "pacing": {"mode": "resolving", "options": {"memory": "all"}}}, "memory: input should be"),
         ({"pacing": {"mode": "per_batch", "options": {"gain": 1}}}, "takes no options"),
         ({"colour": "red"}, "budget.colour: unknown field"),
     ],

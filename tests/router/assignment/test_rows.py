@@ -91,5 +91,5 @@ def test_rows_that_are_not_linear_are_refused() -> None:
         model.crooked = pyo.Constraint(expr=model.x[0, 0] * model.x[1, 1] <= 0)
 
     problem = random_batch(np.random.default_rng(0), "loose", 3, 2)
-    with pytest.raises(ConfigurationError, match="have to be linear"):
+    with pytest.raises(ConfigurationError, match="is not linear"):
         assign(problem, Mip(rows=(crooked,)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_a_search_for_any_assignment_ends_with_its_time() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: strategy_from("static", limits="repiar"), "use one of repair, ignore"),
+        (lambda: Static(limits="repiar"), "use one of repair, ignore"),
         (lambda: PerQuery(price=math.nan), "success per USD"),
         (lambda: Threshold(target=-0.1), "give a success"),
         (lambda: Mip(gap=math.inf), "relative gap"),
@@ -193,9 +194,9 @@ def test_values_that_make_no_sense_are_refused(make: Callable[[], Strategy], mes
 
 
 def test_unknown_names_and_options_are_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="Unknown strategy 'best': use one of threshold"):
+    with pytest.raises(InvalidRequestError, match="strategy 'best': unknown; use one of threshold"):
         strategy_from("best")
-    with pytest.raises(InvalidRequestError, match="has no option 'gapp': it takes gap"):
+    with pytest.raises(InvalidRequestError, match="strategy 'mip': no option 'gapp'; it takes gap, time_limit_s"):
         strategy_from("mip", gapp=1)
     with pytest.raises(InvalidRequestError, match="relative gap >= 0"):
         Mip(gap=-1.0)
@@ -216,24 +217,53 @@ def test_every_strategy_comes_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"success": np.zeros(3)}, "`success` has shape"),
-        ({"success": np.array([[0.5, 1.5], [0.1, 0.1], [0.1, 0.1]])}, r"`success` is 1.5 at \[0, 1\]"),
-        ({"success": np.array([[0.5, np.nan], [0.1, 0.1], [0.1, 0.1]])}, "`success` is nan"),
-        ({"cost_usd": np.ones((2, 2))}, r"`cost_usd` has shape \(2, 2\)"),
-        ({"cost_usd": -np.ones((3, 2))}, "`cost_usd` is -1.0"),
-        ({"cost_usd": np.full((3, 2), np.inf)}, "`cost_usd` is inf"),
-        ({"slots": np.array([1, -1])}, "`slots` is -1"),
-        ({"slots": np.array([1.5, 1.0])}, "`slots` is not an array"),
-        ({"budget_usd": -1.0}, "`budget_usd` is -1.0"),
-        ({"budget_usd": math.nan}, "`budget_usd` is nan"),
-        ({"sequences": np.array([1, 0, 1])}, "`sequences` is 0"),
-        ({"weight": np.array([1.0, -2.0, 1.0])}, "`weight` is -2.0"),
-        ({"allowed": np.ones((3, 3), bool)}, "`allowed` has shape"),
-        ({"success_samples": np.ones((4, 3, 3))}, "`success_samples` has shape"),
-        ({"cost_std_usd": "much"}, "`cost_std_usd` is not an array of numbers"),
+        ({"success": np.zeros(3)}, "success has shape"),
+        ({"success": np.array([[0.5, 1.5], [0.1, 0.1], [0.1, 0.1]])}, r"success is 1.5 at \[0, 1\]"),
+        ({"success": np.array([[0.5, np.nan], [0.1, 0.1], [0.1, 0.1]])}, "success is nan"),
+        ({"cost_usd": np.ones((2, 2))}, r"cost_usd has shape \(2, 2\)"),
+        ({"cost_usd": -np.ones((3, 2))}, "cost_usd is -1.0"),
+        ({"cost_usd": np.full((3, 2), np.inf)}, "cost_usd is inf"),
+        ({"slots": np.array([1, -1])}, "slots is -1"),
+        ({"slots": np.array([1.5, 1.0])}, "slots is not an array"),
+        ({"budget_usd": -1.0}, "budget_usd is -1.0"),
+        ({"budget_usd": math.nan}, "budget_usd is nan"),
+        ({"sequences": np.array([1, 0, 1])}, "sequences is 0"),
+        ({"weight": np.array([1.0, -2.0, 1.0])}, "weight is -2.0"),
+        ({"allowed": np.ones((3, 3), bool)}, "allowed has shape"),
+        ({"success_samples": np.ones((4, 3, 3))}, "success_samples has shape"),
+        ({"cost_std_usd": "much"}, "cost_std_usd is not an array of numbers"),
     ],
 )
 def test_bad_batches_name_the_field(change: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message) as caught:
         dataclasses.replace(small(), **change)
     assert caught.value.param == next(iter(change))
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_assign_stamps_how_long_it_took(name: str) -> None:
+    before = time.perf_counter()
+    answer = assign(small(), strategy_from(name))
+    assert 0 < answer.wall_time_s < time.perf_counter() - before
+
+
+def test_only_robust_success_needs_samples() -> None:
+    plain = [strategy_from(name) for name in SIMPLE]
+    assert not any(strategy.needs_samples for strategy in plain)
+    kinds = ("quantile", "gamma", "cost")
+    assert [strategy_from("robust_mip", kind=kind).needs_samples for kind in kinds] == [True, True, False]
+
+
+def test_the_nearer_time_limit_holds() -> None:
+    for name in STRATEGIES:
+        assert strategy_from(name).with_time_limit(0.5) == strategy_from(name, time_limit_s=0.5)
+        assert strategy_from(name, time_limit_s=0.1).with_time_limit(0.5) == strategy_from(name, time_limit_s=0.1)
+
+
+def test_a_batch_that_fits_its_most_valuable_models_is_optimal_where_the_strategy_says_so() -> None:
+    assert [name for name in STRATEGIES if strategy_from(name).maximises_value] == ["mip"]
+    assert not Mip(rows=(lambda model, problem, pairs: None,)).maximises_value
+    roomy = BatchProblem(np.array([[0.2, 0.9], [0.8, 0.3]]), np.ones((2, 2)), slots=np.array([2, 2]))
+    answer = assign(roomy, Mip())
+    assert answer.model.tolist() == assign(roomy, PerQuery(limits="ignore")).model.tolist()
+    assert answer.bound == pytest.approx(answer.objective)

@@ -48,7 +48,7 @@ def test_an_account_names_its_scopes() -> None:
 def test_limits_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="zero or more"):
         Limit(Scope.service, Window.day, -1)
-    with pytest.raises(ConfigurationError, match="no name"):
+    with pytest.raises(ConfigurationError, match="a limit of the whole service has none"):
         Limit(Scope.service, Window.day, 1, "acme")
 
 

@@ -21,7 +21,7 @@ def test_what_is_set_aside_is_rounded_up() -> None:
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
 def test_what_is_no_amount_is_refused(wrong: float) -> None:
-    with pytest.raises(ValueError, match="no amount of money"):
+    with pytest.raises(ValueError, match="give a finite number of zero or more"):
         to_nano(wrong)
 
 

@@ -7,8 +7,8 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import Decision, RouteItem, Verdict
+from apportion.router.estimates import Estimates
 
 MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
 

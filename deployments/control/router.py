@@ -21,7 +21,6 @@ from apportion.deployments.config.service import LivePolicy, ServiceConfig, live
 from apportion.deployments.control.mailbox import Entry, Mailbox
 from apportion.deployments.keys.keyring import Keyring
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
-from apportion.router.batch.estimates import Estimates, concatenate
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.messages import (
     Decision,
@@ -42,6 +41,7 @@ from apportion.router.batch.treasury import GRACE_S, Treasury
 from apportion.router.budget import Shortage
 from apportion.router.budget.standing import Claim
 from apportion.router.errors import ApportionError, BudgetExhaustedError, RateLimitError
+from apportion.router.estimates import Estimates, concatenate
 from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger("ray.serve")

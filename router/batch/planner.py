@@ -43,12 +43,13 @@ from apportion.router.batch.admission import (
 )
 from apportion.router.batch.breaker import Breaker, BreakerState
 from apportion.router.batch.cancellation import is_cancelled
-from apportion.router.batch.estimates import Estimates, TypicalLengths, prior_estimates
+from apportion.router.batch.estimates import TypicalLengths, prior_estimates
 from apportion.router.batch.funds import ROUNDING, Funds
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, Refusal, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.screening import allowed_models, refuse
 from apportion.router.errors import ApportionError, InvalidRequestError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger("ray.serve")
@@ -317,17 +318,12 @@ class _Batch:
         priority = np.array([self.items[row].priority for row in rows], dtype=float)
         # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
         most = max(1, int(self.remaining.max(initial=1)))
-        samples = self.estimates.success_samples if with_samples else None
-        return BatchProblem(
-            success=self.estimates.success[rows],
-            cost_usd=self.estimates.cost_usd[rows],
-            slots=self.remaining.copy(),
+        return self.estimates.rows(rows).problem(
+            self.remaining.copy(),
             allowed=self.allowed[rows],
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
             weight=None if (priority == 0).all() else np.exp2(priority),
-            success_std=self.estimates.success_std[rows],
-            success_samples=None if samples is None else samples[:, rows],
-            cost_std_usd=self.estimates.cost_std_usd[rows],
+            with_samples=with_samples,
         )
 
     def kept(self, rows: IntArray, problem: BatchProblem, keep: BoolArray) -> tuple[IntArray, BatchProblem]:

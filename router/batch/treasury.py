@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from apportion.router.arrays import IntArray
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.funds import Funds, worst_cases
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
@@ -23,6 +22,7 @@ from apportion.router.budget import Limit, Pacer, Scope, Shortage, Tally, Window
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
 from apportion.router.errors import LedgerError
+from apportion.router.estimates import Estimates
 
 logger = logging.getLogger("ray.serve")
 T = TypeVar("T")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.costs import expected_cost
 from apportion.router.errors import OutcomesTableError
+from apportion.router.estimates import Estimates
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
 from apportion.router.prediction.estimator import Estimator, FittedEstimator
@@ -22,22 +24,14 @@ MAX_MISSING = 0.03
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Requests with estimates and outcomes, all (n_requests, n_models).
+    """Requests with calibrated estimates, and what really happened: score in [0, 1] and paid_usd, both (N, M)."""
 
-    success, success_std, cost_usd, cost_std_usd: calibrated estimates; success_samples has the members in front.
-    score in [0, 1] and paid_usd: what really happened.
-    """
-
-    success: FloatArray
-    success_std: FloatArray
-    success_samples: FloatArray
-    cost_usd: FloatArray
-    cost_std_usd: FloatArray
+    estimates: Estimates
     score: FloatArray
     paid_usd: FloatArray
 
     def __len__(self) -> int:
-        return len(self.success)
+        return len(self.score)
 
 
 @dataclass(frozen=True)
@@ -129,13 +123,13 @@ def fit_case(table: OutcomesTable, features: Features, name: str, estimator: Est
 
 def with_incumbent(case: Case) -> Case:
     """The case with the best single model's estimates lifted over claims that validation outcomes do not prove."""
-    incumbent = Incumbent.fit(case.validation.success, case.validation.score, case.best)
+    incumbent = Incumbent.fit(case.validation.estimates.success, case.validation.score, case.best)
 
     def lifted(sample: Sample) -> Sample:
-        unknown = np.full(sample.success.shape, np.nan)
-        prediction = Prediction(sample.success, sample.success_std, sample.success_samples, unknown, unknown)
-        kept = incumbent.apply(prediction)
-        return replace(sample, success=kept.success, success_samples=kept.success_samples)
+        own, unknown = sample.estimates, np.full(sample.score.shape, np.nan)
+        spread, members = np.asarray(own.success_std), np.asarray(own.success_samples)
+        kept = incumbent.apply(Prediction(own.success, spread, members, unknown, unknown))
+        return replace(sample, estimates=replace(own, success=kept.success, success_samples=kept.success_samples))
 
     test = lifted(case.test)
     return replace(case, validation=lifted(case.validation), test=test, errors=_errors(case.raw_success, test))
@@ -172,9 +166,9 @@ def estimated_case(table: OutcomesTable, features: Features, name: str, estimato
 def _errors(raw: FloatArray, test: Sample) -> CalibrationErrors:
     return CalibrationErrors(
         ece_before=expected_calibration_error(raw, test.score),
-        ece_after=expected_calibration_error(test.success, test.score),
+        ece_after=expected_calibration_error(test.estimates.success, test.score),
         brier_before=brier_score(raw, test.score),
-        brier_after=brier_score(test.success, test.score),
+        brier_after=brier_score(test.estimates.success, test.score),
     )
 
 
@@ -188,15 +182,19 @@ def _sample(
     prediction = calibrated(fitted.predict(features), calibration)
     cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
     if len(table.prices) == len(table.models):
-        cost, spread = prediction.cost_usd(table.input_tokens, table.price_list())
+        # Recorded answers were not cut off, so neither are the expected ones.
+        cost, spread = expected_cost(
+            prediction.output_tokens, prediction.output_tokens_std, table.input_tokens, table.price_list()
+        )
     # Without lengths or prices a model's mean cost is all that is known.
     fallback, fallback_spread = known.cost_usd.mean(axis=0), known.cost_usd.std(axis=0)
-    return Sample(
+    estimates = Estimates(
         success=prediction.success,
         success_std=prediction.success_std,
         success_samples=prediction.success_samples,
         cost_usd=np.where(np.isfinite(cost), cost, fallback),
         cost_std_usd=np.where(np.isfinite(spread), spread, fallback_spread),
-        score=table.scores,
-        paid_usd=table.cost_usd,
+        input_tokens=table.input_tokens,
+        output_tokens=prediction.output_tokens,
     )
+    return Sample(estimates=estimates, score=table.scores, paid_usd=table.cost_usd)

@@ -17,6 +17,7 @@ from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.simulate import Simulation, Traffic, poisson_arrivals, simulate
 from apportion.allocation.workload import Workload
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 SMALL, LARGE = ReplicaType("small", "L4", 0.5), ReplicaType("large", "L4", 1.0)
@@ -163,7 +164,7 @@ def workload(n: int = 64, arrival_s: np.ndarray | None = None) -> Workload:
     success = np.column_stack([rng.uniform(0, 0.6, n), rng.uniform(0.4, 1, n)])
     cost_usd = np.column_stack([np.full(n, 1e-5), np.full(n, 1e-4)])
     tokens = np.tile(np.array([[20.0, 30.0]]), (n, 1))
-    return Workload(("small", "large"), success, cost_usd, tokens, 2 * tokens, 10.0, arrival_s)
+    return Workload(("small", "large"), Estimates(success, cost_usd, tokens, 2 * tokens), 10.0, arrival_s)
 
 
 def both(**changes: object) -> Plan:
@@ -183,7 +184,8 @@ def test_requests_are_routed_within_slots_and_budget() -> None:
 def test_a_request_is_only_sent_where_its_prompt_and_answer_fit() -> None:
     given = workload()
     long = np.arange(64) % 8 == 0
-    given = replace(given, input_tokens=np.where(long[:, None], 400.0, given.input_tokens))
+    inputs = np.where(long[:, None], 400.0, given.estimates.input_tokens)
+    given = replace(given, estimates=replace(given.estimates, input_tokens=inputs))
     small, large = both().models
     narrow = both(models=(small, replace(large, max_model_len=200)))
     assert (route(both(), given)[long] == 1).any()
@@ -211,11 +213,8 @@ def test_a_replay_draws_requests_at_the_rate_where_times_are_unknown() -> None:
 
 def test_a_replay_says_what_is_wrong() -> None:
     plan = both()
-    other = Workload(
-        ("small",),
-        *(getattr(workload(), name)[:, :1] for name in ("success", "cost_usd", "input_tokens", "output_tokens")),
-        1.0,
-    )
+    names = ("success", "cost_usd", "input_tokens", "output_tokens")
+    other = Workload(("small",), Estimates(*(getattr(workload().estimates, name)[:, :1] for name in names)), 1.0)
     with pytest.raises(InvalidRequestError, match="the plan of small, large"):
         replay(plan, other)
     with pytest.raises(InvalidRequestError, match="above 0"):

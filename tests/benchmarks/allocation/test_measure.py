@@ -61,7 +61,7 @@ def test_workloads_cost_what_was_predicted(table: OutcomesTable, case: Case, tmp
     expected = testing.input_tokens * usd[:, 0] + testing.output_tokens * usd[:, 1]
     assert (testing.output_tokens > 1).mean() > 0.9
     longer = testing.output_tokens > 1
-    np.testing.assert_allclose(expected[longer], case.test.cost_usd[longer])
+    np.testing.assert_allclose(expected[longer], case.test.estimates.cost_usd[longer])
 
 
 def test_requests_score_what_was_recorded(case: Case) -> None:

@@ -114,7 +114,7 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
         (["predict", "nowhere", "x"], "has no artefact.json"),
         (["predict", "[old]", "x"], "[old] has no artefact.json"),
         (["predict", "nowhere"], "either one prompt or --file"),
-        (["predict", "nowhere", "--file", "absent.txt"], "No file absent.txt"),
+        (["predict", "nowhere", "--file", "absent.txt"], "absent.txt: there is no such file"),
         (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
         (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
         (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "leave --estimator out"),

@@ -11,10 +11,10 @@ from apportion.deployments.config.service import RoutingConfig, ServiceConfig
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, Refusal, Reply, Report, RouteItem
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, ConfigurationError, OverloadedError, RateLimitError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 

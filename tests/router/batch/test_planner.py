@@ -8,7 +8,7 @@ import pytest
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch import admission
-from apportion.router.batch.estimates import Estimates, prior_estimates
+from apportion.router.batch.estimates import prior_estimates
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.planner import Planner
 from apportion.router.batch.policy import Policy, ServedModel
@@ -20,6 +20,7 @@ from apportion.router.errors import (
     InvalidRequestError,
     UnavailableError,
 )
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 
+from ray import serve
+from ray.serve.exceptions import RayServeException
+
 PROJECT = "apportion"
 SERVE = "ray.serve"
 
@@ -17,19 +20,29 @@ class ServeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the line over."""
-        serve = logging.getLogger(SERVE)
-        if not serve.isEnabledFor(record.levelno):
+        target = logging.getLogger(SERVE)
+        if not target.isEnabledFor(record.levelno):
             return
-        # Not `serve.handle`: outside of a replica it would go on to the root logger, where the line arrives anyway.
-        for handler in serve.handlers:
+        # Not `target.handle`: outside of a replica it would go on to the root logger, where the line arrives anyway.
+        for handler in target.handlers:
             if record.levelno >= handler.level:
                 handler.handle(record)
 
 
 def log_to_serve() -> None:
-    """Sends what the project's modules log to Serve's handlers; each deployment calls it when a replica starts."""
-    logger = logging.getLogger(PROJECT)
-    if any(isinstance(handler, ServeHandler) for handler in logger.handlers):
+    """Sends what the project's modules log to Serve's handlers; each deployment calls it when a replica starts.
+
+    Outside of a replica nothing changes: there the program decides where its lines go.
+    """
+    try:
+        serve.get_replica_context()
+    except RayServeException:
         return
-    logger.setLevel(logging.DEBUG)  # Serve's level decides, which may change while the replica runs
-    logger.addHandler(ServeHandler())
+    join(logging.getLogger(PROJECT))
+
+
+def join(logger: logging.Logger) -> None:
+    """Lets Serve's handlers have the logger's lines, once."""
+    if not any(isinstance(handler, ServeHandler) for handler in logger.handlers):
+        logger.setLevel(logging.DEBUG)  # Serve's level decides, which may change while the replica runs
+        logger.addHandler(ServeHandler())

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= serve_config.yaml
 
-.PHONY: serve test check lint types setup clean
+.PHONY: serve test check lint types reference setup clean
 
 serve: setup
 	$(BIN)/apportion serve --config $(CONFIG)
@@ -20,6 +20,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# The pages of docs/reference, from the code.
+reference: setup
+	$(BIN)/apportion reference docs/reference
 
 setup: .venv/ready
 

@@ -67,7 +67,7 @@ class Cluster:
         Raises ConfigurationError naming file, line and mend.
         """
         path = Path(path)
-        given = read_checked(path, _ClusterFile)
+        given = read_checked(path, ClusterFile)
         types = {**GPU_TYPES, **{name: entry.gpu_type(name) for name, entry in given.gpu_types.items()}}
         names: set[str] = set()
         nodes: list[Node] = []
@@ -105,7 +105,7 @@ class _NodeEntry(Section):
         return [Node(name, self.gpu_type, self.n_gpus) for name in names]
 
 
-class _ClusterFile(Section):
+class ClusterFile(Section):
     nodes: tuple[_NodeEntry, ...] = Field(min_length=1, description="The machines.")
     gpu_types: dict[str, _GpuTypeEntry] = Field(
         default_factory=dict, description="GPU types that the built-in table lacks or gets wrong."

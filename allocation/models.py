@@ -1,4 +1,4 @@
-"""The models that may be deployed, from models.yaml:
+"""The models that may be deployed, as models.yaml has them.
 
 models:
   - name: large
@@ -65,7 +65,7 @@ def load_models(path: str | Path, gpu_types: Collection[str] | None = None) -> t
     gpu_types: those of the cluster, which a model may name beside those of the built-in table; None: any name will do.
     """
     path = Path(path)
-    given = read_checked(path, _ModelsFile)
+    given = read_checked(path, ModelsFile)
     names: set[str] = set()
     for number, entry in enumerate(given.models):
         if entry.name in names:
@@ -112,5 +112,5 @@ class _ModelEntry(Section):
         )
 
 
-class _ModelsFile(Section):
+class ModelsFile(Section):
     models: tuple[_ModelEntry, ...] = Field(min_length=1, description="The models.")

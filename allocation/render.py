@@ -29,7 +29,8 @@ _AT_THE_END = frozenset({"num_replicas", "min_replicas", "num_gpus", "num_cpus",
 @dataclass(frozen=True)
 class RenderOptions:
     """pin: replicas name their node and GPUs, else Ray chooses; num_cpus: of a replica on a GPU; autoscale: each
-    replica type runs between the plan's bounds, wherever Ray finds room."""
+    replica type runs between the plan's bounds, wherever Ray finds room.
+    """
 
     pin: bool = True
     num_cpus: float = 1.0

@@ -137,7 +137,7 @@ def profile_row(profile: Profile) -> dict[str, Any]:
 
 def _read(path: Path) -> list[Profile]:
     profiles = []
-    for number, entry in enumerate(read_checked(path, _ProfilesFile).profiles):
+    for number, entry in enumerate(read_checked(path, ProfilesFile).profiles):
         try:
             profiles.append(entry.profile())
         except ConfigurationError as error:
@@ -175,5 +175,5 @@ class ProfileEntry(Section):
         return Profile(replica=replica, **values)
 
 
-class _ProfilesFile(Section):
+class ProfilesFile(Section):
     profiles: tuple[ProfileEntry, ...] = Field(min_length=1, description="The profiles.")

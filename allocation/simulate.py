@@ -219,7 +219,8 @@ class _Run:
 
 class _Replica:
     """One engine. `_progress` counts the tokens that a sequence running since the start would have; a sequence ends
-    when it passes the value noted at its beginning plus its length."""
+    when it passes the value noted at its beginning plus its length.
+    """
 
     def __init__(self, env: simpy.Environment, profile: Profile, column: int, run: _Run) -> None:
         self.column, self.slots = column, profile.max_num_seqs
@@ -311,7 +312,8 @@ class _Replica:
 
 def _step_curve(profile: Profile) -> tuple[FloatArray, FloatArray]:
     """Sequences running and seconds a step, to interpolate; without a curve a step always takes what a full one does,
-    which is right where reading weights dominates."""
+    which is right where reading weights dominates.
+    """
     curve = profile.decode_curve or ((profile.max_num_seqs, profile.tokens_per_s),)
     sequences = np.array([sequences for sequences, _ in curve], dtype=np.float64)
     return sequences, sequences / np.array([speed for _, speed in curve], dtype=np.float64)

@@ -10,11 +10,11 @@ from ray import serve
 from apportion.deployments.cluster.autoscaling import autoscaling_options
 from apportion.deployments.cluster.placement import check_fits, gpu_environment, in_order, live_nodes, placement_options
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
-from apportion.deployments.config.service import ServiceConfig, mean_success, parse_config
+from apportion.deployments.config.service import DispatchConfig, ServiceConfig, mean_success, parse_config
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
-from apportion.deployments.engine.replica import DRAIN_LIMIT_S, Engine
+from apportion.deployments.engine.replica import Engine
 from apportion.deployments.engine.settings import environment, with_defaults
 from apportion.deployments.ingress.ingress import Ingress
 
@@ -24,6 +24,7 @@ PREDICTOR_ENV = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "131072",
 }
+PARTING_S = 10.0  # after the longest request; then a replica that stops is ended
 QUIET = {"enable_access_log": False}
 
 
@@ -63,8 +64,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         logging_config=QUIET,
     ).bind(config.solver.time_limit_s)
     engines = {
-        engine_name(model, group): _engine(model, group, config.dispatch.engine_host)
-        for model, group in in_order(config.models)
+        engine_name(model, group): _engine(model, group, config.dispatch) for model, group in in_order(config.models)
     }
     router = Router.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.router.num_cpus},
@@ -74,21 +74,23 @@ def build_application(config: ServiceConfig) -> serve.Application:
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
+        graceful_shutdown_timeout_s=config.dispatch.request_timeout_s + PARTING_S,
         logging_config=QUIET,
     ).bind(config, router)
 
 
-def _engine(model: ModelConfig, group: ReplicaGroup, host: str | None) -> serve.Application:
+def _engine(model: ModelConfig, group: ReplicaGroup, dispatch: DispatchConfig) -> serve.Application:
+    longest_s = dispatch.request_timeout_s
     deployed = with_defaults(model.of_group(group))
     return Engine.options(  # type: ignore[attr-defined]
         name=engine_name(model, group),
         health_check_period_s=5,
         health_check_timeout_s=20,
-        graceful_shutdown_timeout_s=DRAIN_LIMIT_S + 10,
+        graceful_shutdown_timeout_s=longest_s + PARTING_S,
         logging_config=QUIET,
         **autoscaling_options(group),
         **placement_options(group, _env(environment(deployed) | gpu_environment(group))),
-    ).bind(deployed, host)
+    ).bind(deployed, dispatch.engine_host, longest_s)
 
 
 def engine_name(model: ModelConfig, group: ReplicaGroup) -> str:

@@ -176,7 +176,7 @@ def _planned(problem: AllocationProblem, time_limit_s: float) -> Allocation:
         except (InfeasibleError, DeadlineError):
             continue
         return Allocation(found.replicas, found.quality, found.gap)
-    raise InfeasibleError("Not even a tenth of the rate can be served.")
+    raise InfeasibleError("not even a tenth of the rate can be served")
 
 
 def _rate_per_s(

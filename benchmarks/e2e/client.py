@@ -1,18 +1,16 @@
-"""Sends graded prompts to the service through OpenAI's own client and keeps what came back of each."""
+"""Sends graded prompts to the service and keeps what came back of each."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from openai import APIStatusError, AsyncOpenAI
-
+from benchmarks.load.chat import Answer, ask_all, greedy_chat
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example
 
+TIMEOUT_S = 120.0
 REFUSED = 402  # the batch's cap could not pay for any model: no answer, no cost
 
 
@@ -35,36 +33,27 @@ class Outcome:
 async def answer_all(
     url: str, examples: Sequence[Example], model_of: Callable[[int], str], *, concurrency: int
 ) -> list[Outcome]:
-    """Asks every prompt of the model that `model_of(index)` names, `concurrency` at a time, in order."""
-    seats = asyncio.Semaphore(concurrency)
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+    """Asks every prompt of the model that `model_of(index)` names, `concurrency` at a time, in order.
 
-        async def ask(index: int, example: Example) -> Outcome:
-            async with seats:
-                return await answer_one(client, example, model_of(index))
+    Raises:
+        RuntimeError: a request failed, other than for want of money.
+    """
+    bodies = [greedy_chat(example.prompt, model_of(i), MAX_ANSWER_TOKENS) for i, example in enumerate(examples)]
+    answers = await ask_all(url, bodies, concurrency=concurrency, timeout_s=TIMEOUT_S)
+    return [outcome(answer, example) for answer, example in zip(answers, examples, strict=True)]
 
-        return list(await asyncio.gather(*(ask(i, example) for i, example in enumerate(examples))))
 
-
-async def answer_one(client: AsyncOpenAI, example: Example, model: str) -> Outcome:
-    started_s = time.perf_counter()
-    try:
-        raw = await client.chat.completions.with_raw_response.create(
-            model=model,
-            messages=[{"role": "user", "content": example.prompt}],
-            temperature=0,
-            max_tokens=MAX_ANSWER_TOKENS,
-        )
-    except APIStatusError as error:
-        if error.status_code != REFUSED:
-            raise
-        return Outcome("(refused)", 0.0, 0.0, 0.0, 0.0, "-", -1, 0.0, 0.0, time.perf_counter() - started_s)
-    latency_s = time.perf_counter() - started_s
-    headers = raw.headers
+def outcome(answer: Answer, example: Example) -> Outcome:
+    """What a whole answer is worth and cost; its `x-router-` headers say what was planned."""
+    if answer.status == REFUSED:
+        return Outcome("(refused)", 0.0, 0.0, 0.0, 0.0, "-", -1, 0.0, 0.0, answer.latency_s)
+    if answer.error:
+        raise RuntimeError(f"a request failed: {answer.error}")
+    headers = answer.headers
     batch = dict(re.findall(r"([\w-]+)=([^;]+)", headers["x-router-batch"]))
     return Outcome(
-        model=headers["x-router-model"],
-        score=grade(raw.parse().choices[0].message.content or "", example),
+        model=answer.model,
+        score=grade(answer.text, example),
         cost_usd=float(headers["x-router-settled-cost-usd"]),
         planned_usd=float(headers["x-router-cost-usd"]),
         predicted=float(headers["x-router-success"]),
@@ -72,27 +61,20 @@ async def answer_one(client: AsyncOpenAI, example: Example, model: str) -> Outco
         batch=int(batch["id"]),
         batch_planned_usd=float(batch["planned-usd"]),
         batch_cap_usd=float(batch["cap-usd"]),
-        latency_s=latency_s,
+        latency_s=answer.latency_s,
     )
 
 
 async def first_token_s(url: str, example: Example, model: str, repeats: int) -> list[float]:
-    """Seconds to the first token of a stream, one request after the other on an idle service."""
+    """Seconds to the first token of a stream, one request after the other on an idle service.
+
+    Raises:
+        RuntimeError: a request failed, or its stream had no text.
+    """
+    body = greedy_chat(example.prompt, model, MAX_ANSWER_TOKENS, stream=True)
     times = []
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
-        for _ in range(repeats):
-            started_s = time.perf_counter()
-            stream = await client.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": example.prompt}],
-                temperature=0,
-                max_tokens=MAX_ANSWER_TOKENS,
-                stream=True,
-            )
-            async for chunk in stream:
-                if chunk.choices and chunk.choices[0].delta.content:
-                    times.append(time.perf_counter() - started_s)
-                    break
-            async for _ in stream:
-                pass
+    for answer in await ask_all(url, [body] * repeats, concurrency=1, timeout_s=TIMEOUT_S):
+        if answer.error or answer.first_token_s is None:
+            raise RuntimeError(f"a stream failed: {answer.error or 'it had no text'}")
+        times.append(answer.first_token_s)
     return times

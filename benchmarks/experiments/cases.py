@@ -90,7 +90,7 @@ def find_datasets(data: Path, encoder: str, cache: Cache) -> list[Dataset]:
     found = [Dataset(folder, encoder, cache) for folder in folders if (folder / "queries.parquet").exists()]
     if not found:
         raise ConfigurationError(
-            f"No outcomes table in {data}: give --data a folder with queries.parquet, scores.parquet and "
-            "costs.parquet, or a folder of such folders (docs/prediction.md)."
+            f"no outcomes table in {data}: give --data a folder with queries.parquet, scores.parquet and "
+            "costs.parquet, or a folder of such folders (docs/prediction.md)"
         )
     return found

@@ -80,5 +80,5 @@ def shown(name: str) -> Shown:
 def load(name: str) -> Experiment:
     """The experiment of that name; raises ConfigurationError for an unknown one, listing the known."""
     if name not in available():
-        raise ConfigurationError(f"Unknown experiment {name!r}: use {', '.join(available())}.")
+        raise ConfigurationError(f"unknown experiment {name!r}: use {', '.join(available())}")
     return cast(Experiment, import_module(EXPERIMENTS[name]))

@@ -155,7 +155,7 @@ def apart(solve: Callable[[], Answer], most_s: float = float("inf")) -> Timed:
         cpu_s, extra_mib = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024 - before
         return Timed(no_answer, time.perf_counter() - started, cpu_s, max(extra_mib, 0.0))
     if not found:
-        raise RuntimeError("A solve ended without an answer: it may have run out of memory.")
+        raise RuntimeError("a solve ended without an answer: it may have run out of memory")
     result: Timed = pickle.loads(found)
     return result
 

@@ -1,10 +1,17 @@
-"""One chat request and what came back: text, tokens and when they came, the model, dollars, the router's spans."""
+"""The one chat client of all benchmarks: a request, and what came back of it.
+
+`ask` reads everything that an answer says. `time_only` reads nothing but bytes and clocks, for measuring what lies
+between client and engine on cores that the client shares.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +19,7 @@ import aiohttp
 
 from apportion.deployments.wire.settlement import SETTLED_HEADER
 
+PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 _SPAN = re.compile(r"([\w-]+);dur=([\d.]+)")
 _COMMENT = f": {SETTLED_HEADER} ".encode()
@@ -22,24 +30,53 @@ _DATA = b"data: "
 class Answer:
     """`first_token_s` and `latency_s` count from sending; `gaps_s` lie between the chunks of a stream.
 
-    `error` is empty where the answer is complete; `cost_usd` is None where the server does not say.
+    `error` is empty where the answer is complete; `status` is 0 where there was none; `cost_usd` is None where the
+    server does not say. `headers` takes names in upper and in lower case.
     """
 
     latency_s: float = 0.0
     first_token_s: float | None = None
     gaps_s: list[float] = field(default_factory=list)
     text: str = ""
+    input_tokens: int = 0
     output_tokens: int = 0
     model: str = ""
     cost_usd: float | None = None
     spans_ms: dict[str, float] = field(default_factory=dict)
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The times of one request; `timing` is its `server-timing` header."""
+
+    ok: bool
+    latency_s: float
+    first_byte_s: float
+    timing: str
+
+
+@asynccontextmanager
+async def chat_session(timeout_s: float) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session with as many connections as requests; `timeout_s` is the longest time of each."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        yield session
+
+
+def greedy_chat(prompt: str, model: str, max_tokens: int, *, stream: bool = False) -> dict[str, Any]:
+    """A body that asks one prompt of one model at temperature 0."""
+    messages = [{"role": "user", "content": prompt}]
+    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": max_tokens, "stream": stream}
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
     """Sends one body to a chat endpoint; a failure is an answer with `error`, never an exception.
 
     Args:
+        session: of `chat_session`.
         url: of `/v1/chat/completions`.
         body: OpenAI's; with `stream` the usage is asked for too, so that tokens are counted by the engine.
     """
@@ -49,18 +86,50 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
     started_s = time.perf_counter()
     try:
         async with session.post(url, data=json.dumps(body), headers=JSON) as response:
-            answer.model = response.headers.get("x-router-model", "")
-            answer.spans_ms = spans_ms(response.headers.get("server-timing", ""))
+            answer.status = response.status
+            answer.headers = response.headers
+            answer.model = answer.headers.get("x-router-model", "")
+            answer.spans_ms = spans_ms(answer.headers.get("server-timing", ""))
             if response.status != 200:
                 answer.error = f"{response.status}: {(await response.text())[:200]}"
             elif body.get("stream"):
                 await _read_stream(response, answer, started_s)
             else:
-                _read_whole(await response.read(), response, answer)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                _read_whole(await response.read(), answer)
+    except (aiohttp.ClientError, TimeoutError, ValueError, TypeError, LookupError) as error:
         answer.error = repr(error)
     answer.latency_s = time.perf_counter() - started_s
     return answer
+
+
+async def ask_all(url: str, bodies: Sequence[dict[str, Any]], *, concurrency: int, timeout_s: float) -> list[Answer]:
+    """Sends the bodies, `concurrency` at a time; answers in their order.
+
+    Args:
+        url: of the service, without a path.
+    """
+    seats = asyncio.Semaphore(concurrency)
+    async with chat_session(timeout_s) as session:
+
+        async def one(body: dict[str, Any]) -> Answer:
+            async with seats:
+                return await ask(session, url + PATH, body)
+
+        return list(await asyncio.gather(*map(one, bodies)))
+
+
+async def time_only(session: aiohttp.ClientSession, url: str, body: bytes) -> Sample:
+    """Sends a body and throws the answer away."""
+    started_s = time.perf_counter()
+    try:
+        async with session.post(url, data=body, headers=JSON) as answer:
+            await answer.content.readany()
+            first_s = time.perf_counter() - started_s
+            await answer.read()
+    except (aiohttp.ClientError, TimeoutError):
+        return Sample(False, time.perf_counter() - started_s, 0.0, "")
+    latency_s = time.perf_counter() - started_s
+    return Sample(answer.status == 200, latency_s, first_s, answer.headers.get("server-timing", ""))
 
 
 def spans_ms(header: str) -> dict[str, float]:
@@ -68,12 +137,12 @@ def spans_ms(header: str) -> dict[str, float]:
     return {name: float(duration) for name, duration in _SPAN.findall(header)}
 
 
-def _read_whole(raw: bytes, response: aiohttp.ClientResponse, answer: Answer) -> None:
+def _read_whole(raw: bytes, answer: Answer) -> None:
     body = json.loads(raw)
     answer.model = answer.model or body.get("model", "")
     answer.text = body["choices"][0]["message"]["content"] or ""
-    answer.output_tokens = body["usage"]["completion_tokens"]
-    if (settled := response.headers.get(SETTLED_HEADER)) is not None:
+    _take_usage(body["usage"], answer)
+    if (settled := answer.headers.get(SETTLED_HEADER)) is not None:
         answer.cost_usd = float(settled)
 
 
@@ -104,7 +173,12 @@ def _take_event(event: dict[str, Any], answer: Answer) -> bool:
         return False
     answer.model = answer.model or event.get("model", "")
     if event.get("usage"):
-        answer.output_tokens = event["usage"]["completion_tokens"]
+        _take_usage(event["usage"], answer)
     text = event["choices"][0]["delta"].get("content") if event["choices"] else None
     answer.text += text or ""
     return bool(text)
+
+
+def _take_usage(usage: dict[str, Any], answer: Answer) -> None:
+    answer.input_tokens = usage["prompt_tokens"]
+    answer.output_tokens = usage["completion_tokens"]

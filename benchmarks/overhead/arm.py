@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from benchmarks.load.chat import PATH
 from benchmarks.load.cpu import HAPROXY
 
 ENCODER = "apportion/Predictor"
-PATH = "/v1/chat/completions"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 
 from benchmarks.environment import environment
-from benchmarks.overhead.arm import PATH, Arm
+from benchmarks.load.chat import PATH
+from benchmarks.overhead.arm import Arm
 
 FOLDER = Path("out/proxies")
 START_TIMEOUT_S = 90

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import numpy as np
 
 from benchmarks.load.arrivals import closed_loop
-from benchmarks.load.chat import JSON, spans_ms
+from benchmarks.load.chat import Sample, chat_session, spans_ms, time_only
 from benchmarks.load.cpu import cpu_seconds, load_average, spent_ms
 from benchmarks.overhead.arm import ENCODER, Arm
 
 TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One request; only what is cheap to record, since the client shares the cores."""
-
-    ok: bool
-    latency_s: float
-    first_byte_s: float
-    timing: str
 
 
 def run_round(arm: Arm, *, requests: int, concurrency: int, stream: bool) -> dict[str, Any]:
@@ -61,20 +48,10 @@ def summarise(arm: Arm, samples: list[Sample], seconds: float, cpu_ms: dict[str,
 
 
 async def _send(arm: Arm, requests: int, concurrency: int, stream: bool) -> tuple[list[Sample], float]:
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    async with chat_session(TIMEOUT_S) as session:
 
         async def call(number: int) -> Sample:
-            started_s = time.perf_counter()
-            try:
-                async with session.post(arm.url, data=body(number, stream, arm.model), headers=JSON) as answer:
-                    await answer.content.readany()
-                    first_s = time.perf_counter() - started_s
-                    await answer.read()
-            except (aiohttp.ClientError, TimeoutError):
-                return Sample(False, time.perf_counter() - started_s, 0.0, "")
-            latency_s = time.perf_counter() - started_s
-            return Sample(answer.status == 200, latency_s, first_s, answer.headers.get("server-timing", ""))
+            return await time_only(session, arm.url, body(number, stream, arm.model))
 
         return await closed_loop(call, requests, concurrency)
 

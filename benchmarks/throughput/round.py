@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import numpy as np
 
 from benchmarks.load.arrivals import closed_loop, open_loop, poisson_arrivals_s
-from benchmarks.load.chat import Answer, ask
+from benchmarks.load.chat import PATH, Answer, ask, chat_session
 from benchmarks.load.cpu import cpu_seconds, load_average, spent_ms
 from benchmarks.load.numbers import Target, summary
 from benchmarks.throughput.case import SHORT, Case
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import Example
 
-PATH = "/v1/chat/completions"
 TIMEOUT_S = 120.0
 Place = Callable[[int], tuple[str, str]]  # of a request: base URL and model
 
@@ -66,8 +64,7 @@ def _measure(
 
 
 async def _send(case: Case, place: Place, examples: Sequence[Example], seed: int) -> tuple[list[Answer], float]:
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    async with chat_session(TIMEOUT_S) as session:
 
         async def call(number: int) -> Answer:
             base, model = place(number)

@@ -7,50 +7,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from openai import AsyncOpenAI
 from rich.console import Console
 from rich.progress import track
 
 from apportion.deployments.cluster.launch import read_config
 from apportion.router.outcomes import OutcomesTable, write_outcomes
+from benchmarks.load.chat import Answer, ask_all, greedy_chat
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example, Split, generate
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer: its grade, and the tokens that the engine counted."""
-
-    score: float
-    input_tokens: int
-    output_tokens: int
+TIMEOUT_S = 300.0
 
 
-async def ask_all(url: str, model: str, examples: Sequence[Example], concurrency: int) -> list[Answer]:
-    """Asks one model every prompt, greedily, in order."""
-    seats = asyncio.Semaphore(concurrency)
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+async def answers_of(url: str, model: str, examples: Sequence[Example], concurrency: int) -> list[Answer]:
+    """Asks one model every prompt, greedily, in order.
 
-        async def ask(example: Example) -> Answer:
-            async with seats:
-                completion = await client.chat.completions.create(
-                    model=model,
-                    messages=[{"role": "user", "content": example.prompt}],
-                    temperature=0,
-                    max_tokens=MAX_ANSWER_TOKENS,
-                )
-            usage = completion.usage
-            if usage is None:
-                raise RuntimeError(f"{model} answered without usage")
-            score = grade(completion.choices[0].message.content or "", example)
-            return Answer(score, usage.prompt_tokens, usage.completion_tokens)
-
-        return list(await asyncio.gather(*(ask(example) for example in examples)))
+    Raises:
+        RuntimeError: a request failed.
+    """
+    bodies = [greedy_chat(example.prompt, model, MAX_ANSWER_TOKENS) for example in examples]
+    answers = await ask_all(url, bodies, concurrency=concurrency, timeout_s=TIMEOUT_S)
+    for answer in answers:
+        if answer.error:
+            raise RuntimeError(f"{model} failed: {answer.error}")
+    return answers
 
 
 def collect(
@@ -60,12 +44,13 @@ def collect(
     models = read_config(config)[1].models
     examples = generate(split, prompts, seed)
     answers = [
-        asyncio.run(ask_all(url, model.name, examples, concurrency))
+        asyncio.run(answers_of(url, model.name, examples, concurrency))
         for model in track(models, "asking the models", console=console)
     ]
-    scores, input_tokens, output_tokens = (
-        np.array([[getattr(answer, name) for answer in column] for column in answers], dtype=float).T
-        for name in ("score", "input_tokens", "output_tokens")
+    scores = np.array([list(map(grade, (answer.text for answer in column), examples)) for column in answers], float).T
+    input_tokens, output_tokens = (
+        np.array([[getattr(answer, name) for answer in column] for column in answers], float).T
+        for name in ("input_tokens", "output_tokens")
     )
     prices = {model.name: model.price for model in models}
     input_usd = np.array([price.input_usd_per_million for price in prices.values()]) / 1e6

@@ -10,6 +10,7 @@ from apportion.deployments.cli.key import key
 from apportion.deployments.cli.plan import plan, replan
 from apportion.deployments.cli.predict import predict
 from apportion.deployments.cli.profile import profile
+from apportion.deployments.cli.reference import reference
 from apportion.deployments.cli.render import render
 from apportion.deployments.cli.serve import serve
 from apportion.deployments.cli.simulate import simulate
@@ -27,5 +28,6 @@ app.command()(replan)
 app.command()(render)
 app.command()(simulate)
 app.command()(key)
+app.command(hidden=True)(reference)
 
 __all__ = ["app"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from apportion.router.batch.treasury import Pacing
+from apportion.router.batch.spending import Pacing
 from apportion.router.budget import CarryOver, DualDescent, Limit, Pacer, Resolving, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.checked import Section

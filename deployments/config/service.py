@@ -50,6 +50,11 @@ class RoutingConfig(Section):
         self.build_strategy()
         return self
 
+    def policy(self, models: Sequence[ModelConfig]) -> Policy:
+        """What batches are planned by, with the models at their prices in `models`."""
+        served = tuple(model.served for model in models)
+        return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request)
+
     def build_strategy(self, n_models: int | None = None) -> Strategy:
         """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""
         try:
@@ -74,14 +79,15 @@ class LivePolicy(RoutingConfig):
     )
 
     def policy(self, models: Sequence[ModelConfig]) -> Policy:
-        """What batches are planned by."""
-        served = tuple(
-            model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True)).served
-            if model.name in self.prices
-            else model.served
-            for model in models
+        """What batches are planned by, with the models at the prices of the moment."""
+        return super().policy(
+            [
+                model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True))
+                if model.name in self.prices
+                else model
+                for model in models
+            ]
         )
-        return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request)
 
 
 class PredictorConfig(Section):

@@ -8,6 +8,7 @@ import numpy as np
 from ray import serve
 
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import RouteItem
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
@@ -18,6 +19,7 @@ class Predictor:
     """The library's predictor and the models' tokenizers, on a share of a GPU or on the CPU."""
 
     def __init__(self, config: ServiceConfig) -> None:
+        log_to_serve()
         # Here, not above: the other deployments import this module's name and need no torch.
         import torch
 

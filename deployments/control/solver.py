@@ -6,6 +6,7 @@ import dataclasses
 
 from ray import serve
 
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.assignment import Assignment, BatchProblem, Prices, Strategy, assign, warm_up
 
 
@@ -14,6 +15,7 @@ class Solver:
     """Solves one batch at a time, each from the prices of the one before."""
 
     def __init__(self, time_limit_s: float) -> None:
+        log_to_serve()
         self._time_limit_s = time_limit_s
         self._prices: dict[str, Prices] = {}
         warm_up()

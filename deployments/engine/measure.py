@@ -126,7 +126,8 @@ def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequence
 
 def keep_to_core(number: int) -> None:
     """This process and those that it starts run on one core, the unit of the type `cpu`; to be called before vLLM
-    is imported, since threads that run already stay where they are."""
+    is imported, since threads that run already stay where they are.
+    """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[number % len(cores)]})
 

@@ -19,12 +19,13 @@ from starlette.types import ASGIApp
 from apportion.deployments.cluster.autoscaling import USED_SLOTS
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.server import EngineServer
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import ROUTER, EngineReplica
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-DRAIN_LIMIT_S = 60.0
+ANNOUNCE_TIMEOUT_S = 5.0  # a call that is lost must not silence a healthy replica
 
 
 class EngineBackend(Protocol):
@@ -58,8 +59,10 @@ def node_address() -> str:
 class Engine:
     """A replica of one model."""
 
-    async def __init__(self, model: ModelConfig, host: str | None) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, model: ModelConfig, host: str | None, longest_request_s: float) -> None:  # type: ignore[misc]  # Serve awaits it
+        log_to_serve()
         context = serve.get_replica_context()
+        self._longest_request_s = longest_request_s
         self._backend = await start_backend(model)
         self._server = EngineServer(self._backend.app, host or node_address())
         await self._server.start()
@@ -89,7 +92,7 @@ class Engine:
                 os._exit(1)
             # The router may be starting or restarting; the next heartbeat tries again.
             with contextlib.suppress(Exception):
-                await self._router.announce.remote(self._replica)
+                await asyncio.wait_for(self._router.announce.remote(self._replica), ANNOUNCE_TIMEOUT_S)
             await asyncio.sleep(HEARTBEAT_S)
 
     async def __del__(self) -> None:
@@ -98,7 +101,7 @@ class Engine:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._router.announce.remote(leaving), 2.0)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_LIMIT_S):
+            async with asyncio.timeout(self._longest_request_s):
                 while self._server.running:  # noqa: ASYNC110 (a poll at the end of a replica's life)
                     await asyncio.sleep(0.02)
         await self._server.stop()

@@ -29,7 +29,7 @@ from apportion.deployments.wire.settlement import price_of, settled_comment, set
 from apportion.router.errors import ConfigurationError, UnavailableError
 from apportion.router.prices import ModelPrice
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 class VLLMEngine:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -23,10 +24,10 @@ from apportion.deployments.ingress.openai import ParsedRequest
 from apportion.deployments.wire.errors import engine_error
 from apportion.deployments.wire.headers import decision_headers, server_timing
 from apportion.deployments.wire.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled, price_header
-from apportion.router.batch.messages import Decision, Done
+from apportion.router.batch.messages import Decision, Done, Ending
 from apportion.router.errors import DeadlineError, UnavailableError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 _TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
 
@@ -35,16 +36,12 @@ class _EngineFailureError(Exception):
     """The engine gave no answer, or broke it off; the message is for the client."""
 
 
-class _Seat:
-    """What became of a dispatched request."""
+@dataclass(slots=True)
+class _Attempt:
+    """What becomes of a dispatched request: until the engine has done more, its client has given it up."""
 
-    __slots__ = ("cost_usd", "failed", "lost_replica", "worked")
-
-    def __init__(self) -> None:
-        self.cost_usd: float | None = None
-        self.worked = True
-        self.lost_replica = False
-        self.failed = False
+    cost_usd: float | None = None
+    ending: Ending = Ending.given_up
 
 
 class Dispatcher:
@@ -104,24 +101,24 @@ class Dispatcher:
         self, decision: Decision, planned_s: float, parsed: ParsedRequest, path: str, client: Client
     ) -> None:
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
-        async with self._seat(decision) as seat:
+        async with self._attempted(decision) as attempt:
             try:
                 async with asyncio.timeout(limits.total_s) as total:
-                    await self._exchange(decision, planned_s, parsed, path, client, seat, limits)
+                    await self._exchange(decision, planned_s, parsed, path, client, attempt, limits)
             except aiohttp.ServerTimeoutError as error:
-                seat.failed, seat.worked = True, False
+                attempt.ending = Ending.no_connection
                 raise _EngineFailureError(f"the engine took no connection within {limits.connect_s:g} s") from error
             except aiohttp.ClientConnectionError as error:
-                seat.lost_replica = True
-                seat.worked = not isinstance(error, aiohttp.ClientConnectorError)
+                refused = isinstance(error, aiohttp.ClientConnectorError)
+                attempt.ending = Ending.unreachable if refused else Ending.connection_lost
                 raise _EngineFailureError("the engine cannot be reached") from error
             except aiohttp.ClientError as error:
-                seat.failed = True
+                attempt.ending = Ending.engine_failed
                 raise _EngineFailureError("the engine broke off before the answer was complete") from error
             except TimeoutError as error:
                 if not total.expired():
                     raise
-                seat.failed = True
+                attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"the engine did not finish within {limits.total_s:g} s") from error
 
     async def _exchange(
@@ -131,7 +128,7 @@ class Dispatcher:
         parsed: ParsedRequest,
         path: str,
         client: Client,
-        seat: _Seat,
+        attempt: _Attempt,
         limits: TimeoutsConfig,
     ) -> None:
         price = decision.price
@@ -151,21 +148,21 @@ class Dispatcher:
             except TimeoutError as error:
                 if not patience.expired():
                     raise
-                seat.failed = True
+                attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"no first token within {first_s:g} s") from error
             if answer.status >= 500:
-                seat.failed = True
+                attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"the engine failed ({answer.status}): {_said(first)}")
             timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
-            await _pipe(answer, first, [*decision_headers(decision), timing], seat, client)
+            await _pipe(answer, first, [*decision_headers(decision), timing], attempt, client)
 
     @contextlib.asynccontextmanager
-    async def _seat(self, decision: Decision) -> AsyncIterator[_Seat]:
-        seat = _Seat()
+    async def _attempted(self, decision: Decision) -> AsyncIterator[_Attempt]:
+        attempt = _Attempt()
         try:
-            yield seat
+            yield attempt
         finally:
-            self._link.finish(Done(decision.id, seat.cost_usd, seat.worked, seat.lost_replica, seat.failed))
+            self._link.finish(Done(decision.id, attempt.cost_usd, attempt.ending))
 
     def _pool(self) -> aiohttp.ClientSession:
         # Made on first use: a session belongs to the event loop that it is used in.
@@ -178,32 +175,33 @@ class Dispatcher:
 
 
 async def _pipe(
-    answer: aiohttp.ClientResponse, first: bytes, reasons: list[tuple[bytes, bytes]], seat: _Seat, client: Client
+    answer: aiohttp.ClientResponse, first: bytes, reasons: list[tuple[bytes, bytes]], attempt: _Attempt, client: Client
 ) -> None:
     content_type = answer.headers.get("content-type", "application/json")
     headers = [(b"content-type", content_type.encode()), *reasons]
     settled = answer.headers.get(SETTLED_HEADER)
     if settled is not None:
-        seat.cost_usd = float(settled)
+        attempt.cost_usd = float(settled)
         headers.append((SETTLED_HEADER.encode(), settled.encode()))
     if content_type.startswith("text/event-stream"):
         await client.start_stream(answer.status, headers)
-        await _pipe_stream(answer, first, seat, client)
+        await _pipe_stream(answer, first, attempt, client)
         return
     body = first + await answer.read()
+    attempt.ending = Ending.answered
     if answer.status >= 400:
-        seat.cost_usd = 0.0  # the engine refused it: nothing was generated
+        attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
         body = engine_error(answer.status, body)
     await client.answer(answer.status, headers, body)
 
 
-async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, seat: _Seat, client: Client) -> None:
+async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, attempt: _Attempt, client: Client) -> None:
     await client.chunk(first)
     tail = first[-_TAIL_BYTES:]
     async for chunk in answer.content.iter_any():
         await client.chunk(chunk)
         tail = (tail + chunk)[-_TAIL_BYTES:]
-    seat.cost_usd = find_settled(tail)
+    attempt.cost_usd, attempt.ending = find_settled(tail), Ending.answered
     await client.end()
 
 

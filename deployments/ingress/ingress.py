@@ -25,15 +25,16 @@ from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import Kind, parse, parse_object
 from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
-from apportion.deployments.keys.doorman import Doorman
+from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.keyring import Caller
 from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.errors import error_response
 from apportion.deployments.wire.headers import verdict_json
+from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import RouteItem, Verdict
 from apportion.router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 STATE_TIMEOUT_S = 2.0
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
 
@@ -63,7 +64,7 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
 
 @api.exception_handler(Exception)
 async def on_any_error(_: Request, error: Exception) -> Response:
-    logger.exception("unexpected error", exc_info=error)
+    logger.error("unexpected error", exc_info=error)
     return error_response(ApportionError("internal error; the log of the ingress has the details"))
 
 
@@ -73,12 +74,13 @@ class Ingress:
     """One replica of the HTTP front."""
 
     def __init__(self, config: ServiceConfig, router: DeploymentHandle) -> None:
+        log_to_serve()
         self._config = config
         self._router = router
         self._started = int(time.time())
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
-        self._doorman = Doorman(config.keys, config.names)
+        self._authenticator = Authenticator(config.keys, config.names)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
     async def __del__(self) -> None:
@@ -95,14 +97,14 @@ class Ingress:
 
     @api.get("/v1/models")
     async def models(self, request: Request) -> dict[str, Any]:
-        caller = self._doorman.admit(request.headers)
+        caller = self._authenticator.admit(request.headers)
         names = (AUTO_MODEL, *(name for name in self._config.names if caller.may_use(name)))
         prices = await self._prices()
         return {"object": "list", "data": [self._describe(name, prices) for name in names]}
 
     @api.get("/v1/models/{name:path}")
     async def model(self, name: str, request: Request) -> dict[str, Any]:
-        caller = self._doorman.admit(request.headers)
+        caller = self._authenticator.admit(request.headers)
         if name != AUTO_MODEL and not (name in self._config.names and caller.may_use(name)):
             raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
         return self._describe(name, await self._prices())
@@ -110,7 +112,7 @@ class Ingress:
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
     async def route(self, request: Request) -> dict[str, Any]:
         """Plans requests as one batch and runs none of them."""
-        caller = self._doorman.admit(request.headers)
+        caller = self._authenticator.admit(request.headers)
         items = self._route_items(await self._body(request), request, caller)
         timeout_s = min(self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
         verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
@@ -142,7 +144,7 @@ class Ingress:
             return {}
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
-        caller = self._doorman.admit(request.headers)
+        caller = self._authenticator.admit(request.headers)
         raw = await self._body(request)
         parsed = parse(kind, raw, request.headers, self._config.names, caller, self._config.ingress.bounds)
         return ServedResponse(partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]))

@@ -15,10 +15,10 @@ from contextvars import Context
 from dataclasses import replace
 
 from apportion.router.batch.cancellation import is_cancelled
-from apportion.router.batch.messages import Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
+from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.errors import UnavailableError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 Exchange = Callable[[Report, bool], Awaitable[Reply]]
 
@@ -102,7 +102,7 @@ class RouterLink:
     def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
         self._pending.pop(request_id, None)
         if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
-            self.finish(Done(request_id, None, worked=False))  # decided in the same turn
+            self.finish(Done(request_id, None, Ending.unsent))  # decided in the same turn
             return
         item = self._new.pop(request_id, None)
         if item is None or item.resent:
@@ -175,7 +175,7 @@ class RouterLink:
             future.set_result(verdict)
         elif isinstance(verdict, Decision) and verdict.id not in self._held:
             # Given up meanwhile: if its cancel arrived too late, this frees the seat; twice does no harm.
-            self._done.append(Done(verdict.id, None, worked=False))
+            self._done.append(Done(verdict.id, None, Ending.unsent))
 
     def _after_reply(self, reply: Reply) -> None:
         self._silent_since_s = None

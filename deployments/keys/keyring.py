@@ -21,7 +21,7 @@ from apportion.router.batch.messages import RoutingAsk
 from apportion.router.budget import Account, Limit
 from apportion.router.errors import AuthenticationError, ConfigurationError, InvalidRequestError, PermissionDeniedError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 MAX_TENANT_CHARS = 128
 MAX_KEY_CHARS = 512

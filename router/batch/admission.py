@@ -12,12 +12,12 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem, first_in_line, largest_feasible_subset
-from apportion.router.batch.funds import ROUNDING, allowed_usd
+from apportion.router.batch.batch_budget import ROUNDING, allowed_usd
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import ApportionError, BudgetExceededError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 ADMISSION_LIMIT_S = 0.1
 _SEARCH = ThreadPoolExecutor(1, thread_name_prefix="admission")  # one: Pyomo does not stand two threads at once

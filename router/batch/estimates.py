@@ -19,8 +19,8 @@ LENGTHS_MEMORY = 256  # requests that the usual length of answers is a mean of, 
 def content_bytes(item: RouteItem) -> int:
     """Size of a request's content in UTF-8: no byte-level tokenizer makes more tokens of it."""
     if isinstance(item.content, str):
-        return len(item.content.encode())
-    return len(repr(item.content).encode())
+        return len(item.content.encode(errors="replace"))
+    return len(repr(item.content).encode(errors="replace"))
 
 
 class TypicalLengths:

@@ -6,8 +6,7 @@ A replica that failed several times in a row gets no requests for a while, then 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from apportion.router.batch.breaker import Breaker, BreakerState
 from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.slots import SlotLedger
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead
 
@@ -27,9 +26,11 @@ class Fleet:
 
     Args:
         models: names in the order of every array.
+        clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, models: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
         self._replicas: dict[str, EngineReplica] = {}
@@ -53,13 +54,17 @@ class Fleet:
         """(M,) slots that may be taken now."""
         return self._slots.free_slots()
 
+    def room(self) -> IntArray:
+        """(M,) the most sequences that a request can start with now on one replica."""
+        return self._slots.room()
+
     def announce(self, replica: EngineReplica) -> bool:
         """A replica's heartbeat; True if its slots are new."""
         if replica.draining or replica.model not in self._columns:
             self._drop(replica.id)
             return False
         is_new = replica.id not in self._replicas
-        self._heard_s[replica.id] = time.monotonic()
+        self._heard_s[replica.id] = self._clock()
         self._replicas[replica.id] = replica
         self._slots.join(replica.id, self._columns[replica.model], replica.slots)
         if is_new:
@@ -90,16 +95,13 @@ class Fleet:
 
     def end(self, done: Done) -> None:
         """A request ended: its slots are free, and its replica did well or not."""
-        replica = self._slots.replica_of(done.id)
+        replica = self._slots.replica_of(done.id) or ""
         self._slots.release(done.id)
-        if replica is None:
-            return
-        if done.lost_replica:
-            self._drop(replica)
-        elif replica in self._breakers:
+        if replica in self._breakers:
             breaker = self._breakers[replica]
-            if done.failed:
-                breaker.failure(time.monotonic())
+            # One ingress that cannot reach it says little: it may be the ingress. Its heartbeats say whether it lives.
+            if done.ending.failed:
+                breaker.failure(self._clock())
             elif done.cost_usd is not None:
                 breaker.success()
             self._restrict(replica)
@@ -110,7 +112,7 @@ class Fleet:
 
     def sweep(self) -> bool:
         """Forgets replicas that are silent and lets trials begin; True if what waits may be served or refused now."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         silent = [replica for replica, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]
         for replica in silent:
             self._drop(replica)
@@ -120,7 +122,7 @@ class Fleet:
     def describe(self) -> dict[str, Any]:
         """Slots by model and replicas by name, as JSON."""
         capacity, free = self.capacity().tolist(), self.free_slots().tolist()
-        now_s = time.monotonic()
+        now_s = self._clock()
         return {
             "models": {name: {"slots": capacity[j], "free_slots": free[j]} for name, j in self._columns.items()},
             "replicas": {
@@ -130,7 +132,7 @@ class Fleet:
         }
 
     def _restrict(self, replica: str) -> bool:
-        state = self._breakers[replica].state(time.monotonic())
+        state = self._breakers[replica].state(self._clock())
         most = {BreakerState.closed: None, BreakerState.half_open: 1, BreakerState.open: 0}[state]
         self._slots.restrict(replica, most)
         return state is BreakerState.half_open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -130,20 +131,35 @@ class Refusal:
 Verdict = Decision | Refusal
 
 
+class Ending(enum.Enum):
+    """How a dispatched request ended."""
+
+    answered = enum.auto()  # by the engine, whether it took the request or refused it
+    given_up = enum.auto()  # its client or its time was gone before the engine was done
+    unsent = enum.auto()  # no engine has received it
+    no_connection = enum.auto()  # the engine did not take the connection in time
+    unreachable = enum.auto()  # nobody listens where the engine was
+    connection_lost = enum.auto()  # the engine was gone before it was done
+    engine_failed = enum.auto()  # the engine answered with an error of its own, broke off, or was late
+
+    @property
+    def worked(self) -> bool:
+        """Whether an engine may have worked on it, so that it costs money."""
+        return self not in {Ending.unsent, Ending.no_connection, Ending.unreachable}
+
+    @property
+    def failed(self) -> bool:
+        """Whether its replica did badly, as far as the ingress can tell."""
+        return self not in {Ending.answered, Ending.given_up, Ending.unsent}
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of a dispatched request, told by the ingress.
-
-    `cost_usd` is None where the engine did not say; `worked` is False where no engine received the request;
-    `lost_replica` where its engine could not be reached; `failed` where it answered with an error of its own or not
-    in time.
-    """
+    """The end of a dispatched request, told by the ingress; `cost_usd` is None where the engine did not say."""
 
     id: str
     cost_usd: float | None
-    worked: bool = True
-    lost_replica: bool = False
-    failed: bool = False
+    ending: Ending = Ending.answered
 
 
 @dataclass(frozen=True, slots=True)

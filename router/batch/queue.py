@@ -11,20 +11,19 @@ import asyncio
 import heapq
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Generic, TypeVar
 
 from apportion.router.errors import OverloadedError
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PACE_MEMORY_S = 5.0  # how far back the pace looks
 
 
-class Batcher(Generic[T]):
+class BatchQueue(Generic[T]):
     """Collects entries by key and runs `plan` on batches of them.
 
     Args:
@@ -45,9 +44,9 @@ class Batcher(Generic[T]):
         max_batch_size: int,
         max_wait_s: float,
         max_queue: int,
+        clock: Callable[[], float],
         priority: Callable[[T], float] = lambda _: 0.0,
         aging_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._key = key
@@ -106,6 +105,10 @@ class Batcher(Generic[T]):
         if self._stale:
             self._stale.clear()
             self._schedule()
+
+    async def drain(self) -> None:
+        """Returns when no batch is being planned."""
+        await asyncio.gather(*self._planning)
 
     def _schedule(self) -> None:
         # One turn of the event loop later, so that everything that arrived in this turn shares the batch. In a context
@@ -175,7 +178,7 @@ class Batcher(Generic[T]):
     def _planned(self, task: asyncio.Task[None]) -> None:
         self._planning.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("planning a batch failed", exc_info=task.exception())
+            logger.error("planning a batch failed: %s", type(task.exception()).__name__)
         if self._waiting:
             self._schedule()
 

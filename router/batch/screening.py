@@ -15,6 +15,7 @@ from apportion.router.errors import (
     ContextLengthError,
     InfeasibleError,
     UnavailableError,
+    UnknownModelError,
 )
 from apportion.router.estimates import Estimates
 
@@ -50,6 +51,10 @@ def refuse(
         return estimates.errors[row]
     one = estimates.rows([row])
     named = _named([item], models)[0]
+    if not named.any():
+        return UnknownModelError(
+            f"the model is not served; use one of {', '.join(model.name for model in models)}", param="model"
+        )
     fitting = named & _fits([item], one, models)[0]
     if not fitting.any():
         longest = max(model.max_model_len for model, may in zip(models, named, strict=True) if may)
@@ -87,7 +92,8 @@ def _named(items: Sequence[RouteItem], models: Sequence[ServedModel]) -> BoolArr
         names = (item.model,) if item.model is not None else item.ask.models
         if names is not None:
             named[row] = False
-            named[row, [column[name] for name in names]] = True
+            # While a deploy changes the models, an ingress may name one that this router does not know.
+            named[row, [column[name] for name in names if name in column]] = True
     return named
 
 

@@ -12,6 +12,13 @@ import numpy as np
 
 from apportion.router.arrays import IntArray
 
+UNBOUNDED = int(np.iinfo(np.int32).max)
+
+
+def needed_slots(sequences: int, slots: int) -> int:
+    """Slots that must be free for a request to start on a replica with `slots`: its sequences', at most a half."""
+    return min(sequences, -(-slots // 2))
+
 
 @dataclass(frozen=True, slots=True)
 class Seat:
@@ -35,6 +42,14 @@ class _Replica:
     def usable(self) -> int:
         """Slots that may be taken, used or not."""
         return self.slots if self.most is None else min(self.slots, self.most)
+
+    @property
+    def free(self) -> int:
+        return max(0, self.usable - self.used)
+
+    def has_room_for(self, sequences: int) -> bool:
+        """Whether so many may start here: they have slots, or most of them do and the engine queues the rest."""
+        return self.usable > 0 and needed_slots(sequences, self.usable) <= self.free
 
     @property
     def on_trial(self) -> bool:
@@ -89,8 +104,16 @@ class SlotLedger:
         """Free slots of each model's present replicas: (n_models,)."""
         free = np.zeros(self._n_models, dtype=np.int64)
         for replica in self._present():
-            free[replica.model] += max(0, replica.usable - replica.used)
+            free[replica.model] += replica.free
         return free
+
+    def room(self) -> IntArray:
+        """The most sequences that a request can start with now on one replica of each model: (n_models,)."""
+        most = np.zeros(self._n_models, dtype=np.int64)
+        for replica in self._present():
+            here = UNBOUNDED if replica.has_room_for(UNBOUNDED) else replica.free
+            most[replica.model] = max(most[replica.model], here)
+        return most
 
     def reserve(self, request_id: str, model: int, sequences: int, avoid: Collection[str] = frozenset()) -> str | None:
         """Takes slots on the model's least used replica, but on none that is to be avoided.
@@ -99,22 +122,18 @@ class SlotLedger:
         the others have room.
 
         Returns:
-            The replica's name, or None if the model has no replica with that many free slots. A request with
-            more sequences than any replica has slots gets a replica that is wholly free: the engine queues.
+            The replica's name, or None if the model has no replica with that many free slots. A request that needs
+            more than half of a replica's slots starts where that half is free: the engine queues the rest.
         """
         candidates = [
             (name, replica)
             for name, replica in self._replicas.items()
-            if replica.present
-            and replica.model == model
-            and name not in avoid
-            and replica.usable > 0
-            and replica.used + min(sequences, replica.usable) <= replica.usable
+            if replica.present and replica.model == model and name not in avoid and replica.has_room_for(sequences)
         ]
         if not candidates or request_id in self._seats:
             return None
-        name, chosen = max(candidates, key=lambda pair: (pair[1].on_trial, pair[1].usable - pair[1].used))
-        self._seat(request_id, name, min(sequences, chosen.usable))
+        name, chosen = max(candidates, key=lambda pair: (pair[1].on_trial, pair[1].free))
+        self._seat(request_id, name, min(sequences, chosen.free))
         return name
 
     def adopt(self, request_id: str, model: int, sequences: int, replica: str) -> None:

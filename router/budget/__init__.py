@@ -5,7 +5,7 @@ Importing this loads no database driver; `apportion.router.budget.ledger` does.
 
 from __future__ import annotations
 
-from apportion.router.budget.limits import Account, Limit, Scope, Shortage, Window
+from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
 from apportion.router.budget.money import from_nano, spelled, to_nano, worst_case_nano
 from apportion.router.budget.pacing import CarryOver, Pacer, PerBatch, WindowState
 from apportion.router.budget.shadow_price import DualDescent, Resolving
@@ -16,6 +16,7 @@ __all__ = [
     "CarryOver",
     "DualDescent",
     "Limit",
+    "LimitIndex",
     "Pacer",
     "PerBatch",
     "Resolving",

@@ -9,15 +9,14 @@ is never heard of again is charged in full once it expires, and corrected should
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from apportion.router.budget.limits import Account, Limit, Scope, Shortage, Window
+from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
 from apportion.router.budget.schema import connect, counters, reservations
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
 from apportion.router.errors import LedgerError
@@ -28,6 +27,10 @@ DAY_S = 86_400.0
 KEEP_COUNTERS_S = 400 * DAY_S  # windows of days and months, for whoever asks what was spent
 KEEP_MINUTES_S = DAY_S
 KEEP_CHARGED_S = DAY_S  # so long, a late end still corrects what an expired reservation was charged
+PRUNE_PERIOD_S = 3_600.0
+PRUNE_ROWS = 10_000  # forgotten in one transaction
+ATTEMPTS = 3
+_COLLISIONS = {"40001", "40P01"}  # PostgreSQL: serialization failure, deadlock
 _CHUNK = 500  # values of one IN (...)
 _MAX_KNOWN_IDS = 100_000
 
@@ -59,7 +62,7 @@ class BudgetLedger:
 
     Args:
         url: of the database; see `apportion.router.budget.schema.connect`.
-        limits: may change later through `limits`; what was spent before a limit was set does not count against it.
+        limits: may change later through `index`; what was spent before a limit was set does not count against it.
             `latest` is how those stood that the last call of `reserve` had to do with.
         power_safe: wait for the disk at each commit (SQLite).
 
@@ -68,11 +71,12 @@ class BudgetLedger:
     """
 
     def __init__(self, url: str, limits: Iterable[Limit] = (), *, power_safe: bool = False) -> None:
-        self.limits = tuple(limits)
-        self.latest = Standing((), 0.0)
+        self.index = LimitIndex(limits)
+        self.latest = Standing(self.index, 0.0)
         self._engine = connect(url, power_safe=power_safe)
         self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         self._ids: dict[CounterKey, int] = {}
+        self._pruned_s = float("-inf")
 
     def reserve(
         self,
@@ -117,45 +121,58 @@ class BudgetLedger:
         Raises:
             LedgerError: the database cannot be used; nothing was settled.
         """
-        standing = Standing(self.limits, now_s)
+        standing = Standing(self.index, now_s)
         keys = {key for account in set(accounts) for model in models for key in standing.keys(account, model)}
         self._forget_if_many()
-        with _translated(), self._engine.begin() as connection:
+
+        def read(connection: Connection) -> None:
             self._write(connection, self._end(connection, ends))
             self._find(connection, keys)
             self._fill(connection, standing, [key for key in keys if key in self._ids])
+
+        self._transact(read)
         return standing
 
-    def statement(self, *, now_s: float) -> Standing:
-        """All counters of the windows that `now_s` falls into.
+    def statement(self, *, now_s: float, scopes: Iterable[Scope] = Scope) -> Standing:
+        """The counters of these scopes in the windows that `now_s` falls into.
 
         Raises:
             LedgerError: the database cannot be used.
         """
-        standing = Standing(self.limits, now_s)
+        standing = Standing(self.index, now_s)
         rows = select(*_KEY, counters.c.spent_nano, counters.c.reserved_nano).where(
-            or_(counters.c.ends_s.is_(None), counters.c.ends_s > now_s)
+            or_(counters.c.ends_s.is_(None), counters.c.ends_s > now_s), counters.c.scope.in_(scopes)
         )
-        with _translated(), self._engine.begin() as connection:
+
+        def read(connection: Connection) -> None:
             for scope, name, window, starts_s, spent, reserved in connection.execute(rows):
                 key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
                 standing.balances[key] = Balance(spent, reserved)
+
+        self._transact(read)
         return standing
 
     def expire(self, *, now_s: float) -> int:
-        """Charges reservations that are overdue in full, and forgets windows and reservations of long ago.
+        """Charges reservations that are overdue in full; now and then forgets windows and reservations of long ago.
 
         Returns:
             How many reservations were charged.
         """
-        with _translated(), self._engine.begin() as connection:
+
+        def charge(connection: Connection) -> int:
             changes = _Changes()
             overdue = connection.execute(_CHARGE, {"now_s": now_s}).all()
             for amount, entered in overdue:
                 changes.add(entered, amount, -amount)
             self._write(connection, changes)
-            self._prune(connection, now_s)
-        return len(overdue)
+            return len(overdue)
+
+        charged = self._transact(charge)
+        if not self._pruned_s <= now_s < self._pruned_s + PRUNE_PERIOD_S:
+            forgotten = self._transact(lambda connection: _prune(connection, now_s))
+            if forgotten < PRUNE_ROWS:  # else there is more, and the next call goes on
+                self._pruned_s = now_s
+        return charged
 
     def close(self) -> None:
         """Closes the connections."""
@@ -164,14 +181,15 @@ class BudgetLedger:
     def _reserve(
         self, claims: Sequence[Claim], ends: Mapping[str, int | None], now_s: float, expires_s: float
     ) -> list[Shortage | None]:
-        standing = Standing(self.limits, now_s)
+        standing = Standing(self.index, now_s)
         keys_of = {(c.account, c.model): standing.keys(c.account, c.model) for c in claims}
         keys = {key for keys in keys_of.values() for key in keys}
         self._forget_if_many()
-        with _translated(), self._engine.begin() as connection:
+
+        def write(connection: Connection) -> list[Shortage | None]:
             changes = self._end(connection, ends)
             self._find(connection, keys)
-            self._make(connection, [key for key in keys if key not in self._ids])
+            self._make(connection, sorted(key for key in keys if key not in self._ids))
             self._fill(connection, standing, keys, changes)
             shortages = [standing.take(claim) for claim in claims]
             entered = {group: json.dumps([self._ids[key] for key in keys]) for group, keys in keys_of.items()}
@@ -184,8 +202,28 @@ class BudgetLedger:
             self._write(connection, changes)
             if rows:
                 connection.execute(insert(reservations), rows)
+            return shortages
+
+        shortages = self._transact(write)
         self.latest = standing
         return shortages
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        """Does the work in one transaction; again from its start where it collided with another and was given up."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            except SQLAlchemyError as error:
+                self._ids.clear()  # of rows that may not be there after all
+                if left and getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLISIONS:
+                    continue
+                # The driver's own words may hold the statement's values; its class says enough.
+                cause = type(getattr(error, "orig", None) or error).__name__
+                raise LedgerError(
+                    f"the budget ledger's database does not answer ({cause}); try again in some seconds"
+                ) from error
+        raise AssertionError("unreachable")
 
     def _end(self, connection: Connection, ends: Mapping[str, int | None]) -> _Changes:
         changes = _Changes()
@@ -255,16 +293,6 @@ class BudgetLedger:
         if rows:
             connection.execute(_ADD, rows)
 
-    def _prune(self, connection: Connection, now_s: float) -> None:
-        connection.execute(
-            delete(reservations).where(
-                reservations.c.charged.is_(True), reservations.c.expires_s < now_s - KEEP_CHARGED_S
-            )
-        )
-        minutes = (counters.c.span == Window.minute.value) & (counters.c.ends_s < now_s - KEEP_MINUTES_S)
-        old = or_(minutes, counters.c.ends_s < now_s - KEEP_COUNTERS_S)
-        connection.execute(delete(counters).where(old, counters.c.reserved_nano == 0))
-
 
 class _Changes:
     """What a transaction adds to counters, in nano-USD spent and reserved."""
@@ -287,16 +315,18 @@ class _Changes:
         return rows
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        # The driver's own words may hold the statement's values; its class says enough.
-        cause = type(getattr(error, "orig", None) or error).__name__
-        raise LedgerError(
-            f"the budget ledger's database does not answer ({cause}); try again in some seconds"
-        ) from error
+def _prune(connection: Connection, now_s: float) -> int:
+    """Forgets at most PRUNE_ROWS of each table that nobody needs any more; how many of the fuller one."""
+    charged = reservations.c.charged.is_(True) & (reservations.c.expires_s < now_s - KEEP_CHARGED_S)
+    minutes = (counters.c.span == Window.minute.value) & (counters.c.ends_s < now_s - KEEP_MINUTES_S)
+    longer = (counters.c.span != Window.minute.value) & (counters.c.ends_s < now_s - KEEP_COUNTERS_S)
+    old = or_(minutes, longer) & (counters.c.reserved_nano == 0)
+    return max(
+        connection.execute(
+            delete(table).where(table.c.id.in_(select(table.c.id).where(which).order_by(table.c.id).limit(PRUNE_ROWS)))
+        ).rowcount
+        for table, which in ((reservations, charged), (counters, old))
+    )
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

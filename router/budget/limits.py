@@ -5,6 +5,7 @@ Windows are calendar ones in UTC. Knows no database and reads no clock: the time
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -85,6 +86,28 @@ class Limit:
         if name is None:
             return False
         return self.scope is Scope.service or self.name is None or self.name == name
+
+
+class LimitIndex:
+    """Limits by what they hold for: finding those of a request does not take longer the more there are.
+
+    Args:
+        limits: kept in `all`, in their order.
+    """
+
+    def __init__(self, limits: Iterable[Limit] = ()) -> None:
+        self.all = tuple(limits)
+        self._by_name: dict[tuple[Scope, str | None], list[Limit]] = {}
+        for limit in self.all:
+            self._by_name.setdefault((limit.scope, limit.name), []).append(limit)
+
+    def of(self, scope: Scope, name: str | None) -> Sequence[Limit]:
+        """Those that bind a request whose scope goes by `name`; None: the scope does not apply to it."""
+        if name is None:
+            return ()
+        of_each = self._by_name.get((scope, None), ())
+        of_this = () if scope is Scope.service else self._by_name.get((scope, name), ())
+        return (*of_each, *of_this)
 
 
 @dataclass(frozen=True, slots=True)

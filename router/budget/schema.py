@@ -32,7 +32,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 
 from apportion.router.errors import ConfigurationError
 
-BUSY_TIMEOUT_S = 5.0
+BUSY_TIMEOUT_S = 5.0  # for a lock that another process holds, or a connection
+STATEMENT_TIMEOUT_S = 10.0
 # SQLite counts ids up by itself only in a column of exactly INTEGER.
 _Id = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -50,6 +51,7 @@ counters = Table(
     Column("spent_nano", BigInteger, nullable=False, server_default="0"),
     Column("reserved_nano", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("scope", "name", "span", "starts_s"),
+    Index("apportion_counters_ends", "span", "ends_s"),
     sqlite_autoincrement=True,
 )
 
@@ -103,16 +105,26 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
 
 def _make_tables(engine: Engine) -> None:
     try:
-        metadata.create_all(engine)
+        _create(engine)
     except SQLAlchemyError:
         # Another process may have made them between our look and our attempt; if not, this fails again.
-        metadata.create_all(engine)
+        _create(engine)
+
+
+def _create(engine: Engine) -> None:
+    """Tables that are not there, and indexes that a table of an earlier version lacks."""
+    metadata.create_all(engine)
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            index.create(engine, checkfirst=True)
 
 
 def _options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
-    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 2}
+    within = f"-c statement_timeout={1e3 * STATEMENT_TIMEOUT_S:.0f} -c lock_timeout={1e3 * BUSY_TIMEOUT_S:.0f}"
+    arguments = {"connect_timeout": int(BUSY_TIMEOUT_S), "options": within}
+    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 2, "connect_args": arguments}
 
 
 def _check_file(database: str | None, shown: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from apportion.router.arrays import IntArray
-from apportion.router.budget.limits import Account, Limit, Scope, Shortage, Window
+from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
 
 HELD_RETRY_S = 1.0  # when requests in flight hold the money, some of it is free again about this soon
 UNLIMITED_NANO = np.iinfo(np.int64).max
@@ -53,7 +53,7 @@ TOTAL_KEY = CounterKey(Scope.service, "", Window.total, float("-inf"))  # counte
 class Standing:
     """The limits at `now_s` and the balances of the counters that they read; a missing balance is zero."""
 
-    limits: tuple[Limit, ...]
+    limits: LimitIndex
     now_s: float
     balances: dict[CounterKey, Balance] = field(default_factory=dict)
 
@@ -86,12 +86,9 @@ class Standing:
 
     def left_nano(self, accounts: Sequence[Account], models: Sequence[str]) -> IntArray:
         """The most that one request of each account may cost on each model: (n_accounts, n_models)."""
-        wanted = {
-            scope: [limit for limit in self.limits if (limit.scope is Scope.model) == (scope is Scope.model)]
-            for scope in (Scope.model, Scope.service)
-        }
-        by_model = [self._left(Account(), model, wanted[Scope.model]) for model in models]
-        known = {account: self._left(account, "", wanted[Scope.service]) for account in set(accounts)}
+        payers = [scope for scope in Scope if scope is not Scope.model]
+        by_model = [self._left(Account(), model, [Scope.model]) for model in models]
+        known = {account: self._left(account, "", payers) for account in set(accounts)}
         by_account = [known[account] for account in accounts]
         return np.minimum.outer(np.array(by_account, dtype=np.int64), np.array(by_model, dtype=np.int64))
 
@@ -116,27 +113,28 @@ class Standing:
             and limit.holds_for(key.name)
         ]
 
-    def _left(self, account: Account, model: str, limits: Iterable[Limit]) -> int:
+    def _left(self, account: Account, model: str, scopes: Iterable[Scope]) -> int:
         left = int(UNLIMITED_NANO)
-        for limit in limits:
-            name = account.name(limit.scope, model)
-            if name is not None and limit.holds_for(name):
-                key = CounterKey(limit.scope, name, limit.window, self._starts_s[limit.window])
-                committed = self.balances[key].committed_nano if key in self.balances else 0
-                left = min(left, limit.nano_usd - committed)
+        for key, limit in self._limits(account, model, scopes):
+            committed = self.balances[key].committed_nano if key in self.balances else 0
+            left = min(left, limit.nano_usd - committed)
         return max(left, 0)
+
+    def _limits(self, account: Account, model: str, scopes: Iterable[Scope]) -> Iterator[tuple[CounterKey, Limit]]:
+        """The limits of these scopes that bind a request, with their counters."""
+        for scope in scopes:
+            name = account.name(scope, model)
+            for limit in self.limits.of(scope, name):
+                yield CounterKey(scope, name or "", limit.window, self._starts_s[limit.window]), limit
 
     def _of(self, account: Account, model: str) -> list[tuple[CounterKey, Limit | None]]:
         """A request's counters, each with the tightest limit on it."""
         known = self._bound.get((account, model))
         if known is None:
             found: dict[CounterKey, Limit | None] = {TOTAL_KEY: None}
-            for limit in self.limits:
-                name = account.name(limit.scope, model)
-                if name is not None and limit.holds_for(name):
-                    key = CounterKey(limit.scope, name, limit.window, self._starts_s[limit.window])
-                    other = found.get(key)
-                    found[key] = limit if other is None or limit.nano_usd < other.nano_usd else other
+            for key, limit in self._limits(account, model, Scope):
+                other = found.get(key)
+                found[key] = limit if other is None or limit.nano_usd < other.nano_usd else other
             known = self._bound[account, model] = list(found.items())
         return known
 

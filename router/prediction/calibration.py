@@ -27,7 +27,8 @@ _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(4.0), 81))
 @dataclass(frozen=True)
 class Calibration:
     """Per model: `temperatures` `(M,)`, and buckets `(M, K)` with the temperature-scaled mean estimate of
-    each (`bucket_estimates`, rising) and what it stands for (`bucket_values`)."""
+    each (`bucket_estimates`, rising) and what it stands for (`bucket_values`).
+    """
 
     temperatures: FloatArray
     bucket_estimates: FloatArray

@@ -183,7 +183,8 @@ def _text(choice: dict[str, Any], field: str) -> str:
 
 def _excused(outcome: Outcome, around: Sequence[Outage]) -> bool:
     """What an outage explains: 503 and 504 while the router, or the one model that may answer, is away for long; 402
-    where the engine that is away may be the one that the cap could pay."""
+    where the engine that is away may be the one that the cap could pay.
+    """
     if outcome.status == 402:
         dear = (outcome.error or {}).get("code") == "budget_exceeded"
         return dear and any(outage.model is not None for outage in around)

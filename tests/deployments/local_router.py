@@ -154,7 +154,6 @@ class LocalService:
     async def close(self) -> None:
         self._beat.cancel()
         await self.link.close()
-        if self.router._sweeper is not None:
-            self.router._sweeper.cancel()
-        await asyncio.gather(*self.router._batcher._planning)
-        self.router._treasury.close()
+        self.router._housekeeping.stop()
+        await self.router._scheduler.drain()
+        self.router._reservations.spending.close()

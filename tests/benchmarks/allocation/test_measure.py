@@ -89,7 +89,7 @@ def test_where_the_rate_is_too_high_a_part_of_it_is_planned_for() -> None:
     assert 0 < sum(replica.gpus * n for replica, n in found.replicas.items()) <= 2
     assert found.gap is not None
     assert found.gap <= GAP
-    with pytest.raises(InfeasibleError, match="Not even a tenth"):
+    with pytest.raises(InfeasibleError, match="not even a tenth"):
         _planned(problem(on=cluster(1, 2), rate_per_s=1e5), 20.0)
 
 

@@ -247,7 +247,7 @@ def test_the_cache_makes_once_for_the_same_parts(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_outcomes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="No outcomes table in"):
+    with pytest.raises(ConfigurationError, match="no outcomes table in"):
         find_datasets(tmp_path, "minilm", Cache(tmp_path))
-    with pytest.raises(ConfigurationError, match="Unknown experiment 'x': use frontier"):
+    with pytest.raises(ConfigurationError, match="unknown experiment 'x': use frontier"):
         load("x")

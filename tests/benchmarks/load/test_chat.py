@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -12,9 +13,8 @@ from starlette.routing import Route
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.engine.simulated import SimulatedEngine
-from benchmarks.load.chat import Answer, ask, spans_ms
+from benchmarks.load.chat import PATH, Answer, ask, ask_all, chat_session, greedy_chat, spans_ms, time_only
 
-PATH = "/v1/chat/completions"
 BODY = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
 MODEL = ModelConfig(
     name="small",
@@ -72,13 +72,19 @@ async def test_a_stream_has_the_times_of_its_tokens_too() -> None:
 
 async def test_what_the_router_says_is_kept() -> None:
     async def endpoint(_: Request) -> Response:
-        body = {"model": "m", "choices": [{"message": {"content": "42"}}], "usage": {"completion_tokens": 1}}
+        body = {
+            "model": "m",
+            "choices": [{"message": {"content": "42"}}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+        }
         headers = {"x-router-model": "finch", "server-timing": "queue;dur=1.25, solve;dur=0.5"}
         return JSONResponse(body, headers=headers)
 
     answer = await asked(app_of(endpoint))
     assert answer.model == "finch"
     assert answer.spans_ms == {"queue": 1.25, "solve": 0.5}
+    assert answer.headers["X-Router-Model"] == "finch"
+    assert (answer.status, answer.input_tokens) == (200, 3)
     assert answer.cost_usd is None
 
 
@@ -106,6 +112,10 @@ async def _talk_nonsense(_: Request) -> Response:
     return Response("not JSON")
 
 
+async def _count_nothing(_: Request) -> Response:
+    return JSONResponse({"choices": [{"message": {"content": "42"}}]})
+
+
 @pytest.mark.parametrize(
     ("endpoint", "stream", "said"),
     [
@@ -114,6 +124,7 @@ async def _talk_nonsense(_: Request) -> Response:
         (_break, True, "[DONE]"),
         (_fail_late, True, "broke off"),
         (_talk_nonsense, False, "JSON"),
+        (_count_nothing, False, "usage"),
     ],
 )
 async def test_a_failure_is_an_answer_that_says_so(endpoint, stream: bool, said: str) -> None:
@@ -126,6 +137,40 @@ async def test_a_server_that_is_not_there_is_an_answer_too() -> None:
     async with aiohttp.ClientSession() as session:
         answer = await asyncio.wait_for(ask(session, url, BODY), 5)
     assert answer.error
+
+
+async def test_many_are_answered_in_their_order_and_so_many_at_a_time() -> None:
+    running, most = 0, 0
+
+    async def endpoint(request: Request) -> Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        prompt = (await request.json())["messages"][0]["content"]
+        await asyncio.sleep(0.02 if prompt == "0" else 0.0)
+        running -= 1
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        return JSONResponse({"choices": [{"message": {"content": prompt}}], "usage": usage})
+
+    async with answering(app_of(endpoint)) as url:
+        bodies = [greedy_chat(str(number), "small", 4) for number in range(20)]
+        answers = await ask_all(url.removesuffix(PATH), bodies, concurrency=3, timeout_s=5)
+    assert [answer.text for answer in answers] == [str(number) for number in range(20)]
+    assert most == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_cheap_way_tells_times_and_whether_it_went_well(stream: bool) -> None:
+    body = json.dumps(BODY | {"stream": stream}).encode()
+    async with answering(SimulatedEngine(MODEL).app) as url, chat_session(5) as session:
+        sample = await time_only(session, url, body)
+    assert sample.ok
+    assert 0 < sample.first_byte_s <= sample.latency_s
+    assert sample.latency_s >= 0.06
+    async with answering(app_of(_refuse)) as url, chat_session(5) as session:
+        assert not (await time_only(session, url, body)).ok
+    async with chat_session(5) as session:
+        assert not (await time_only(session, url, body)).ok
 
 
 def test_spans_of_no_header() -> None:

@@ -3,12 +3,13 @@ import sys
 
 import pytest
 
+from benchmarks.load.chat import Sample
 from benchmarks.load.report import write
 from benchmarks.overhead import report
 from benchmarks.overhead.arm import ENCODER, Arm, service_arms
 from benchmarks.overhead.proxies import PROXIES, Proxy, running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
-from benchmarks.overhead.round import Sample, run_round, summarise
+from benchmarks.overhead.round import run_round, summarise
 from benchmarks.stamp import stamp
 
 AUTO = service_arms("http://x", "http://engine", "wren", ("wren", "heron"))[-1]

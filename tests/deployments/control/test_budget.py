@@ -118,7 +118,7 @@ async def test_a_refusal_says_when_there_is_money_again(start: Start) -> None:
 async def test_who_asked_so_waits_for_the_next_window(start: Start) -> None:
     service = await start({"scope": "service", "window": "minute", "usd": worst_usd("wren", 10)})
     clock = [1_800_000_058.0]
-    service.router._treasury._clock = lambda: clock[0]
+    service.router._reservations.spending._clock = lambda: clock[0]
     ask = RoutingAsk(wait_for_budget=True)
     assert await service.run(item("a", model="wren")) == "wren"
     await asyncio.sleep(0.05)
@@ -305,7 +305,7 @@ async def test_pacing_spreads_the_days_money_over_the_day(start: Start) -> None:
         {"scope": "service", "window": "day", "usd": 1e-3},
         budget={"pacing": {"mode": "carry_over", "options": {"ahead": 0.01}}},
     )
-    service.router._treasury._clock = lambda: 1_800_000_000.0 + 57_600 + 1  # a second after midnight
+    service.router._reservations.spending._clock = lambda: 1_800_000_000.0 + 57_600 + 1  # a second after midnight
     answers = Counter(await asyncio.gather(*(service.run(item(f"r{i}"), share=0.5) for i in range(8))))
     assert answers["heron"] < 8
     assert sum(answers[name] for name in ("wren", "finch", "lark", "heron")) == 8

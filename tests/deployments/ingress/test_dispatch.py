@@ -20,7 +20,7 @@ from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.deployments.ingress.client import Client, ServedResponse
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.openai import parse
-from apportion.router.batch.messages import BatchInfo, Decision, Done, RouteItem
+from apportion.router.batch.messages import BatchInfo, Decision, Done, Ending, RouteItem
 from apportion.router.errors import DeadlineError, UnavailableError
 from apportion.router.prices import ModelPrice
 
@@ -134,7 +134,7 @@ async def test_an_unreachable_replica_is_reported_and_the_request_planned_again(
         async with dispatching(link) as dispatcher:
             await dispatcher.serve(parsed(), PATH, Client(client.send))
     assert client.status == 200
-    assert [(done.lost_replica, done.worked) for done in link.done] == [(True, False), (False, True)]
+    assert [done.ending for done in link.done] == [Ending.unreachable, Ending.answered]
     assert len({done.id for done in link.done}) == 2
 
 
@@ -233,7 +233,7 @@ async def test_an_engine_that_fails_costs_another_attempt_elsewhere() -> None:
         async with dispatching(link) as dispatcher:
             await dispatcher.serve(parsed(), PATH, Client(client.send))
     assert client.status == 200
-    assert [done.failed for done in link.done] == [True, True, False]
+    assert [done.ending.failed for done in link.done] == [True, True, False]
     assert [item.avoid_replicas for item in link.asked] == [(), ("replica-1",), ("replica-1", "replica-2")]
     assert [item.avoid_models for item in link.asked] == [(), (), ("small", "small")]
     assert len({item.id for item in link.asked}) == 3
@@ -256,7 +256,7 @@ async def test_a_stream_whose_first_token_is_late_is_tried_elsewhere() -> None:
             while slow.running:
                 await asyncio.sleep(0.01)
     assert client.body.count(b"data: {") == 2
-    assert [done.failed for done in link.done] == [True, False]
+    assert [done.ending.failed for done in link.done] == [True, False]
 
 
 async def test_an_answer_that_takes_longer_than_its_engine_may_is_tried_elsewhere() -> None:
@@ -265,7 +265,7 @@ async def test_an_answer_that_takes_longer_than_its_engine_may_is_tried_elsewher
         async with dispatching(link, TimeoutsConfig(total_s=0.2)) as dispatcher:
             await dispatcher.serve(parsed(), PATH, Client(client.send))
     assert client.status == 200
-    assert [done.failed for done in link.done] == [True, False]
+    assert [done.ending.failed for done in link.done] == [True, False]
 
 
 async def test_a_deadline_within_a_stream_ends_it_with_an_event_and_without_another_attempt() -> None:

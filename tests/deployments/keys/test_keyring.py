@@ -12,7 +12,7 @@ import yaml
 
 from apportion.deployments.config.keys import KeysConfig
 from apportion.deployments.ingress.openai import parse
-from apportion.deployments.keys.doorman import Doorman
+from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.keyring import ANYBODY, Caller, Keyring, new_key
 from apportion.router.batch.messages import RoutingAsk
 from apportion.router.budget import Account, Limit, Scope, Window
@@ -96,7 +96,7 @@ def test_a_key_may_use_its_models_only(file: Path) -> None:
 
 def test_without_keys_a_request_asks_for_what_it_likes() -> None:
     assert ANYBODY.restrict("large", RoutingAsk()) == RoutingAsk()
-    door = Doorman(None, MODELS)
+    door = Authenticator(None, MODELS)
     assert door.admit({}) is ANYBODY
     assert door.admit({"x-router-tenant": "acme"}).account == Account(tenant="acme")
     for wrong in ("x" * 200, "a\x00b"):
@@ -124,7 +124,7 @@ def test_a_broken_file_locks_nobody_out_and_is_told_without_its_contents(
             file.unlink()
         else:
             file.write_text(text)
-        with caplog.at_level(logging.ERROR, logger="ray.serve"):
+        with caplog.at_level(logging.ERROR, logger="apportion"):
             assert not ring.refresh()
         assert ring.caller(bearer("secret-a")).account.key == "alice"
     assert len(caplog.records) == 3

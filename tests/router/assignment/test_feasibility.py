@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from apportion.router.assignment import BatchProblem, assign, largest_feasible_subset
-
-from .instances import KINDS, best_by_trying, feasible_choices, most_by_trying, random_batch
+from tests.router.assignment.instances import KINDS, best_by_trying, feasible_choices, most_by_trying, random_batch
 
 
 def test_budget_short_by_the_cheapest_cost() -> None:

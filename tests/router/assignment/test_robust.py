@@ -12,8 +12,7 @@ from apportion.router.assignment import BatchProblem, Mip, RobustMip, Status, Te
 from apportion.router.assignment.budgeted import worst_case
 from apportion.router.assignment.robust import lower_quantile
 from apportion.router.errors import InvalidRequestError
-
-from .instances import feasible_choices, random_batch
+from tests.router.assignment.instances import feasible_choices, random_batch
 
 TRIED = ("plain", "tight_budget", "both_tight", "forbidden", "weights")
 

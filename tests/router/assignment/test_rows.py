@@ -10,8 +10,7 @@ import pytest
 
 from apportion.router.assignment import BatchProblem, Mip, Status, Termination, assign
 from apportion.router.errors import ConfigurationError
-
-from .instances import feasible_choices, random_batch
+from tests.router.assignment.instances import feasible_choices, random_batch
 
 LATENCY_S = np.array([4.0, 1.0, 2.0])
 TENANT = np.array([0, 0, 0, 1, 1, 1])

@@ -25,8 +25,7 @@ from apportion.router.assignment.pricing import find_prices
 from apportion.router.assignment.program import Program
 from apportion.router.assignment.solver import Goal, solve
 from apportion.router.assignment.summary import violation
-
-from .instances import KINDS, best_by_trying, feasible_choices, random_batch
+from tests.router.assignment.instances import KINDS, best_by_trying, feasible_choices, random_batch
 
 GAPS = (0.0, 1e-4, 1e-2)
 

@@ -31,8 +31,7 @@ from apportion.router.assignment import (
 from apportion.router.assignment.hull import hull, mixture
 from apportion.router.assignment.summary import violation
 from apportion.router.errors import InvalidRequestError
-
-from .instances import KINDS, best_by_trying, random_batch
+from tests.router.assignment.instances import KINDS, best_by_trying, random_batch
 
 SIMPLE = [name for name in STRATEGIES if name != "robust_mip"]
 

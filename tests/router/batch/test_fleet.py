@@ -1,8 +1,7 @@
 import pytest
 
-from apportion.router.batch import fleet as fleet_module
-from apportion.router.batch.fleet import Fleet
-from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
+from apportion.router.batch.fleet import REPLICA_TTL_S, Fleet
+from apportion.router.batch.messages import Done, Ending, EngineReplica, Held, RouteItem
 
 
 def replica(name: str, model: str = "small", slots: int = 4, draining: bool = False) -> EngineReplica:
@@ -13,9 +12,21 @@ def item(name: str, **fields: object) -> RouteItem:
     return RouteItem(id=name, content="x", **fields)
 
 
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @pytest.fixture
-def fleet() -> Fleet:
-    fleet = Fleet(["small", "large"])
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fleet(clock: Clock) -> Fleet:
+    fleet = Fleet(["small", "large"], clock)
     for one in (replica("s1"), replica("s2"), replica("l1", "large", 2)):
         assert fleet.announce(one)
     return fleet
@@ -25,18 +36,14 @@ def fail(fleet: Fleet, model: str, times: int = 3) -> None:
     for number in range(times):
         name = f"{model}-fails-{number}"
         assert fleet.seat(item(name), model) is not None
-        fleet.end(Done(name, None, failed=True))
+        fleet.end(Done(name, None, Ending.engine_failed))
 
 
-def test_a_replica_that_fails_in_a_row_is_left_alone_then_tried_with_one(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now_s = 100.0
-    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now_s)
+def test_a_replica_that_fails_in_a_row_is_left_alone_then_tried_with_one(fleet: Fleet, clock: Clock) -> None:
     fail(fleet, "large")
     assert fleet.capacity().tolist() == [8, 0]
     assert fleet.describe()["replicas"]["l1"]["breaker"] == "open"
-    now_s = 102.0
+    clock.now_s = 102.0
     assert fleet.sweep()
     assert fleet.free_slots().tolist() == [8, 1]
     assert fleet.seat(item("trial"), "large") is not None
@@ -50,18 +57,23 @@ def test_failures_do_not_add_up_over_replicas(fleet: Fleet) -> None:
     assert fleet.capacity().tolist() == [8, 2]
 
 
-def test_a_replica_that_cannot_be_reached_is_forgotten_until_it_speaks(fleet: Fleet) -> None:
-    assert fleet.seat(item("r"), "large") is not None
-    fleet.end(Done("r", None, worked=False, lost_replica=True))
+def test_refused_connections_open_the_breaker_and_heartbeats_do_not_close_it(fleet: Fleet, clock: Clock) -> None:
+    for number in range(3):
+        assert fleet.capacity().tolist() == [8, 2], "one ingress that cannot reach it may be the one in trouble"
+        assert fleet.seat(item(f"r{number}"), "large") is not None
+        fleet.end(Done(f"r{number}", None, Ending.unreachable))
+        fleet.announce(replica("l1", "large", 2))
     assert fleet.capacity().tolist() == [8, 0]
-    assert fleet.announce(replica("l1", "large", 2))
-    assert fleet.free_slots().tolist() == [8, 2]
+    clock.now_s += 2
+    fleet.announce(replica("l1", "large", 2))
+    assert fleet.sweep()
+    assert fleet.free_slots().tolist() == [8, 1]
 
 
-def test_silent_and_leaving_replicas_are_dropped(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_and_leaving_replicas_are_dropped(fleet: Fleet, clock: Clock) -> None:
     fleet.announce(replica("l1", "large", 2, draining=True))
     assert fleet.capacity().tolist() == [8, 0]
-    monkeypatch.setattr(fleet_module, "REPLICA_TTL_S", -1.0)
+    clock.now_s += REPLICA_TTL_S + 1
     assert fleet.sweep()
     assert fleet.capacity().tolist() == [0, 0]
 

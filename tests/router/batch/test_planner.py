@@ -1,6 +1,5 @@
 import asyncio
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,10 +7,10 @@ import pytest
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch import admission
+from apportion.router.batch.availability import Availability
 from apportion.router.batch.estimates import prior_estimates
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
-from apportion.router.batch.planner import Planner
-from apportion.router.batch.policy import Policy, ServedModel
+from apportion.router.batch.policy import Policy
 from apportion.router.errors import (
     ApportionError,
     BudgetExceededError,
@@ -22,51 +21,21 @@ from apportion.router.errors import (
 )
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
+from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, broken, estimates, items
 
-MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))
-POLICY = Policy(MODELS, Mip())
 SLOTS = np.array([8, 8])
-
-
-def estimates(n: int, success: Sequence[float] = (0.4, 0.9), cost: Sequence[float] = (1e-6, 1e-5)) -> Estimates:
-    shape = (n, 2)
-    return Estimates(
-        success=np.tile(success, (n, 1)),
-        success_std=np.zeros(shape),
-        cost_usd=np.tile(cost, (n, 1)),
-        cost_std_usd=np.zeros(shape),
-        input_tokens=np.full(shape, 10.0),
-        output_tokens=np.full(shape, 5.0),
-    )
-
-
-def items(n: int, **fields: object) -> list[RouteItem]:
-    return [RouteItem(id=f"r{i}", content="hello", **fields) for i in range(n)]
-
-
-async def solve(problem: BatchProblem, strategy: Strategy) -> Assignment:
-    return assign(problem, strategy)
-
-
-async def broken(*_: object) -> None:
-    raise RuntimeError("gone")
 
 
 async def late(*_: object) -> None:
     await asyncio.sleep(10)
 
 
-def make_planner(predict=broken, solver=solve) -> Planner:
-    return Planner(
-        np.full(2, 100.0), np.array([0.4, 0.9]), predict, solver, predict_timeout_s=0.05, solve_timeout_s=0.1
-    )
-
-
 async def plan(batch: list[RouteItem], of: Estimates | None = None, budget: float | None = None, **options):
-    planner = options.pop("planner", None) or make_planner()
+    planner = options.pop("planner", None) or PlainRoom().planner
     slots = options.pop("slots", SLOTS)
     policy = Policy(MODELS, options.pop("strategy", Mip()), budget)
-    return await planner.plan(batch, of or estimates(len(batch)), slots, options.get("capacity", SLOTS), policy)
+    available = Availability(slots, options.get("capacity", SLOTS))
+    return await planner.plan(batch, of or estimates(len(batch)), available, policy)
 
 
 async def test_without_limits_everyone_gets_the_best_model() -> None:
@@ -146,7 +115,7 @@ async def test_a_request_that_the_predictor_could_not_read_gets_its_own_error() 
 
 async def test_without_replicas_the_answer_is_unavailable() -> None:
     none = np.array([0, 0])
-    result = await make_planner().plan(items(1), estimates(1), none, none, POLICY)
+    result = await PlainRoom().planner.plan(items(1), estimates(1), Availability(none, none), POLICY)
     assert isinstance(result.verdicts["r0"].error, UnavailableError)
 
 
@@ -164,12 +133,12 @@ async def test_options_are_read_as_their_strategy_types_them() -> None:
 
 
 async def test_a_mistake_in_what_the_solver_was_asked_is_not_its_failure() -> None:
-    planner = make_planner()
+    room = PlainRoom()
     ask = RoutingAsk(strategy="static", options={"model": 9})
     for _ in range(3):
-        result = await plan(items(2, ask=ask), planner=planner)
+        result = await plan(items(2, ask=ask), planner=room.planner)
         assert {v.rung for v in result.verdicts.values()} == {"price"}
-    assert planner.parts()["solver"] == "closed"
+    assert room.rungs.state == "closed"
 
 
 async def test_allow_lists_hold() -> None:
@@ -178,7 +147,7 @@ async def test_allow_lists_hold() -> None:
 
 
 async def test_a_batch_without_a_binding_limit_needs_no_solver() -> None:
-    result = await plan(items(3), planner=make_planner(solver=broken))
+    result = await plan(items(3), planner=PlainRoom(solver=broken).planner)
     decision = result.verdicts["r0"]
     assert (decision.rung, decision.strategy) == ("mip", "mip")
     assert decision.batch.bound == decision.batch.objective == pytest.approx(3 * 0.9)
@@ -186,7 +155,7 @@ async def test_a_batch_without_a_binding_limit_needs_no_solver() -> None:
 
 @pytest.mark.parametrize("solver", [broken, late])
 async def test_without_the_solver_prices_decide_within_the_same_limits(solver) -> None:
-    result = await plan(items(4), budget=5e-6, planner=make_planner(solver=solver))
+    result = await plan(items(4), budget=5e-6, planner=PlainRoom(solver=solver).planner)
     decisions = list(result.verdicts.values())
     assert {d.rung for d in decisions} <= {"price", "greedy"}
     assert sum(d.cost_usd for d in decisions) <= decisions[0].batch.cap_usd
@@ -194,11 +163,11 @@ async def test_without_the_solver_prices_decide_within_the_same_limits(solver) -
 
 @pytest.mark.parametrize("predict", [broken, late])
 async def test_without_the_predictor_the_means_decide(predict) -> None:
-    planner = make_planner(predict=predict)
+    room = PlainRoom(predict=predict)
     batch = items(2, max_tokens=5)
-    of = await planner.estimate(batch, POLICY.prices)
+    of = await room.forecaster.estimate(batch, POLICY.prices)
     assert not of.predicted
-    result = await planner.plan(batch, of, SLOTS, SLOTS, POLICY)
+    result = await room.planner.plan(batch, of, Availability(SLOTS, SLOTS), POLICY)
     assert {v.rung for v in result.verdicts.values()} == {"static"}
     assert {v.model for v in result.verdicts.values()} == {"large"}
 
@@ -240,10 +209,10 @@ async def test_without_the_predictor_answers_are_as_long_as_they_were() -> None:
             raise RuntimeError("gone")
         return estimates(len(asked))
 
-    planner = make_planner(predict=until_then)
-    await planner.estimate(items(300), POLICY.prices)
+    room = PlainRoom(predict=until_then)
+    await room.forecaster.estimate(items(300), POLICY.prices)
     works = False
-    of = await planner.estimate(items(2), POLICY.prices)
+    of = await room.forecaster.estimate(items(2), POLICY.prices)
     np.testing.assert_allclose(of.output_tokens, 5.0)
     assert (of.cost_usd[0] < 100 * np.array([1e-6, 1e-5])).all(), "a cap that paid before pays still"
 
@@ -258,7 +227,7 @@ async def test_a_solver_that_answers_for_another_batch_is_not_believed() -> None
     async def confused(problem: BatchProblem, strategy: Strategy) -> Assignment:
         return assign(problem.subset(np.array([0])), strategy)
 
-    result = await plan(items(4), budget=5e-6, planner=make_planner(solver=confused))
+    result = await plan(items(4), budget=5e-6, planner=PlainRoom(solver=confused).planner)
     assert {v.rung for v in result.verdicts.values()} == {"price"}
 
 
@@ -266,7 +235,7 @@ async def test_a_prediction_of_another_shape_is_not_believed() -> None:
     async def confused(_: Sequence[RouteItem]) -> Estimates:
         return estimates(1)
 
-    found = await make_planner(predict=confused).estimate(items(3), POLICY.prices)
+    found = await PlainRoom(predict=confused).forecaster.estimate(items(3), POLICY.prices)
     assert not found.predicted
     assert len(found.success) == 3
 
@@ -279,17 +248,17 @@ async def test_a_solver_that_keeps_failing_is_not_waited_for() -> None:
         calls += 1
         await asyncio.sleep(10)
 
-    planner = make_planner(solver=hanging)
+    room = PlainRoom(solver=hanging)
     for _ in range(5):
-        await plan(items(4), budget=5e-6, planner=planner)
+        await plan(items(4), budget=5e-6, planner=room.planner)
     assert calls == 3
-    assert planner.parts()["solver"] == "open"
+    assert room.rungs.state == "open"
 
 
 async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> None:
-    planner = make_planner()
+    room = PlainRoom()
     avoided = np.array([[False, True], [False, False], [True, True]])
-    result = await planner.plan(items(3), estimates(3), SLOTS, SLOTS, POLICY, avoided=avoided)
+    result = await room.planner.plan(items(3), estimates(3), Availability(SLOTS, SLOTS, avoided=avoided), POLICY)
     assert [result.verdicts[f"r{i}"].model for i in range(2)] == ["small", "large"]
     assert isinstance(result.verdicts["r2"].error, UnavailableError)
 
@@ -298,11 +267,11 @@ async def test_a_prediction_that_was_cancelled_elsewhere_is_a_failure_like_any_o
     async def cancelled(*_: object) -> None:
         raise asyncio.CancelledError
 
-    assert not (await make_planner(predict=cancelled).estimate(items(2), POLICY.prices)).predicted
+    assert not (await PlainRoom(predict=cancelled).forecaster.estimate(items(2), POLICY.prices)).predicted
 
 
 async def test_a_planner_that_is_cancelled_itself_ends() -> None:
-    task = asyncio.create_task(make_planner(predict=late).estimate(items(1), POLICY.prices))
+    task = asyncio.create_task(PlainRoom(predict=late).forecaster.estimate(items(1), POLICY.prices))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -315,7 +284,7 @@ async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answe
     assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4
 
 
-async def test_parts_that_work_again_are_found_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_parts_that_work_again_are_found_without_a_request() -> None:
     works = False
 
     async def predict(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
@@ -328,22 +297,26 @@ async def test_parts_that_work_again_are_found_without_a_request(monkeypatch: py
             raise ConnectionError("gone")
         return assign(problem, strategy)
 
-    planner = make_planner(predict=predict, solver=solver)
+    room = PlainRoom(predict=predict, solver=solver)
+
+    async def try_again() -> None:
+        await room.forecaster.try_again()
+        await room.rungs.try_again()
+
     for _ in range(3):
-        await planner.estimate(items(1), POLICY.prices)
-        await plan(items(4), budget=5e-6, planner=planner)
-    await planner.try_parts()
-    assert planner.parts() == {"predictor": "open", "solver": "open"}, "not before their time"
+        await room.forecaster.estimate(items(1), POLICY.prices)
+        await plan(items(4), budget=5e-6, planner=room.planner)
+    await try_again()
+    assert (room.forecaster.state, room.rungs.state) == ("open", "open"), "not before their time"
     works = True
-    later_s = time.monotonic() + 5
-    monkeypatch.setattr(time, "monotonic", lambda: later_s)
-    await planner.try_parts()
-    assert planner.parts() == {"predictor": "closed", "solver": "closed"}
+    room.clock.now_s += 5
+    await try_again()
+    assert (room.forecaster.state, room.rungs.state) == ("closed", "closed")
 
 
 async def test_batches_that_are_planned_at_once_search_one_after_the_other() -> None:
-    planner = make_planner()
-    of = [plan(items(40), budget=5e-6, slots=np.array([3, 60]), planner=planner) for _ in range(8)]
+    room = PlainRoom()
+    of = [plan(items(40), budget=5e-6, slots=np.array([3, 60]), planner=room.planner) for _ in range(8)]
     results = await asyncio.gather(*of)
     assert all(result.verdicts for result in results)
     assert len(admission._SEARCH._threads) == 1

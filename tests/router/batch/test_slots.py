@@ -49,12 +49,30 @@ def test_the_same_request_is_seated_once() -> None:
     assert slots.free_slots()[0] == 4
 
 
-def test_more_sequences_than_slots_need_a_wholly_free_replica() -> None:
-    slots = make_slots()
-    assert slots.reserve("r1", 1, 9) == "b1"
-    assert slots.free_slots()[1] == 0
-    slots.release("r1")
-    assert slots.free_slots()[1] == 1
+def test_more_sequences_than_slots_start_where_half_of_them_are_free() -> None:
+    slots = SlotLedger(1)
+    slots.join("a", 0, 8)
+    for number in range(5):
+        slots.reserve(f"one{number}", 0, 1)
+    assert slots.room().tolist() == [3]
+    assert slots.reserve("many", 0, 9) is None
+    slots.release("one0")
+    assert slots.room()[0] >= 9
+    assert slots.reserve("many", 0, 9) == "a"
+    assert slots.free_slots().tolist() == [0]
+    slots.release("many")
+    assert slots.free_slots().tolist() == [4]
+
+
+def test_there_is_room_where_one_replica_has_it_not_in_the_sum_of_all() -> None:
+    slots = SlotLedger(1)
+    for replica in ("a", "b"):
+        slots.join(replica, 0, 8)
+        for number in range(5):
+            slots.reserve(f"{replica}{number}", 0, 1)
+    assert slots.free_slots().tolist() == [6]
+    assert slots.reserve("four", 0, 4) is None
+    assert slots.room().tolist() == [3]
 
 
 def test_a_replica_that_leaves_takes_its_slots_and_comes_back_with_all_of_them() -> None:

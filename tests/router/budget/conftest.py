@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import create_engine
@@ -10,8 +10,17 @@ from sqlalchemy import create_engine
 from apportion.router.budget import Limit
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.schema import metadata
+from tests.postgres import postgres, server_binaries
 
-POSTGRES = "APPORTION_TEST_POSTGRES"  # the URL of an empty database
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    if server_binaries() is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    # A socket's path has room for some hundred characters, and the server's own user must reach it.
+    with TemporaryDirectory(prefix="apportion-pg-") as folder, postgres(Path(folder)) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -19,9 +28,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/budget.db"
         return
-    server = os.environ.get(POSTGRES)
-    if not server:
-        pytest.skip(f"{POSTGRES} names no PostgreSQL database")
+    server: str = request.getfixturevalue("server")
     yield server
     engine = create_engine(server)
     metadata.drop_all(engine)

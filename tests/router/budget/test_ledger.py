@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from apportion.router.budget import Account, Limit, Scope, Window
+from apportion.router.budget import Account, Limit, LimitIndex, Scope, Window
 from apportion.router.budget.ledger import KEEP_CHARGED_S, KEEP_MINUTES_S, BudgetLedger
 from apportion.router.budget.schema import reservations
 from apportion.router.budget.standing import Claim
@@ -167,7 +167,7 @@ def test_what_is_reserved_in_one_window_is_settled_there(open_ledger: Open) -> N
     reserve(ledger, claim("a", 1000), now_s=NOW_S + 59)
     assert reserve(ledger, claim("b", 1000), now_s=NOW_S + 60) == [True]
     ledger.settle({"a": 900, "b": 800})
-    (of_now,) = ledger.statement(now_s=NOW_S + 60).of_limit(ledger.limits[0])
+    (of_now,) = ledger.statement(now_s=NOW_S + 60).of_limit(ledger.index.all[0])
     assert of_now[1].spent_nano == 800
 
 
@@ -194,6 +194,45 @@ def test_old_minutes_are_forgotten_and_totals_are_not(open_ledger: Open) -> None
     assert balance(ledger) == (10, 0)
 
 
+def test_what_is_old_is_forgotten_bit_by_bit(open_ledger: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apportion.router.budget.ledger.PRUNE_ROWS", 2)
+    ledger = open_ledger(Limit(Scope.key, Window.minute, 1000))
+    reserve(ledger, *(claim(f"r{number}", 1, key=f"k{number}") for number in range(5)))
+    ledger.settle({f"r{number}": 1 for number in range(5)})
+    later_s = NOW_S + KEEP_MINUTES_S + 61
+
+    def minutes() -> int:
+        return sum(key.window is Window.minute for key in ledger.statement(now_s=NOW_S).balances)
+
+    left = []
+    for _ in range(4):
+        ledger.expire(now_s=later_s)
+        left.append(minutes())
+    assert left == [3, 1, 0, 0]
+
+
+def test_processes_that_make_the_same_counters_at_once_do_not_fail_each_other(url: str) -> None:
+    """New windows begin for everybody in the same instant: what is locked in which order must not matter."""
+    limits = [Limit(scope, Window.minute, 10**9) for scope in (Scope.service, Scope.key, Scope.tenant, Scope.model)]
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        granted = list(pool.map(_reserve_in_many_windows, [url] * 3, [limits] * 3, range(3)))
+    assert granted == [20 * 8] * 3
+
+
+def _reserve_in_many_windows(url: str, limits: list[Limit], worker: int) -> int:
+    ledger = BudgetLedger(url, limits)
+    granted = 0
+    for number in range(20):
+        claims = [
+            claim(f"{worker}-{number}-{i}", 1, f"k{(i * (worker + 1)) % 8}", f"t{(i * 3 + worker) % 8}", f"m{i % 3}")
+            for i in range(8)
+        ]
+        granted += sum(reserve(ledger, *claims, now_s=NOW_S + 60 * number))
+        ledger.settle({one.id: 1 for one in claims})
+    ledger.close()
+    return granted
+
+
 def test_the_view_before_planning_agrees_with_reserving(open_ledger: Open) -> None:
     ledger = open_ledger(DAILY, Limit(Scope.tenant, Window.day, 300), Limit(Scope.model, Window.day, 200, "dear"))
     reserve(ledger, claim("a", 150, tenant="t", model="dear"))
@@ -205,7 +244,7 @@ def test_the_view_before_planning_agrees_with_reserving(open_ledger: Open) -> No
 def test_limits_change_while_the_ledger_is_open(open_ledger: Open) -> None:
     ledger = open_ledger(DAILY)
     reserve(ledger, claim("a", 1000))
-    ledger.limits = (Limit(Scope.service, Window.day, 1500),)
+    ledger.index = LimitIndex([Limit(Scope.service, Window.day, 1500)])
     assert reserve(ledger, claim("b", 600), claim("c", 500)) == [False, True]
 
 

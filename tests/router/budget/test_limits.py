@@ -2,8 +2,10 @@ import pickle
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from apportion.router.budget import Account, Limit, Scope, Shortage, Window
+from apportion.router.budget import Account, Limit, LimitIndex, Scope, Shortage, Window
 from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
 
 NOW_S = datetime(2026, 12, 31, 23, 59, 30, tzinfo=UTC).timestamp()
@@ -65,3 +67,21 @@ def test_where_waiting_does_not_help_the_answer_is_402() -> None:
     error = Shortage(Limit(Scope.service, Window.total, 5), "", 0, 6, None, False).error(NOW_S)
     assert (type(error), error.status, error.retry_after_s) == (BudgetExceededError, 402, None)
     assert "in total for the whole service" in error.message
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+LIMITS = st.builds(
+    lambda scope, window, nano, name: Limit(scope, window, nano, None if scope is Scope.service else name),
+    st.sampled_from(Scope),
+    st.sampled_from(Window),
+    st.integers(0, 5),
+    st.none() | NAMES,
+)
+
+
+@given(st.lists(LIMITS), st.sampled_from(Scope), st.none() | NAMES)
+def test_the_index_finds_the_limits_that_hold(limits: list[Limit], scope: Scope, name: str | None) -> None:
+    found = LimitIndex(limits).of(scope, name)
+    assert sorted(found, key=repr) == sorted(
+        (limit for limit in limits if limit.scope is scope and limit.holds_for(name)), key=repr
+    )

@@ -7,28 +7,10 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 
-from apportion.router.batch.messages import Decision, RouteItem, Verdict
-from apportion.router.estimates import Estimates
+from apportion.router.batch.entry import Entry
+from apportion.router.batch.messages import Decision, Verdict
 
 MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
-
-
-@dataclass(slots=True)
-class Entry:
-    """A request that waits for its verdict."""
-
-    item: RouteItem
-    ingress: str
-    estimates: Estimates | None = None
-    cancelled: bool = False
-    arrived_s: float = field(default_factory=time.monotonic)
-    predict_s: float = 0.0
-    replans: int = 0  # because others of the batch took the money for its plan
-
-    @property
-    def left_s(self) -> float:
-        """What is left of its time; when there is nothing, its ingress tells the client."""
-        return self.item.timeout_s - (time.monotonic() - self.arrived_s)
 
 
 @dataclass(slots=True)
@@ -40,8 +22,11 @@ class Flight:
 
 
 @dataclass(slots=True)
-class Mailbox:
-    """Of one ingress. A decision stays until the request's end, in case its verdict is lost on the way."""
+class IngressSession:
+    """One ingress's requests, and what it is yet to be told.
+
+    A decision stays until the request's end, in case its verdict is lost on the way.
+    """
 
     undecided: dict[str, Entry] = field(default_factory=dict)
     in_flight: dict[str, Flight] = field(default_factory=dict)

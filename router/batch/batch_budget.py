@@ -20,7 +20,7 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Funds:
+class BatchBudget:
     """What N requests may cost on M models, and what the limits leave them.
 
     `worst_nano` and `left_nano` are (N, M) nano-USD. `pacer` decides the batch's allowance, if there is one.

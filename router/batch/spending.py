@@ -1,33 +1,30 @@
 """The Router's money: worst cases in the durable ledger, planned costs in memory, and what each batch may spend.
 
-The ledger blocks, so it works in a thread of its own. Without a `budget` section there is no ledger, only the count.
+Without a `budget` section there is no ledger, only the count.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from apportion.router.arrays import IntArray
-from apportion.router.batch.funds import Funds, worst_cases
+from apportion.router.batch.async_ledger import AsyncLedger
+from apportion.router.batch.batch_budget import BatchBudget, worst_cases
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.budget import Limit, Pacer, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from apportion.router.budget.ledger import BudgetLedger
-from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
+from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 from apportion.router.estimates import Estimates
 
-logger = logging.getLogger("ray.serve")
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
-MAX_REMEMBERED = 10_000
+# Names of keys and tenants are not for whoever may look at the service's health.
+TOLD_SCOPES = (Scope.service, Scope.model)
 GRACE_S = 60.0  # after a request's longest time; then nobody will tell its end any more
 
 
@@ -38,8 +35,19 @@ class Pacing:
     pacer: Pacer
     window: Window
 
+    def state(self, limits: Iterable[Limit], standing: Standing, planned_usd: float) -> WindowState | None:
+        """How the window stands with `planned_usd` in flight; None if nothing limits the service in it any more."""
+        paced = [limit for limit in limits if limit.scope is Scope.service and limit.window == self.window]
+        if not paced:
+            return None
+        limit = min(paced, key=lambda one: one.nano_usd)
+        spent_nano = sum(balance.spent_nano for _, balance in standing.of_limit(limit))
+        starts_s, ends_s = Window(limit.window).bounds(standing.now_s)
+        committed_usd = from_nano(spent_nano) + planned_usd
+        return WindowState(from_nano(limit.nano_usd), committed_usd, starts_s, ends_s, standing.now_s)
 
-class Treasury:
+
+class Spending:
     """Reserves before a request is dispatched, settles when it has ended.
 
     Args:
@@ -57,18 +65,14 @@ class Treasury:
         *,
         limits: Iterable[Limit] = (),
         pacing: Pacing | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self._ttl_s = max_request_s + GRACE_S
         self._clock = clock
         self.tally = Tally()
-        self._ends: dict[str, int | None] = {}
-        self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
         self._reserved: dict[str, int] = {}
         self._overruns = 0
-        self._latest: asyncio.Future[Any] | None = None
-        self._ledger = ledger
-        self._thread = None if ledger is None else ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._ledger = None if ledger is None else AsyncLedger(ledger)
         self._pacing = pacing
         self._own_limits: tuple[Limit, ...] = ()
         self._key_limits: tuple[Limit, ...] = ()
@@ -86,7 +90,11 @@ class Treasury:
             logger.error("API keys have limits, but without a `budget` section nobody keeps them; add one")
         self._apply_limits()
 
-    async def look(self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy) -> Funds | None:
+    def now_s(self) -> float:
+        """Seconds since 1970, by the clock that windows are reckoned with."""
+        return self._clock()
+
+    async def look(self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy) -> BatchBudget | None:
         """How the limits stand for a batch that is about to be planned; None: there are none.
 
         What the ledger told last is good enough as long as there is money: `reserve` has the last word. Only where a
@@ -98,17 +106,16 @@ class Treasury:
         if self._ledger is None:
             return None
         worst_nano = worst_cases(items, estimates, policy.models)
-        funds = self._funds(
-            items, policy.names, worst_nano, Standing(self._ledger.limits, self._clock(), dict(self._view))
-        )
-        if self._view and funds.affordable.all():
-            return funds
+        remembered = self._ledger.remembered(self._clock())
+        if remembered is not None:
+            budget = self._budget(items, policy.names, worst_nano, remembered)
+            if budget.affordable.all():
+                return budget
         accounts = [item.account for item in items]
-        standing: Standing = await self._run(self._ledger.look, accounts, policy.names, now_s=self._clock())
-        self._remember(standing)
-        return self._funds(items, policy.names, worst_nano, standing)
+        standing = await self._ledger.look(accounts, policy.names, now_s=self._clock())
+        return self._budget(items, policy.names, worst_nano, standing)
 
-    async def reserve(self, claims: Sequence[Claim]) -> list[Shortage | None]:
+    async def reserve(self, claims: Sequence[Claim]) -> Sequence[Shortage | None]:
         """Sets the worst cases aside; what is short, and None for those that have what they need.
 
         Raises:
@@ -117,17 +124,8 @@ class Treasury:
         if self._ledger is None or not claims:
             return [None] * len(claims)
         now_s = self._clock()
-        shortages: list[Shortage | None]
-        try:
-            shortages = await self._run(self._ledger.reserve, claims, now_s=now_s, expires_s=now_s + self._ttl_s)
-        except BaseException:
-            # It may have been written all the same, if the connection broke during the commit.
-            self._ends.update({claim.id: 0 for claim in claims})
-            raise
-        self._remember(self._ledger.latest)
-        for claim, shortage in zip(claims, shortages, strict=True):
-            if shortage is None:
-                self._reserved[claim.id] = claim.nano
+        shortages = await self._ledger.reserve(claims, now_s=now_s, expires_s=now_s + self._ttl_s)
+        self._reserved |= {c.id: c.nano for c, shortage in zip(claims, shortages, strict=True) if shortage is None}
         return shortages
 
     def plan(self, request_id: str, cost_usd: float) -> None:
@@ -142,7 +140,7 @@ class Treasury:
         nano = None if cost_usd is None else to_nano(cost_usd)
         reserved = self._reserved.pop(request_id, None)
         if self._ledger is not None:
-            self._ends.setdefault(request_id, nano)
+            self._ledger.end(request_id, nano)
         if nano is None and reserved is not None:
             cost_usd = from_nano(reserved)
         if nano is not None and reserved is not None and nano > reserved:
@@ -154,7 +152,7 @@ class Treasury:
         """A request that no engine worked on has ended."""
         self._reserved.pop(request_id, None)
         if self._ledger is not None:
-            self._ends.setdefault(request_id, 0)
+            self._ledger.end(request_id, 0)
         self.tally.release(request_id)
 
     async def flush(self) -> None:
@@ -162,12 +160,9 @@ class Treasury:
         if self._ledger is None:
             return
         try:
-            if self._ends:
-                await self._run(self._settle)
-            elif self._latest is not None and not self._latest.done():
-                await asyncio.wait({self._latest})
+            await self._ledger.flush()
         except LedgerError as error:
-            logger.warning("the ledger does not answer, %d endings wait: %s", len(self._ends), error)
+            logger.warning("the ledger does not answer, %d endings wait: %s", self._ledger.endings, error)
 
     async def expire(self) -> None:
         """Charges what lost routers had reserved and nobody has settled in time."""
@@ -175,7 +170,7 @@ class Treasury:
             return
         await self.flush()
         try:
-            charged = await self._run(self._expire, now_s=self._clock())
+            charged = await self._ledger.expire(now_s=self._clock())
         except LedgerError as error:
             logger.warning("the ledger does not answer: %s", error)
             return
@@ -191,7 +186,7 @@ class Treasury:
         if self._ledger is None:
             return numbers
         try:
-            standing: Standing = await self._run(self._statement, now_s=self._clock())
+            standing = await self._ledger.statement(now_s=self._clock(), scopes=TOLD_SCOPES)
         except LedgerError as error:
             return numbers | {"budget": {"error": error.message}}
         return numbers | {"budget": _spelled_out(standing) | {"overruns": self._overruns}}
@@ -199,66 +194,22 @@ class Treasury:
     def close(self) -> None:
         """Settles what waits and closes the database."""
         ledger, self._ledger = self._ledger, None
-        if ledger is not None and self._thread is not None:
-            self._thread.shutdown()
-            ledger.settle(self._ends)
+        if ledger is not None:
             ledger.close()
 
-    def _funds(
+    def _budget(
         self, items: Sequence[RouteItem], names: tuple[str, ...], worst_nano: IntArray, standing: Standing
-    ) -> Funds:
+    ) -> BatchBudget:
         left_nano = standing.left_nano([item.account for item in items], names)
-        pacer = None if self._pacing is None else self._pacing.pacer
-        return Funds(items, names, worst_nano, left_nano, standing, pacer, self._window(standing))
-
-    def _remember(self, standing: Standing) -> None:
-        if len(self._view) > MAX_REMEMBERED:  # of windows and tenants of the past
-            self._view.clear()
-        self._view.update(standing.balances)
+        pacing = self._pacing
+        if pacing is None:
+            return BatchBudget(items, names, worst_nano, left_nano, standing, None, None)
+        window = pacing.state(self._own_limits, standing, self.tally.planned_usd)
+        return BatchBudget(items, names, worst_nano, left_nano, standing, pacing.pacer, window)
 
     def _apply_limits(self) -> None:
         if self._ledger is not None:
-            self._ledger.limits = (*self._own_limits, *self._key_limits)
-
-    async def _run(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """Calls the ledger in its thread, with the endings that wait; they wait on if it fails."""
-        ends, self._ends = self._ends, {}
-        work = asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **options, ends=ends))
-        work.add_done_callback(partial(self._keep_on_failure, ends))
-        self._latest = work
-        return await asyncio.shield(work)  # the ledger is told even if whoever waits for it is gone
-
-    def _keep_on_failure(self, ends: dict[str, int | None], work: asyncio.Future[Any]) -> None:
-        if not work.cancelled() and work.exception() is not None:
-            self._ends = {**self._ends, **ends}
-
-    def _settle(self, *, ends: Mapping[str, int | None]) -> None:
-        assert self._ledger is not None
-        self._ledger.settle(ends)
-
-    def _expire(self, *, now_s: float, ends: Mapping[str, int | None]) -> int:
-        assert self._ledger is not None
-        self._ledger.settle(ends)
-        return self._ledger.expire(now_s=now_s)
-
-    def _statement(self, *, now_s: float, ends: Mapping[str, int | None]) -> Standing:
-        assert self._ledger is not None
-        self._ledger.settle(ends)
-        return self._ledger.statement(now_s=now_s)
-
-    def _window(self, standing: Standing) -> WindowState | None:
-        if self._pacing is None:
-            return None
-        paced = [
-            limit for limit in self._own_limits if limit.scope is Scope.service and limit.window == self._pacing.window
-        ]
-        if not paced:
-            return None
-        limit = min(paced, key=lambda one: one.nano_usd)
-        spent_nano = sum(balance.spent_nano for _, balance in standing.of_limit(limit))
-        starts_s, ends_s = Window(limit.window).bounds(standing.now_s)
-        committed_usd = from_nano(spent_nano) + self.tally.planned_usd
-        return WindowState(from_nano(limit.nano_usd), committed_usd, starts_s, ends_s, standing.now_s)
+            self._ledger.set_limits((*self._own_limits, *self._key_limits))
 
 
 def _spelled_out(standing: Standing) -> dict[str, Any]:
@@ -266,7 +217,6 @@ def _spelled_out(standing: Standing) -> dict[str, Any]:
     return {
         "spent_usd": from_nano(total.spent_nano),
         "reserved_usd": from_nano(total.reserved_nano),
-        # Names of keys and tenants are not for whoever may look at the service's health.
         "limits": [
             {
                 "scope": limit.scope.value,
@@ -276,8 +226,8 @@ def _spelled_out(standing: Standing) -> dict[str, Any]:
                 "spent_usd": from_nano(balance.spent_nano),
                 "reserved_usd": from_nano(balance.reserved_nano),
             }
-            for limit in standing.limits
-            if limit.scope in {Scope.service, Scope.model}
+            for limit in standing.limits.all
+            if limit.scope in TOLD_SCOPES
             for name, balance in standing.of_limit(limit) or [("", Balance())]
         ],
     }

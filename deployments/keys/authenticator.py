@@ -12,7 +12,7 @@ TENANT_HEADER = "x-router-tenant"
 REFRESH_S = 1.0
 
 
-class Doorman:
+class Authenticator:
     """Checks who asks, before the body is read.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Parking(Generic[T]):
+class DelayQueue(Generic[T]):
     """Holds entries by key, each for a time.
 
     Args:
@@ -25,27 +25,27 @@ class Parking(Generic[T]):
     def __init__(self, back: Callable[[T], None], *, places: int) -> None:
         self._back = back
         self._places = places
-        self._parked: dict[str, T] = {}
+        self._held: dict[str, T] = {}
         self._due: list[tuple[float, int, str]] = []
         self._arrivals = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._parked)
+        return len(self._held)
 
-    def park(self, key: str, entry: T, delay_s: float) -> bool:
+    def put(self, key: str, entry: T, delay_s: float) -> bool:
         """Puts an entry aside; False if there is no place."""
-        if len(self._parked) >= self._places:
+        if len(self._held) >= self._places:
             return False
         loop = asyncio.get_running_loop()
-        self._parked[key] = entry
+        self._held[key] = entry
         heapq.heappush(self._due, (loop.time() + delay_s, next(self._arrivals), key))
         self._set_timer()
         return True
 
     def discard(self, key: str) -> None:
         """Forgets an entry."""
-        self._parked.pop(key, None)
+        self._held.pop(key, None)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -59,8 +59,8 @@ class Parking(Generic[T]):
         due = []
         while self._due and self._due[0][0] <= now_s:
             _, arrival, key = heapq.heappop(self._due)
-            if key in self._parked:
-                due.append((arrival, self._parked.pop(key)))
+            if key in self._held:
+                due.append((arrival, self._held.pop(key)))
         for _, entry in sorted(due, key=lambda pair: pair[0]):
             self._back(entry)
         self._set_timer()

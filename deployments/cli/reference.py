@@ -1,0 +1,20 @@
+"""`apportion reference`: writes docs/reference; for who works on the project, so `--help` does not list it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def reference(
+    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder to write the pages into.")]
+) -> None:
+    """Write the reference pages of the configuration and of the commands."""
+    from apportion.deployments.reference.commands import commands_page
+    from apportion.deployments.reference.configuration import configuration_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "configuration.md").write_text(configuration_page())
+    (folder / "commands.md").write_text(commands_page(context.find_root().command))

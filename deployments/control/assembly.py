@@ -1,0 +1,94 @@
+"""The batch room of a configuration: its parts, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from apportion.deployments.config.service import ServiceConfig, mean_success
+from apportion.router.batch.entry import Entry
+from apportion.router.batch.fleet import Fleet
+from apportion.router.batch.forecaster import Forecaster, Predict
+from apportion.router.batch.messages import Verdict
+from apportion.router.batch.parts import Part
+from apportion.router.batch.planner import BatchPlanner
+from apportion.router.batch.reservations import Reservations
+from apportion.router.batch.rungs import Rungs, Solve
+from apportion.router.batch.scheduler import BatchLimits, Scheduler
+from apportion.router.batch.spending import Spending
+
+SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
+SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
+Clock = Callable[[], float]
+
+
+class BatchRoom:
+    """Everything between a request's arrival at the router and its verdict.
+
+    Args:
+        predict: the predictor's answer.
+        solve: the solver's answer.
+        tell: takes a request's verdict.
+        clock: seconds of a monotonic clock.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        predict: Predict,
+        solve: Solve,
+        tell: Callable[[Entry, Verdict], None],
+        *,
+        clock: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
+        solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
+        longest = np.array([model.max_model_len for model in config.models], dtype=float)
+        self.forecaster = Forecaster(
+            predict, Part("predictor", config.predictor.timeout_s, clock), mean_success(config), longest
+        )
+        self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
+        self.planner = BatchPlanner(self.rungs)
+        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock))
+        self.scheduler = Scheduler(
+            config.routing.policy(config.models),
+            self.forecaster,
+            self.planner,
+            self.reservations,
+            batch_limits(config),
+            tell,
+            clock,
+        )
+
+    def parts(self) -> dict[str, str]:
+        """Whether predictor and solver are asked: their breakers' states."""
+        return {"predictor": self.forecaster.state, "solver": self.rungs.state}
+
+    async def try_parts(self) -> None:
+        """Asks parts that were left alone for long enough, so that no request has to, and none has to come for it."""
+        await self.forecaster.try_again()
+        await self.rungs.try_again()
+
+
+def spending(config: ServiceConfig, wall_clock: Clock) -> Spending:
+    """The money of a configuration; without a `budget` section nothing is limited and nothing outlives the process."""
+    longest_s, budget = config.dispatch.request_timeout_s, config.budget
+    if budget is None:
+        return Spending(None, longest_s, clock=wall_clock)
+    limits = [limit.limit() for limit in budget.limits]
+    return Spending(budget.ledger(), longest_s, limits=limits, pacing=budget.pacing.pacing(), clock=wall_clock)
+
+
+def batch_limits(config: ServiceConfig) -> BatchLimits:
+    batching = config.batching
+    return BatchLimits(
+        max_batch_size=batching.max_batch_size,
+        max_wait_s=batching.max_wait_ms / 1e3,
+        max_queue=batching.max_queue,
+        aging_s=batching.aging_s,
+        longest_request_s=config.dispatch.request_timeout_s,
+        settle_s=SETTLE_S,
+    )

@@ -1,0 +1,113 @@
+"""The budget ledger for an event loop: it blocks, so it works in a thread of its own, and endings wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from apportion.router.budget import Account, Limit, LimitIndex, Scope, Shortage
+from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
+
+T = TypeVar("T")
+
+MAX_REMEMBERED = 10_000
+
+
+class AsyncLedger:
+    """Calls the ledger one call at a time, each with the endings that wait; they wait on if it fails.
+
+    All calls raise LedgerError when the database does not answer.
+    """
+
+    def __init__(self, ledger: BudgetLedger) -> None:
+        self._ledger = ledger
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._ends: dict[str, int | None] = {}
+        self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
+        self._latest: asyncio.Future[Any] | None = None
+
+    def set_limits(self, limits: Iterable[Limit]) -> None:
+        """The limits from the next call on."""
+        self._ledger.index = LimitIndex(limits)
+
+    @property
+    def endings(self) -> int:
+        """Endings that the ledger has not been told yet."""
+        return len(self._ends)
+
+    def end(self, request_id: str, nano: int | None) -> None:
+        """A request has ended, at this many nano-USD or at its worst case; told with the next call."""
+        self._ends.setdefault(request_id, nano)
+
+    def remembered(self, now_s: float) -> Standing | None:
+        """How the limits stood when the ledger was last asked; None if it never was."""
+        return Standing(self._ledger.index, now_s, self._view) if self._view else None
+
+    async def look(self, accounts: Sequence[Account], models: Sequence[str], *, now_s: float) -> Standing:
+        """How the limits stand for these accounts and models."""
+        standing = await self._run(self._ledger.look, accounts, models, now_s=now_s)
+        self._remember(standing)
+        return standing
+
+    async def reserve(self, claims: Sequence[Claim], *, now_s: float, expires_s: float) -> Sequence[Shortage | None]:
+        """Sets the claims aside; what is short, and None for those that have what they need."""
+        try:
+            shortages = await self._run(self._ledger.reserve, claims, now_s=now_s, expires_s=expires_s)
+        except BaseException:
+            # It may have been written all the same, if the connection broke during the commit.
+            self._ends.update({claim.id: 0 for claim in claims})
+            raise
+        self._remember(self._ledger.latest)
+        return shortages
+
+    async def flush(self) -> None:
+        """Returns when all endings of before are in the ledger."""
+        if self._ends:
+            await self._run(self._settle)
+        elif self._latest is not None and not self._latest.done():
+            await asyncio.wait({self._latest})
+
+    async def expire(self, *, now_s: float) -> int:
+        """Charges reservations whose time is up in full; how many there were."""
+        return await self._run(self._expire, now_s=now_s)
+
+    async def statement(self, *, now_s: float, scopes: Iterable[Scope]) -> Standing:
+        """How the limits of these scopes stand."""
+        return await self._run(self._statement, now_s=now_s, scopes=scopes)
+
+    def close(self) -> None:
+        """Tells the ledger the endings that wait, and closes it."""
+        self._thread.shutdown()
+        self._ledger.settle(self._ends)
+        self._ledger.close()
+
+    def _remember(self, standing: Standing) -> None:
+        if len(self._view) > MAX_REMEMBERED:  # of windows and tenants of the past
+            self._view.clear()
+        self._view.update(standing.balances)
+
+    async def _run(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        ends, self._ends = self._ends, {}
+        work = asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **options, ends=ends))
+        work.add_done_callback(partial(self._keep_on_failure, ends))
+        self._latest = work
+        return await asyncio.shield(work)  # the ledger is told even if whoever waits for it is gone
+
+    def _keep_on_failure(self, ends: dict[str, int | None], work: asyncio.Future[Any]) -> None:
+        if not work.cancelled() and work.exception() is not None:
+            self._ends = {**self._ends, **ends}
+
+    def _settle(self, *, ends: Mapping[str, int | None]) -> None:
+        self._ledger.settle(ends)
+
+    def _expire(self, *, now_s: float, ends: Mapping[str, int | None]) -> int:
+        self._ledger.settle(ends)
+        return self._ledger.expire(now_s=now_s)
+
+    def _statement(self, *, now_s: float, scopes: Iterable[Scope], ends: Mapping[str, int | None]) -> Standing:
+        self._ledger.settle(ends)
+        return self._ledger.statement(now_s=now_s, scopes=scopes)

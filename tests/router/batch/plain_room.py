@@ -1,0 +1,119 @@
+"""The batch room from plain objects: no configuration, no clock of its own, nothing remote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
+from apportion.router.batch.entry import Entry
+from apportion.router.batch.fleet import Fleet
+from apportion.router.batch.forecaster import Forecaster
+from apportion.router.batch.messages import EngineReplica, RouteItem, Verdict
+from apportion.router.batch.parts import Part
+from apportion.router.batch.planner import BatchPlanner
+from apportion.router.batch.policy import Policy, ServedModel
+from apportion.router.batch.reservations import Reservations
+from apportion.router.batch.rungs import Rungs
+from apportion.router.batch.scheduler import BatchLimits, Scheduler
+from apportion.router.batch.spending import Spending
+from apportion.router.estimates import Estimates
+from apportion.router.prices import ModelPrice
+
+MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))
+POLICY = Policy(MODELS, Mip())
+LIMITS = BatchLimits(
+    max_batch_size=256, max_wait_s=0.05, max_queue=4096, aging_s=10.0, longest_request_s=300.0, settle_s=0.0
+)
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now_s: float = 1_000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def solve(problem: BatchProblem, strategy: Strategy) -> Assignment:
+    return assign(problem, strategy)
+
+
+async def broken(*_: object) -> Any:
+    raise RuntimeError("gone")
+
+
+@dataclass
+class PlainRoom:
+    """A scheduler with its parts; `told` are the verdicts by request id."""
+
+    predict: Any = broken
+    solver: Any = solve
+    policy: Policy = POLICY
+    limits: BatchLimits = LIMITS
+    spending: Spending | None = None
+    clock: Clock = field(default_factory=Clock)
+    told: dict[str, Verdict] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        means, longest = np.array([0.4, 0.9]), np.full(2, 100.0)
+        self.forecaster = Forecaster(self.predict, Part("predictor", 0.05, self.clock), means, longest)
+        self.rungs = Rungs(self.solver, Part("solver", 0.1, self.clock), 2, 0.1)
+        self.planner = BatchPlanner(self.rungs)
+        self.fleet = Fleet([model.name for model in MODELS], self.clock)
+        self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
+        self.reservations = Reservations(self.fleet, self.spending)
+        self.scheduler = Scheduler(
+            self.policy, self.forecaster, self.planner, self.reservations, self.limits, self._tell, self.clock
+        )
+
+    def _tell(self, entry: Entry, verdict: Verdict) -> None:
+        self.told[entry.item.id] = verdict
+
+    def join(self, **slots: int) -> None:
+        """A replica of each model with so many slots."""
+        for model, count in slots.items():
+            self.fleet.announce(EngineReplica(f"{model}-0", model, f"http://{model}", count))
+
+    def submit(self, *items: RouteItem) -> list[Entry]:
+        entries = [Entry(item, "ingress", self.clock()) for item in items]
+        for entry in entries:
+            self.scheduler.submit(entry)
+        return entries
+
+    async def verdicts(self, *items: RouteItem) -> list[Verdict]:
+        """What is told of the items as one batch."""
+        self.submit(*items)
+        return [await self.verdict(item.id) for item in items]
+
+    async def verdict(self, request_id: str) -> Verdict:
+        await until(lambda: request_id in self.told)
+        return self.told[request_id]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+def estimates(n: int, success: tuple[float, ...] = (0.4, 0.9), cost: tuple[float, ...] = (1e-6, 1e-5)) -> Estimates:
+    shape = (n, 2)
+    return Estimates(
+        success=np.tile(success, (n, 1)),
+        success_std=np.zeros(shape),
+        cost_usd=np.tile(cost, (n, 1)),
+        cost_std_usd=np.zeros(shape),
+        input_tokens=np.full(shape, 10.0),
+        output_tokens=np.full(shape, 5.0),
+    )
+
+
+def items(n: int, **fields: object) -> list[RouteItem]:
+    return [RouteItem(id=f"r{i}", content="hello", **fields) for i in range(n)]

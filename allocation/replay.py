@@ -27,9 +27,12 @@ def replay(plan: Plan, workload: Workload, *, load: float = 1.0, requests: int |
     """
     names = tuple(model.name for model in plan.models)
     if workload.models != names:
-        raise InvalidRequestError(f"The workload is of {', '.join(workload.models)}, the plan of {', '.join(names)}.")
+        raise InvalidRequestError(
+            f"models: the workload is of {', '.join(workload.models)}, the plan of {', '.join(names)}; "
+            "give those of the plan"
+        )
     if not load > 0:
-        raise InvalidRequestError(f"A load of {load:g} times the plan's rate: give a number above 0.")
+        raise InvalidRequestError(f"load: {load:g} times the plan's rate is no traffic; give a number above 0")
     rate_per_s = plan.rate_per_s * load
     arrival_s = workload.at_rate(rate_per_s).arrival_s
     rows = np.arange(len(workload))
@@ -61,7 +64,7 @@ def route(plan: Plan, workload: Workload) -> IntArray:
         slots[columns[placed.replica.model]] += plan.profile(placed.replica).max_num_seqs
     size = min(plan.batch_size, int(slots.sum()))
     if size == 0:
-        raise InfeasibleError("The plan has no replicas, so nothing can be replayed against it: plan again.")
+        raise InfeasibleError("plan: has no replicas, so nothing can be replayed against it; plan again")
     strategy = strategy_from("mip", gap=GAP)
     chosen = np.zeros(len(workload), dtype=np.int64)
     allowed = workload.within_context(plan.models)
@@ -77,6 +80,6 @@ def route(plan: Plan, workload: Workload) -> IntArray:
         answer = assign(problem, strategy)
         if answer.infeasibility is not None:
             kind = BudgetExceededError if answer.infeasibility.row == "budget" else InfeasibleError
-            raise kind(f"Requests {first} to {rows[-1]}: {answer.infeasibility.message}")
+            raise kind(f"requests {first} to {rows[-1]}: {answer.infeasibility.message}")
         chosen[rows] = answer.model
     return chosen

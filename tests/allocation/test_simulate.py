@@ -177,7 +177,7 @@ def test_requests_are_routed_within_slots_and_budget() -> None:
         assert (chosen[first : first + 8] == 1).sum() <= 3
     poor = route(both(budget_usd=2.5e-5), workload())
     assert (poor == 1).sum() <= 8 < (chosen == 1).sum()
-    with pytest.raises(BudgetExceededError, match="Requests 0 to 7"):
+    with pytest.raises(BudgetExceededError, match="requests 0 to 7"):
         route(both(budget_usd=1e-6), workload())
 
 
@@ -209,6 +209,18 @@ def test_a_replay_draws_requests_at_the_rate_where_times_are_unknown() -> None:
     assert 5000 / drawn.arrival_s[-1] == pytest.approx(15, rel=0.05)
     again = replay(both(), workload(), load=1.5, requests=5000, seed=3)
     assert (drawn.arrival_s == again.arrival_s).all()
+
+
+def test_each_answer_to_a_request_takes_a_slot_of_its_own() -> None:
+    given = workload(arrival_s=np.linspace(0, 6.3, 64))
+    answers = np.where(np.arange(64) % 8 == 0, 3, 1)
+    played = replay(both(), replace(given, sequences=answers))
+    assert len(played.model) == answers.sum()
+    assert (played.arrival_s[:3] == 0).all()
+    assert len(set(played.model[:3].tolist())) == 1
+    chosen = route(both(), replace(given, sequences=answers))
+    for first in range(0, 64, 8):
+        assert answers[first : first + 8][chosen[first : first + 8] == 1].sum() <= 3
 
 
 def test_a_replay_says_what_is_wrong() -> None:

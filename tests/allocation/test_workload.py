@@ -109,9 +109,25 @@ def test_prompts_in_another_encoding_are_named(tmp_path: Path) -> None:
         read_timed_requests(file)
 
 
+def test_lines_may_say_what_limits_their_answers(tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    chat, tools = [{"role": "user", "content": "a"}], [{"type": "function"}]
+    rows = [
+        {"messages": chat, "max_tokens": 9, "max_completion_tokens": 5, "n": 3, "tools": tools},
+        {"prompt": "b", "max_tokens": 7},
+        {"prompt": "c"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    requests, _ = read_timed_requests(file)
+    assert requests == [PromptRequest(chat, 5, 3, tools), PromptRequest("b", 7), PromptRequest("c")]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ([{"prompt": "a", "max_tokens": 0}], "line 1: max_tokens is 0"),
+        ([{"prompt": "a", "n": True}], "line 1: n is True"),
+        ([{"prompt": "a", "tools": "none"}], "line 1: tools is no list"),
         ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b"}], "line 3: no arrival_s"),
         ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b", "arrival_s": "soon"}], "line 3: arrival_s is 'soon'"),
         ([{"prompt": "a"}, {"prompts": "b"}], 'line 3: give an object with "prompt"'),

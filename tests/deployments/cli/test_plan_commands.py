@@ -192,4 +192,4 @@ def test_a_workload_is_either_prompts_or_outcomes(folder: Path) -> None:
     files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "none.json"]
     result = runner.invoke(app, ["plan", *map(str, files), "--profiles", str(folder / "profiles.yaml")])
     assert result.exit_code == 2
-    assert "Give --prompts with --predictor, or --outcomes." in result.stderr
+    assert "give --prompts with --predictor, or --outcomes" in result.stderr

@@ -93,7 +93,8 @@ def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
         errors.print(
             Text("Warning:", style="yellow"),
             Text(
-                f"input tokens are counted with the encoder's tokenizer and without chat templates, for {error.message}"
+                "input tokens are counted with the encoder's tokenizer and without chat templates, for "
+                + error.message.splitlines()[0]
             ),
             soft_wrap=True,
         )

@@ -101,16 +101,17 @@ class AllocationProblem:
             raise ConfigurationError("there is no GPU to reserve a share of; reserve nothing on a cluster of cores")
         usable = usable_profiles(cluster, models, profiles)
         rows = batches.ravel()
-        inputs, outputs = workload.input_tokens[rows], workload.output_tokens[rows]
+        estimates = workload.estimates.rows(rows)
+        outputs = estimates.output_tokens * workload.answers[rows, None]
         return cls(
             cluster=cluster,
             models=tuple(models),
             profiles=usable,
             requirements=requirements,
             rate_per_s=workload.rate_per_s,
-            success=workload.success[rows],
-            cost_usd=workload.cost_usd[rows],
-            tokens=outputs + inputs * reading_weight(names, usable),
+            success=estimates.success,
+            cost_usd=estimates.cost_usd,
+            tokens=outputs + estimates.input_tokens * reading_weight(names, usable),
             allowed=workload.within_context(models)[rows],
             batch=np.repeat(np.arange(len(batches)), batches.shape[1]),
             weight=np.ones(len(rows)),

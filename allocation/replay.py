@@ -8,7 +8,7 @@ from apportion.allocation.plan import Plan
 from apportion.allocation.simulate import Traffic, poisson_arrivals
 from apportion.allocation.workload import Workload
 from apportion.router.arrays import IntArray
-from apportion.router.assignment import BatchProblem, assign, strategy_from
+from apportion.router.assignment import assign, strategy_from
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
 
 GAP = 1e-3
@@ -27,9 +27,12 @@ def replay(plan: Plan, workload: Workload, *, load: float = 1.0, requests: int |
     """
     names = tuple(model.name for model in plan.models)
     if workload.models != names:
-        raise InvalidRequestError(f"the workload is of {', '.join(workload.models)}, the plan of {', '.join(names)}")
+        raise InvalidRequestError(
+            f"models: the workload is of {', '.join(workload.models)}, the plan of {', '.join(names)}; "
+            "give those of the plan"
+        )
     if not load > 0:
-        raise InvalidRequestError(f"load: {load:g} times the plan's rate is no load; give a number above 0")
+        raise InvalidRequestError(f"load: {load:g} times the plan's rate is no traffic; give a number above 0")
     rate_per_s = plan.rate_per_s * load
     arrival_s = workload.at_rate(rate_per_s).arrival_s
     rows = np.arange(len(workload))
@@ -37,11 +40,14 @@ def replay(plan: Plan, workload: Workload, *, load: float = 1.0, requests: int |
         rng = np.random.default_rng(seed)
         rows = rng.permutation(rows) if requests is None else rng.integers(0, len(workload), requests)
         arrival_s = poisson_arrivals(len(rows), rate_per_s, seed)
+    answers = workload.answers[rows]  # each takes a slot of its own, as an engine's sequences do
+    rows, arrival_s = np.repeat(rows, answers), np.repeat(arrival_s, answers)
     model = route(plan, workload)[rows]
+    estimates = workload.estimates
     return Traffic(
         model=model,
-        input_tokens=workload.input_tokens[rows, model],
-        output_tokens=np.maximum(np.round(workload.output_tokens[rows, model]), 1.0),
+        input_tokens=estimates.input_tokens[rows, model],
+        output_tokens=np.maximum(np.round(estimates.output_tokens[rows, model]), 1.0),
         arrival_s=arrival_s,
     )
 
@@ -58,22 +64,22 @@ def route(plan: Plan, workload: Workload) -> IntArray:
         slots[columns[placed.replica.model]] += plan.profile(placed.replica).max_num_seqs
     size = min(plan.batch_size, int(slots.sum()))
     if size == 0:
-        raise InfeasibleError("the plan has no replicas, so nothing can be replayed against it; plan again")
+        raise InfeasibleError("plan: has no replicas, so nothing can be replayed against it; plan again")
     strategy = strategy_from("mip", gap=GAP)
     chosen = np.zeros(len(workload), dtype=np.int64)
     allowed = workload.within_context(plan.models)
     for first in range(0, len(workload), size):
         rows = np.arange(first, min(first + size, len(workload)))
-        problem = BatchProblem(
-            success=workload.success[rows],
-            cost_usd=workload.cost_usd[rows],
-            slots=slots,
-            budget_usd=np.inf if plan.budget_usd is None else plan.budget_usd * len(rows),
+        problem = workload.estimates.rows(rows).problem(
+            slots,
+            np.inf if plan.budget_usd is None else plan.budget_usd * len(rows),
             allowed=allowed[rows],
+            sequences=np.minimum(workload.answers[rows], slots.max()),
+            with_samples=False,
         )
         answer = assign(problem, strategy)
         if answer.infeasibility is not None:
             kind = BudgetExceededError if answer.infeasibility.row == "budget" else InfeasibleError
-            raise kind(f"Requests {first} to {rows[-1]}: {answer.infeasibility.message}")
+            raise kind(f"requests {first} to {rows[-1]}: {answer.infeasibility.message}")
         chosen[rows] = answer.model
     return chosen

@@ -23,7 +23,7 @@ class ModelPrice:
         for name in ("input_usd_per_million", "output_usd_per_million"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigurationError(f"{name} is {value}: give a finite price of zero or more.")
+                raise ConfigurationError(f"{name} is {value}; give a finite price of zero or more")
 
     def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
         """Cost of one answer in USD."""

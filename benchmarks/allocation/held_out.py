@@ -68,14 +68,7 @@ def scores_at_one_spend(one: Curve, other: Curve, spend_usd: float) -> tuple[flo
 def _workload(table: OutcomesTable, sample: Sample, specs: tuple[ModelSpec, ...], rate_per_s: float) -> Workload:
     usd_per_input, usd_per_output = price_arrays(spec.price for spec in specs)
     # The sample holds the expected cost of predicted lengths, which gives the lengths back.
-    output_tokens: FloatArray = np.maximum((sample.cost_usd - table.input_tokens * usd_per_input) / usd_per_output, 1.0)
-    return Workload(
-        models=table.models,
-        success=sample.success,
-        cost_usd=sample.cost_usd,
-        input_tokens=table.input_tokens,
-        output_tokens=output_tokens,
-        rate_per_s=rate_per_s,
-        success_std=sample.success_std,
-        success_samples=sample.success_samples,
-    )
+    cost_usd = sample.estimates.cost_usd
+    lengths: FloatArray = np.maximum((cost_usd - table.input_tokens * usd_per_input) / usd_per_output, 1.0)
+    estimates = replace(sample.estimates, input_tokens=table.input_tokens, output_tokens=lengths)
+    return Workload(models=table.models, estimates=estimates, rate_per_s=rate_per_s)

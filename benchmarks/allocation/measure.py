@@ -100,7 +100,9 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
         models = specs(needs_of(dataset.name, table), prices, Path(folder))
         profiles = _profiles(models, table, size)
     planning, testing = workloads(table, case, models, _rate_per_s(table, case, models, profiles, size))
-    requirements = Requirements(budget_usd=BUDGET_SHARE * float(case.validation.cost_usd[:, case.best].mean()))
+    requirements = Requirements(
+        budget_usd=BUDGET_SHARE * float(case.validation.estimates.cost_usd[:, case.best].mean())
+    )
     sampled = planning.batches(size.batch_size, size.plan_batches, case.seed)
     test_batches = min(size.most_test_batches, len(testing) // size.batch_size)
     held = testing.batches(size.batch_size, test_batches, case.seed)

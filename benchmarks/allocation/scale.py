@@ -21,6 +21,7 @@ from apportion.allocation.problem import AllocationProblem, Requirements
 from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.trim import trim
 from apportion.allocation.workload import Workload
+from apportion.router.estimates import Estimates
 from apportion.router.evaluation.plot import COLOURS
 from apportion.router.prices import ModelPrice
 from benchmarks.experiments.context import Context
@@ -78,7 +79,7 @@ def instance(nodes_of_each: int, rate_per_s: float, high_availability: bool, see
             for name, p in zip(names, price, strict=True)
         ],
         [profile for profile in found if profile is not None],
-        Workload(tuple(names), success, cost, np.zeros_like(tokens), tokens, rate_per_s),
+        Workload(tuple(names), Estimates(success, cost, np.zeros_like(tokens), tokens), rate_per_s),
         np.arange(n).reshape(N_BATCHES, BATCH_SIZE),
         Requirements(budget_usd=float(cheapest + 0.4 * (best - cheapest)), high_availability=high_availability),
     )

@@ -37,7 +37,7 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     records = []
     for kind, name, rows, columns in _parts(case, tasks):
         score = case.test.score[rows][:, columns]
-        estimates = {"before": case.raw_success, "after": case.test.success}
+        estimates = {"before": case.raw_success, "after": case.test.estimates.success}
         record: Record = {"kind": kind, "name": name, "outcomes": int(score.size)}
         for stage, success in estimates.items():
             part = success[rows][:, columns]

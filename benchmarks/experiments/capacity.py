@@ -78,7 +78,8 @@ def _under_budgets(case: Case, setting: Setting, free: dict[str, Realised]) -> l
 
 def _cheapest(case: Case, setting: Setting) -> Realised:
     """The cheapest answer that the slots allow: no model is likelier than another."""
-    alike = replace(case.test, success=-(case.test.cost_usd / case.test.cost_usd.max()) + 1)
+    own = case.test.estimates
+    alike = replace(case.test, estimates=replace(own, success=-(own.cost_usd / own.cost_usd.max()) + 1))
     return capped(Mip(1e-7))(replace(case, test=alike), setting, math.inf)
 
 

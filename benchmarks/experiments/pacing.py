@@ -64,7 +64,7 @@ def stream_of(case: Case, stream: str) -> list[IntArray]:
     """
     rng = np.random.default_rng([case.seed, STREAMS.index(stream)])
     n = len(case.test)
-    likeliest = case.test.cost_usd[np.arange(n), case.test.success.argmax(axis=1)]
+    likeliest = case.test.estimates.cost_usd[np.arange(n), case.test.estimates.success.argmax(axis=1)]
     drift = likeliest.argsort().argsort() + rng.normal(0, 0.3 * n, n)
     order = {"random": rng.permutation(n), "costly late": drift.argsort(), "costly early": (-drift).argsort()}[stream]
     ends = np.cumsum(rng.integers(*SIZES, size=n))
@@ -80,7 +80,7 @@ def follow(case: Case, batches: list[IntArray], budget_usd: float, pacer: Pacer)
         seen += len(rows)
         # Time is counted in requests, and a batch is planned when its last one has come.
         window = WindowState(budget_usd, spent, 0.0, float(n), float(seen))
-        allowance = pacer.allowance_usd(test.success[rows], test.cost_usd[rows], window)
+        allowance = pacer.allowance_usd(test.estimates.success[rows], test.estimates.cost_usd[rows], window)
         model[rows] = chosen(batch_problem(test, rows, slots, allowance), Mip(GAP), number)
         spent += float(test.paid_usd[rows, model[rows]].sum())
     return model

@@ -5,23 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, write_json
+from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.deployments.cli.strategies import read_strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
-from apportion.router.prediction.prompts import read_prompts
+from apportion.router.prediction.prompts import PromptRequest, read_requests
 
 if TYPE_CHECKING:
     from apportion.router.assignment import Assignment, BatchProblem
+    from apportion.router.estimates import Estimates
+    from apportion.router.prediction.estimation import RequestEstimator
+    from apportion.router.prediction.predictor import Predictor
+    from apportion.router.prices import ModelPrice
 
 
 def assign(
     artefact: Annotated[Path, typer.Argument(help="Artefact that `apportion train` wrote.")],
     file: Annotated[
         Path,
-        typer.Argument(help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line.'),
+        typer.Argument(
+            help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line, which may also '
+            "carry max_tokens, n and tools."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="CSV to write: request, prompt, model, success, cost_usd.")],
     budget_usd: Annotated[float | None, typer.Option(min=0, help="What the whole file may cost, USD.")] = None,
@@ -29,7 +38,7 @@ def assign(
         float | None, typer.Option(min=0, help="The same, as a mean per request, USD.")
     ] = None,
     slots: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL=N", help="At most N requests for a model; repeatable.")
+        list[str] | None, typer.Option(metavar="MODEL=N", help="At most N answers by a model; repeatable.")
     ] = None,
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = "mip",
     option: Annotated[
@@ -46,6 +55,8 @@ def assign(
         float | None, typer.Option(help="Seconds for the solver; the best answer by then counts.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of strategies that draw.")] = 0,
+    config: ConfigOption = None,
+    models: ModelsOption = None,
     encoder: Annotated[
         str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")
     ] = None,
@@ -55,77 +66,96 @@ def assign(
     """Choose for every prompt of a file the model that answers it, so that expected success is the highest that
     the budget and the slots allow.
 
+    With --config or --models, costs are those that the service expects: their prices and context lengths, counted by
+    their tokenizers. Else prices are the artefact's, the encoder's tokenizer counts, and no context ends an answer.
+
     Example: `apportion assign predictor/ prompts.txt --budget-usd 0.25 --out plan.csv`
     """
     from apportion.router.assignment import assign as assign_batch
-    from apportion.router.prediction.predictor import Predictor
 
     if budget_usd is not None and budget_per_request_usd is not None:
-        raise InvalidRequestError("Give --budget-usd or --budget-per-request-usd, not both.")
-    prompts = read_prompts(file)
-    predictor = Predictor.load(artefact, encoder=encoder, device=device)
-    chosen = read_strategy(strategy, option or [], predictor.models, gap, time_limit_s)
-    budget = budget_usd if budget_per_request_usd is None else budget_per_request_usd * len(prompts)
-    problem = _problem(predictor, prompts, budget, _slots(slots or [], predictor.models, len(prompts)))
+        raise InvalidRequestError("give --budget-usd or --budget-per-request-usd, not both")
+    requests = read_requests(file)
+    estimator, prices = _estimator(artefact, config, models, encoder, device)
+    names = estimator.predictor.models
+    chosen = read_strategy(strategy, option or [], names, gap, time_limit_s)
+    budget = budget_usd if budget_per_request_usd is None else budget_per_request_usd * len(requests)
+    answers = [request.sequences for request in requests]
+    problem = _estimates(estimator, requests, prices).problem(
+        np.array(_slots(slots or [], names, sum(answers))),
+        float("inf") if budget is None else budget,
+        sequences=np.array(answers),
+    )
     answer = assign_batch(problem, chosen, seed=seed)
     if answer.infeasibility is not None:
         kind = BudgetExceededError if answer.infeasibility.row == "budget" else InfeasibleError
         raise kind(answer.infeasibility.message)
-    _write(out, prompts, predictor.models, problem, answer)
-    result = _summary(predictor.models, answer)
+    _write(out, requests, names, problem, answer)
+    counted = "encoder" if estimator.counter is None else "models"
+    result = _summary(names, answer) | {"input_tokens_counted_by": counted}
     if not write_json(result, json_file):
         _print(result, out)
 
 
-def _problem(predictor: Any, prompts: list[str], budget_usd: float | None, slots: list[int]) -> BatchProblem:
-    import numpy as np
+def _estimator(
+    artefact: Path, config: Path | None, models: Path | None, encoder: str | None, device: str
+) -> tuple[RequestEstimator, list[ModelPrice]]:
+    """What estimates the requests, and the models' prices in its order."""
+    from apportion.deployments.cli.workloads import models_counter
+    from apportion.router.prediction.estimation import RequestEstimator
+    from apportion.router.prediction.predictor import Predictor
 
-    from apportion.router.assignment import BatchProblem
+    if config is None and models is None:
+        predictor = Predictor.load(artefact, encoder=encoder, device=device)
+        return RequestEstimator(predictor), _prices(predictor)
+    specs = read_models(config, models).specs
+    predictor = Predictor.load(artefact, encoder=encoder, models=[spec.name for spec in specs], device=device)
+    context = np.array([spec.max_model_len for spec in specs], dtype=np.float64)
+    return RequestEstimator(predictor, models_counter(specs), context), [spec.price for spec in specs]
 
+
+def _prices(predictor: Predictor) -> list[ModelPrice]:
     missing = sorted(set(predictor.models) - set(predictor.prices))
     if missing:
         raise InvalidRequestError(
-            f"The artefact knows no price of {', '.join(missing)}: train it on outcomes with input_price_per_1M and "
-            "output_price_per_1M (columns of the long file, or of models.csv in the folder)."
+            f"artefact: knows no price of {', '.join(missing)}; give --models, or train it on outcomes with "
+            "input_price_per_1M and output_price_per_1M (columns of the long file, or of models.csv in the folder)"
         )
-    prediction = predictor.predict(prompts)
-    prices = [predictor.prices[model] for model in predictor.models]
-    cost, spread = prediction.cost_usd(predictor.encoder.count_tokens(prompts), prices)
-    if not np.isfinite(cost).all():
+    return [predictor.prices[model] for model in predictor.models]
+
+
+def _estimates(estimator: RequestEstimator, requests: list[PromptRequest], prices: list[ModelPrice]) -> Estimates:
+    estimates = estimator.estimate(requests, prices)
+    for row, error in estimates.errors.items():
+        raise InvalidRequestError(f"request {row + 1}: {error.message}")
+    if not np.isfinite(estimates.cost_usd).all():
         raise InvalidRequestError(
-            "The artefact predicts no answer lengths, so costs are unknown: train it on outcomes with tokens or costs."
+            "artefact: predicts no answer lengths, so costs are unknown; train it on outcomes with tokens or costs"
         )
-    return BatchProblem(
-        success=prediction.success,
-        cost_usd=cost,
-        slots=np.array(slots),
-        budget_usd=float("inf") if budget_usd is None else budget_usd,
-        success_std=prediction.success_std,
-        success_samples=prediction.success_samples,
-        cost_std_usd=spread,
-    )
+    return estimates
 
 
-def _slots(given: list[str], models: tuple[str, ...], n_requests: int) -> list[int]:
-    slots = dict.fromkeys(models, n_requests)
+def _slots(given: list[str], models: tuple[str, ...], n_answers: int) -> list[int]:
+    slots = dict.fromkeys(models, n_answers)
     for entry in given:
         model, _, number = entry.rpartition("=")
         if model not in slots or not number.isdigit():
             raise InvalidRequestError(
-                f"--slots {entry!r}: write MODEL=N with a whole number and a model of {', '.join(models)}."
+                f"--slots {entry!r}: write MODEL=N with a whole number and a model of {', '.join(models)}"
             )
         slots[model] = int(number)
     return list(slots.values())
 
 
-def _write(out: Path, prompts: list[str], models: tuple[str, ...], problem: BatchProblem, answer: Assignment) -> None:
-    import numpy as np
+def _write(
+    out: Path, requests: list[PromptRequest], models: tuple[str, ...], problem: BatchProblem, answer: Assignment
+) -> None:
     import pandas as pd
 
-    rows = np.arange(len(prompts))
+    rows = np.arange(len(requests))
     columns = {
         "request": rows,
-        "prompt": prompts,
+        "prompt": [request.text for request in requests],
         "model": [models[j] for j in answer.model],
         "success": problem.success[rows, answer.model],
         "cost_usd": problem.cost_usd[rows, answer.model],
@@ -163,6 +193,8 @@ def _print(result: dict[str, Any], out: Path) -> None:
         f"expected success {result['expected_success']:.3f}, cost {result['expected_cost_usd']:.4g} "
         f"± {result['cost_std_usd']:.2g} USD, limited by {', '.join(result['binding']) or 'nothing'}"
     )
+    counted = {"encoder": "the encoder's tokenizer", "models": "the models' tokenizers"}
+    console.print(f"input tokens counted with {counted[result['input_tokens_counted_by']]}")
     table = Table("model", "requests")
     for model, count in result["requests_by_model"].items():
         table.add_row(model, str(count))

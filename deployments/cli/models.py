@@ -1,4 +1,4 @@
-"""The options that say which models a plan is for: the service's own, or a list of models alone."""
+"""The options that say which models are meant: the service's own, or a list of models alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ModelsOption = Annotated[
 ]
 
 
-def read_models(config: Path | None, models: Path | None, gpu_types: Collection[str]) -> DescribedModels:
+def read_models(config: Path | None, models: Path | None, gpu_types: Collection[str] | None = None) -> DescribedModels:
     """The models that the options name.
 
     Args:
-        gpu_types: those of the cluster, which models may name beside those of the built-in table.
+        gpu_types: those of the cluster, which models may name beside those of the built-in table; None: any will do.
 
     Raises:
         InvalidRequestError: not exactly one of the options is given.

@@ -9,10 +9,9 @@ import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, write_json
 from apportion.router.errors import InvalidRequestError
-from apportion.router.prediction.prompts import read_prompts
+from apportion.router.prediction.prompts import PromptRequest, read_requests
 
 if TYPE_CHECKING:
-    from apportion.router.prediction.prediction import Prediction
     from apportion.router.prediction.predictor import Predictor
 
 
@@ -39,41 +38,42 @@ def predict(
     Example: `apportion predict predictor/ "What is 348 plus 87?"`
     """
     if (prompt is None) == (file is None):
-        raise InvalidRequestError("prompt: give either one prompt or --file")
+        raise InvalidRequestError("give either one prompt or --file, not both")
     from apportion.router.prediction.predictor import Predictor
 
-    texts = [prompt] if prompt is not None else read_prompts(file)  # type: ignore[arg-type]
+    requests = [PromptRequest(prompt)] if prompt is not None else read_requests(file)  # type: ignore[arg-type]
     predictor = Predictor.load(artefact, encoder=encoder, device=device)
-    rows = _rows(texts, predictor, predictor.predict(texts))
+    rows = _rows(requests, predictor)
     if not write_json(rows, json_file):
         _print(rows, predictor.models)
 
 
-def _rows(texts: list[str], predictor: Predictor, prediction: Prediction) -> list[dict[str, Any]]:
-    """One object a prompt, with one object a model."""
+def _rows(requests: list[PromptRequest], predictor: Predictor) -> list[dict[str, Any]]:
+    """One object a request, with one object a model."""
     import numpy as np
 
-    before_lift = prediction.success if prediction.calibrated_success is None else prediction.calibrated_success
-    cost_usd = np.full(prediction.success.shape, np.nan)
-    if set(predictor.models) <= set(predictor.prices):
-        prices = [predictor.prices[model] for model in predictor.models]
-        cost_usd, _ = prediction.cost_usd(predictor.encoder.count_tokens(texts), prices)
+    from apportion.router.prediction.estimation import RequestEstimator
+    from apportion.router.prices import ModelPrice
+
+    known = set(predictor.models) <= set(predictor.prices)
+    prices = [predictor.prices[model] if known else ModelPrice(0, 0) for model in predictor.models]
+    estimates = RequestEstimator(predictor).estimate(requests, prices)
     columns = {
-        "success": prediction.success,
-        "calibrated_success": before_lift,
-        "success_std": prediction.success_std,
-        "output_tokens": prediction.output_tokens,
-        "cost_usd": cost_usd,
+        "success": estimates.success,
+        "calibrated_success": estimates.before_lift(),
+        "success_std": np.asarray(estimates.success_std),
+        "output_tokens": estimates.output_tokens,
+        "cost_usd": estimates.cost_usd if known else np.full(estimates.success.shape, np.nan),
     }
     return [
         {
-            "prompt": text,
+            "prompt": request.text,
             "models": {
                 model: {key: _number(values[i, j]) for key, values in columns.items()}
                 for j, model in enumerate(predictor.models)
             },
         }
-        for i, text in enumerate(texts)
+        for i, request in enumerate(requests)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The options by which commands take a workload: prompts or recorded outcomes, a predictor, a rate."""
+"""The options by which commands take a workload: requests or recorded outcomes, a predictor, a rate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apportion.router.errors import InvalidRequestError
+from apportion.deployments.cli.application import errors
+from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from apportion.allocation.models import ModelSpec
     from apportion.allocation.workload import Workload
+    from apportion.router.prediction.tokens import TokenCounter
 
 PromptsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="prompts, .jsonl with `arrival_s` where known; needs --predictor"),
+    typer.Option(
+        metavar="FILE",
+        help="prompts, one a line, or .jsonl with `prompt` or `messages` a line, and where known `max_tokens`, `n`, "
+        "`tools` and `arrival_s`; needs --predictor",
+    ),
 ]
 OutcomesOption = Annotated[
     str | None,
@@ -46,9 +52,11 @@ def read_workload(
 ) -> Workload:
     """The workload that the options describe.
 
-    Raises InvalidRequestError for options that do not go together.
+    Raises:
+        InvalidRequestError: the options do not go together.
     """
-    from apportion.allocation.workload import predicted_workload, read_requests, recorded_workload
+    from apportion.allocation.workload import predicted_workload, read_timed_requests, recorded_workload
+    from apportion.router.prediction.prompts import PromptRequest
 
     if (prompts is None) == (outcomes is None):
         raise InvalidRequestError(
@@ -62,12 +70,34 @@ def read_workload(
         table = load_outcomes(outcomes)
         if predictor is None:
             return recorded_workload(table, specs, rate_per_s)
-        texts, arrivals = table.prompts, None
+        requests, arrivals = [PromptRequest(prompt) for prompt in table.prompts], None
     elif predictor is None or prompts is None:
         raise InvalidRequestError("--predictor: missing, and prompts need one; give the artefact that scores them")
     else:
-        texts, arrivals = read_requests(prompts)
+        requests, arrivals = read_timed_requests(prompts)
     from apportion.router.prediction.predictor import Predictor
 
     scorer = Predictor.load(predictor, encoder=encoder, models=[spec.name for spec in specs], device=device)
-    return predicted_workload(texts, scorer, specs, rate_per_s=rate_per_s, arrival_s=arrivals)
+    counter = models_counter(specs)
+    return predicted_workload(requests, scorer, specs, counter=counter, rate_per_s=rate_per_s, arrival_s=arrivals)
+
+
+def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
+    """The models' own tokenizers; None, with a warning, where this machine lacks one of them."""
+    from rich.text import Text
+
+    from apportion.deployments.config.models import resolve_source
+    from apportion.router.prediction.tokens import TokenCounter
+
+    try:
+        return TokenCounter.load({spec.name: resolve_source(spec.source) for spec in specs}, download=False)
+    except ConfigurationError as error:
+        errors.print(
+            Text("Warning:", style="yellow"),
+            Text(
+                "input tokens are counted with the encoder's tokenizer and without chat templates, for "
+                + error.message.splitlines()[0]
+            ),
+            soft_wrap=True,
+        )
+        return None

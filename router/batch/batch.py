@@ -19,10 +19,10 @@ from apportion.router.batch.admission import (
     pay_for_themselves,
 )
 from apportion.router.batch.batch_budget import ROUNDING, BatchBudget
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import ApportionError
+from apportion.router.estimates import Estimates
 
 ADMISSION_ROUNDS = 6  # each nearly always the last
 
@@ -89,17 +89,12 @@ class Batch:
         priority = np.array([self.items[row].priority for row in rows], dtype=float)
         # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
         most = max(1, int(self.remaining.max(initial=1)))
-        samples = self.estimates.success_samples if with_samples else None
-        return BatchProblem(
-            success=self.estimates.success[rows],
-            cost_usd=self.estimates.cost_usd[rows],
-            slots=self.remaining.copy(),
+        return self.estimates.rows(rows).problem(
+            self.remaining.copy(),
             allowed=self.allowed[rows],
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
             weight=None if (priority == 0).all() else np.exp2(priority),
-            success_std=self.estimates.success_std[rows],
-            success_samples=None if samples is None else samples[:, rows],
-            cost_std_usd=self.estimates.cost_std_usd[rows],
+            with_samples=with_samples,
         )
 
     def kept(self, rows: IntArray, problem: BatchProblem, keep: BoolArray) -> tuple[IntArray, BatchProblem]:

@@ -9,12 +9,12 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import ServedModel
 from apportion.router.budget import Pacer, Shortage, WindowState, worst_case_nano
 from apportion.router.budget.standing import Claim, Standing
 from apportion.router.errors import ApportionError, BudgetExceededError
+from apportion.router.estimates import Estimates
 
 ROUNDING = 1e-6
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import RouteItem
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 

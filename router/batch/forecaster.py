@@ -8,9 +8,10 @@ import numpy as np
 
 from apportion.router.arrays import FloatArray
 from apportion.router.batch.breaker import BreakerState
-from apportion.router.batch.estimates import Estimates, TypicalLengths, prior_estimates
+from apportion.router.batch.estimates import TypicalLengths, prior_estimates
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.parts import Part
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 Predict = Callable[[Sequence[RouteItem], Sequence[ModelPrice]], Awaitable[Estimates]]

@@ -14,11 +14,11 @@ from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.admission import seatable
 from apportion.router.batch.availability import Availability
 from apportion.router.batch.batch import Batch
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.rungs import Rungs
 from apportion.router.batch.screening import allowed_models, refuse
+from apportion.router.estimates import Estimates
 
 
 @dataclass(frozen=True)

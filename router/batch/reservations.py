@@ -10,7 +10,6 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray
 from apportion.router.batch.availability import Availability
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.policy import Policy
@@ -18,6 +17,7 @@ from apportion.router.batch.slots import UNBOUNDED
 from apportion.router.batch.spending import Spending
 from apportion.router.budget import Shortage
 from apportion.router.budget.standing import Claim
+from apportion.router.estimates import Estimates
 
 
 @dataclass(frozen=True, slots=True)

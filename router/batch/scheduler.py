@@ -11,7 +11,6 @@ import numpy as np
 
 from apportion.router.batch.delay import DelayQueue
 from apportion.router.batch.entry import Entry
-from apportion.router.batch.estimates import concatenate
 from apportion.router.batch.forecaster import Forecaster
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, RouteItem, Verdict
 from apportion.router.batch.planner import BatchPlanner
@@ -20,6 +19,7 @@ from apportion.router.batch.queue import BatchQueue
 from apportion.router.batch.reservations import Reservations, Wish
 from apportion.router.budget import Shortage
 from apportion.router.errors import ApportionError, BudgetExhaustedError, DeadlineError, OverloadedError
+from apportion.router.estimates import concatenate
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from apportion.router.arrays import BoolArray
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import ServedModel
 from apportion.router.errors import (
@@ -18,6 +17,7 @@ from apportion.router.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from apportion.router.estimates import Estimates
 
 
 def allowed_models(

@@ -13,13 +13,13 @@ from typing import Any
 from apportion.router.arrays import IntArray
 from apportion.router.batch.async_ledger import AsyncLedger
 from apportion.router.batch.batch_budget import BatchBudget, worst_cases
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.budget import Limit, Pacer, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
+from apportion.router.estimates import Estimates
 
 logger = logging.getLogger(__name__)
 

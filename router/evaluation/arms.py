@@ -32,8 +32,8 @@ Arm = Callable[[Case, Setting], list[Realised]]
 def dials(case: Case) -> FloatArray:
     """(POINTS,) budgets per request, USD: from the cheapest models' to what the likeliest models cost."""
     sample = case.test
-    low = float(sample.cost_usd.min(axis=1).mean())
-    likeliest = sample.cost_usd[np.arange(len(sample)), sample.success.argmax(axis=1)]
+    low = float(sample.estimates.cost_usd.min(axis=1).mean())
+    likeliest = sample.estimates.cost_usd[np.arange(len(sample)), sample.estimates.success.argmax(axis=1)]
     high = max(float(likeliest.mean()), float(case.mean_paid_usd[case.best]), low * 1.01)
     return np.geomspace(max(low, FLOOR * high) * 1.0001, high * 1.05, POINTS)
 
@@ -49,7 +49,7 @@ def by_budget(planner: Planner) -> Arm:
 
 def threshold(case: Case, setting: Setting) -> list[Realised]:
     """One target of success for all requests."""
-    targets = np.quantile(case.test.success.max(axis=1), np.linspace(0, 1, POINTS - 1))
+    targets = np.quantile(case.test.estimates.success.max(axis=1), np.linspace(0, 1, POINTS - 1))
     return [capped(Threshold(target))(case, setting, math.inf) for target in [*targets.tolist(), 2.0]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,8 +38,8 @@ class Setting:
         if self.order == "random":
             order = np.random.default_rng([seed, 17]).permutation(n)
         else:
-            likeliest = sample.success.argmax(axis=1)
-            order = np.argsort(-sample.cost_usd[np.arange(n), likeliest], kind="stable")
+            likeliest = sample.estimates.success.argmax(axis=1)
+            order = np.argsort(-sample.estimates.cost_usd[np.arange(n), likeliest], kind="stable")
         for start in range(0, n, self.batch_size):
             yield order[start : start + self.batch_size]
 
@@ -54,12 +54,5 @@ def batch_problem(
     sample: Sample, rows: IntArray, slots: IntArray, budget_usd: float, *, success: FloatArray | None = None
 ) -> BatchProblem:
     """The batch problem of these requests by their estimates; `success` replaces the estimates of all requests."""
-    return BatchProblem(
-        success=sample.success[rows] if success is None else success[rows],
-        cost_usd=sample.cost_usd[rows],
-        slots=slots,
-        budget_usd=budget_usd,
-        success_std=sample.success_std[rows],
-        success_samples=sample.success_samples[:, rows],
-        cost_std_usd=sample.cost_std_usd[rows],
-    )
+    estimates = sample.estimates if success is None else replace(sample.estimates, success=success)
+    return estimates.rows(rows).problem(slots, budget_usd)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
+from apportion.router.costs import expected_cost
 from apportion.router.errors import OutcomesTableError
+from apportion.router.estimates import Estimates
 from apportion.router.outcomes.table import OutcomesTable, split_rows
 from apportion.router.prediction.calibrated import Calibrated
 from apportion.router.prediction.estimator import Estimator, FittedEstimator
@@ -19,22 +21,14 @@ MAX_MISSING = 0.03
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Requests with estimates and outcomes, all (n_requests, n_models).
+    """Requests with calibrated estimates, and what really happened: score in [0, 1] and paid_usd, both (N, M)."""
 
-    success, success_std, cost_usd, cost_std_usd: calibrated estimates; success_samples has the members in front.
-    score in [0, 1] and paid_usd: what really happened.
-    """
-
-    success: FloatArray
-    success_std: FloatArray
-    success_samples: FloatArray
-    cost_usd: FloatArray
-    cost_std_usd: FloatArray
+    estimates: Estimates
     score: FloatArray
     paid_usd: FloatArray
 
     def __len__(self) -> int:
-        return len(self.success)
+        return len(self.score)
 
 
 @dataclass(frozen=True)
@@ -134,15 +128,19 @@ def fit_case(
 def _sample(prediction: Prediction, table: OutcomesTable, known: OutcomesTable) -> Sample:
     cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
     if len(table.prices) == len(table.models):
-        cost, spread = prediction.cost_usd(table.input_tokens, table.price_list())
+        # Recorded answers were not cut off, so neither are the expected ones.
+        cost, spread = expected_cost(
+            prediction.output_tokens, prediction.output_tokens_std, table.input_tokens, table.price_list()
+        )
     # Without lengths or prices a model's mean cost is all that is known.
     fallback, fallback_spread = known.cost_usd.mean(axis=0), known.cost_usd.std(axis=0)
-    return Sample(
+    estimates = Estimates(
         success=prediction.success,
         success_std=prediction.success_std,
         success_samples=prediction.success_samples,
         cost_usd=np.where(np.isfinite(cost), cost, fallback),
         cost_std_usd=np.where(np.isfinite(spread), spread, fallback_spread),
-        score=table.scores,
-        paid_usd=table.cost_usd,
+        input_tokens=table.input_tokens,
+        output_tokens=prediction.output_tokens,
     )
+    return Sample(estimates=estimates, score=table.scores, paid_usd=table.cost_usd)

@@ -112,14 +112,15 @@ def in_turn(worth: FloatArray, slots: IntArray) -> IntArray:
 
 def oracle(case: Case, setting: Setting, budget_usd: float) -> Realised:
     """The best that anyone could do who knew scores and costs beforehand."""
-    known = replace(case.test, success=case.test.score, cost_usd=case.test.paid_usd)
+    hindsight = replace(case.test.estimates, success=case.test.score, cost_usd=case.test.paid_usd)
+    known = replace(case.test, estimates=hindsight)
     return capped(Mip(GAP))(replace(case, test=known), setting, budget_usd)
 
 
 def whole_price(sample: Sample, budget_usd: float) -> float:
     """The price of cost at which all requests together are expected to spend `budget_usd` each."""
-    n, m = sample.success.shape
-    whole = Program(sample.success, sample.cost_usd, np.ones(n), np.full(m, math.inf), budget_usd * n)
+    own, (n, m) = sample.estimates, sample.score.shape
+    whole = Program(own.success, own.cost_usd, np.ones(n), np.full(m, math.inf), budget_usd * n)
     return budget_price(whole, np.zeros(m))
 
 

@@ -43,7 +43,7 @@ def curve_of(points: list[Realised]) -> Curve:
 def realise(sample: Sample, model: IntArray, caps: FloatArray, of_batch: IntArray) -> Realised:
     """Outcome of a choice (n_requests,): `of_batch` (n_requests,) says which batch a request was in."""
     rows = np.arange(len(sample))
-    paid, planned = sample.paid_usd[rows, model], sample.cost_usd[rows, model]
+    paid, planned = sample.paid_usd[rows, model], sample.estimates.cost_usd[rows, model]
     spent, expected = (np.bincount(of_batch, usd, len(caps)).astype(np.float64) for usd in (paid, planned))
     return Realised(float(paid.mean()), float(sample.score[rows, model].mean()), spent, expected, caps)
 

@@ -35,32 +35,38 @@ class TokenCounter:
         self._groups = [_Group(tokenizers[self.models[c[0]]], self.models[c[0]], c) for c in columns.values()]
 
     @classmethod
-    def load(cls, sources: Mapping[str, str]) -> TokenCounter:
+    def load(cls, sources: Mapping[str, str], *, download: bool = True) -> TokenCounter:
         """Load the tokenizer of every model from its folder or hub id.
 
-        Raises ConfigurationError naming the model when there is none, or none of the fast kind.
+        Args:
+            sources: folder or hub id by model, in the order of the counts' columns.
+            download: False takes only what this machine holds, in a folder or in the hub's cache.
+
+        Raises:
+            ConfigurationError: a model has no tokenizer, or none of the fast kind; names the model.
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         loaded: dict[str, PreTrainedTokenizerFast] = {}
         for model, source in sources.items():
             try:
-                tokenizer = AutoTokenizer.from_pretrained(source)
+                tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download)
             except (OSError, ValueError, KeyError) as error:
                 raise ConfigurationError(
-                    f"model {model!r}: its tokenizer cannot be loaded from {source!r}: {error}"
+                    f"source: the tokenizer of {model!r} cannot be loaded from {source!r}; {error}"
                 ) from error
             if not isinstance(tokenizer, PreTrainedTokenizerFast):
                 raise ConfigurationError(
-                    f"model {model!r}: its source {source!r} has no fast tokenizer, add a tokenizer.json to it"
+                    f"source: {source!r} of {model!r} has no fast tokenizer; add a tokenizer.json to it"
                 )
             loaded[model] = tokenizer
         return cls(loaded)
 
     def count(self, content: Content, tools: Tools = None) -> IntArray:
-        """Input tokens of one request on every model, shape `(n_models,)`, generation prompt included.
+        """Input tokens of one request on every model, (M,), generation prompt included.
 
-        Raises InvalidRequestError when a chat template refuses the messages or a model has none.
+        Raises:
+            InvalidRequestError: a chat template refuses the messages, or a model has none.
         """
         counts, errors = self.count_batch([content], [tools])
         for error in errors.values():
@@ -70,7 +76,7 @@ class TokenCounter:
     def count_batch(
         self, contents: Sequence[Content], tools: Sequence[Tools] | None = None
     ) -> tuple[IntArray, dict[int, ApportionError]]:
-        """Input tokens `(n_requests, n_models)`, and by row the errors of requests that cannot be counted.
+        """Input tokens (N, M), and by row the errors of requests that cannot be counted.
 
         Rows with an error hold zeros.
         """
@@ -122,7 +128,7 @@ class _Group:
         if content and all(isinstance(message, Mapping) for message in content):
             return [(self._render(content, tools), False)]
         if not content or not all(isinstance(part, str | Sequence) for part in content):
-            raise InvalidRequestError("give a prompt, token ids, several of these, or a chat's messages")
+            raise InvalidRequestError("content: give a prompt, token ids, several of these, or a chat's messages")
         return [part for prompt in content for part in self._parts(prompt, tools)]
 
     def _render(self, messages: Sequence[Any], tools: Tools) -> str:
@@ -130,13 +136,13 @@ class _Group:
 
         if not self.tokenizer.chat_template:
             raise InvalidRequestError(
-                f"model {self.name!r}: it has no chat template, send a prompt to /v1/completions instead"
+                f"messages: model {self.name!r} has no chat template; send a prompt to /v1/completions instead"
             )
         flat = [{**message, "content": message_text(message, i)} for i, message in enumerate(messages)]
         try:
             text = self.tokenizer.apply_chat_template(flat, tools=tools, add_generation_prompt=True, tokenize=False)
         except (TemplateError, TypeError) as error:
             raise InvalidRequestError(
-                f"messages: the chat template of {self.name!r} refuses them: {error}", param="messages"
+                f"messages: the chat template of {self.name!r} refuses these messages; {error}", param="messages"
             ) from error
         return str(text)

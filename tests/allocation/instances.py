@@ -10,6 +10,7 @@ from apportion.allocation.models import ModelSpec
 from apportion.allocation.problem import AllocationProblem, Requirements
 from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.workload import Workload
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 GPU = GpuType("gpu", 80, 2000, 312)
@@ -47,7 +48,7 @@ def workload(n: int = 400, rate_per_s: float = 10.0, seed: int = 0) -> Workload:
     inputs = np.repeat(rng.lognormal(5, 0.5, (n, 1)), 3, axis=1)
     cost = (output + inputs) * np.array(list(PRICES.values())) * 1e-6
     spread = rng.uniform(0.02, 0.2, (n, 3))
-    return Workload(tuple(PRICES), success, cost, inputs, output, rate_per_s, success_std=spread)
+    return Workload(tuple(PRICES), Estimates(success, cost, inputs, output, success_std=spread), rate_per_s)
 
 
 def problem(

@@ -17,6 +17,7 @@ from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.simulate import Simulation, Traffic, poisson_arrivals, simulate
 from apportion.allocation.workload import Workload
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 SMALL, LARGE = ReplicaType("small", "L4", 0.5), ReplicaType("large", "L4", 1.0)
@@ -163,7 +164,7 @@ def workload(n: int = 64, arrival_s: np.ndarray | None = None) -> Workload:
     success = np.column_stack([rng.uniform(0, 0.6, n), rng.uniform(0.4, 1, n)])
     cost_usd = np.column_stack([np.full(n, 1e-5), np.full(n, 1e-4)])
     tokens = np.tile(np.array([[20.0, 30.0]]), (n, 1))
-    return Workload(("small", "large"), success, cost_usd, tokens, 2 * tokens, 10.0, arrival_s)
+    return Workload(("small", "large"), Estimates(success, cost_usd, tokens, 2 * tokens), 10.0, arrival_s)
 
 
 def both(**changes: object) -> Plan:
@@ -176,14 +177,15 @@ def test_requests_are_routed_within_slots_and_budget() -> None:
         assert (chosen[first : first + 8] == 1).sum() <= 3
     poor = route(both(budget_usd=2.5e-5), workload())
     assert (poor == 1).sum() <= 8 < (chosen == 1).sum()
-    with pytest.raises(BudgetExceededError, match="Requests 0 to 7"):
+    with pytest.raises(BudgetExceededError, match="requests 0 to 7"):
         route(both(budget_usd=1e-6), workload())
 
 
 def test_a_request_is_only_sent_where_its_prompt_and_answer_fit() -> None:
     given = workload()
     long = np.arange(64) % 8 == 0
-    given = replace(given, input_tokens=np.where(long[:, None], 400.0, given.input_tokens))
+    inputs = np.where(long[:, None], 400.0, given.estimates.input_tokens)
+    given = replace(given, estimates=replace(given.estimates, input_tokens=inputs))
     small, large = both().models
     narrow = both(models=(small, replace(large, max_model_len=200)))
     assert (route(both(), given)[long] == 1).any()
@@ -209,13 +211,22 @@ def test_a_replay_draws_requests_at_the_rate_where_times_are_unknown() -> None:
     assert (drawn.arrival_s == again.arrival_s).all()
 
 
+def test_each_answer_to_a_request_takes_a_slot_of_its_own() -> None:
+    given = workload(arrival_s=np.linspace(0, 6.3, 64))
+    answers = np.where(np.arange(64) % 8 == 0, 3, 1)
+    played = replay(both(), replace(given, sequences=answers))
+    assert len(played.model) == answers.sum()
+    assert (played.arrival_s[:3] == 0).all()
+    assert len(set(played.model[:3].tolist())) == 1
+    chosen = route(both(), replace(given, sequences=answers))
+    for first in range(0, 64, 8):
+        assert answers[first : first + 8][chosen[first : first + 8] == 1].sum() <= 3
+
+
 def test_a_replay_says_what_is_wrong() -> None:
     plan = both()
-    other = Workload(
-        ("small",),
-        *(getattr(workload(), name)[:, :1] for name in ("success", "cost_usd", "input_tokens", "output_tokens")),
-        1.0,
-    )
+    names = ("success", "cost_usd", "input_tokens", "output_tokens")
+    other = Workload(("small",), Estimates(*(getattr(workload().estimates, name)[:, :1] for name in names)), 1.0)
     with pytest.raises(InvalidRequestError, match="the plan of small, large"):
         replay(plan, other)
     with pytest.raises(InvalidRequestError, match="above 0"):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from apportion.allocation.models import ModelSpec
-from apportion.allocation.workload import Workload, predicted_workload, read_requests, recorded_workload
+from apportion.allocation.workload import Workload, predicted_workload, read_timed_requests, recorded_workload
+from apportion.router.costs import expected_cost
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prediction.prompts import PromptRequest
 from apportion.router.prediction.training import train_predictor
 from tests.allocation.instances import workload
 from tests.samples import PRICES, make_outcomes, save_encoder
@@ -53,15 +55,9 @@ def test_another_rate_compresses_the_arrivals() -> None:
     assert faster.arrival_s[-1] == pytest.approx(work.arrival_s[-1] / 2)
 
 
-def test_lower_quantile_is_lower_and_comes_from_the_members_if_there_are_any() -> None:
+def test_lower_quantile_is_that_of_the_estimates() -> None:
     work = workload(50)
-    lower = work.at_quantile(0.1)
-    assert (lower.success <= work.success).all()
-    assert (lower.success < work.success).any()
-    members = np.stack([work.success * factor for factor in np.linspace(0, 1, 11)])
-    assert np.allclose(replace(work, success_samples=members).at_quantile(0.5).success, work.success / 2)
-    with pytest.raises(InvalidRequestError, match="score the workload with a predictor"):
-        replace(work, success_std=None).at_quantile(0.1)
+    assert (work.at_quantile(0.1).estimates.success == work.estimates.at_quantile(0.1).success).all()
 
 
 def test_recorded_outcomes_at_the_models_own_prices() -> None:
@@ -69,16 +65,16 @@ def test_recorded_outcomes_at_the_models_own_prices() -> None:
     specs = [ModelSpec(name, "x", PRICES[name]) for name in ("large", "small")]
     work = recorded_workload(outcomes, specs, 5.0)
     assert work.models == ("large", "small")
-    assert (work.success[:, 0] == outcomes.scores[:, 2]).all()
-    assert np.allclose(work.cost_usd[:, 1], outcomes.cost_usd[:, 0])
+    assert (work.estimates.success[:, 0] == outcomes.scores[:, 2]).all()
+    assert np.allclose(work.estimates.cost_usd[:, 1], outcomes.cost_usd[:, 0])
 
 
 def test_arrivals_are_read_and_sorted(tmp_path: Path) -> None:
     file = tmp_path / "requests.jsonl"
     rows = [{"prompt": f"prompt {i}", "arrival_s": 100.0 - i} for i in range(20)]
     file.write_text("\n".join(map(json.dumps, rows)))
-    prompts, arrival_s = read_requests(file)
-    assert prompts == [f"prompt {i}" for i in range(20)][::-1]
+    requests, arrival_s = read_timed_requests(file)
+    assert [request.text for request in requests] == [f"prompt {i}" for i in range(20)][::-1]
     assert arrival_s is not None
     assert arrival_s.tolist() == list(range(20))
 
@@ -89,29 +85,49 @@ def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None
     predictor = train_predictor(outcomes, loaded, estimator=KnnEstimator(5))
     specs = [ModelSpec(name, "x", PRICES[name]) for name in outcomes.models]
     prompts = outcomes.prompts[:30]
-    work = predicted_workload(prompts, predictor, specs, arrival_s=np.arange(30) / 2.0)
+    requests = [PromptRequest(prompt) for prompt in prompts]
+    work = predicted_workload(requests, predictor, specs, arrival_s=np.arange(30) / 2.0)
     prediction = predictor.predict(prompts)
-    assert (work.success == prediction.success).all()
-    expected_usd, _ = prediction.cost_usd(loaded.count_tokens(prompts), [spec.price for spec in specs])
-    assert np.allclose(work.cost_usd, expected_usd)
+    assert (work.estimates.success == prediction.success).all()
+    expected_usd, _ = expected_cost(
+        prediction.output_tokens, prediction.output_tokens_std, loaded.count_tokens(prompts),
+        [spec.price for spec in specs], context=[spec.max_model_len for spec in specs],
+    )  # fmt: skip
+    assert np.allclose(work.estimates.cost_usd, expected_usd)
     assert work.rate_per_s == pytest.approx(2.0)
-    faster = predicted_workload(prompts, predictor, specs, arrival_s=np.arange(30) / 2.0, rate_per_s=4.0)
+    faster = predicted_workload(requests, predictor, specs, arrival_s=np.arange(30) / 2.0, rate_per_s=4.0)
     assert faster.arrival_s is not None
     assert faster.arrival_s[-1] == pytest.approx(29 / 4)
-    with pytest.raises(InvalidRequestError, match="Neither a rate nor arrival times"):
-        predicted_workload(prompts, predictor, specs)
+    with pytest.raises(InvalidRequestError, match="neither a rate nor arrival times"):
+        predicted_workload(requests, predictor, specs)
 
 
 def test_prompts_in_another_encoding_are_named(tmp_path: Path) -> None:
     file = tmp_path / "requests.txt"
     file.write_bytes("größer".encode("latin-1"))
-    with pytest.raises(InvalidRequestError, match=r"requests\.txt: it is not UTF-8"):
-        read_requests(file)
+    with pytest.raises(InvalidRequestError, match=r"requests\.txt is not UTF-8"):
+        read_timed_requests(file)
+
+
+def test_lines_may_say_what_limits_their_answers(tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    chat, tools = [{"role": "user", "content": "a"}], [{"type": "function"}]
+    rows = [
+        {"messages": chat, "max_tokens": 9, "max_completion_tokens": 5, "n": 3, "tools": tools},
+        {"prompt": "b", "max_tokens": 7},
+        {"prompt": "c"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    requests, _ = read_timed_requests(file)
+    assert requests == [PromptRequest(chat, 5, 3, tools), PromptRequest("b", 7), PromptRequest("c")]
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ([{"prompt": "a", "max_tokens": 0}], "line 1: max_tokens is 0"),
+        ([{"prompt": "a", "n": True}], "line 1: n is True"),
+        ([{"prompt": "a", "tools": "none"}], "line 1: tools is no list"),
         ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b"}], "line 3: no arrival_s"),
         ([{"prompt": "a", "arrival_s": 1}, {"prompt": "b", "arrival_s": "soon"}], "line 3: arrival_s is 'soon'"),
         ([{"prompt": "a"}, {"prompts": "b"}], 'line 3: give an object with "prompt"'),
@@ -121,4 +137,4 @@ def test_bad_arrivals_are_named(tmp_path: Path, rows: list[dict[str, object]], m
     file = tmp_path / "requests.jsonl"
     file.write_text("\n\n".join(map(json.dumps, rows)))
     with pytest.raises(InvalidRequestError, match=message):
-        read_requests(file)
+        read_timed_requests(file)

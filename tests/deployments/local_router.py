@@ -15,9 +15,9 @@ from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.control.router import Router
 from apportion.deployments.ingress.link import RouterLink
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem
 from apportion.router.errors import ApportionError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 NAMES = ("wren", "finch", "lark", "heron")

@@ -58,10 +58,10 @@ def test_workloads_cost_what_was_predicted(table: OutcomesTable, case: Case, tmp
     assert (len(planning), len(testing)) == (len(case.validation), len(case.test)) == (20, 40)
     assert planning.rate_per_s == 3.0
     usd = np.array([[p.input_usd_per_million, p.output_usd_per_million] for p in table.prices.values()]) / 1e6
-    expected = testing.input_tokens * usd[:, 0] + testing.output_tokens * usd[:, 1]
-    assert (testing.output_tokens > 1).mean() > 0.9
-    longer = testing.output_tokens > 1
-    np.testing.assert_allclose(expected[longer], case.test.cost_usd[longer])
+    expected = testing.estimates.input_tokens * usd[:, 0] + testing.estimates.output_tokens * usd[:, 1]
+    assert (testing.estimates.output_tokens > 1).mean() > 0.9
+    longer = testing.estimates.output_tokens > 1
+    np.testing.assert_allclose(expected[longer], case.test.estimates.cost_usd[longer])
 
 
 def test_requests_score_what_was_recorded(case: Case) -> None:

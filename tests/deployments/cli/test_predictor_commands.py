@@ -142,7 +142,7 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
         (["predict", "nowhere", "x"], "has no artefact.json"),
         (["predict", "[old]", "x"], "[old]: it has no artefact.json"),
         (["predict", "nowhere"], "either one prompt or --file"),
-        (["predict", "nowhere", "--file", "absent.txt"], "file absent.txt: there is none"),
+        (["predict", "nowhere", "--file", "absent.txt"], "absent.txt: there is no such file"),
         (["train", "--data", "absent", "--out", "x"], "No outcomes at absent"),
         (["calibrate", "nowhere", "--data", "absent"], "No outcomes at absent"),
         (["train", "--data", "a", "--out", "x", "--add-to", "y", "--estimator", "head"], "--estimator: --add-to keeps"),

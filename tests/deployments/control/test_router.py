@@ -12,7 +12,6 @@ from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import (
     Decision,
     Done,
@@ -26,6 +25,7 @@ from apportion.router.batch.messages import (
 )
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, RateLimitError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 

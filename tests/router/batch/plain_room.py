@@ -11,7 +11,6 @@ import numpy as np
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch.entry import Entry
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.forecaster import Forecaster
 from apportion.router.batch.messages import EngineReplica, RouteItem, Verdict
@@ -22,6 +21,7 @@ from apportion.router.batch.reservations import Reservations
 from apportion.router.batch.rungs import Rungs
 from apportion.router.batch.scheduler import BatchLimits, Scheduler
 from apportion.router.batch.spending import Spending
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))

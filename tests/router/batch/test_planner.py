@@ -8,7 +8,7 @@ import pytest
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch import admission
 from apportion.router.batch.availability import Availability
-from apportion.router.batch.estimates import Estimates, concatenate, prior_estimates
+from apportion.router.batch.estimates import prior_estimates
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import (
@@ -19,6 +19,7 @@ from apportion.router.errors import (
     InvalidRequestError,
     UnavailableError,
 )
+from apportion.router.estimates import Estimates, concatenate
 from apportion.router.prices import ModelPrice
 from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, broken, estimates, items
 

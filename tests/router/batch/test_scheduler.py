@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from apportion.router.batch.estimates import Estimates
 from apportion.router.batch.messages import Decision, Done, Ending, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.spending import Spending
 from apportion.router.budget import Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.errors import LedgerError, OverloadedError
+from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 from tests.router.batch.plain_room import LIMITS, MODELS, POLICY, Clock, PlainRoom, estimates, items, until
 

@@ -114,7 +114,7 @@ def test_a_model_may_cost_nothing(table: OutcomesTable, features: Features) -> N
 @pytest.mark.parametrize("arm", ["mip", "greedy", "ndch_p", "robust_cost", "per_query_batch", "per_query_capped"])
 def test_arms_keep_their_caps_in_expectation(arm: str, case: Case) -> None:
     """Where real costs are the expected ones, no batch passes a cap that its cheapest models keep."""
-    exact = replace(case, test=replace(case.test, paid_usd=case.test.cost_usd))
+    exact = replace(case, test=replace(case.test, paid_usd=case.test.estimates.cost_usd))
     for point in ARMS[arm](exact, SETTING)[4:]:
         assert (point.batch_cost_usd <= point.batch_cap_usd * (1 + 1e-6)).all()
 
@@ -132,7 +132,9 @@ def test_caps_hold_where_slots_bind_too(arm: str, case: Case) -> None:
 
 def test_mip_expects_at_least_what_every_other_planner_expects(case: Case) -> None:
     """By the estimates themselves, at the same caps, no arm can plan better."""
-    believed = replace(case, test=replace(case.test, score=case.test.success, paid_usd=case.test.cost_usd))
+    believed = replace(
+        case, test=replace(case.test, score=case.test.estimates.success, paid_usd=case.test.estimates.cost_usd)
+    )
     best = [p.score for p in ARMS["mip"](believed, SETTING)]
     for arm in ("greedy", "ndch", "ndch_p", "price", "per_query_batch"):
         other = [p.score for p in ARMS[arm](believed, SETTING)]
@@ -151,8 +153,8 @@ def test_slots_bind(case: Case) -> None:
 def test_adversarial_batches_differ_in_cost(case: Case) -> None:
     order = np.concatenate(list(Setting(16, "adversarial").rows(case.test, 0)))
     assert sorted(order.tolist()) == list(range(len(case.test)))
-    likeliest = case.test.success.argmax(axis=1)
-    cost = case.test.cost_usd[np.arange(len(case.test)), likeliest][order]
+    likeliest = case.test.estimates.success.argmax(axis=1)
+    cost = case.test.estimates.cost_usd[np.arange(len(case.test)), likeliest][order]
     assert (np.diff(cost) <= 1e-15).all()
     with pytest.raises(ConfigurationError, match="batch_size >= 1"):
         Setting(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apportion.router.costs import expected_cost
 from apportion.router.evaluation.case import fit_case
 from apportion.router.outcomes.table import OutcomesTable, split_rows
 from apportion.router.prediction.calibrated import Calibrated, best_single, mean_known
@@ -58,12 +59,14 @@ def test_evaluate_measures_what_the_saved_artefact_predicts(
     rows = split_rows(len(table), seed)
     for part, sample in ((rows[1], case.validation), (rows[2], case.test)):
         predicted = loaded.predict_features(features.subset(part))
-        np.testing.assert_array_equal(predicted.success, sample.success)
-        np.testing.assert_array_equal(predicted.success_std, sample.success_std)
-        np.testing.assert_array_equal(predicted.success_samples, sample.success_samples)
-        cost_usd, spread_usd = predicted.cost_usd(table.subset(part).input_tokens, table.price_list())
-        np.testing.assert_array_equal(cost_usd, sample.cost_usd)
-        np.testing.assert_array_equal(spread_usd, sample.cost_std_usd)
+        np.testing.assert_array_equal(predicted.success, sample.estimates.success)
+        np.testing.assert_array_equal(predicted.success_std, sample.estimates.success_std)
+        np.testing.assert_array_equal(predicted.success_samples, sample.estimates.success_samples)
+        cost_usd, spread_usd = expected_cost(
+            predicted.output_tokens, predicted.output_tokens_std, table.subset(part).input_tokens, table.price_list()
+        )
+        np.testing.assert_array_equal(cost_usd, sample.estimates.cost_usd)
+        np.testing.assert_array_equal(spread_usd, sample.estimates.cost_std_usd)
     report = loaded.reports[1]
     measured = (case.errors.ece_before, case.errors.ece_after, case.errors.brier_before, case.errors.brier_after)
     assert (report.ece_before, report.ece_after, report.brier_before, report.brier_after) == measured

@@ -53,17 +53,17 @@ def test_one_bad_item_spoils_no_other(counter: TokenCounter) -> None:
     assert "no such role" in errors[1].message
     np.testing.assert_array_equal(counts[[0, 3]], [[3, 3, 4]] * 2)
     np.testing.assert_array_equal(counts[[1, 2]], 0)
-    with pytest.raises(InvalidRequestError, match="refuses them"):
+    with pytest.raises(InvalidRequestError, match="refuses these messages"):
         counter.count([{"role": "bad", "content": "x"}])
 
 
 def test_a_model_without_template_answers_no_chats() -> None:
     counter = TokenCounter({"base": _tokenizer(None)})
-    with pytest.raises(InvalidRequestError, match="'base': it has no chat template"):
+    with pytest.raises(InvalidRequestError, match="'base' has no chat template"):
         counter.count([{"role": "user", "content": "x"}])
     np.testing.assert_array_equal(counter.count("one two"), [2])
 
 
 def test_a_missing_tokenizer_names_the_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="model 'm': its tokenizer cannot be loaded"):
+    with pytest.raises(ConfigurationError, match="the tokenizer of 'm' cannot be loaded"):
         TokenCounter.load({"m": str(tmp_path)})

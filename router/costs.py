@@ -1,0 +1,83 @@
+"""What a request is expected to cost: the one formula of serving, assigning, planning, simulating and evaluating.
+
+It stands on the ground floor of the library because the rooms that need it (prediction, batch, evaluation, and
+allocation above them) share no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from apportion.router.arrays import FloatArray
+from apportion.router.prices import ModelPrice, price_arrays
+
+
+def expected_cost(
+    output_tokens: ArrayLike,
+    output_tokens_std: ArrayLike,
+    input_tokens: ArrayLike,
+    prices: Sequence[ModelPrice],
+    *,
+    max_output_tokens: ArrayLike | None = None,
+    context: ArrayLike | None = None,
+    sequences: ArrayLike | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of the cost of N requests on M models in USD, both (N, M).
+
+    An answer's length is a log-normal variable, cut off where the request or the model's context ends it.
+
+    Args:
+        output_tokens: (N, M), mean length of one answer.
+        output_tokens_std: (N, M), standard deviation of that length.
+        input_tokens: (N, M), or (N,) when all models count alike.
+        prices: M of them.
+        max_output_tokens: (N,), inf where the request sets no limit; None: no request does.
+        context: (M,), tokens of prompt and answer together; None: without end.
+        sequences: (N,), answers to each request, independent of each other; None: 1 each.
+    """
+    usd_per_input, usd_per_output = price_arrays(prices)
+    counts = np.asarray(input_tokens, dtype=np.float64)
+    counts = counts[:, None] if counts.ndim == 1 else counts
+    mean, std = np.asarray(output_tokens, dtype=np.float64), np.asarray(output_tokens_std, dtype=np.float64)
+    limit = _limit(counts, mean.shape, max_output_tokens, context)
+    if np.isfinite(limit).any():
+        mean, std = _cut_off(mean, std, limit)
+    answers = 1.0 if sequences is None else np.asarray(sequences, dtype=np.float64)[:, None]
+    return counts * usd_per_input + mean * answers * usd_per_output, std * np.sqrt(answers) * usd_per_output
+
+
+def _limit(
+    input_tokens: FloatArray, shape: tuple[int, ...], asked: ArrayLike | None, context: ArrayLike | None
+) -> FloatArray:
+    """Tokens at which each answer ends at the latest, (N, M); a prompt that fills the context leaves one."""
+    limit = np.full(shape, np.inf)
+    if asked is not None:
+        limit = np.minimum(limit, np.asarray(asked, dtype=np.float64)[:, None])
+    if context is not None:
+        limit = np.minimum(limit, np.maximum(np.asarray(context, dtype=np.float64) - input_tokens, 1.0))
+    return limit
+
+
+def _cut_off(mean: FloatArray, std: FloatArray, limit: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of min(L, limit) for a log-normal L with the given two moments.
+
+    In closed form; lengths that are sure, or not limited, or unknown (NaN) need none.
+    """
+    from scipy.special import ndtr
+
+    sure = ~(mean > 0) | ~(std > 0)
+    some = np.where(sure, 1.0, mean), np.where(sure, 1.0, std)
+    end = np.where(np.isfinite(limit), limit, 1.0)
+    variance = np.maximum(np.log1p((some[1] / some[0]) ** 2), 1e-12)
+    z = (np.log(end) - np.log(some[0]) + variance / 2) / np.sqrt(variance)
+    tail = ndtr(-z)
+    first = some[0] * ndtr(z - np.sqrt(variance)) + end * tail
+    second = (some[0] ** 2 + some[1] ** 2) * ndtr(z - 2 * np.sqrt(variance)) + end**2 * tail
+    spread = np.sqrt(np.maximum(second - first**2, 0.0))
+    first = np.where(sure, np.minimum(mean, limit), first)
+    spread = np.where(sure, np.minimum(std, limit), spread)
+    endless = ~np.isfinite(limit)
+    return np.where(endless, mean, first), np.where(endless, std, spread)

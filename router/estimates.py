@@ -1,0 +1,139 @@
+"""The table of what is expected of N requests on M models, which every part of the router and the planner shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment import BatchProblem
+from apportion.router.errors import ApportionError, InvalidRequestError
+
+_TABLES = (
+    "success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd", "calibrated_success",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Estimates for N requests on M models; every array is (N, M), `success_samples` (B, N, M).
+
+    `success` is the chance of a good answer, `success_std` its spread, `success_samples` what each member of the
+    ensemble says. `cost_usd` is the expected cost with `cost_std_usd`, its standard deviation; spreads are None where
+    nobody knows them. `calibrated_success` is `success` before the incumbent's was lifted; None where nothing was.
+    `output_tokens` is the expected length of one answer. `errors` holds the rows that could not be
+    estimated; their values are placeholders. `predicted` is False where there was no predictor.
+    """
+
+    success: FloatArray
+    cost_usd: FloatArray
+    input_tokens: FloatArray
+    output_tokens: FloatArray
+    success_std: FloatArray | None = None
+    cost_std_usd: FloatArray | None = None
+    success_samples: FloatArray | None = None
+    errors: Mapping[int, ApportionError] = field(default_factory=dict)
+    predicted: bool = True
+    calibrated_success: FloatArray | None = None
+
+    def before_lift(self) -> FloatArray:
+        """(N, M) calibrated success of every model, the incumbent's not lifted."""
+        return self.success if self.calibrated_success is None else self.calibrated_success
+
+    def __len__(self) -> int:
+        return len(self.success)
+
+    def check(self, n_requests: int, n_models: int) -> None:
+        """Raises: ValueError: an array has another shape, or a number that is none."""
+        for name, array in self._tables().items():
+            if array.shape != (n_requests, n_models):
+                raise ValueError(f"{name} has shape {array.shape}, not {(n_requests, n_models)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds a value that is not finite")
+
+    def rows(self, indices: Sequence[int] | IntArray) -> Estimates:
+        """The estimates of some requests, in the given order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        samples = self.success_samples
+        return replace(
+            self,
+            **{name: array[chosen] for name, array in self._tables().items()},
+            success_samples=None if samples is None else samples[:, chosen],
+            errors={new: self.errors[old] for new, old in enumerate(chosen.tolist()) if old in self.errors},
+        )
+
+    def at_quantile(self, quantile: float) -> Estimates:
+        """Success replaced by a lower quantile of its estimate, from the members or else from the spread.
+
+        For entry-wise intervals this is the max-min plan (arXiv 2603.26796, quantile variant), as x >= 0.
+
+        Raises:
+            InvalidRequestError: neither is known, or the quantile lies outside (0, 1).
+        """
+        if not 0 < quantile < 1:
+            raise InvalidRequestError(f"quantile: {quantile} is out of range; give a number between 0 and 1")
+        if self.success_samples is not None:
+            lower = np.quantile(self.success_samples, quantile, axis=0)
+        elif self.success_std is not None:
+            lower = np.clip(self.success + NormalDist().inv_cdf(quantile) * self.success_std, 0.0, 1.0)
+        else:
+            raise InvalidRequestError(
+                "quantile: needs predicted success with its spread; score the workload with a predictor"
+            )
+        return replace(self, success=np.asarray(lower, np.float64))
+
+    def problem(
+        self,
+        slots: IntArray,
+        budget_usd: float = float("inf"),
+        *,
+        allowed: BoolArray | None = None,
+        sequences: IntArray | None = None,
+        weight: FloatArray | None = None,
+        with_samples: bool = True,
+    ) -> BatchProblem:
+        """The assignment of these requests to models under limits; the arguments are those of `BatchProblem`."""
+        return BatchProblem(
+            success=self.success,
+            cost_usd=self.cost_usd,
+            slots=slots,
+            budget_usd=budget_usd,
+            allowed=allowed,
+            sequences=sequences,
+            weight=weight,
+            success_std=self.success_std,
+            success_samples=self.success_samples if with_samples else None,
+            cost_std_usd=self.cost_std_usd,
+        )
+
+    def _tables(self) -> dict[str, Any]:
+        """The arrays of shape (N, M) that are known, by name."""
+        found = {name: getattr(self, name) for name in _TABLES}
+        return {name: array for name, array in found.items() if array is not None}
+
+
+def concatenate(parts: Sequence[Estimates]) -> Estimates:
+    """Puts batches one after the other; spreads and samples survive only where every part has them."""
+    if len(parts) == 1:
+        return parts[0]
+    errors: dict[int, ApportionError] = {}
+    start = 0
+    for part in parts:
+        errors.update({start + row: error for row, error in part.errors.items()})
+        start += len(part)
+    if any(part.calibrated_success is not None for part in parts):
+        parts = [replace(part, calibrated_success=part.before_lift()) for part in parts]
+    tables = [part._tables() for part in parts]
+    known = [name for name in _TABLES if all(name in table for table in tables)]
+    samples = [part.success_samples for part in parts if part.success_samples is not None]
+    same_ensemble = len(samples) == len(parts) and len({len(sample) for sample in samples}) == 1
+    return Estimates(
+        **{name: np.concatenate([table[name] for table in tables]) for name in known},
+        success_samples=np.concatenate(samples, axis=1) if same_ensemble else None,
+        errors=errors,
+        predicted=all(part.predicted for part in parts),
+    )

@@ -1,0 +1,95 @@
+"""From requests to the table of estimates, the same way wherever requests are served, assigned or planned for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from apportion.router.arrays import FloatArray
+from apportion.router.costs import expected_cost
+from apportion.router.errors import ApportionError
+from apportion.router.estimates import Estimates
+from apportion.router.prediction.chat import prompt_text
+from apportion.router.prediction.predictor import Predictor
+from apportion.router.prediction.tokens import TokenCounter
+from apportion.router.prices import ModelPrice
+
+
+class Request(Protocol):
+    """What estimates depend on; `sequences` is the number of answers, `max_tokens` the longest of each."""
+
+    @property
+    def content(self) -> Any: ...
+    @property
+    def tools(self) -> list[dict[str, Any]] | None: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def sequences(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class RequestEstimator:
+    """Predicts success, lengths and costs of requests.
+
+    Args:
+        predictor: its models are the columns of all estimates.
+        counter: the models' own tokenizers, in that order; None: the encoder's tokenizer stands for all of them, and
+            chat templates are not counted.
+        context: (M,), tokens of prompt and answer together; None: unknown, so only requests limit their answers.
+    """
+
+    predictor: Predictor
+    counter: TokenCounter | None = None
+    context: FloatArray | None = None
+
+    def estimate(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
+        """Estimates for the requests; one that cannot be read gets an error of its own and spoils nothing."""
+        texts = [request_text(request.content) for request in requests]
+        input_tokens, errors = self._count(requests, texts)
+        prediction = self.predictor.predict(texts)
+        asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)
+        cost_usd, cost_std_usd = expected_cost(
+            prediction.output_tokens,
+            prediction.output_tokens_std,
+            input_tokens,
+            prices,
+            max_output_tokens=asked,
+            context=self.context,
+            sequences=[request.sequences for request in requests],
+        )
+        return Estimates(
+            success=prediction.success,
+            success_std=prediction.success_std,
+            success_samples=prediction.success_samples,
+            cost_usd=cost_usd,
+            cost_std_usd=cost_std_usd,
+            input_tokens=input_tokens,
+            output_tokens=np.minimum(prediction.output_tokens, asked[:, None]),
+            errors=errors,
+            calibrated_success=prediction.calibrated_success,
+        )
+
+    def _count(self, requests: Sequence[Request], texts: Sequence[str]) -> tuple[FloatArray, dict[int, ApportionError]]:
+        """Input tokens (N, M), and the errors of requests that cannot be counted."""
+        if self.counter is None:
+            counts = np.asarray(self.predictor.encoder.count_tokens(texts), dtype=np.float64)
+            return np.repeat(counts[:, None], len(self.predictor.models), axis=1), {}
+        found, errors = self.counter.count_batch(
+            [request.content for request in requests], [request.tools for request in requests]
+        )
+        return found.astype(np.float64), errors
+
+
+def request_text(content: Any) -> str:
+    """The text to encode; token ids have none that all models share, so they are predicted from an empty one."""
+    if isinstance(content, str):
+        return content
+    if content and all(isinstance(part, str) for part in content):
+        return "\n".join(content)
+    if content and isinstance(content[0], dict):
+        return prompt_text(content)
+    return ""

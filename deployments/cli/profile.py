@@ -82,11 +82,12 @@ def _architectures(specs: tuple[ModelSpec, ...], models: Path) -> dict[str, Arch
     """By model; a source that cannot be read is named with its line."""
     from apportion.allocation.architecture import read_architecture
     from apportion.allocation.yaml_files import fault
+    from apportion.deployments.config.models import resolve_source
 
     found = {}
     for number, spec in enumerate(specs):
         try:
-            found[spec.name] = read_architecture(spec.source)
+            found[spec.name] = read_architecture(resolve_source(spec.source))
         except ConfigurationError as error:
             raise fault(models, ("models", number, "source"), error.message) from error
     return found

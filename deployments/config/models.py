@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from apportion.deployments import zoo
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section
 from apportion.router.prices import ModelPrice
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 AUTO_MODEL = "auto"
 
 
 def resolve_source(source: str) -> str:
-    """A folder relative to the working directory or to the project becomes absolute; a hub id stays as it is."""
-    for candidate in (Path(source), PROJECT_ROOT / source):
-        if candidate.is_dir():
-            return str(candidate.resolve())
+    """The absolute path of `zoo:NAME` or of a folder, relative ones to the working directory; a hub id as it is.
+
+    Raises:
+        ValueError: the zoo holds nothing of that name.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return str(folder.resolve())
+    in_zoo = zoo.by_prefix(source)
+    return str(zoo.folder_of(in_zoo)) if in_zoo.startswith(zoo.PREFIX) else source
+
+
+def _in_the_zoo_or_elsewhere(source: str) -> str:
+    resolve_source(source)
     return source
+
+
+# A hub id, a folder or `zoo:NAME`; only the last is looked up when the configuration is read.
+Source = Annotated[str, AfterValidator(_in_the_zoo_or_elsewhere)]
 
 
 class SimulatedConfig(Section):
@@ -84,7 +98,9 @@ class ModelConfig(Section):
     """One served model: where it comes from, what it costs, what it runs on."""
 
     name: str = Field(description="Name in the API; `auto` is taken.", min_length=1)
-    source: str = Field(description="Hugging Face hub id, or a folder (relative ones: to the project).")
+    source: Source = Field(
+        description="Hugging Face hub id, a folder (relative ones: to the working directory), or `zoo:NAME`."
+    )
     input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
     output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
     engine: Literal["vllm", "simulated"] = Field("vllm", description="What answers: a real engine, or none.")

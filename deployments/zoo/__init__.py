@@ -12,6 +12,7 @@ PREFIX = "zoo:"
 FOLDER = Path(__file__).resolve().parent
 MODELS = FOLDER / "models"
 PREDICTOR = FOLDER / "predictor"
+SERVE_CONFIG = FOLDER / "serve_config.yaml"
 PROFILES = FOLDER / "profiles.json"
 # Configurations named folders of the checkout before the zoo was installed with the package.
 IN_THE_CHECKOUT = ("benchmarks/zoo/models/", "benchmarks/zoo/")

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from apportion.deployments.cluster.run_folder import run_folder
+from tests.deployments.service import wait_for
 from tests.package.installation import Installed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420), pytest.mark.usefixtures("alone")]
@@ -84,9 +85,9 @@ def test_an_empty_folder_serves_the_zoo_beside_folders_of_the_same_names(
         assert answer(240, log).headers["x-router-model"] in {"wren", "finch", "lark", "heron"}
         with httpx.stream("HEAD", f"{URL}/ready", timeout=30) as head:
             assert (head.status_code, head.read()) == (200, b"")
-        assert run_folder().stat().st_mode & 0o777 == 0o700
+        wait_for(lambda: "Ready in" in log.read_text(), 120, "all engines are ready")
     assert "Stopped; no process is left." in log.read_text()
-    assert not started_in(installed.environment)
+    assert not [process.cmdline() for process in started_in(installed.environment)]
     assert not run_folder().exists()
     assert temporary_sockets() == before
     assert not list(installed.home.rglob("auth_token"))

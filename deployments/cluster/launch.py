@@ -43,6 +43,7 @@ RAY_ENV = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
 STATUS_PERIOD_S = 1.0
+END_LIMIT_S = 20.0
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], ServiceConfig]:
@@ -103,6 +104,7 @@ def local_ray(num_cpus: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ray(num_cpus: float) -> Iterator[None]:
+    import psutil
     import ray
     from ray import serve
 
@@ -125,7 +127,10 @@ def _ray(num_cpus: float) -> Iterator[None]:
                 serve.delete(name)
         with contextlib.suppress(Exception):
             serve.shutdown()
+        started = psutil.Process().children(recursive=True)
         ray.shutdown()
+        # Helpers of Ray's dashboard end by themselves, seconds after it.
+        psutil.wait_procs(started, END_LIMIT_S)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ CONFIG ?= serve_config.yaml
 serve: setup
 	$(BIN)/apportion serve --config $(CONFIG)
 
-test: setup lint types
+test: setup lint types | postgresql
 	$(BIN)/python -m pytest
 
 check: lint types
@@ -42,6 +42,14 @@ libnuma:
 	@ldconfig -p 2>/dev/null | grep -q libnuma.so.1 \
 	|| apt-get install --yes libnuma1 || sudo apt-get install --yes libnuma1 \
 	|| { echo "Install the package libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora) first."; exit 1; }
+
+# The ledger's tests start a server of this package themselves, in a folder of their own.
+.PHONY: postgresql
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 \
+	|| { apt-get update && apt-get install --yes postgresql; } \
+	|| { sudo apt-get update && sudo apt-get install --yes postgresql; } \
+	|| echo "Without the package postgresql the tests of that database are skipped."
 
 clean:
 	rm -rf .venv

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from apportion.deployments import zoo
 from benchmarks.experiments.registry import SUMMARIES, available
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -116,7 +117,7 @@ def outcomes(
 
 @app.command()
 def predictor(
-    artefact: Annotated[Path, typer.Option(help="Artefact of the predictor.")] = Path("benchmarks/zoo/predictor"),
+    artefact: Annotated[Path, typer.Option(help="Artefact of the predictor.")] = zoo.PREDICTOR,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     rounds: Annotated[int, typer.Option(min=3, help="Rounds of encoder and predictor, in turn.")] = 15,
     seed: Seed = 0,

@@ -22,6 +22,7 @@ from apportion.allocation.models import ModelSpec, load_models
 from apportion.allocation.plan import PlacedReplica, Plan
 from apportion.allocation.replica import Profile, ReplicaType, load_profiles
 from apportion.allocation.simulate import Traffic, simulate
+from apportion.deployments import zoo
 from apportion.deployments.engine.measure import Trial, engine_config
 from apportion.router.arrays import IntArray
 from apportion.router.outcomes import read_outcomes
@@ -43,7 +44,7 @@ REQUESTS = 20_000  # more than any window can answer
 def run(window_s: float, seed: int, console: Console) -> dict[str, Any]:
     """Plays every load on the engines and in the simulator; throughput and latency of both, and their ratio."""
     specs = {spec.name: spec for spec in load_models(ZOO / "cluster" / "models.yaml").specs}
-    cores = {p.replica.model: p for p in load_profiles(ZOO / "profiles.json") if p.replica.gpu_fraction == 1}
+    cores = {p.replica.model: p for p in load_profiles(zoo.PROFILES) if p.replica.gpu_fraction == 1}
     loads = {name: [*_loads(spec, seed, long=False), *_loads(spec, seed, long=True)] for name, spec in specs.items()}
     rows = []
     for arm, names, places in ARMS:

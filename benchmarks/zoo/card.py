@@ -37,7 +37,7 @@ models can be tried, and measured, on real models that run anywhere.
 | optimiser | AdamW, peak learning rate {learning_rate}, 3 % warm-up, cosine over the training time |
 | questions | {diet} |
 | order | {order} |
-| repeat | `python -m benchmarks.zoo.train --model {name}` (for what differed in these weights, see ../../README.md) |
+| repeat | `python -m benchmarks.zoo.train --model {name}` (what differed in these weights: benchmarks/zoo/README.md) |
 
 Right answers, greedy decoding, {n_examples:,} held-out prompts of the test split (seed {seed}), all tasks and
 grades equally often: **{score:.1f} %** (± {half_width:.1f}, 95 % interval).

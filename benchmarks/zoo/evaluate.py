@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from apportion.deployments import zoo
 from apportion.router.arrays import FloatArray
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import GRADES, TASKS, Example, Split, generate
 from benchmarks.zoo.tokenizer import chat_text
 
-MODELS_FOLDER = Path(__file__).parent / "models"
+MODELS_FOLDER = zoo.MODELS
 _MAX_NEW_TOKENS = 24
 
 

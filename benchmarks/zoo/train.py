@@ -1,4 +1,4 @@
-"""Trains the zoo: `python -m benchmarks.zoo.train --model wren --minutes 12 --out benchmarks/zoo/models`.
+"""Trains the zoo: `python -m benchmarks.zoo.train --model wren --minutes 12`.
 
 Time is the dial: the learning rate follows a cosine over the wanted minutes, whatever the machine makes of
 them. A training that is interrupted (Ctrl-C, SIGTERM) goes on where it was with --resume.
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from apportion.deployments.zoo import MODELS
 from benchmarks.zoo.batches import Batch, Batches
 from benchmarks.zoo.card import write_cards
 from benchmarks.zoo.export import export_model
@@ -177,7 +178,7 @@ def pick_device(name: str) -> torch.device:
 def main(
     model: Annotated[str, typer.Option(help="A model's name, or all.")] = "all",
     minutes: Annotated[float | None, typer.Option(help="Training time a model; its own share if not given.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder that receives one folder a model.")] = Path("benchmarks/zoo/models"),
+    out: Annotated[Path, typer.Option(help="Folder that receives one folder a model.")] = MODELS,
     state: Annotated[Path, typer.Option(help="Folder for the states that --resume takes up.")] = Path("out/zoo"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,

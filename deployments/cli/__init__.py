@@ -6,6 +6,7 @@ from apportion.deployments.cli.application import app
 from apportion.deployments.cli.assign import assign
 from apportion.deployments.cli.calibrate import calibrate
 from apportion.deployments.cli.evaluate import evaluate
+from apportion.deployments.cli.init import init
 from apportion.deployments.cli.key import key
 from apportion.deployments.cli.plan import plan
 from apportion.deployments.cli.predict import predict
@@ -21,6 +22,7 @@ app.command()(calibrate)
 app.command()(predict)
 app.command()(assign)
 app.command()(evaluate)
+app.command()(init)
 app.command()(serve)
 app.command()(profile)
 app.command()(plan)

@@ -55,7 +55,8 @@ app = typer.Typer(
     3. `assign` decides for a file of prompts which model answers which, within a budget.
     4. `evaluate` measures on your own outcomes what routing would gain.
     5. `profile`, `plan`, `render`, `simulate` decide what runs on which GPU, and write it down.
-    6. `serve` answers OpenAI requests from the models, each from the one that was chosen; `key` makes API keys.
+    6. `serve` answers OpenAI requests from the models, each from the one that was chosen; `init` writes a
+       configuration to start from, `key` makes API keys.
     """,
 )
 

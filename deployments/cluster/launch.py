@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from apportion.deployments.cluster.run_folder import own_folder, token_file, use_token
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from apportion.router.errors import ConfigurationError, UnavailableError
@@ -39,6 +40,7 @@ RAY_ENV = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
 STATUS_PERIOD_S = 1.0
+END_LIMIT_S = 20.0
 
 
 def required_cpus(config: ServiceConfig) -> float:
@@ -62,6 +64,13 @@ def local_ray(num_cpus: float) -> Iterator[None]:
         num_cpus: CPUs that Ray may give away; a machine with fewer shares them.
     """
     set_ray_environment()
+    with own_folder(), _ray(num_cpus):
+        yield
+
+
+@contextlib.contextmanager
+def _ray(num_cpus: float) -> Iterator[None]:
+    import psutil
     import ray
     from ray import serve
 
@@ -84,7 +93,10 @@ def local_ray(num_cpus: float) -> Iterator[None]:
                 serve.delete(name)
         with contextlib.suppress(Exception):
             serve.shutdown()
+        started = psutil.Process().children(recursive=True)
         ray.shutdown()
+        # Helpers of Ray's dashboard end by themselves, seconds after it.
+        psutil.wait_procs(started, END_LIMIT_S)
 
 
 @contextlib.contextmanager
@@ -107,8 +119,9 @@ def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> 
 
 
 def deploy(document: dict[str, Any], dashboard: str = f"http://127.0.0.1:{DASHBOARD_PORT}") -> None:
-    """What `RAY_AUTH_MODE=token serve deploy` does: hands the file to the cluster, with the token in `~/.ray`."""
+    """What `serve deploy` does: hands the file to the cluster, with the token of the service that runs here."""
     set_ray_environment()
+    use_token()
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     ServeSubmissionClient(dashboard).deploy_applications(document)
@@ -130,6 +143,8 @@ def serve_forever(path: Path, console: Console) -> None:
         with running_service(path, console=console) as url:
             console.print(f"\nReady in {time.monotonic() - started_s:.0f} s at [bold]{url}/v1[/bold]. Try:\n")
             console.print(example(url), soft_wrap=True, highlight=False, markup=False)
+            console.print("\nTo change it while it runs, edit the file and say:\n")
+            console.print(deploy_command(path), soft_wrap=True, highlight=False, markup=False)
             console.print("\nCtrl-C stops it.")
             stop.wait()
     except KeyboardInterrupt:
@@ -150,6 +165,12 @@ def example(url: str) -> str:
         f"curl -si {url}/v1/chat/completions -H 'content-type: application/json' \\\n"
         """  -d '{"model": "auto", "messages": [{"role": "user", "content": "What is 12 plus 30?"}]}'"""
     )
+
+
+def deploy_command(path: Path) -> str:
+    """What hands the changed file to the service that runs here: its Ray asks for a token."""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH", token_file())
+    return f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token} serve deploy {path}"
 
 
 def _check_gpus(config: ServiceConfig, resources: dict[str, float]) -> None:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from apportion.allocation.models import ModelDescription
+from apportion.deployments import zoo
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes
 from apportion.router.prices import ModelPrice
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 AUTO_MODEL = "auto"
 
 
 def resolve_source(source: str) -> str:
-    """A folder relative to the working directory or to the project becomes absolute; a hub id stays as it is."""
-    for candidate in (Path(source), PROJECT_ROOT / source):
-        if candidate.is_dir():
-            return str(candidate.resolve())
+    """The absolute path of `zoo:NAME` or of a folder, relative ones to the working directory; a hub id as it is.
+
+    Raises:
+        ValueError: the zoo holds nothing of that name.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return str(folder.resolve())
+    in_zoo = zoo.by_prefix(source)
+    return str(zoo.folder_of(in_zoo)) if in_zoo.startswith(zoo.PREFIX) else source
+
+
+def _in_the_zoo_or_elsewhere(source: str) -> str:
+    resolve_source(source)
     return source
+
+
+# A hub id, a folder or `zoo:NAME`; only the last is looked up when the configuration is read.
+Source = Annotated[str, AfterValidator(_in_the_zoo_or_elsewhere)]
 
 
 class SimulatedConfig(Section):
@@ -84,6 +98,9 @@ class ReplicaGroup(Section):
 class ModelConfig(ModelDescription):
     """One model, as plans and the service describe it: where it comes from, what it costs, what it runs on."""
 
+    source: Source = Field(
+        description="Hugging Face hub id, a folder (relative ones: to the working directory), or `zoo:NAME`."
+    )
     engine: Literal["vllm", "simulated"] = Field("vllm", description="What answers: a real engine, or none.")
     env: dict[str, str] = Field(default_factory=dict, description="Environment of this model's replicas.")
     num_replicas: int = Field(1, ge=1, description="Replicas of the engine.")

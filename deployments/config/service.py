@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from apportion.deployments.config.bounds import InputBounds
 from apportion.deployments.config.budget import BudgetConfig, LimitConfig
 from apportion.deployments.config.keys import KeysConfig
-from apportion.deployments.config.models import ModelConfig, TimeoutsConfig, resolve_source
+from apportion.deployments.config.models import ModelConfig, Source, TimeoutsConfig, resolve_source
 from apportion.router.arrays import FloatArray
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
@@ -93,7 +93,7 @@ class LivePolicy(RoutingConfig):
 class PredictorConfig(Section):
     """The estimator of success and cost, and where it runs."""
 
-    artefact: str = Field(description="Folder that `apportion train` wrote.")
+    artefact: Source = Field(description="Folder that `apportion train` wrote, or `zoo:predictor`.")
     encoder: str | None = Field(None, description="Encoder's folder or hub id; null: the artefact's own.")
     num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")

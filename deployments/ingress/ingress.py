@@ -27,6 +27,7 @@ from apportion.deployments.ingress.openai import Kind, parse, parse_object
 from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
 from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.keyring import Caller
+from apportion.deployments.wire.asgi import HeadAsGet
 from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.errors import error_response
 from apportion.deployments.wire.headers import verdict_json
@@ -37,6 +38,7 @@ from apportion.router.errors import ApportionError, InvalidRequestError, Payload
 logger = logging.getLogger(__name__)
 STATE_TIMEOUT_S = 2.0
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
+api.add_middleware(HeadAsGet)
 
 
 # The engines', whatever prefix this application is served under.

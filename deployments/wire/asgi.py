@@ -1,8 +1,25 @@
-"""What both ends of the data path need of ASGI."""
+"""What the ends of the data path need of ASGI."""
 
 from __future__ import annotations
 
-from starlette.types import Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class HeadAsGet:
+    """Answers HEAD with the status and the headers of GET, and no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 async def disconnected(receive: Receive) -> None:

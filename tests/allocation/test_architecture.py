@@ -22,7 +22,7 @@ from tests.allocation.architectures import (
 )
 from tests.paths import ROOT
 
-ZOO = ROOT / "benchmarks" / "zoo" / "models"
+ZOO = ROOT / "deployments" / "zoo" / "models"
 
 
 @pytest.mark.parametrize(

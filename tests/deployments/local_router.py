@@ -40,7 +40,7 @@ def configuration(database: Path | None, *, slots: int = 64, **sections: Any) ->
     ]
     if database is not None:
         sections["budget"] = {"database": f"sqlite:///{database}", **sections.get("budget", {})}
-    return parse_config({"models": models, "predictor": {"artefact": "benchmarks/zoo/predictor"}, **sections})
+    return parse_config({"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections})
 
 
 def worst_usd(model: str, max_tokens: int) -> float:

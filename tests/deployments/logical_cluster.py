@@ -48,9 +48,7 @@ def a_plan(nodes: tuple[Node, ...] = (Node("a", "L4", 4), Node("b", "L4", 4))) -
         Profile(replica, True, 8, 100.0, 1000.0, 0.1, 0.5, 2.0, "computed")
         for replica in sorted({placed.replica for placed in placements})
     )
-    models = tuple(
-        ModelSpec(name, f"benchmarks/zoo/models/{name}", ModelPrice(1.0, 1.0), max_model_len=256) for name in ZOO
-    )
+    models = tuple(ModelSpec(name, f"zoo:{name}", ModelPrice(1.0, 1.0), max_model_len=256) for name in ZOO)
     return Plan(Cluster(nodes, GPU_TYPES), models, profiles, placements, (), 0.5, 1e-5, 0.5, 0.5, 0.0, None, 1.0, 16)
 
 
@@ -60,7 +58,7 @@ def base_config() -> dict[str, Any]:
     models = [
         {
             "name": name,
-            "source": f"benchmarks/zoo/models/{name}",
+            "source": f"zoo:{name}",
             "input_usd_per_million": 1.0,
             "output_usd_per_million": 1.0,
             "max_model_len": 256,
@@ -71,7 +69,7 @@ def base_config() -> dict[str, Any]:
     ]
     arguments = {
         "models": models,
-        "predictor": {"artefact": "benchmarks/zoo/predictor", **small},
+        "predictor": {"artefact": "zoo:predictor", **small},
         **dict.fromkeys(("solver", "router", "ingress"), small),
         "dispatch": {"engine_host": "127.0.0.1"},
     }

@@ -62,7 +62,7 @@ def make_artefact(folder: Path, models: tuple[str, ...]) -> Path:
     from apportion.router.prediction.predictor import Predictor
 
     out = folder / "-".join(models)
-    Predictor.load("benchmarks/zoo/predictor", device="cpu")._in_order(models).save(out)
+    Predictor.load("deployments/zoo/predictor", device="cpu")._in_order(models).save(out)
     return out
 
 

@@ -76,10 +76,10 @@ def application(folder: Path) -> tuple[dict[str, Any], str, str]:
     shape = {"source": "x", "max_model_len": 256, "max_num_seqs": 64, "num_cpus": 0.01}
     models = [{"name": name, **shape, **price, **engine} for name in MODELS]
     for model in models:  # the predictor counts tokens with each model's own tokenizer
-        model["source"] = f"benchmarks/zoo/models/{model['name']}"
+        model["source"] = f"zoo:{model['name']}"
     args = {
         "models": models,
-        "predictor": {"artefact": "benchmarks/zoo/predictor", "num_cpus": 0.01},
+        "predictor": {"artefact": "zoo:predictor", "num_cpus": 0.01},
         "solver": {"num_cpus": 0.01},
         "router": {"num_cpus": 0.01},
         "ingress": {"num_cpus": 0.01},

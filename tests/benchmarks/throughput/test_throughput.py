@@ -126,7 +126,7 @@ def test_the_page_follows_from_the_result(engine: str, tmp_path) -> None:
 def test_vllms_own_benchmark_measures_the_same(engine: str) -> None:
     pytest.importorskip("vllm")
     cases = [Case(SHORT, True, 12, concurrency=4), Case(SHORT, True, 12, rate_per_s=50.0)]
-    found = vllm_bench.measure(cases, engine, "benchmarks/zoo/models/wren", EXAMPLES, TARGET, seed=0)
+    found = vllm_bench.measure(cases, engine, "deployments/zoo/models/wren", EXAMPLES, TARGET, seed=0)
     assert [one["load"] for one in found] == [case.name for case in cases]
     for one in found:
         assert one["completed"] == 12

@@ -5,6 +5,8 @@ import pytest
 import yaml
 
 from apportion.allocation.serve_file import ServeFile
+from apportion.deployments import zoo
+from apportion.deployments.config.models import resolve_source
 from apportion.deployments.config.reader import check_config, read_config
 from apportion.deployments.config.service import ServiceConfig, live_policy, parse_config
 from apportion.router.errors import ConfigurationError
@@ -181,3 +183,26 @@ def test_a_wrong_field_is_named_with_its_line_whether_the_file_is_there_or_only_
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=says):
         read_config(path)
+
+
+def test_the_zoo_is_found_in_the_package_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source in ("zoo:wren", "benchmarks/zoo/models/wren"):
+        assert Path(resolve_source(source)) == zoo.MODELS / "wren"
+    for source in ("zoo:predictor", "benchmarks/zoo/predictor"):
+        assert Path(resolve_source(source)) == zoo.PREDICTOR
+
+
+def test_a_folder_of_the_working_directory_comes_first_and_a_hub_id_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "benchmarks" / "zoo" / "models" / "wren"
+    own.mkdir(parents=True)
+    assert resolve_source("benchmarks/zoo/models/wren") == str(own)
+    assert resolve_source("org/model") == "org/model"
+
+
+def test_a_name_that_the_zoo_does_not_hold_is_named_with_those_it_holds() -> None:
+    with pytest.raises(ConfigurationError, match=r"models\.0\.source: .*'dodo'; choose one of .*zoo:wren"):
+        parse_config(arguments(source="zoo:dodo"))

@@ -17,7 +17,7 @@ from apportion.router.prices import ModelPrice
 from tests.allocation.plans import HUGE, MIDDLE, plan_of, profile
 from tests.paths import ROOT
 
-ZOO = ROOT / "benchmarks" / "zoo" / "models"
+ZOO = ROOT / "deployments" / "zoo" / "models"
 WREN = ModelSpec("wren", str(ZOO / "wren"), ModelPrice(0.23, 0.23), max_model_len=256, dtype="float32")
 
 CORE = GpuType(CPU, 4, 10, 0.5)

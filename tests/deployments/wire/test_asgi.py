@@ -1,0 +1,29 @@
+"""HEAD says what GET would, without the body."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from apportion.deployments.wire.asgi import HeadAsGet
+
+api = FastAPI()
+api.add_middleware(HeadAsGet)
+
+
+@api.get("/here")
+async def here() -> dict[str, str]:
+    return {"a": "b"}
+
+
+@api.post("/post")
+async def post() -> None: ...
+
+
+@pytest.mark.parametrize(("path", "status"), [("/here", 200), ("/post", 405), ("/nowhere", 404), ("/docs", 200)])
+async def test_head_is_get_without_a_body(path: str, status: int) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+        head, get = await client.head(path), await client.get(path)
+    assert (head.status_code, head.content) == (status, b"")
+    assert head.headers == get.headers

@@ -50,7 +50,8 @@ _END = delete(reservations).returning(
 _CHARGE = (
     update(reservations)
     .where(reservations.c.charged.is_(False), reservations.c.expires_s <= bindparam("now_s"))
-    .values(charged=True)
+    # From now on, so that a clock that jumped does not also take away what would correct the charge.
+    .values(charged=True, expires_s=bindparam("now_s"))
     .returning(reservations.c.amount_nano, reservations.c.counters)
 )
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from apportion.deployments.cluster.run_folder import (
+    SEMAPHORES,
     SHARED_MEMORY,
     own_folder,
     remove_semaphores,
@@ -61,11 +62,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
+def semaphores() -> set[Path]:
+    """All of this machine; joblib, where it was imported, gives them other names than multiprocessing does."""
+    return {file for pattern in SEMAPHORES for file in SHARED_MEMORY.glob(pattern)}
+
+
 def test_semaphores_of_killed_processes_are_removed_and_those_in_use_stay() -> None:
     since_s = time.time() - 1
-    before = set(SHARED_MEMORY.glob("sem.mp-*"))
+    before = semaphores()
     in_use = multiprocessing.get_context("spawn").Lock()
-    kept = set(SHARED_MEMORY.glob("sem.mp-*")) - before
+    kept = semaphores() - before
     code = (
         "import multiprocessing, time\n"
         "lock = multiprocessing.get_context('spawn').Lock()\n"
@@ -76,12 +82,12 @@ def test_semaphores_of_killed_processes_are_removed_and_those_in_use_stay() -> N
     assert process.stdout is not None
     process.stdout.readline()
     with process:
-        left = set(SHARED_MEMORY.glob("sem.mp-*")) - before - kept
+        left = semaphores() - before - kept
         for child in psutil.Process(process.pid).children():
             child.send_signal(signal.SIGKILL)  # Python's resource tracker, which would remove it
         process.kill()
     assert (len(kept), len(left)) == (1, 1)
     remove_semaphores(since_s)
-    assert set(SHARED_MEMORY.glob("sem.mp-*")) & (kept | left) == kept
+    assert semaphores() & (kept | left) == kept
     with in_use:
         pass

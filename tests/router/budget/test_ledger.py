@@ -366,6 +366,7 @@ def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.Tem
     ]
     ledger = BudgetLedger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/b.db", limits)
     now_s, made, generated = NOW_S, [], 0
+    late = 0  # nano-USD that ends told more than a day late may not correct any more
     open_claims: dict[str, int] = {}
     made_s: dict[str, float] = {}
     for what, arguments in steps:
@@ -381,6 +382,7 @@ def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.Tem
             costs = {i: open_claims[i] if c is None else min(c, open_claims[i]) for i, c in ends.items()}
             ledger.settle(costs)
             generated += sum(costs.values())
+            late += sum(open_claims[i] - cost for i, cost in costs.items() if now_s - made_s[i] > KEEP_CHARGED_S)
             for i in costs:
                 del open_claims[i]
         elif what == "expire":
@@ -391,10 +393,10 @@ def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.Tem
         for limit in limits:
             assert all(b.committed_nano <= limit.nano_usd for _, b in standing.of_limit(limit))
         spent, reserved = balance(ledger)
-        assert spent + reserved == generated + sum(open_claims.values())
+        owed = generated + sum(open_claims.values())
+        assert owed <= spent + reserved <= owed + late
     ledger.settle(dict.fromkeys(open_claims, 0))
-    # An end that is told more than a day late may correct nothing any more.
-    late = sum(nano for i, nano in open_claims.items() if now_s - made_s[i] > KEEP_CHARGED_S)
+    late += sum(nano for i, nano in open_claims.items() if now_s - made_s[i] > KEEP_CHARGED_S)
     spent, reserved = balance(ledger)
     assert reserved == 0
     assert generated <= spent <= generated + late

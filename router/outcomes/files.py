@@ -31,9 +31,9 @@ def read_outcomes(source: str | Path) -> OutcomesTable:
     if path.is_dir():
         return _read_folder(path)
     if not path.exists():
-        raise OutcomesTableError(f"No outcomes at {path}: give a folder of parquet files or one long file.")
+        raise OutcomesTableError(f"no outcomes at {path}: give a folder of parquet files or one long file")
     if path.suffix not in _LONG_SUFFIXES:
-        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(_LONG_SUFFIXES)}.")
+        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(_LONG_SUFFIXES)}")
     return table_from_long(_read_long(path), path.name)
 
 
@@ -97,7 +97,7 @@ def table_from_long(frame: pd.DataFrame, name: str = "table") -> OutcomesTable:
         empty = frame[column].isna()
         if empty.any():
             row = int(np.argmax(empty.to_numpy()))
-            raise OutcomesTableError(f"{name}, row {row}, column {column!r} is empty: fill it in.")
+            raise OutcomesTableError(f"{name}, row {row}, column {column!r} is empty: fill it in")
     frame = frame.astype(dict.fromkeys(_LONG_TEXTS, str))
     frame = frame.assign(**{column: _numbers(frame, column, name) for column in _LONG_NUMBERS})
     _check_pairs(frame, name)
@@ -129,7 +129,7 @@ def _long_prices(frame: pd.DataFrame, name: str) -> dict[str, ModelPrice]:
             row = int(np.argmax(wrong.to_numpy()))
             raise OutcomesTableError(
                 f"{name}, row {row}, column {column!r} is {numbers[column].iloc[row]}: give one price of zero or more "
-                f"in all rows of model {frame['model'].iloc[row]!r}."
+                f"in all rows of model {frame['model'].iloc[row]!r}"
             )
     return {str(model): ModelPrice(*row) for model, *row in by_model.first().dropna().itertuples()}
 
@@ -142,7 +142,7 @@ def _read_long(path: Path) -> pd.DataFrame:
             return pd.read_json(path, lines=True, dtype=False)
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:
-        raise OutcomesTableError(f"{path.name} cannot be read as {path.suffix[1:]}: {error}.") from error
+        raise OutcomesTableError(f"{path.name} cannot be read as {path.suffix[1:]}: {error}") from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -159,7 +159,7 @@ def _numbers(frame: pd.DataFrame, column: str, name: str) -> FloatArray:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise OutcomesTableError(
-            f"{name}, row {row}, column {column!r} is {frame[column].iloc[row]!r}: give a number, or leave it empty."
+            f"{name}, row {row}, column {column!r} is {frame[column].iloc[row]!r}: give a number, or leave it empty"
         )
     return numbers.to_numpy(dtype=np.float64)
 
@@ -171,7 +171,7 @@ def _check_pairs(frame: pd.DataFrame, name: str) -> None:
         raise OutcomesTableError(
             f"{name}, row {row}: query_id {frame['query_id'].iloc[row]!r} with model "
             f"{frame['model'].iloc[row]!r} "
-            "occurs before; keep one row per query and model."
+            "occurs before; keep one row per query and model"
         )
     for column in ("prompt", "task"):
         first = frame.groupby("query_id")[column].transform("first")
@@ -180,23 +180,23 @@ def _check_pairs(frame: pd.DataFrame, name: str) -> None:
             row = int(np.argmax(differs))
             raise OutcomesTableError(
                 f"{name}, row {row}, column {column!r} differs from an earlier row of query_id "
-                f"{frame['query_id'].iloc[row]!r}; give different queries different ids."
+                f"{frame['query_id'].iloc[row]!r}; give different queries different ids"
             )
 
 
 def _parquet(path: Path) -> pd.DataFrame:
     if not path.exists():
-        raise OutcomesTableError(f"{path.parent} has no {path.name}: see docs/prediction.md for the format.")
+        raise OutcomesTableError(f"{path.parent} has no {path.name}: see docs/prediction.md for the format")
     try:
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:
-        raise OutcomesTableError(f"{path} cannot be read as parquet: {error}.") from error
+        raise OutcomesTableError(f"{path} cannot be read as parquet: {error}") from error
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise OutcomesTableError(f"{name} lacks the columns {missing}; it has {list(frame.columns)}. Add them.")
+        raise OutcomesTableError(f"{name} lacks the columns {missing}; it has {list(frame.columns)}; add them")
 
 
 def _wide(path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool) -> FloatArray:
@@ -208,11 +208,11 @@ def _wide(path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool
     known = pd.Index(frame["query_id"].astype(str))
     if known.has_duplicates:
         twice = known[known.duplicated()][0]
-        raise OutcomesTableError(f"{path.name}, column 'query_id': {twice!r} occurs twice; keep one row.")
+        raise OutcomesTableError(f"{path.name}, column 'query_id': {twice!r} occurs twice; keep one row")
     stray = known.difference(pd.Index(ids))
     if len(stray):
         raise OutcomesTableError(
-            f"{path.name}, column 'query_id': {stray[0]!r} is not in queries.parquet; add it or drop the row."
+            f"{path.name}, column 'query_id': {stray[0]!r} is not in queries.parquet; add it or drop the row"
         )
     columns = {model: _numbers(frame, model, path.name) for model in models}
     return pd.DataFrame(columns, index=known).reindex(ids).to_numpy(dtype=np.float64)

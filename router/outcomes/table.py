@@ -80,7 +80,7 @@ class OutcomesTable:
         """
         unknown = sorted(set(models) - set(self.models))
         if unknown:
-            raise OutcomesTableError(f"No outcomes of {unknown}: the table holds {list(self.models)}.")
+            raise OutcomesTableError(f"no outcomes of {unknown}: the table holds {list(self.models)}")
         columns = [self.models.index(model) for model in models]
         arrays = {name: getattr(self, name)[:, columns] for name in _VALUES}
         prices = {model: price for model, price in self.prices.items() if model in models}
@@ -91,7 +91,7 @@ class OutcomesTable:
     ) -> tuple[OutcomesTable, OutcomesTable, OutcomesTable]:
         """Random split of the rows into train, validation and test by the given shares, which sum to one."""
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-            raise OutcomesTableError(f"Split fractions {tuple(fractions)}: give three shares that sum to 1.")
+            raise OutcomesTableError(f"split fractions {tuple(fractions)}: give three shares that sum to 1")
         train, validation, test = split_rows(len(self), seed, fractions)
         return self.subset(train), self.subset(validation), self.subset(test)
 
@@ -100,16 +100,16 @@ class OutcomesTable:
         seen = np.atleast_1d(np.isfinite(self.scores).any(axis=0))
         unseen = [model for model, any_score in zip(self.models, seen, strict=True) if not any_score]
         if unseen:
-            raise OutcomesTableError(f"No score of {unseen} in these rows: add outcomes or drop the models.")
+            raise OutcomesTableError(f"no score of {unseen} in these rows: add outcomes or drop the models")
 
     def price_list(self) -> tuple[ModelPrice, ...]:
         """Prices in the order of `models`; raises OutcomesTableError when one is missing."""
         missing = [model for model in self.models if model not in self.prices]
         if missing:
             raise OutcomesTableError(
-                f"No price for {missing}: add rows to models.csv (model, input_price_per_1M, "
+                f"no price for {missing}: add rows to models.csv (model, input_price_per_1M, "
                 "output_price_per_1M) "
-                "or pass prices."
+                "or pass prices"
             )
         return tuple(self.prices[model] for model in self.models)
 
@@ -146,7 +146,7 @@ class OutcomesTable:
         expected = (len(self.queries), len(self.models))
         if values.shape != expected:
             raise OutcomesTableError(
-                f"{name} has shape {values.shape}, expected {expected}: one row per query, one column per model."
+                f"{name} has shape {values.shape}, expected {expected}: one row per query, one column per model"
             )
         at_most = 1.0 if name == "scores" else np.inf
         bad = np.argwhere((values < 0) | (values > at_most) | np.isinf(values))
@@ -163,13 +163,13 @@ class OutcomesTable:
 def _check_queries(queries: pd.DataFrame) -> None:
     missing = [column for column in QUERY_COLUMNS if column not in queries]
     if missing:
-        raise OutcomesTableError(f"queries lacks the columns {missing}; it has {list(queries.columns)}.")
+        raise OutcomesTableError(f"queries lacks the columns {missing}; it has {list(queries.columns)}")
     for column in QUERY_COLUMNS:
         is_text = queries[column].map(partial(_is_instance, kind=str))
         if not is_text.all():
             row = int(np.argmin(is_text.to_numpy()))
             raise OutcomesTableError(
-                f"queries, row {row}, column {column!r} is {queries[column].iloc[row]!r}: give a text."
+                f"queries, row {row}, column {column!r} is {queries[column].iloc[row]!r}: give a text"
             )
     repeated = queries["query_id"].duplicated()
     if repeated.any():
@@ -177,7 +177,7 @@ def _check_queries(queries: pd.DataFrame) -> None:
         raise OutcomesTableError(
             f"queries, row {row}, column 'query_id': {queries['query_id'].iloc[row]!r} occurs more than "
             "once; "
-            "give every query an id of its own."
+            "give every query an id of its own"
         )
 
 
@@ -187,10 +187,10 @@ def _is_instance(value: object, kind: type) -> bool:
 
 def _check_models(models: Sequence[str], prices: Mapping[str, ModelPrice]) -> None:
     if not models or len(set(models)) != len(models):
-        raise OutcomesTableError(f"Models {list(models)}: name at least one model, each once.")
+        raise OutcomesTableError(f"models {list(models)}: name at least one model, each once")
     stray = sorted(set(prices) - set(models))
     if stray:
-        raise OutcomesTableError(f"Prices of models that have no outcomes: {stray}; remove them.")
+        raise OutcomesTableError(f"prices of models that have no outcomes: {stray}; remove them")
 
 
 def split_rows(n: int, seed: int, fractions: Sequence[float] = FRACTIONS) -> tuple[IntArray, IntArray, IntArray]:

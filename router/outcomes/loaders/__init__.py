@@ -33,7 +33,7 @@ def load_outcomes(source: str | Path) -> OutcomesTable:
 
         return load_uncertainty_bench(where or "ErikYip/LLM-Uncertainty-Bench")
     if where and not Path(source).exists():
-        raise OutcomesTableError(f"{kind!r} is no kind of outcomes: use a path, or {', '.join(PUBLIC)} before ':'.")
+        raise OutcomesTableError(f"{kind!r} is no kind of outcomes: use a path, or {', '.join(PUBLIC)} before ':'")
     from apportion.router.outcomes.files import read_outcomes
 
     return read_outcomes(source)

@@ -17,7 +17,7 @@ def local_folder(where: str, patterns: Sequence[str]) -> Path:
     if path.exists():
         return path
     if path.is_absolute() or where.count("/") != 1:
-        raise OutcomesTableError(f"Nothing at {where}: give a file, a folder, or a hub id such as owner/name.")
+        raise OutcomesTableError(f"nothing at {where}: give a file, a folder, or a hub id such as owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -26,7 +26,7 @@ def local_folder(where: str, patterns: Sequence[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise OutcomesTableError(
             f"{where!r} is no path here and could not be fetched from the hub ({type(error).__name__}): "
-            "check the name and the network, or give a local copy."
+            "check the name and the network, or give a local copy"
         ) from error
 
 
@@ -36,5 +36,5 @@ def files_of(path: Path, *patterns: str) -> list[Path]:
         return [path]
     found = sorted(file for pattern in patterns for file in path.rglob(pattern))
     if not found:
-        raise OutcomesTableError(f"{path} holds no {' or '.join(patterns)}: give the data set's files.")
+        raise OutcomesTableError(f"{path} holds no {' or '.join(patterns)}: give the data set's files")
     return found

@@ -45,9 +45,7 @@ def load_routerbench(where: str, shots: int = 0) -> OutcomesTable:
     missing = [column for column in _TEXTS if column not in frame]
     models = tuple(column.removesuffix(_COST) for column in frame.columns if column.endswith(_COST))
     if missing or not models:
-        raise OutcomesTableError(
-            f"{file.name} is not of RouterBench's form: it lacks {missing or ['<model>' + _COST]}."
-        )
+        raise OutcomesTableError(f"{file.name} is not of RouterBench's form: it lacks {missing or ['<model>' + _COST]}")
     queries = pd.DataFrame(
         {
             "query_id": frame["sample_id"].astype(str).to_numpy(),
@@ -74,5 +72,5 @@ def _read(file: Path) -> pd.DataFrame:
         return pd.read_parquet(file)
     frame = read_pickle(file, FRAMES)
     if not isinstance(frame, pd.DataFrame):
-        raise OutcomesTableError(f"{file.name} holds a {type(frame).__name__}: RouterBench's files hold a data frame.")
+        raise OutcomesTableError(f"{file.name} holds a {type(frame).__name__}: RouterBench's files hold a data frame")
     return frame

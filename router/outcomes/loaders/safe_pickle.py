@@ -60,5 +60,5 @@ def read_pickle(file: Path, allowed: frozenset[tuple[str, str]] = ARRAYS) -> Any
         return _Reader(file.read_bytes(), allowed).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
         raise OutcomesTableError(
-            f"{file.name} is refused: {error}. Take the data set's original file, or convert it to parquet."
+            f"{file.name} is refused: {error}; take the data set's original file, or convert it to parquet"
         ) from error

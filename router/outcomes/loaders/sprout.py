@@ -44,7 +44,7 @@ def load_sprout(where: str, prices: Mapping[str, ModelPrice] = PRICES) -> Outcom
     models = tuple(column for column in frame.columns if _is_outcome(frame[column]))
     if "prompt" not in frame or not models:
         raise OutcomesTableError(
-            f"{files[0].name} is not of SPROUT's form: it needs a prompt and per model a record of {_FIELDS}."
+            f"{files[0].name} is not of SPROUT's form: it needs a prompt and per model a record of {_FIELDS}"
         )
     scores, input_tokens, output_tokens = (_field(frame, models, name) for name in _FIELDS)
     priced = [prices.get(model, ModelPrice(0.0, 0.0)) for model in models]

@@ -63,7 +63,7 @@ def load_uncertainty_bench(where: str) -> OutcomesTable:
     models = tuple(sorted({name for file in outputs if (name := _model_of(file.stem))}))
     tasks = [task for task in TASKS if (root / "data" / f"{task}.json").is_file()]
     if not models or not tasks:
-        raise OutcomesTableError(f"{root} needs data/<task>.json and outputs_base/<model>_<task>_base_icl1.pkl.")
+        raise OutcomesTableError(f"{root} needs data/<task>.json and outputs_base/<model>_<task>_base_icl1.pkl")
     parts = [_task(root, task, models) for task in tasks]
     scores = np.vstack([score for _, score in parts])
     unknown = np.full(scores.shape, np.nan)
@@ -126,7 +126,7 @@ def _scores(root: Path, task: str, model: str, ids: pd.Index, answers: IntArray)
 def _prompt(item: dict[str, Any], task: str) -> str:
     texts = [str(item[key]) for key in ("context", "question") if item.get(key)]
     if not texts:
-        raise OutcomesTableError(f"{task}.json, item {item.get('id')}: it has neither a context nor a question.")
+        raise OutcomesTableError(f"{task}.json, item {item.get('id')}: it has neither a context nor a question")
     choices = item["choices"]
     lettered = choices.items() if isinstance(choices, dict) else zip(LETTERS, choices, strict=False)
     return "\n".join([*texts, *(f"{letter}. {choice}" for letter, choice in lettered)])

@@ -135,7 +135,7 @@ def test_a_pickle_of_logits_may_hold_no_frames(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_found_or_is_no_kind_of_outcomes_is_said(tmp_path: Path, outcomes: OutcomesTable) -> None:
-    with pytest.raises(OutcomesTableError, match="Nothing at"):
+    with pytest.raises(OutcomesTableError, match="nothing at"):
         load_outcomes(f"sprout:{tmp_path}/absent")
     with pytest.raises(OutcomesTableError, match=r"holds no routerbench_5shot\.pkl"):
         load_routerbench(str(tmp_path), shots=5)

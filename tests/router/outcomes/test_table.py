@@ -136,7 +136,7 @@ def test_missing_columns_files_and_kinds_are_named(tmp_path: Path) -> None:
         read_outcomes(_write(LONG.drop(columns="score"), tmp_path / "x.csv"))
     with pytest.raises(OutcomesTableError, match=r"has no queries\.parquet"):
         read_outcomes(tmp_path)
-    with pytest.raises(OutcomesTableError, match="No outcomes at"):
+    with pytest.raises(OutcomesTableError, match="no outcomes at"):
         read_outcomes(tmp_path / "nothing.csv")
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(OutcomesTableError, match="ending in"):
@@ -200,7 +200,7 @@ def test_tokens_and_costs_follow_from_one_another() -> None:
     filled = table.with_counted_tokens([100, 10])
     np.testing.assert_allclose(filled.output_tokens, [[30.0], [5.0]])
     np.testing.assert_allclose(filled.cost_usd, [[160e-6], [20e-6]])
-    with pytest.raises(OutcomesTableError, match="No price for"):
+    with pytest.raises(OutcomesTableError, match="no price for"):
         dataclasses.replace(table, prices={}).with_counted_tokens([1, 1])
 
 

@@ -146,7 +146,7 @@ def test_a_model_without_scores_is_refused(split: list[tuple[Features, OutcomesT
     features, table = split[0]
     scores = table.scores.copy()
     scores[:, 1] = np.nan
-    with pytest.raises(OutcomesTableError, match=r"No score of \['medium'\]"):
+    with pytest.raises(OutcomesTableError, match=r"no score of \['medium'\]"):
         QUICK.fit(features, dataclasses.replace(table, scores=scores), split[1])
 
 

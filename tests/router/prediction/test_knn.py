@@ -52,7 +52,7 @@ def test_added_rows_bring_new_models_and_leave_the_others(outcomes: OutcomesTabl
     np.testing.assert_array_equal(after.output_tokens[:, :3], before.output_tokens)
     assert np.isfinite(after.success[:, 3]).all()
     unknown = dataclasses.replace(extra, scores=np.full((40, 1), np.nan))
-    with pytest.raises(OutcomesTableError, match=r"No score of \['new'\]"):
+    with pytest.raises(OutcomesTableError, match=r"no score of \['new'\]"):
         fitted.add(_features(40), unknown)
 
 

@@ -181,7 +181,7 @@ def test_a_new_model_without_a_score_is_refused(
     encoder: Encoder, outcomes: OutcomesTable, estimator: HeadEstimator | KnnEstimator
 ) -> None:
     known = train_predictor(outcomes.select_models(["small"]), encoder, estimator=estimator)
-    with pytest.raises(OutcomesTableError, match=r"No score of \['large'\]"):
+    with pytest.raises(OutcomesTableError, match=r"no score of \['large'\]"):
         add_models(known, _without_scores(outcomes, slice(None), slice(2, 3)), recipe=estimator)
 
 

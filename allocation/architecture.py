@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apportion.router.errors import ConfigurationError
+from apportion.router.torch_companions import hide_misfits
 
 # Bits a weight by the quantiser's name; group-wise 4-bit formats add a 16-bit scale and a 4-bit zero to 128 weights.
 QUANTISED_BITS = {"fp8": 8.0, "int8": 8.0, "int4": 4.16, "awq": 4.16, "gptq": 4.16}
@@ -69,6 +70,7 @@ def read_architecture(source: str) -> Architecture:
     Raises:
         ConfigurationError: there is none, or it describes nothing that can be computed; says what to do.
     """
+    hide_misfits()
     from transformers import AutoConfig
 
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():

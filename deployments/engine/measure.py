@@ -23,6 +23,7 @@ from apportion.deployments.config.models import ModelConfig, resolve_source
 from apportion.deployments.engine.measurement import Measurement, Sweep
 from apportion.deployments.engine.settings import environment, with_defaults
 from apportion.router.errors import ConfigurationError
+from apportion.router.torch_companions import hide_misfits
 
 Progress = Callable[[str, int, int], None]
 
@@ -117,6 +118,7 @@ def _sweep(config: ModelConfig, prompt_tokens: int, answer_tokens: int, sequence
     """Runs in the measuring process."""
     if not config.num_gpus:
         keep_to_core(0)
+    hide_misfits()
     from apportion.deployments.engine.sweep import measure_engine
 
     sweep = Sweep(prompt_tokens, answer_tokens, tuple(sequences), by_cpu_time=not config.num_gpus)

@@ -21,6 +21,7 @@ from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import ROUTER, EngineReplica
+from apportion.router.torch_companions import hide_misfits
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ async def start_backend(model: ModelConfig) -> EngineBackend:
         from apportion.deployments.engine.simulated import SimulatedEngine
 
         return await SimulatedEngine.start(model)
+    hide_misfits()
     from apportion.deployments.engine.vllm_engine import VLLMEngine
 
     return await VLLMEngine.start(model)

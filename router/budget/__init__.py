@@ -1,5 +1,12 @@
 """Money: limits by window and scope, a durable ledger, and the pacing of what a batch may spend.
 
+    Account (key, tenant)           who pays
+    Limit (scope, window, USD)      what may be spent, of which LimitIndex finds those of a request
+    Claim (account, model, nano)    a request's worst case --reserve--> BudgetLedger --settle--> what was counted
+    Standing (balances)             how the limits stand; Shortage is one that has no room, and until when
+    Tally                           what is expected to be spent, in memory
+    Pacer (WindowState -> USD)      what a batch may spend of a window's money
+
 Importing this loads no database driver; `apportion.router.budget.ledger` does.
 """
 

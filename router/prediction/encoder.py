@@ -20,6 +20,7 @@ from apportion.router.arrays import IntArray
 from apportion.router.errors import ConfigurationError
 from apportion.router.prediction.encoder_files import resolve_source, weights_sha256
 from apportion.router.prediction.pooling import Pooling
+from apportion.router.torch_companions import hide_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,8 @@ class Encoder:
         Raises ConfigurationError when the source cannot be had or is not a usable encoder.
         """
         import torch
+
+        hide_misfits()
         from transformers import AutoConfig, AutoModel
 
         folder = resolve_source(source)

@@ -11,6 +11,7 @@ import numpy as np
 from apportion.router.arrays import IntArray
 from apportion.router.errors import ApportionError, ConfigurationError, InvalidRequestError
 from apportion.router.prediction.chat import message_text
+from apportion.router.torch_companions import hide_misfits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -45,6 +46,7 @@ class TokenCounter:
         Raises:
             ConfigurationError: a model has no tokenizer, or none of the fast kind; names the model.
         """
+        hide_misfits()
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         loaded: dict[str, PreTrainedTokenizerFast] = {}

@@ -12,6 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from apportion.deployments import zoo
 from apportion.deployments.cluster.launch import deploy, running_service
 from tests.deployments.conftest import free_port
 from tests.deployments.fake_replica import failing_replica
@@ -59,10 +61,12 @@ def make_document(folder: Path, models: tuple[str, ...], port: int) -> dict[str,
 
 def make_artefact(folder: Path, models: tuple[str, ...]) -> Path:
     """The zoo's predictor for some of its models."""
+    from apportion.router.prediction.calibrated import select
     from apportion.router.prediction.predictor import Predictor
 
     out = folder / "-".join(models)
-    Predictor.load("deployments/zoo/predictor", device="cpu")._in_order(models).save(out)
+    loaded = Predictor.load(zoo.PREDICTOR, device="cpu")
+    replace(loaded, calibrated=select(loaded.calibrated, list(models))).save(out)
     return out
 
 

@@ -1,0 +1,31 @@
+"""PyTorch's companion packages, kept out of a process whose torch they do not fit."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+
+
+def hide_misfits() -> None:
+    """Make the companions look absent where they were built for CUDA and torch was not.
+
+    vLLM's CPU build requires them, PyPI has them for CUDA only, and importing them beside torch's CPU build fails, as
+    transformers and vLLM do where they find them. Text models need none of them. To be called before those two are
+    imported; processes that are forked inherit it.
+    """
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        for name in COMPANIONS:
+            if _installed(name) and "+cpu" not in version(name):
+                sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # how Python marks what is not to be found
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from apportion.router.errors import ConfigurationError
 
+SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 SHARED_MEMORY = Path("/dev/shm")
 SEMAPHORES = ("sem.mp-*", "sem.loky-*")  # of multiprocessing and of joblib
@@ -49,11 +50,14 @@ def own_folder() -> Iterator[None]:
     except OSError as error:
         raise ConfigurationError(f"{folder}: {error.strerror}; remove it, or name another TMPDIR") from error
     token_file().write_text(_token())
+    before = dict(os.environ)
     use_token()
-    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+    os.environ.setdefault(SOCKETS_VARIABLE, str(folder))
     try:
         yield
     finally:
+        for name in {*TOKEN_VARIABLES, SOCKETS_VARIABLE} - before.keys():
+            os.environ.pop(name, None)  # they name what is gone now
         shutil.rmtree(folder, ignore_errors=True)
         remove_semaphores(started_s)
 

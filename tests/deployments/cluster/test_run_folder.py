@@ -41,6 +41,7 @@ def test_the_folder_is_private_and_goes_with_all_that_is_in_it() -> None:
         assert len(token_file().read_text()) == 64
         (Path(os.environ["VLLM_RPC_BASE_PATH"]) / "socket").touch()
     assert not run_folder().exists()
+    assert not {*ENVIRONMENT} & os.environ.keys(), "nothing names what is gone"
 
 
 def test_what_a_killed_service_left_is_replaced() -> None:

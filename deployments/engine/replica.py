@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from pathlib import Path
 from typing import Protocol
 
 import ray
@@ -25,6 +26,7 @@ from apportion.router.torch_companions import hide_misfits
 
 logger = logging.getLogger(__name__)
 
+CHILD = Path(__file__).with_name("child")
 HEARTBEAT_S = 1.0
 ANNOUNCE_TIMEOUT_S = 5.0  # a call that is lost must not silence a healthy replica
 
@@ -45,7 +47,9 @@ async def start_backend(model: ModelConfig) -> EngineBackend:
         from apportion.deployments.engine.simulated import SimulatedEngine
 
         return await SimulatedEngine.start(model)
-    hide_misfits()
+    if hide_misfits():
+        # vLLM starts its core as a new interpreter, which reads this.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CHILD), os.environ.get("PYTHONPATH"))))
     from apportion.deployments.engine.vllm_engine import VLLMEngine
 
     return await VLLMEngine.start(model)

@@ -7,7 +7,7 @@ ApportionError                      500  internal_error
 │   ├── ContextLengthError          400  context_length_exceeded
 │   ├── AuthenticationError         401  invalid_api_key
 │   └── PermissionDeniedError       403  model_not_allowed
-├── InfeasibleError                 429  no_feasible_assignment
+├── InfeasibleError                 422  no_feasible_assignment
 │   └── BudgetExceededError         402  budget_exceeded
 │       └── BudgetExhaustedError    429  budget_exhausted
 ├── ConfigurationError              500  invalid_configuration
@@ -80,7 +80,7 @@ class PermissionDeniedError(InvalidRequestError):
 class InfeasibleError(ApportionError):
     """No assignment keeps every limit; the message names the limit and by how much it is missed."""
 
-    status, code, type = 429, "no_feasible_assignment", "insufficient_capacity"
+    status, code, type = 422, "no_feasible_assignment", "insufficient_capacity"
 
 
 class BudgetExceededError(InfeasibleError):

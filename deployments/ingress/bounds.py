@@ -24,7 +24,10 @@ def decode(raw: bytes) -> Any:
         InvalidRequestError: it is none, nests too deeply, or holds text that is no Unicode.
     """
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        # Strictly: Python's own decoding of bytes lets halves of surrogate pairs pass, and other encodings.
+        body = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise InvalidRequestError("the body is not UTF-8; encode it so") from None
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
     _check_depth(body)

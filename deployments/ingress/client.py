@@ -13,6 +13,8 @@ from apportion.deployments.wire.asgi import disconnected
 from apportion.deployments.wire.errors import error_event, error_response
 from apportion.router.errors import ApportionError
 
+EVENT_END = b"\n\n"
+
 
 class Client:
     """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it."""
@@ -20,6 +22,7 @@ class Client:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._streaming = False
+        self._tail = b""  # the last bytes of a stream
         self.started = False
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -36,6 +39,7 @@ class Client:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def chunk(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-len(EVENT_END) :]
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
@@ -47,7 +51,9 @@ class Client:
         if not self.started:
             raise error
         if self._streaming:
-            await self.chunk(error_event(error))
+            # Half an event is ended first, so that the error is an event of its own.
+            end = b"" if self._tail in {b"", EVENT_END} else EVENT_END
+            await self.chunk(end + error_event(error))
             await self.end()
 
 

@@ -6,8 +6,6 @@ A request is read, planned by the router, and then piped between the client and 
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,24 +17,23 @@ from ray.serve.handle import DeploymentHandle
 
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.config.service import ServiceConfig
-from apportion.deployments.ingress.bounds import decode
 from apportion.deployments.ingress.client import ServedResponse
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.link import RouterLink
-from apportion.deployments.ingress.openai import Kind, parse, parse_object
+from apportion.deployments.ingress.openai import Kind, parse
 from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
+from apportion.deployments.ingress.route_items import route_items
+from apportion.deployments.ingress.router_state import RouterState
 from apportion.deployments.keys.authenticator import Authenticator
-from apportion.deployments.keys.keyring import Caller
 from apportion.deployments.wire.asgi import HeadAsGet
 from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.errors import error_response
 from apportion.deployments.wire.headers import verdict_json
 from apportion.deployments.wire.logs import log_to_serve
-from apportion.router.batch.messages import RouteItem, Verdict
+from apportion.router.batch.messages import Verdict
 from apportion.router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
 
 logger = logging.getLogger(__name__)
-STATE_TIMEOUT_S = 2.0
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
 api.add_middleware(HeadAsGet)
 
@@ -79,7 +76,7 @@ class Ingress:
         log_to_serve()
         self._config = config
         self._router = router
-        self._started = int(time.time())
+        self._state = RouterState(router.state.remote, config.models)
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config.keys, config.names)
@@ -101,21 +98,21 @@ class Ingress:
     async def models(self, request: Request) -> dict[str, Any]:
         caller = self._authenticator.admit(request.headers)
         names = (AUTO_MODEL, *(name for name in self._config.names if caller.may_use(name)))
-        prices = await self._prices()
-        return {"object": "list", "data": [self._describe(name, prices) for name in names]}
+        return {"object": "list", "data": await self._state.described(names)}
 
     @api.get("/v1/models/{name:path}")
     async def model(self, name: str, request: Request) -> dict[str, Any]:
         caller = self._authenticator.admit(request.headers)
         if name != AUTO_MODEL and not (name in self._config.names and caller.may_use(name)):
             raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
-        return self._describe(name, await self._prices())
+        return (await self._state.described((name,)))[0]
 
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
     async def route(self, request: Request) -> dict[str, Any]:
         """Plans requests as one batch and runs none of them."""
         caller = self._authenticator.admit(request.headers)
-        items = self._route_items(await self._body(request), request, caller)
+        raw = await self._body(request)
+        items = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
         timeout_s = min(self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
         verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
@@ -123,27 +120,14 @@ class Ingress:
     @api.get("/health")
     async def health(self) -> Response:
         """200 when every part works and every model has a replica, else 503; numbers of the moment either way."""
-        state = await self._state()
-        parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
-        models = state.get("models", {})
-        healthy = set(parts.values()) == {"closed"} and all(model["slots"] > 0 for model in models.values())
-        return JSONResponse({"healthy": healthy, **state, "parts": parts}, status_code=200 if healthy else 503)
+        healthy, numbers = await self._state.health()
+        return JSONResponse(numbers, status_code=200 if healthy else 503)
 
     @api.get("/ready")
     async def ready(self) -> Response:
         """200 when requests can be answered: the router is there and a model has a replica; else 503."""
-        state = await self._state()
-        models = [name for name, model in state.get("models", {}).items() if model["slots"] > 0]
+        models = await self._state.ready()
         return JSONResponse({"ready": bool(models), "models": models}, status_code=200 if models else 503)
-
-    async def _state(self) -> dict[str, Any]:
-        """The router's, or nothing when it does not answer."""
-        try:
-            state: dict[str, Any] = await answer_of(self._router.state.remote(), STATE_TIMEOUT_S)
-            return state
-        except Exception as error:
-            logger.warning("the router does not tell its state: %r", error)
-            return {}
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
         caller = self._authenticator.admit(request.headers)
@@ -160,45 +144,3 @@ class Ingress:
                 raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send a shorter prompt")
             chunks.append(chunk)
         return b"".join(chunks)
-
-    async def _prices(self) -> dict[str, dict[str, float]]:
-        """By model, as the router has them now; those of the configuration when it does not answer."""
-        prices: dict[str, dict[str, float]] = (await self._state()).get("prices", {})
-        return prices or {model.name: asdict(model.price) for model in self._config.models}
-
-    def _describe(self, name: str, prices: dict[str, dict[str, float]]) -> dict[str, Any]:
-        model: dict[str, Any] = {
-            "id": name,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "apportion",
-        }
-        for served in self._config.models:
-            if served.name == name:
-                model |= {"max_model_len": served.max_model_len, **prices[name]}
-        return model
-
-    def _route_items(self, raw: bytes, request: Request, caller: Caller) -> list[RouteItem]:
-        body = decode(raw)
-        requests = body.get("requests") if isinstance(body, dict) else None
-        if not isinstance(requests, list) or not requests:
-            raise InvalidRequestError(
-                '`requests` must be a list of chat or completion bodies: {"requests": [{"messages": [...]}]}',
-                param="requests",
-            )
-        if len(requests) > self._config.ingress.max_route_items:
-            raise InvalidRequestError(
-                f"{len(requests)} requests in one call; at most {self._config.ingress.max_route_items} are planned "
-                "together, send the rest in another call",
-                param="requests",
-            )
-        return [self._route_item(i, one, request, caller) for i, one in enumerate(requests)]
-
-    def _route_item(self, index: int, body: Any, request: Request, caller: Caller) -> RouteItem:
-        kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
-        try:
-            bounds = self._config.ingress.bounds
-            return parse_object(kind, body, request.headers, self._config.names, caller, bounds).item
-        except ApportionError as error:
-            param = f"requests.{index}" + (f".{error.param}" if error.param else "")
-            raise type(error)(f"requests.{index}: {error.message}", param=param) from None

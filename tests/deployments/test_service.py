@@ -167,7 +167,7 @@ def test_route_plans_and_runs_nothing(service: Service) -> None:
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, None),
         ({"routing": {"max_cost_usd": 1e-12}}, 402, "routing.max_cost_usd"),
-        ({"routing": {"min_success": 1.0}}, 429, "routing.min_success"),
+        ({"routing": {"min_success": 1.0}}, 422, "routing.min_success"),
         ({"routing": {"models": ["nobody"]}}, 404, "routing.models"),
         ({"routing": {"colour": "red"}}, 400, "routing.colour"),
     ],

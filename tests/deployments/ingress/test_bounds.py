@@ -54,6 +54,22 @@ def test_what_is_too_large_is_refused_by_name(kind: str, body: dict[str, Any], p
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"prompt": "\xed\xa0\x80"}',  # half of a surrogate pair, as three bytes
+        b'{"prompt": "\xff"}',
+        '{"prompt": "\\ud800"}'.encode("utf-16"),
+        '{"prompt": "x"}'.encode("utf-16-le"),
+        '{"prompt": "x"}'.encode("utf-32"),
+        b'{"prompt": "\\ud800"}',
+    ],
+)
+def test_what_is_no_unicode_text_in_utf_8_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequestError):
+        parse("completion", raw, {}, MODELS)
+
+
 def test_what_fits_passes() -> None:
     body = CHAT | {"n": 4, "stop": ["abcde", "b"], "tools": [{}], "logit_bias": {"1": 1}}
     assert read("chat", body).item.sequences == 4

@@ -175,13 +175,14 @@ async def test_an_engines_error_keeps_its_status_and_costs_nothing() -> None:
     assert link.done[0].cost_usd == 0.0
 
 
-async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
+@pytest.mark.parametrize("sent", [b'data: {"choices":[]}\n\n', b'data: {"choices":[{"del'])
+async def test_a_stream_that_breaks_ends_with_an_error_event(sent: bytes) -> None:
     broken = asyncio.Event()
 
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        writer.write(head + b'16\r\ndata: {"choices":[]}\n\n\r\n')
+        writer.write(head + b"%x\r\n%s\r\n" % (len(sent), sent))
         await writer.drain()
         await broken.wait()
         writer.close()

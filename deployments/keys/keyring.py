@@ -118,7 +118,10 @@ class Keyring:
     def _load(self) -> None:
         source, text = self._read()
         try:
-            entries = _ENTRIES.validate_python(yaml.safe_load(text) or ())
+            content = yaml.safe_load(text)
+            if content is None:  # an editor that is about to write it has emptied it first
+                raise ConfigurationError(f"{source} is empty; write [] for no keys at all")
+            entries = _ENTRIES.validate_python(content)
         except yaml.YAMLError:
             raise ConfigurationError(f"{source} is not valid YAML") from None
         except ValidationError as error:
@@ -142,7 +145,9 @@ class Keyring:
             return f"keys.env {name}", os.environ[name]
         try:
             self._version = _version(self._config.file)
-            return self._config.file, Path(self._config.file).read_text()
+            return self._config.file, Path(self._config.file).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"keys.file {self._config.file} is not UTF-8; save it so") from None
         except OSError as error:
             raise ConfigurationError(f"keys.file {self._config.file}: {error.strerror}") from None
 

@@ -119,15 +119,15 @@ def test_a_broken_file_locks_nobody_out_and_is_told_without_its_contents(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ring = keyring(file, ALICE)
-    for text in ("- {name: x, sha256: secret-in-the-clear}", "{", None):
-        if text is None:
+    for content in (b"- {name: x, sha256: secret-in-the-clear}", b"{", b"", b"- {name: \xff}", None):
+        if content is None:
             file.unlink()
         else:
-            file.write_text(text)
+            file.write_bytes(content)
         with caplog.at_level(logging.ERROR, logger="apportion"):
             assert not ring.refresh()
         assert ring.caller(bearer("secret-a")).account.key == "alice"
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == 5
     assert "secret-in" not in caplog.text
 
 

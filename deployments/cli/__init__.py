@@ -5,6 +5,7 @@ from __future__ import annotations
 from apportion.deployments.cli.application import app
 from apportion.deployments.cli.assign import assign
 from apportion.deployments.cli.calibrate import calibrate
+from apportion.deployments.cli.check import check
 from apportion.deployments.cli.evaluate import evaluate
 from apportion.deployments.cli.init import init
 from apportion.deployments.cli.key import key
@@ -23,6 +24,7 @@ app.command()(predict)
 app.command()(assign)
 app.command()(evaluate)
 app.command()(init)
+app.command()(check)
 app.command()(serve)
 app.command()(profile)
 app.command()(plan)

@@ -56,7 +56,7 @@ app = typer.Typer(
     4. `evaluate` measures on your own outcomes what routing would gain.
     5. `profile`, `plan`, `render`, `simulate` decide what runs on which GPU, and write it down.
     6. `serve` answers OpenAI requests from the models, each from the one that was chosen; `init` writes a
-       configuration to start from, `key` makes API keys.
+       configuration to start from, `check` says what is wrong with one, `key` makes API keys.
     """,
 )
 

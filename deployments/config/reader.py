@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from apportion.allocation.serve_file import APPLICATION, ARGUMENTS, ServeFile
-from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.service import ServiceConfig, live_policy
 from apportion.router.batch.messages import ROUTER
+from apportion.router.errors import ConfigurationError
 
 IMPORT_PATH = "apportion.deployments.app:build"
 IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the packages were under one name
@@ -52,4 +53,11 @@ def check_config(file: ServeFile) -> ReadConfig:
                 f"the {ROUTER} is one replica, since slots have one owner; remove its num_replicas and "
                 "autoscaling_config",
             )
-    return ReadConfig(file, file.checked(ServiceConfig, ARGUMENTS))
+    service = file.checked(ServiceConfig, ARGUMENTS)
+    for number, changed in enumerate(file.application.get("deployments") or ()):
+        if changed.get("name") == ROUTER and changed.get("user_config"):
+            try:
+                live_policy(changed["user_config"], service)
+            except ConfigurationError as error:
+                raise file.fault((*APPLICATION, "deployments", number, "user_config"), error.message) from error
+    return ReadConfig(file, service)

@@ -5,8 +5,7 @@ Names are loaded when first used: importing the package loads neither torch nor 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from apportion.router.lazy import lazy_names
 
 _HOME = {
     "Calibrated": "calibrated",
@@ -29,12 +28,4 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

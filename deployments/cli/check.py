@@ -1,0 +1,30 @@
+"""`apportion check`: a configuration, with all that it names, before it is deployed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apportion.deployments.cli.application import console
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="the configuration, as `serve deploy` takes it")],
+) -> None:
+    """Say what is wrong with a configuration before it is deployed: fields, the Router's `user_config`, artefact, keys.
+
+    Nothing is started or changed. Exits with 2 where something is wrong, and names file, line, field and mend.
+
+    Example: `apportion check serve_config.yaml && serve deploy serve_config.yaml`
+    """
+    from apportion.deployments.config.reader import read_config
+    from apportion.deployments.config.service import mean_success
+    from apportion.deployments.keys.keyring import Keyring
+
+    service = read_config(file).service
+    mean_success(service)
+    if service.keys is not None:
+        Keyring(service.keys, service.names)
+    console.print(f"{file}: right; it serves {', '.join(service.names)}", highlight=False, markup=False)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from apportion.deployments.cli import app
+from tests.paths import ROOT
+
+
+def checked(document: dict, folder: Path) -> tuple[int, str]:
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump(document))
+    done = CliRunner().invoke(app, ["check", str(file)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+@pytest.fixture
+def document() -> dict:
+    return yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+
+
+def test_what_is_right_is_said_to_be(document: dict, tmp_path: Path) -> None:
+    code, said = checked(document, tmp_path)
+    assert (code, "it serves wren, finch, lark, heron" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("user_config", "says"),
+    [
+        ({"strategi": "mip"}, "strategi: unknown field"),
+        ({"strategy": "mipp"}, "mipp"),
+        ({"prices": {"hern": {"input_usd_per_million": 1}}}, "hern"),
+        ({"limits": [{"scope": "service", "window": "day", "usd": 1}]}, "need a `budget` section"),
+    ],
+)
+def test_a_wrong_user_config_is_named_with_its_line(
+    document: dict, tmp_path: Path, user_config: dict, says: str
+) -> None:
+    document["applications"][0]["deployments"] = [{"name": "Router", "user_config": user_config}]
+    code, said = checked(document, tmp_path)
+    assert code == 2
+    assert says in said
+    assert "line" in said
+
+
+def test_a_keys_file_is_read_too(document: dict, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("- {name: alice}")
+    document["applications"][0]["args"]["keys"] = {"file": str(keys)}
+    code, said = checked(document, tmp_path)
+    assert (code, "sha256: missing" in said) == (2, True)

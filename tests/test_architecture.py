@@ -18,7 +18,7 @@ SHELL = {"ray", "vllm", "fastapi", "starlette", "uvicorn", "aiohttp", "httpx", "
 FORBIDDEN = {
     "router": SHELL,
     "router.assignment": {*SHELL, "torch", "transformers", "pandas", "sklearn", "sqlalchemy", "yaml"},
-    "router.batch": {*SHELL, "torch", "transformers", "pandas", "yaml"},
+    "router.batch": {*SHELL, "time", "os", "pathlib", "torch", "transformers", "pandas", "yaml"},
     "allocation": SHELL,
 }
 

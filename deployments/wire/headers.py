@@ -60,6 +60,9 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
         "index": index,
         "model": decision.model,
         "success": decision.success,
+        "calibrated_success": next(
+            (one.calibrated_success for one in decision.candidates if one.model == decision.model), decision.success
+        ),
         "cost_usd": decision.cost_usd,
         "shadow_price": decision.batch.budget_price,
         "slot_price": decision.slot_price,

@@ -67,7 +67,7 @@ def _clean(outcome: Outcome) -> bool:
     error = outcome.error or {}
     if set(error) != ENVELOPE:
         return False
-    if outcome.status == 429 and outcome.shot.kind not in {Kind.refused, Kind.poor}:
+    if outcome.status == 429 and outcome.shot.kind not in {Kind.poor}:
         return error["code"] == "overloaded" and "retry-after" in (outcome.headers or {})
     return True
 

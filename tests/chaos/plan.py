@@ -123,7 +123,7 @@ REFUSED: tuple[tuple[dict[str, Any], int], ...] = (
     ({"messages": [{"role": "user", "content": "word " * 2000}]}, 400),
     ({"messages": [{"role": "robot", "content": "x"}]}, 400),
     ({"routing": {"max_cost_usd": 1e-12}}, 402),
-    ({"routing": {"min_success": 1.0}}, 429),
+    ({"routing": {"min_success": 1.0}}, 422),
 )
 SHED = frozenset({429})  # the queue is full, or too slow for the request's deadline
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apportion.router.assignment import Strategy
 from apportion.router.prices import ModelPrice
@@ -22,22 +22,20 @@ class Policy:
     """How batches are planned from now on.
 
     `models` are in the order of every array. A batch may spend `budget_usd_per_request` times its requests; None: no
-    cap.
+    cap. `names` and `prices` (list prices) follow from the models.
     """
 
     models: tuple[ServedModel, ...]
     strategy: Strategy
     budget_usd_per_request: float | None = None
 
+    names: tuple[str, ...] = field(init=False)
+    prices: tuple[ModelPrice, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(model.name for model in self.models))
+        object.__setattr__(self, "prices", tuple(model.price for model in self.models))
+
     def price_of(self, name: str) -> ModelPrice:
         """The price of the model of that name."""
         return self.prices[self.names.index(name)]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(model.name for model in self.models)
-
-    @property
-    def prices(self) -> tuple[ModelPrice, ...]:
-        """List prices, in the models' order."""
-        return tuple(model.price for model in self.models)

@@ -20,6 +20,7 @@ from apportion.router.batch.reservations import Reservations, Wish
 from apportion.router.budget import Shortage
 from apportion.router.errors import ApportionError, BudgetExhaustedError, DeadlineError, OverloadedError
 from apportion.router.estimates import concatenate
+from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,7 @@ class Scheduler:
         """Plans a batch; returns the ids that have to wait."""
         policy = self.policy  # one for all of the batch, from its estimates to its claims
         try:
-            # What waits while prices change is planned at the new ones.
-            await self._estimate([entry for entry in entries if entry.prices != policy.prices], policy)
+            await self._estimate(entries, policy.prices)
             await self._every_model_is_there()
             live = self._still_waiting(entries)
             return await self._decide(live, policy) if live else set()
@@ -149,13 +149,15 @@ class Scheduler:
                 self._tell(entry, Refusal(entry.item.id, error))
         return set()
 
-    async def _estimate(self, entries: list[Entry], policy: Policy) -> None:
-        if entries:
+    async def _estimate(self, entries: Sequence[Entry], prices: tuple[ModelPrice, ...]) -> None:
+        """Estimates what is new, and anew what waits since before the prices changed."""
+        unpriced = [entry for entry in entries if entry.prices is not prices and entry.prices != prices]
+        if unpriced:
             began_s = self._clock()
-            estimates = await self._forecaster.estimate([entry.item for entry in entries], policy.prices)
+            estimates = await self._forecaster.estimate([entry.item for entry in unpriced], prices)
             predict_s = self._clock() - began_s
-            for row, entry in enumerate(entries):
-                entry.estimates, entry.prices, entry.predict_s = estimates.rows([row]), policy.prices, predict_s
+            for row, entry in enumerate(unpriced):
+                entry.estimates, entry.prices, entry.predict_s = estimates.rows([row]), prices, predict_s
 
     def _still_waiting(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that somebody waits for; those whose time is up are told so."""

@@ -40,10 +40,10 @@ class Part:
 
         A part that finds a mistake in what it was asked works.
         """
-        state = self.state
-        if state is BreakerState.open or (state is BreakerState.half_open and self._on_trial):
+        trial = self.state is BreakerState.half_open
+        if not self._breaker.allows(self._clock()) or (trial and self._on_trial):
             return None
-        self._on_trial = state is BreakerState.half_open  # one call decides; the others do without meanwhile
+        self._on_trial |= trial  # one call decides; the others do without meanwhile
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await call()
@@ -58,6 +58,7 @@ class Part:
             logger.warning("the %s failed, planning without it: %s", self._name, type(error).__name__)
             return None
         finally:
-            self._on_trial = False
+            if trial:  # a call from before the breaker opened may end while another is the trial
+                self._on_trial = False
         self._breaker.success()
         return answer

@@ -30,11 +30,6 @@ class PromptRequest:
         return prompt_text(self.content)
 
 
-def read_prompts(file: Path) -> list[str]:
-    """The texts of a file's requests; see `read_requests`."""
-    return [request.text for request in read_requests(file)]
-
-
 def read_requests(file: Path) -> list[PromptRequest]:
     """Requests of a file: a prompt a line, or for .jsonl an object a line with `prompt` or `messages`.
 

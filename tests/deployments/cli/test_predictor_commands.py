@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from apportion.deployments.cli import app
 from apportion.router.outcomes import write_outcomes
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.prompts import read_prompts
+from apportion.router.prediction.prompts import read_requests
 from tests.samples import make_outcomes
 
 runner = CliRunner()
@@ -185,5 +185,5 @@ def test_a_prompt_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
     file, text = tmp_path / "prompts.jsonl", tmp_path / "prompts.txt"
     file.write_text(json.dumps({"prompt": odd}, ensure_ascii=False) + "\r\n", encoding="utf-8")
     text.write_text(f"{odd}\n\nlast\n", encoding="utf-8")
-    assert read_prompts(file) == [odd]
-    assert read_prompts(text) == [odd, "last"]
+    assert [request.text for request in read_requests(file)] == [odd]
+    assert [request.text for request in read_requests(text)] == [odd, "last"]

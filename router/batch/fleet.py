@@ -19,6 +19,7 @@ from apportion.router.batch.slots import SlotLedger
 logger = logging.getLogger(__name__)
 
 REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead
+BREAKER_MEMORY_S = 300.0  # so long, a replica that was away is known to have failed before
 
 
 class Fleet:
@@ -36,6 +37,7 @@ class Fleet:
         self._replicas: dict[str, EngineReplica] = {}
         self._heard_s: dict[str, float] = {}
         self._breakers: dict[str, Breaker] = {}
+        self._left_s: dict[str, float] = {}  # when those left whose breakers are still known
 
     @property
     def in_flight(self) -> int:
@@ -68,7 +70,9 @@ class Fleet:
         self._replicas[replica.id] = replica
         self._slots.join(replica.id, self._columns[replica.model], replica.slots)
         if is_new:
-            self._breakers[replica.id] = Breaker()
+            self._left_s.pop(replica.id, None)
+            self._breakers.setdefault(replica.id, Breaker())
+            self._restrict(replica.id)  # to go silent and come back is no proof that it works
             logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
         return is_new
 
@@ -116,7 +120,9 @@ class Fleet:
         silent = [replica for replica, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]
         for replica in silent:
             self._drop(replica)
-        trials = [self._restrict(replica) for replica in self._breakers]
+        for replica in [name for name, left_s in self._left_s.items() if now_s - left_s > BREAKER_MEMORY_S]:
+            del self._breakers[replica], self._left_s[replica]
+        trials = [self._restrict(replica) for replica in self._replicas]
         return bool(silent) or any(trials)
 
     def describe(self) -> dict[str, Any]:
@@ -140,6 +146,6 @@ class Fleet:
     def _drop(self, replica: str) -> None:
         if self._replicas.pop(replica, None) is not None:
             logger.info("replica %s left", replica)
+            self._left_s[replica] = self._clock()
         self._heard_s.pop(replica, None)
-        self._breakers.pop(replica, None)
         self._slots.leave(replica)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray
 from apportion.router.costs import expected_cost
-from apportion.router.errors import ApportionError
-from apportion.router.estimates import Estimates
+from apportion.router.errors import ApportionError, InvalidRequestError
+from apportion.router.estimates import Estimates, concatenate
 from apportion.router.prediction.chat import prompt_text
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import TokenCounter
 from apportion.router.prices import ModelPrice
+
+logger = logging.getLogger(__name__)
 
 
 class Request(Protocol):
@@ -29,6 +32,16 @@ class Request(Protocol):
     def max_tokens(self) -> int | None: ...
     @property
     def sequences(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A request that can always be read: where it cannot, the predictor is at fault."""
+
+    content: str = "What is 1 plus 1?"
+    tools: None = None
+    max_tokens: int | None = None
+    sequences: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,23 @@ class RequestEstimator:
     context: FloatArray | None = None
 
     def estimate(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
-        """Estimates for the requests; one that cannot be read gets an error of its own and spoils nothing."""
+        """Estimates for the requests; one that cannot be read gets an error of its own and spoils nothing.
+
+        Raises:
+            Exception: nothing can be estimated, so that it is no request's fault.
+        """
+        try:
+            return self._estimate_together(requests, prices)
+        except Exception as error:
+            if len(requests) > 1:  # the halves by themselves, until the request that is at fault is alone
+                half = len(requests) // 2
+                return concatenate([self.estimate(part, prices) for part in (requests[:half], requests[half:])])
+            placeholder = self._estimate_together([Probe()], prices)
+            logger.warning("a request cannot be estimated: %s", type(error).__name__)
+            unread = InvalidRequestError("this request cannot be read; check its text, its messages and its tools")
+            return replace(placeholder, errors={0: error if isinstance(error, ApportionError) else unread})
+
+    def _estimate_together(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
         texts = [request_text(request.content) for request in requests]
         input_tokens, errors = self._count(requests, texts)
         prediction = self.predictor.predict(texts)

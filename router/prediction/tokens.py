@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from apportion.router.torch_companions import hide_misfits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 Content = str | Sequence[Any]
 """A prompt, a chat's messages, token ids, or several prompts (texts or token ids), whose tokens are
@@ -113,6 +116,11 @@ class _Group:
                         totals[row] += part
             except ApportionError as error:
                 errors[row] = error
+            except Exception as error:  # whatever a template or a tokenizer makes of it, it is this request's alone
+                logger.warning("a request's tokens cannot be counted: %s", type(error).__name__)
+                errors[row] = InvalidRequestError(
+                    f"the tokens of this request cannot be counted for {self.name!r}; check its messages and tools"
+                )
         backend = self.tokenizer.backend_tokenizer
         for special, rows in owners.items():
             encoded = backend.encode_batch_fast(texts[special], add_special_tokens=special)

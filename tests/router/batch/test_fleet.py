@@ -1,6 +1,6 @@
 import pytest
 
-from apportion.router.batch.fleet import REPLICA_TTL_S, Fleet
+from apportion.router.batch.fleet import BREAKER_MEMORY_S, REPLICA_TTL_S, Fleet
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Held, RouteItem
 
 
@@ -68,6 +68,23 @@ def test_refused_connections_open_the_breaker_and_heartbeats_do_not_close_it(fle
     fleet.announce(replica("l1", "large", 2))
     assert fleet.sweep()
     assert fleet.free_slots().tolist() == [8, 1]
+
+
+def test_a_replica_that_went_silent_comes_back_with_what_is_known_of_it(fleet: Fleet, clock: Clock) -> None:
+    fail(fleet, "large")
+    clock.now_s += REPLICA_TTL_S + 1
+    assert fleet.sweep()
+    fleet.announce(replica("l1", "large", 2))
+    assert fleet.free_slots()[1] == 1, "its trial is due, and only that"
+    fail(fleet, "large", times=1)
+    fleet.announce(replica("l1", "large", 2, draining=True))
+    fleet.announce(replica("l1", "large", 2))
+    assert fleet.free_slots()[1] == 0
+    fleet.announce(replica("l1", "large", 2, draining=True))
+    clock.now_s += BREAKER_MEMORY_S + 1
+    fleet.sweep()
+    fleet.announce(replica("l1", "large", 2))
+    assert fleet.free_slots()[1] == 2, "that was long ago"
 
 
 def test_silent_and_leaving_replicas_are_dropped(fleet: Fleet, clock: Clock) -> None:

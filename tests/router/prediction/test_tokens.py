@@ -57,6 +57,16 @@ def test_one_bad_item_spoils_no_other(counter: TokenCounter) -> None:
         counter.count([{"role": "bad", "content": "x"}])
 
 
+def test_what_no_template_foresees_is_one_requests_matter_and_is_not_quoted() -> None:
+    counter = TokenCounter({"m": _tokenizer("{{ messages[0]['depth'] ** 2 ** 'secret'|length }}" + TEMPLATE)})
+    unforeseen = [{"role": "user", "content": "secret words", "depth": {}}]
+    overflowing = [{"role": "user", "content": "secret words", "depth": 1e300}]
+    counts, errors = counter.count_batch(["one two", unforeseen, overflowing, "three"])
+    assert sorted(errors) == [1, 2]
+    assert "secret" not in errors[2].message
+    assert counts[:, 0].tolist() == [2, 0, 0, 1]
+
+
 def test_a_model_without_template_answers_no_chats() -> None:
     counter = TokenCounter({"base": _tokenizer(None)})
     with pytest.raises(InvalidRequestError, match="'base' has no chat template"):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
 from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.config.service import DispatchConfig
 from apportion.deployments.ingress.client import Client
+from apportion.deployments.ingress.connections import Connections, is_own_trouble
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
 from apportion.deployments.wire.errors import engine_error
@@ -29,6 +31,8 @@ from apportion.router.errors import DeadlineError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
+# Between tries to connect while this ingress itself has no means to; the seat is held meanwhile.
+_OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 _TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
 
 
@@ -37,11 +41,29 @@ class _EngineFailureError(Exception):
 
 
 @dataclass(slots=True)
+class _Line:
+    """A replica while requests of this ingress are on it: how many, and when the last byte came out of it."""
+
+    attempts: int = 0
+    heard_s: float = -math.inf
+
+
+@dataclass(slots=True)
 class _Attempt:
     """What becomes of a dispatched request: until the engine has done more, its client has given it up."""
 
+    line: _Line
+    begun_s: float = field(default_factory=lambda: _now_s())
     cost_usd: float | None = None
     ending: Ending = Ending.given_up
+    reused: bool = False  # whether the connection had served another request before
+
+    def heard(self) -> None:
+        self.line.heard_s = _now_s()
+
+    def late(self) -> Ending:
+        """How it ends when the engine's time is up: slow under load, or silent to everybody."""
+        return Ending.late if self.line.heard_s > self.begun_s else Ending.engine_failed
 
 
 class Dispatcher:
@@ -57,7 +79,8 @@ class Dispatcher:
         self._link = link
         self._config = config
         self._timeouts = timeouts
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections()
+        self._lines: dict[str, _Line] = {}
 
     async def serve(self, parsed: ParsedRequest, path: str, client: Client) -> None:
         """Answers one request; waiting, planning, attempts and generation all consume its time.
@@ -76,13 +99,12 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Closes the pooled connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._connections.close()
 
     async def _attempt(self, parsed: ParsedRequest, path: str, client: Client, deadline: asyncio.Timeout) -> None:
         failed: list[Decision] = []
         while True:
-            left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+            left_s = (deadline.when() or 0.0) - _now_s()
             asked_s = time.perf_counter()
             decision = await self._link.plan(parsed.item.again(failed, left_s))
             planned_s = time.perf_counter() - asked_s
@@ -109,7 +131,11 @@ class Dispatcher:
                 attempt.ending = Ending.no_connection
                 raise _EngineFailureError(f"the engine took no connection within {limits.connect_s:g} s") from error
             except aiohttp.ClientConnectionError as error:
-                refused = isinstance(error, aiohttp.ClientConnectorError)
+                if is_own_trouble(error):
+                    attempt.ending = Ending.own_trouble
+                    raise _EngineFailureError("this ingress can make no connection to an engine now") from error
+                # Refused after a reused connection broke: it was there, and may have begun.
+                refused = isinstance(error, aiohttp.ClientConnectorError) and not attempt.reused
                 attempt.ending = Ending.unreachable if refused else Ending.connection_lost
                 raise _EngineFailureError("the engine cannot be reached") from error
             except aiohttp.ClientError as error:
@@ -118,7 +144,7 @@ class Dispatcher:
             except TimeoutError as error:
                 if not total.expired():
                     raise
-                attempt.ending = Ending.engine_failed
+                attempt.ending = attempt.late()
                 raise _EngineFailureError(f"the engine did not finish within {limits.total_s:g} s") from error
 
     async def _exchange(
@@ -131,24 +157,18 @@ class Dispatcher:
         attempt: _Attempt,
         limits: TimeoutsConfig,
     ) -> None:
-        price = decision.price
-        request = self._pool().post(
-            f"{decision.url}{path}",
-            data=parsed.engine_body(decision.model),
-            headers={"content-type": "application/json"} | ({} if price is None else dict([price_header(price)])),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s),
-        )
         sent_s = time.perf_counter()
         first_s = limits.first_token_s if parsed.stream else None
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
             try:
                 async with asyncio.timeout(first_s) as patience:
-                    answer = await stack.enter_async_context(request)
+                    answer = await self._call(decision, parsed, path, attempt, limits, stack)
                     first = await answer.content.readany()
+                    attempt.heard()
             except TimeoutError as error:
                 if not patience.expired():
                     raise
-                attempt.ending = Ending.engine_failed
+                attempt.ending = attempt.late()
                 raise _EngineFailureError(f"no first token within {first_s:g} s") from error
             if answer.status >= 500:
                 attempt.ending = Ending.engine_failed
@@ -156,22 +176,56 @@ class Dispatcher:
             timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
             await _pipe(answer, first, [*decision_headers(decision), timing], attempt, client)
 
+    async def _call(
+        self,
+        decision: Decision,
+        parsed: ParsedRequest,
+        path: str,
+        attempt: _Attempt,
+        limits: TimeoutsConfig,
+        stack: contextlib.AsyncExitStack,
+    ) -> aiohttp.ClientResponse:
+        """The head of the engine's answer.
+
+        Waits a while for what this ingress itself lacks. A kept connection that breaks before any byte tells only that
+        the engine has closed it; a new one tells whether the engine is there.
+        """
+        body = parsed.engine_body(decision.model)
+        headers = {"content-type": "application/json"}
+        if decision.price is not None:
+            headers |= [price_header(decision.price)]
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s)
+        session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)
+        while True:
+            call = session.post(
+                f"{decision.url}{path}", data=body, headers=headers, timeout=timeout, trace_request_ctx=attempt
+            )
+            try:
+                return await stack.enter_async_context(call)
+            except aiohttp.ClientConnectionError as error:
+                wait_s = next(waits_s, None) if is_own_trouble(error) else None
+                if wait_s is not None:
+                    attempt.ending = Ending.own_trouble
+                    await asyncio.sleep(wait_s)
+                    attempt.ending = Ending.given_up
+                elif attempt.reused and session is self._connections.pooled:
+                    session = self._connections.fresh
+                else:
+                    raise
+
     @contextlib.asynccontextmanager
     async def _attempted(self, decision: Decision) -> AsyncIterator[_Attempt]:
-        attempt = _Attempt()
+        replica = decision.replica or ""
+        line = self._lines.setdefault(replica, _Line())
+        line.attempts += 1
+        attempt = _Attempt(line)
         try:
             yield attempt
         finally:
+            line.attempts -= 1
+            if line.attempts == 0:
+                del self._lines[replica]
             self._link.finish(Done(decision.id, attempt.cost_usd, attempt.ending))
-
-    def _pool(self) -> aiohttp.ClientSession:
-        # Made on first use: a session belongs to the event loop that it is used in.
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-            self._session = aiohttp.ClientSession(
-                connector=connector, auto_decompress=False, skip_auto_headers=["user-agent"]
-            )
-        return self._session
 
 
 async def _pipe(
@@ -188,6 +242,7 @@ async def _pipe(
         await _pipe_stream(answer, first, attempt, client)
         return
     body = first + await answer.read()
+    attempt.heard()
     attempt.ending = Ending.answered
     if answer.status >= 400:
         attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
@@ -199,10 +254,15 @@ async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, attempt: _A
     await client.chunk(first)
     tail = first[-_TAIL_BYTES:]
     async for chunk in answer.content.iter_any():
+        attempt.heard()
         await client.chunk(chunk)
         tail = (tail + chunk)[-_TAIL_BYTES:]
     attempt.cost_usd, attempt.ending = find_settled(tail), Ending.answered
     await client.end()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _said(body: bytes) -> str:

@@ -142,20 +142,22 @@ class Ending(enum.Enum):
     answered = enum.auto()  # by the engine, whether it took the request or refused it
     given_up = enum.auto()  # its client or its time was gone before the engine was done
     unsent = enum.auto()  # no engine has received it
+    own_trouble = enum.auto()  # its ingress had no descriptor, port or memory for a connection
     no_connection = enum.auto()  # the engine did not take the connection in time
     unreachable = enum.auto()  # nobody listens where the engine was
     connection_lost = enum.auto()  # the engine was gone before it was done
-    engine_failed = enum.auto()  # the engine answered with an error of its own, broke off, or was late
+    engine_failed = enum.auto()  # the engine answered with an error of its own, broke off, or was late and silent
+    late = enum.auto()  # the engine was late with this one, and answered others meanwhile
 
     @property
     def worked(self) -> bool:
         """Whether an engine may have worked on it, so that it costs money."""
-        return self not in {Ending.unsent, Ending.no_connection, Ending.unreachable}
+        return self not in {Ending.unsent, Ending.own_trouble, Ending.no_connection, Ending.unreachable}
 
     @property
     def failed(self) -> bool:
         """Whether its replica did badly, as far as the ingress can tell."""
-        return self not in {Ending.answered, Ending.given_up, Ending.unsent}
+        return self in {Ending.no_connection, Ending.unreachable, Ending.connection_lost, Ending.engine_failed}
 
 
 @dataclass(frozen=True, slots=True)

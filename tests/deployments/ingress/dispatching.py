@@ -1,0 +1,98 @@
+"""A dispatcher between a played router and a played client; the engines are real servers."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+
+from apportion.deployments.config.models import ModelConfig, SimulatedConfig, TimeoutsConfig
+from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.engine.replica import EngineServer
+from apportion.deployments.engine.simulated import SimulatedEngine
+from apportion.deployments.ingress.dispatch import Dispatcher
+from apportion.deployments.ingress.openai import parse
+from apportion.router.batch.messages import BatchInfo, Decision, Done, RouteItem
+
+BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
+PATH = "/v1/chat/completions"
+
+
+class StubLink:
+    """Sends every request to the next URL of a list, the last one again and again; records the endings."""
+
+    def __init__(self, *urls: str) -> None:
+        self.urls = list(urls)
+        self.asked: list[RouteItem] = []
+        self.done: list[Done] = []
+
+    async def plan(self, item: RouteItem) -> Decision:
+        self.asked.append(item)
+        url = self.urls.pop(0) if len(self.urls) > 1 else self.urls[0]
+        return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, f"replica-{len(self.asked)}", url)
+
+    def finish(self, done: Done) -> None:
+        self.done.append(done)
+
+
+class Browser:
+    """Collects what is sent to it."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.first_byte = asyncio.Event()
+
+    async def send(self, message: dict) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            self.body += message["body"]
+            self.first_byte.set()
+
+
+def parsed(**fields: object):
+    body = {"messages": [{"role": "user", "content": "hi"}]} | fields
+    return parse("chat", json.dumps(body).encode(), {}, ("small",))
+
+
+def dead_url() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def serving(app) -> AsyncIterator[EngineServer]:
+    server = EngineServer(app, "127.0.0.1")
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def simulated(**timings: float) -> Starlette:
+    model = ModelConfig(
+        name="small",
+        source="x",
+        engine="simulated",
+        simulated=SimulatedConfig(**timings),
+        input_usd_per_million=1,
+        output_usd_per_million=1,
+        max_model_len=1000,
+    )
+    return SimulatedEngine(model).app
+
+
+@contextlib.asynccontextmanager
+async def dispatching(
+    link: StubLink, limits: TimeoutsConfig | None = None, **config: float
+) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(link, DispatchConfig(**config), {} if limits is None else {"small": limits})
+    yield dispatcher
+    await dispatcher.close()

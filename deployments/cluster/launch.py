@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -38,7 +39,10 @@ RAY_ENV = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     # Serve's controller looks at every replica ten times a second otherwise, on the cores that the engines start on.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # A connection whose client neither sends nor takes what is there for it; not one that waits for its answer.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
 }
+MAX_CONNECTIONS = 32_768  # of HAProxy, a node; Ray's own 4,096 are soon held by idle clients
 STATUS_PERIOD_S = 1.0
 END_LIMIT_S = 20.0
 
@@ -52,8 +56,14 @@ def required_cpus(config: ServiceConfig) -> float:
 
 def set_ray_environment() -> None:
     """To be called before Ray is imported, since it reads its environment then; what the user has set stays."""
-    for name, value in RAY_ENV.items():
+    for name, value in (RAY_ENV | {"RAY_SERVE_HAPROXY_MAXCONN": str(_max_connections())}).items():
         os.environ.setdefault(name, value)
+
+
+def _max_connections() -> int:
+    """HAProxy's: it does not start where its two descriptors a connection, and some more, are not to be had."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, hard // 2 - 256)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Between tries to connect while this ingress itself has no means to; the seat is held meanwhile.
 _OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+# An engine that had a request for so long without a byte of answer has failed it if the request's own time is up.
+LATE_S = 15.0
 _TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
 
 
@@ -56,14 +58,21 @@ class _Attempt:
     begun_s: float = field(default_factory=lambda: _now_s())
     cost_usd: float | None = None
     ending: Ending = Ending.given_up
+    begun_to_answer: bool = False
     reused: bool = False  # whether the connection had served another request before
 
     def heard(self) -> None:
+        self.begun_to_answer = True
         self.line.heard_s = _now_s()
 
     def late(self) -> Ending:
         """How it ends when the engine's time is up: slow under load, or silent to everybody."""
         return Ending.late if self.line.heard_s > self.begun_s else Ending.engine_failed
+
+    def out_of_time(self) -> None:
+        """The request's own time is up; what its engine had for long without a byte is not its client's doing."""
+        if self.ending is Ending.given_up and not self.begun_to_answer and _now_s() - self.begun_s > LATE_S:
+            self.ending = self.late()
 
 
 class Dispatcher:
@@ -109,10 +118,10 @@ class Dispatcher:
             decision = await self._link.plan(parsed.item.again(failed, left_s))
             planned_s = time.perf_counter() - asked_s
             try:
-                await self._forward(decision, planned_s, parsed, path, client)
+                await self._forward(decision, planned_s, parsed, path, client, deadline)
                 return
             except _EngineFailureError as failure:
-                logger.warning("replica %s: %s", decision.replica, failure)
+                logger.warning("request %s on replica %s: %s", decision.id, decision.replica, failure)
                 failed.append(decision)
                 if client.started or len(failed) > self._config.retries:
                     tried = f" ({len(failed)} replicas were tried)" if len(failed) > 1 else ""
@@ -120,13 +129,23 @@ class Dispatcher:
                     return
 
     async def _forward(
-        self, decision: Decision, planned_s: float, parsed: ParsedRequest, path: str, client: Client
+        self,
+        decision: Decision,
+        planned_s: float,
+        parsed: ParsedRequest,
+        path: str,
+        client: Client,
+        deadline: asyncio.Timeout,
     ) -> None:
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
         async with self._attempted(decision) as attempt:
             try:
                 async with asyncio.timeout(limits.total_s) as total:
                     await self._exchange(decision, planned_s, parsed, path, client, attempt, limits)
+            except asyncio.CancelledError:
+                if deadline.expired():
+                    attempt.out_of_time()
+                raise
             except aiohttp.ServerTimeoutError as error:
                 attempt.ending = Ending.no_connection
                 raise _EngineFailureError(f"the engine took no connection within {limits.connect_s:g} s") from error
@@ -172,7 +191,7 @@ class Dispatcher:
                 raise _EngineFailureError(f"no first token within {first_s:g} s") from error
             if answer.status >= 500:
                 attempt.ending = Ending.engine_failed
-                raise _EngineFailureError(f"the engine failed ({answer.status}): {_said(first)}")
+                raise _EngineFailureError(f"the engine failed ({answer.status})")
             timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
             await _pipe(answer, first, [*decision_headers(decision), timing], attempt, client)
 
@@ -263,7 +282,3 @@ async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, attempt: _A
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _said(body: bytes) -> str:
-    return body.decode(errors="replace")[:200]

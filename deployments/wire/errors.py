@@ -29,13 +29,13 @@ def engine_error(status: int, body: bytes) -> bytes:
 
     Args:
         status: the engine's status, which stays.
-        body: what it said; its message and the field that it blames are kept.
+        body: what it said; the message of an envelope and the field that it blames are kept, other text is not.
     """
     try:
         said = json.loads(body)["error"]
         message, param = str(said["message"]), said.get("param")
     except (ValueError, KeyError, TypeError):
-        message, param = body.decode(errors="replace")[:1000] or f"the engine answered {status}", None
+        message, param = f"the engine refused the request with status {status}", None
     kind = InvalidRequestError if status < 500 else UnavailableError
     error = kind(message, param=param.removeprefix("body.") if isinstance(param, str) else None)
     return json.dumps(error.envelope(), separators=(",", ":")).encode()

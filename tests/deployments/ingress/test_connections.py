@@ -12,7 +12,7 @@ import pytest
 from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.ingress.client import Client
 from apportion.router.batch.messages import Decision, Ending, RouteItem
-from apportion.router.errors import UnavailableError
+from apportion.router.errors import DeadlineError, UnavailableError
 from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -124,3 +124,30 @@ async def test_a_late_first_token_is_a_failure_only_where_nothing_else_comes_out
     assert ending in [done.ending for done in link.done]
     assert Ending.late.worked
     assert not Ending.late.failed
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("late_s", "ending"), [(0.2, Ending.engine_failed), (30.0, Ending.given_up)])
+async def test_a_request_whose_time_is_up_tells_of_an_engine_that_never_answered(
+    stream: bool, late_s: float, ending: Ending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apportion.deployments.ingress.dispatch.LATE_S", late_s)
+    async with serving(simulated(first_token_s=30)) as hung:
+        link = StubLink(hung.url)
+        async with dispatching(link) as dispatcher:
+            with pytest.raises(DeadlineError):
+                await dispatcher.serve(parsed(stream=stream, routing={"timeout_s": 0.4}), PATH, Client(Browser().send))
+    assert [done.ending for done in link.done] == [ending]
+
+
+async def test_a_request_whose_time_is_up_blames_no_engine_that_answers_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apportion.deployments.ingress.dispatch.LATE_S", 0.2)
+    async with serving(simulated(tokens=40, token_s=0.05)) as quick, serving(simulated(first_token_s=30)) as slow:
+        link = OneReplica(quick.url, slow.url)
+        async with dispatching(link) as dispatcher:
+            other = asyncio.create_task(dispatcher.serve(parsed(stream=True), PATH, Client(Browser().send)))
+            await asyncio.sleep(0.05)
+            with pytest.raises(DeadlineError):
+                await dispatcher.serve(parsed(routing={"timeout_s": 0.6}), PATH, Client(Browser().send))
+            assert [done.ending for done in link.done] == [Ending.late]
+            await other

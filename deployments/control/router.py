@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from apportion.deployments.config.service import ServiceConfig, live_policy
 from apportion.deployments.control.assembly import BatchRoom
+from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.housekeeping import Housekeeping
 from apportion.deployments.control.rates import KeyRates
 from apportion.deployments.control.remote import predict_by, solve_by
@@ -54,6 +55,7 @@ class Router:
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
         self._rates = KeyRates(config, self._reservations.spending)
+        self._confirmations = Confirmations(self._reservations.spending.flush)
         self._housekeeping = Housekeeping(
             {
                 "keys": self._rates.refresh,
@@ -109,11 +111,12 @@ class Router:
         for item in report.items:
             if not session.knows(item.id):
                 self._accept(session, Entry(item, report.ingress, time.monotonic()))
+        unknown = [request_id for request_id in report.waiting if not session.knows(request_id)]
+        if report.done or report.cancelled:
+            self._confirmations.add(session, report.number)
         if wait:
             await session.wait(POLL_S)
-        if report.done or report.cancelled:
-            await self._reservations.spending.flush()  # an ending is told again until it is known to be in the ledger
-        return Reply(self._id, session.take())
+        return session.reply(self._id, unknown)
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""

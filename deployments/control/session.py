@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from apportion.router.batch.entry import Entry
-from apportion.router.batch.messages import Decision, Verdict
+from apportion.router.batch.messages import Decision, Reply, Verdict
 
 MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
 
@@ -31,6 +32,7 @@ class IngressSession:
     undecided: dict[str, Entry] = field(default_factory=dict)
     in_flight: dict[str, Flight] = field(default_factory=dict)
     seen_s: float = field(default_factory=time.monotonic)
+    settled: list[int] = field(default_factory=list)  # reports whose endings are in the ledger
     _early_ends: dict[str, None] = field(default_factory=dict)
     _verdicts: list[Verdict] = field(default_factory=list)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,11 +78,12 @@ class IngressSession:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ready.wait(), timeout_s)
 
-    def take(self) -> tuple[Verdict, ...]:
-        """The verdicts for a reply."""
-        verdicts, self._verdicts = tuple(self._verdicts), []
+    def reply(self, router: str, unknown: Sequence[str]) -> Reply:
+        """The verdicts and confirmations that there are, for the reply that is sent now."""
+        reply = Reply(router, tuple(self._verdicts), tuple(self.settled), tuple(unknown))
+        self._verdicts, self.settled = [], []
         self._ready.clear()
-        return verdicts
+        return reply
 
     def _put(self, verdict: Verdict) -> None:
         self._verdicts.append(verdict)

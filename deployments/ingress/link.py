@@ -1,19 +1,22 @@
 """An ingress's line to the router: many requests in one exchange, so that control costs a batch, not a request.
 
 At most one exchange waits at the router for verdicts and at most one more carries news there; what arrives in
-between goes with the next. A router that has restarted is told again what waits and what is in flight.
+between goes with the next. A router that has restarted is told again what waits and what is in flight; where a reply
+was lost unnoticed, its verdicts are asked for and its endings are told once more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from apportion.deployments.ingress.endings import Endings
 from apportion.router.batch.cancellation import is_cancelled
 from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.errors import UnavailableError
@@ -27,8 +30,20 @@ ENDINGS_S = 0.02  # endings, while nothing here waits for what they free: mostly
 RETRY_S = 0.25  # after a failed exchange; the router may be restarting
 PATIENCE_S = 60.0  # with a router that does not answer; Serve restarts one within some ten seconds
 KEEPALIVE_S = 5.0
+LATE_S = 10.0  # twice the router's longest wait: a verdict, or the word that an ending has arrived, may be lost
 PARTING_S = 5.0  # for the last words of an ingress that stops
+PARTING_PERIOD_S = 0.05
+MAX_GIVEN_UP = 10_000  # requests remembered, in case that they are decided after all
 EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request that waits for its verdict; `asked_s` is when the router was last told of it or asked for it."""
+
+    item: RouteItem
+    verdict: asyncio.Future[Verdict]
+    asked_s: float
 
 
 class RouterLink:
@@ -42,10 +57,11 @@ class RouterLink:
         self._exchange = exchange
         self._name = uuid.uuid4().hex
         self._router: str | None = None
-        self._pending: dict[str, tuple[RouteItem, asyncio.Future[Verdict]]] = {}
+        self._pending: dict[str, _Pending] = {}
         self._new: dict[str, RouteItem] = {}
-        self._done: list[Done] = []
-        self._cancelled: list[str] = []
+        self._late: tuple[str, ...] = ()
+        self._endings = Endings()
+        self._given_up: dict[str, None] = {}
         self._held: dict[str, Held] = {}  # decided, not yet done
         self._tell_held = False
         self._waiting: asyncio.Task[None] | None = None
@@ -63,7 +79,7 @@ class RouterLink:
             CancelledError: the caller gave up; its seat is freed.
         """
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._pending[item.id] = (item, future)
+        self._pending[item.id] = _Pending(item, future, time.monotonic())
         self._new[item.id] = item
         self._flush_soon()
         try:
@@ -78,7 +94,7 @@ class RouterLink:
     def finish(self, done: Done) -> None:
         """A decided request has ended; its slot and money are settled."""
         self._held.pop(done.id, None)
-        self._done.append(done)
+        self._endings.done.append(done)
         self._flush_soon(COALESCE_S if self._pending else ENDINGS_S)
 
     async def close(self) -> None:
@@ -89,15 +105,19 @@ class RouterLink:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
-        parting = Report(self._name, done=tuple(self._done), cancelled=(*self._cancelled, *self._pending))
-        if parting.done or parting.cancelled:
-            try:
-                async with asyncio.timeout(PARTING_S):
-                    await self._exchange(parting, False)
-            except (Exception, asyncio.CancelledError) as error:
-                if is_cancelled():
-                    raise
-                logger.warning("the router was not told of %d endings: %r", len(parting.done), error)
+        self._endings.again(math.inf)
+        self._endings.cancelled.extend(self._pending)
+        try:
+            async with asyncio.timeout(PARTING_S):
+                while self._endings.unconfirmed:
+                    reply = await self._exchange(self._endings.report(self._name, time.monotonic()), False)
+                    self._endings.confirm(reply.settled)
+                    if self._endings.unconfirmed:
+                        await asyncio.sleep(PARTING_PERIOD_S)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
+            logger.warning("it is not known that the last endings are in the ledger: %s", type(error).__name__)
 
     def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
         self._pending.pop(request_id, None)
@@ -106,8 +126,14 @@ class RouterLink:
             return
         item = self._new.pop(request_id, None)
         if item is None or item.resent:
-            self._cancelled.append(request_id)
+            self._cancel(request_id)
             self._flush_soon(COALESCE_S)
+
+    def _cancel(self, request_id: str) -> None:
+        self._endings.cancelled.append(request_id)
+        self._given_up[request_id] = None
+        if len(self._given_up) > MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
 
     def _flush_soon(self, delay_s: float = 0.0) -> None:
         if self._keepalive is None:
@@ -133,26 +159,24 @@ class RouterLink:
 
     @property
     def _has_news(self) -> bool:
-        return bool(self._new or self._done or self._cancelled or self._tell_held)
+        return bool(self._new or self._endings.news or self._tell_held or self._late)
 
     async def _run(self, *, wait: bool) -> None:
-        report = Report(
-            ingress=self._name,
+        report = replace(
+            self._endings.report(self._name, time.monotonic()),
             items=tuple(self._new.values()),
-            done=tuple(self._done),
-            cancelled=tuple(self._cancelled),
             held=tuple(self._held.values()) if self._tell_held else (),
+            waiting=self._late,
         )
-        self._new, self._done, self._cancelled, self._tell_held = {}, [], [], False
+        self._new, self._late, self._tell_held = {}, (), False
         verdicts: tuple[Verdict, ...] = ()
         try:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                 reply = await self._exchange(report, wait)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():
-                self._keep(report)
                 raise
-            await self._after_failure(error, report)
+            await self._after_failure(error)
         else:
             verdicts = reply.verdicts
             self._after_reply(reply)
@@ -166,16 +190,16 @@ class RouterLink:
             self._flush_soon()
 
     def _deliver(self, verdict: Verdict) -> None:
-        item, future = self._pending.pop(verdict.id, (None, None))
-        if item is not None and future is not None and not future.done():
+        pending = self._pending.pop(verdict.id, None)
+        if pending is not None and not pending.verdict.done():
             if isinstance(verdict, Decision) and verdict.replica is not None:
                 self._held[verdict.id] = Held(
-                    verdict.id, verdict.model, verdict.replica, item.sequences, verdict.cost_usd
+                    verdict.id, verdict.model, verdict.replica, pending.item.sequences, verdict.cost_usd
                 )
-            future.set_result(verdict)
-        elif isinstance(verdict, Decision) and verdict.id not in self._held:
-            # Given up meanwhile: if its cancel arrived too late, this frees the seat; twice does no harm.
-            self._done.append(Done(verdict.id, None, Ending.unsent))
+            pending.verdict.set_result(verdict)
+        elif isinstance(verdict, Decision) and verdict.id in self._given_up:
+            # Its cancel may have arrived before it did: this frees the seat, and twice does no harm.
+            self._endings.done.append(Done(verdict.id, None, Ending.unsent))
 
     def _after_reply(self, reply: Reply) -> None:
         self._silent_since_s = None
@@ -183,38 +207,50 @@ class RouterLink:
             # A new router that answered what the old one was not asked: it knows nothing of the rest.
             self._resend(decided={verdict.id for verdict in reply.verdicts})
         self._router = reply.router
+        self._endings.confirm(reply.settled)
+        for request_id in reply.unknown:
+            pending = self._pending.get(request_id)
+            if pending is not None and not pending.verdict.done():
+                self._new.setdefault(request_id, replace(pending.item, resent=True))
 
     def _resend(self, *, decided: Collection[str] = ()) -> None:
+        self._endings.again(math.inf)
         self._tell_held = bool(self._held)
-        waiting = {key: item for key, (item, future) in self._pending.items() if not future.done()}
+        waiting = {key: one.item for key, one in self._pending.items() if not one.verdict.done()}
         self._new = {
             key: self._new.get(key) or replace(item, resent=True) for key, item in waiting.items() if key not in decided
         }
 
-    async def _after_failure(self, error: BaseException, report: Report) -> None:
+    async def _after_failure(self, error: BaseException) -> None:
         """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
         now_s = time.monotonic()
         self._silent_since_s = self._silent_since_s or now_s
         logger.warning("no answer from the router for %.1f s: %r", now_s - self._silent_since_s, error)
         if now_s - self._silent_since_s > PATIENCE_S:
             failure = UnavailableError("the router does not answer; try again in some seconds", retry_after_s=5.0)
-            for item, future in self._pending.values():
-                if not future.done():
-                    future.set_result(Refusal(item.id, failure))
-            self._cancelled.extend(self._pending)
+            for request_id, pending in self._pending.items():
+                if not pending.verdict.done():
+                    pending.verdict.set_result(Refusal(request_id, failure))
+                self._cancel(request_id)
             self._pending.clear()
         await asyncio.sleep(RETRY_S)
-        self._keep(report)
         self._resend()
 
-    def _keep(self, report: Report) -> None:
-        """Endings and cancels are told until it is known that they have arrived."""
-        self._done = [*report.done, *self._done]
-        self._cancelled = [*report.cancelled, *self._cancelled]
-
     async def _keep_alive(self) -> None:
-        """Long streams say nothing for minutes; the router must not take this ingress for dead meanwhile."""
+        """Long streams say nothing for minutes; the router must not take this ingress for dead meanwhile.
+
+        What should have been heard of by now is asked for: its reply may have gone to an exchange that nobody reads.
+        """
         while True:
             await asyncio.sleep(KEEPALIVE_S)
-            if self._held and self._waiting is None and self._telling is None:
+            self._ask_for_late(time.monotonic())
+            silent = self._waiting is None and bool(self._held or self._endings.unconfirmed)
+            if self._telling is None and (silent or self._has_news):
                 self._telling = asyncio.create_task(self._run(wait=False))
+
+    def _ask_for_late(self, now_s: float) -> None:
+        self._endings.again(now_s - LATE_S)
+        late = [one for one in self._pending.values() if one.asked_s < now_s - LATE_S]
+        for pending in late:
+            pending.asked_s = now_s
+        self._late = tuple(pending.item.id for pending in late)

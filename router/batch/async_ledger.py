@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from apportion.router.budget import Account, Limit, LimitIndex, Scope, Shortage
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
+from apportion.router.errors import LedgerError
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class AsyncLedger:
         self._ends: dict[str, int | None] = {}
         self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
         self._latest: asyncio.Future[Any] | None = None
+        self._failures = 0
 
     def set_limits(self, limits: Iterable[Limit]) -> None:
         """The limits from the next call on."""
@@ -66,10 +68,13 @@ class AsyncLedger:
 
     async def flush(self) -> None:
         """Returns when all endings of before are in the ledger."""
+        failures = self._failures
         if self._ends:
             await self._run(self._settle)
         elif self._latest is not None and not self._latest.done():
             await asyncio.wait({self._latest})
+        if self._failures != failures:  # of a call that was under way: its endings wait again
+            raise LedgerError("the budget ledger's database has failed meanwhile; try again in some seconds")
 
     async def expire(self, *, now_s: float) -> int:
         """Charges reservations whose time is up in full; how many there were."""
@@ -100,6 +105,7 @@ class AsyncLedger:
     def _keep_on_failure(self, ends: dict[str, int | None], work: asyncio.Future[Any]) -> None:
         if not work.cancelled() and work.exception() is not None:
             self._ends = {**self._ends, **ends}
+            self._failures += 1
 
     def _settle(self, *, ends: Mapping[str, int | None]) -> None:
         self._ledger.settle(ends)

@@ -182,21 +182,32 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an ingress tells the router: new requests, endings, cancels, and what it holds if the router is new."""
+    """What an ingress tells the router: new requests, endings, cancels, and what it holds if the router is new.
+
+    `number` is the report's own, for `Reply.settled`. `waiting` are requests told of long ago that have no verdict yet.
+    """
 
     ingress: str
+    number: int = 0
     items: tuple[RouteItem, ...] = ()
     done: tuple[Done, ...] = ()
     cancelled: tuple[str, ...] = ()
     held: tuple[Held, ...] = ()
+    waiting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The router's answer: the verdicts that are ready, and which incarnation of the router gives them."""
+    """The router's answer: the verdicts that are ready, and which incarnation of the router gives them.
+
+    `settled` are numbers of reports, this one's or earlier ones', whose endings and cancels are in the ledger;
+    `unknown` are those that wait at the ingress, but not here.
+    """
 
     router: str
     verdicts: tuple[Verdict, ...]
+    settled: tuple[int, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

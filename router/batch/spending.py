@@ -155,14 +155,16 @@ class Spending:
             self._ledger.end(request_id, 0)
         self.tally.release(request_id)
 
-    async def flush(self) -> None:
-        """Returns when all that was settled and released before is in the ledger; if that fails, later."""
+    async def flush(self) -> bool:
+        """Whether all that was settled and released before is in the ledger; else it will be, later."""
         if self._ledger is None:
-            return
+            return True
         try:
             await self._ledger.flush()
         except LedgerError as error:
             logger.warning("the ledger does not answer, %d endings wait: %s", self._ledger.endings, error)
+            return False
+        return True
 
     async def expire(self) -> None:
         """Charges what lost routers had reserved and nobody has settled in time."""

@@ -28,6 +28,8 @@ class FakeRouter:
         self.undecided: dict[str, RouteItem] = {}
         self.refuse: set[str] = set()
         self.failures = 0
+        self.settles = True
+        self.lost_replies = 0
 
     async def exchange(self, report: Report, wait: bool) -> Reply:
         if self.failures:
@@ -40,15 +42,20 @@ class FakeRouter:
         self.undecided |= {item.id: item for item in report.items}
         for request_id in report.cancelled:
             self.undecided.pop(request_id, None)
+        settled = (report.number,) if self.settles else ()
+        unknown = tuple(key for key in report.waiting if key not in self.undecided)
         if not wait:
-            return Reply(self.name, ())
+            return Reply(self.name, (), settled, unknown)
         await asyncio.sleep(self.planning_s)
         ready, self.undecided = self.undecided, {}
         verdicts: list[Verdict] = [
             Refusal(key, BudgetExceededError("too dear")) if key in self.refuse else decide(item)
             for key, item in ready.items()
         ]
-        return Reply(self.name, tuple(verdicts))
+        if self.lost_replies:
+            self.lost_replies -= 1
+            return Reply(self.name, (), settled)
+        return Reply(self.name, tuple(verdicts), settled)
 
     def restart(self) -> None:
         """Another incarnation, which knows nothing."""
@@ -306,3 +313,73 @@ async def test_an_exchange_that_was_cancelled_elsewhere_is_made_again() -> None:
     decision = await asyncio.wait_for(link.plan(item("a")), 2)
     assert decision.id == "a"
     await link.close()
+
+
+@pytest.fixture
+def soon_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "LATE_S", 0.1)
+    monkeypatch.setattr(link_module, "KEEPALIVE_S", 0.02)
+
+
+@pytest.mark.usefixtures("soon_late")
+async def test_a_verdict_that_went_into_a_reply_nobody_read_is_asked_for() -> None:
+    router = FakeRouter()
+    router.lost_replies = 1
+    link = RouterLink(router.exchange)
+    assert (await asyncio.wait_for(link.plan(item("r")), 2)).id == "r"
+    await link.close()
+
+
+@pytest.mark.usefixtures("soon_late")
+async def test_an_ending_is_told_again_until_it_is_in_the_ledger() -> None:
+    router = FakeRouter()
+    router.settles = False
+    link = RouterLink(router.exchange)
+    await link.plan(item("r"))
+    link.finish(Done("r", 1e-6))
+    async with asyncio.timeout(2):
+        while len(router.done) < 3:
+            await asyncio.sleep(0.01)
+    router.settles = True
+    async with asyncio.timeout(2):
+        while link._endings.unconfirmed:
+            await asyncio.sleep(0.01)
+    told = len(router.done)
+    await asyncio.sleep(0.3)
+    assert len(router.done) == told
+    await link.close()
+
+
+async def test_what_a_lost_router_had_not_confirmed_is_told_to_the_next() -> None:
+    router = FakeRouter()
+    router.settles = False
+    link = RouterLink(router.exchange)
+    await link.plan(item("r"))
+    link.finish(Done("r", 1e-6))
+    async with asyncio.timeout(2):
+        while not router.done:
+            await asyncio.sleep(0.01)
+    router.restart()
+    router.settles = True
+    router.done.clear()
+    await link.plan(item("next"))
+    async with asyncio.timeout(2):
+        while not router.done:
+            await asyncio.sleep(0.01)
+    assert [done.id for done in router.done] == ["r"]
+    await link.close()
+
+
+async def test_a_decision_that_is_told_twice_does_not_end_its_request_as_unsent() -> None:
+    class Router(FakeRouter):
+        async def exchange(self, report: Report, wait: bool) -> Reply:
+            reply = await super().exchange(report, wait)
+            return Reply(reply.router, (*reply.verdicts, decide(item("r"))), reply.settled)
+
+    router = Router()
+    link = RouterLink(router.exchange)
+    await link.plan(item("r"))
+    link.finish(Done("r", 1e-6))
+    await link.plan(item("next"))
+    await link.close()
+    assert [done.cost_usd for done in router.done if done.id == "r"] == [1e-6]

@@ -39,6 +39,9 @@ class KeyEntry(Section):
     models: tuple[str, ...] | None = Field(None, min_length=1, description="Models it may use; null: all.")
     requests_per_minute: float | None = Field(None, gt=0, description="Highest rate; null: no limit.")
     tenant: str | None = Field(None, max_length=128, description="Its tenant, whatever the header says.")
+    operator: bool = Field(
+        False, description="May see the whole service: the numbers at /health, and the header x-router-batch."
+    )
     limits: tuple[KeyLimit, ...] = Field((), description="Budgets of this key; they need a `budget` section.")
 
     def budget_limits(self) -> tuple[Limit, ...]:

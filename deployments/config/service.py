@@ -145,6 +145,11 @@ class IngressConfig(Section):
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies are answered with 413.")
     bounds: InputBounds = Field(default_factory=lambda: InputBounds(), description="Bounds of a request.")
+    batch_for_all: bool = Field(
+        False,
+        description="Tell every caller in the header x-router-batch how many requests of everybody were planned with "
+        "his and what they may cost; false: with API keys only those whose key says `operator: true`.",
+    )
     max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
 
 

@@ -129,8 +129,12 @@ class Router:
         if self._reservations.fleet.announce(replica):
             self._scheduler.wake()
 
-    async def state(self) -> dict[str, Any]:
-        """Numbers of the moment: replicas, slots, queue, money, and how well the parts do."""
+    async def state(self, max_age_s: float = 0.0) -> dict[str, Any]:
+        """Numbers of the moment: replicas, slots, queue, money, and how well the parts do.
+
+        Args:
+            max_age_s: what the database said may be told again for so long.
+        """
         policy = self._scheduler.policy
         return {
             **self._reservations.fleet.describe(),
@@ -139,7 +143,7 @@ class Router:
             "waiting": self._scheduler.waiting,
             "waiting_for_budget": self._scheduler.waiting_for_budget,
             "in_flight": self._reservations.fleet.in_flight,
-            **await self._reservations.spending.statement(),
+            **await self._reservations.spending.statement(max_age_s),
             "budget_usd_per_request": policy.budget_usd_per_request,
             "strategy": policy.strategy.name,
             "policy_error": self._policy_error,

@@ -193,7 +193,9 @@ class Dispatcher:
                 attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"the engine failed ({answer.status})")
             timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
-            await _pipe(answer, first, [*decision_headers(decision), timing], attempt, client)
+            await _pipe(
+                answer, first, [*decision_headers(decision, batch_told=parsed.batch_told), timing], attempt, client
+            )
 
     async def _call(
         self,

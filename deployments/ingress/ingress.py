@@ -77,12 +77,14 @@ class Ingress:
         self._config = config
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
+        self._state.listen()
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config.keys, config.names)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
     async def __del__(self) -> None:
+        self._state.close()
         await self._link.close()
         await self._dispatcher.close()
 
@@ -118,21 +120,27 @@ class Ingress:
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
     @api.get("/health")
-    async def health(self) -> Response:
-        """200 when every part works and every model has a replica, else 503; numbers of the moment either way."""
+    async def health(self, request: Request) -> Response:
+        """200 when every part works and every model has a replica, else 503; the numbers of the moment to operators."""
         healthy, numbers = await self._state.health()
-        return JSONResponse(numbers, status_code=200 if healthy else 503)
+        told = numbers if self._authenticator.is_operator(request.headers) else {"healthy": healthy}
+        return JSONResponse(told, status_code=200 if healthy else 503)
 
     @api.get("/ready")
-    async def ready(self) -> Response:
-        """200 when requests can be answered: the router is there and a model has a replica; else 503."""
-        models = await self._state.ready()
-        return JSONResponse({"ready": bool(models), "models": models}, status_code=200 if models else 503)
+    async def ready(self, request: Request) -> Response:
+        """200 when requests can be answered: the router was there of late and a model had a replica; else 503.
+
+        Asks nobody, so that neither a slow database nor a router that restarts takes the ingresses out of service.
+        """
+        models = self._state.ready()
+        told = {"models": models} if self._authenticator.is_operator(request.headers) else {}
+        return JSONResponse({"ready": bool(models), **told}, status_code=200 if models else 503)
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
         caller = self._authenticator.admit(request.headers)
         raw = await self._body(request)
         parsed = parse(kind, raw, request.headers, self._config.names, caller, self._config.ingress.bounds)
+        parsed.batch_told = caller.operator or self._config.ingress.batch_for_all
         return ServedResponse(partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]))
 
     async def _body(self, request: Request) -> bytes:

@@ -82,13 +82,17 @@ Kind = Literal["chat", "completion"]
 
 
 class ParsedRequest:
-    """A request: what the router sees (`item`), and the body that the engine gets."""
+    """A request: what the router sees (`item`), and the body that the engine gets.
 
-    __slots__ = ("_body", "item", "stream")
+    `batch_told`: whether the answer's headers say in which batch of everybody's requests it was planned.
+    """
+
+    __slots__ = ("_body", "batch_told", "item", "stream")
 
     def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool) -> None:
         self.item = item
         self.stream = stream
+        self.batch_told = True
         self._body = body
 
     def engine_body(self, model: str) -> bytes:

@@ -2,48 +2,76 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import asdict
 from typing import Any
 
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig
 from apportion.deployments.wire.calls import answer_of
+from apportion.router.batch.recent import Recent
 
-logger = logging.getLogger(__name__)
-
+STATE_AGE_S = 1.0  # numbers may be told again for so long
 STATE_TIMEOUT_S = 2.0
+PATIENCE_S = STATE_TIMEOUT_S + 0.5  # until the router's answer has failed to come
+LISTEN_S = 3.0  # between two looks at the router, for those who ask whether the service is ready
+PRESENT_S = 60.0  # a router unheard of for longer is away; Serve restarts one within some ten seconds
+SETTLING_S = 15.0  # a router that has just started waits for the engines' heartbeats, and so do requests
 
 
 class RouterState:
     """Asks the router, and knows what to say when it does not answer.
 
     Args:
-        ask: the router's `state`.
+        ask: the router's `state`; takes the age in seconds up to which it may repeat what it found.
+        clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[dict[str, Any]]], models: tuple[ModelConfig, ...]) -> None:
+    def __init__(
+        self,
+        ask: Callable[[float], Awaitable[dict[str, Any]]],
+        models: tuple[ModelConfig, ...],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ask = ask
         self._models = {model.name: model for model in models}
+        self._clock = clock
         self._started = int(time.time())
+        self._recent: Recent[dict[str, Any]] = Recent("the router's state", self._told, clock)
+        self._served: list[str] = []
+        self._served_s = -math.inf
+        self._listening: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """From now on hears of the router every few seconds, so that `ready` has to ask nobody."""
+        self._listening = asyncio.create_task(self._listen(), context=Context())
+
+    def close(self) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
 
     async def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether every part works and every model that is to have replicas has one; and the numbers of the moment."""
-        state = await self._state()
+        numbers = await self._recent.within(STATE_AGE_S, PATIENCE_S)
+        state = numbers if numbers is not None and self._recent.error is None else {}
         parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
         slots = {name: model["slots"] for name, model in state.get("models", {}).items()}
         served = all(slots.get(name) for name, model in self._models.items() if model.groups)
         healthy = served and set(parts.values()) == {"closed"} and not state.get("policy_error")
         return healthy, {"healthy": healthy, **state, "parts": parts}
 
-    async def ready(self) -> list[str]:
-        """The models that can answer."""
-        return [name for name, model in (await self._state()).get("models", {}).items() if model["slots"] > 0]
+    def ready(self) -> list[str]:
+        """The models that can answer, as far as last heard; none if no router has been heard of for long."""
+        age_s = self._recent.age_s
+        served = self._clock() - age_s - self._served_s <= SETTLING_S  # when the router was last heard
+        return self._served if served and age_s <= PRESENT_S else []
 
     async def described(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
         """Models as OpenAI lists them, with context and price where the name is one model's."""
-        prices = (await self._state()).get("prices", {})
+        prices = (await self._recent.within(STATE_AGE_S, PATIENCE_S) or {}).get("prices", {})
         return [self._describe(name, prices.get(name)) for name in names]
 
     def _describe(self, name: str, price: dict[str, float] | None) -> dict[str, Any]:
@@ -53,10 +81,14 @@ class RouterState:
         model = self._models[name]
         return common | {"max_model_len": model.max_model_len, **(price or asdict(model.price))}
 
-    async def _state(self) -> dict[str, Any]:
-        """The router's, or nothing when it does not answer."""
-        try:
-            return await answer_of(self._ask(), STATE_TIMEOUT_S)
-        except Exception as error:
-            logger.warning("the router does not tell its state: %r", error)
-            return {}
+    async def _told(self) -> dict[str, Any]:
+        state = await answer_of(self._ask(STATE_AGE_S), STATE_TIMEOUT_S)
+        served = [name for name, model in state["models"].items() if model["slots"] > 0]
+        if served:
+            self._served, self._served_s = served, self._clock()
+        return state
+
+    async def _listen(self) -> None:
+        while True:
+            await self._recent.within(STATE_AGE_S, PATIENCE_S)
+            await asyncio.sleep(LISTEN_S if self._served else STATE_AGE_S)

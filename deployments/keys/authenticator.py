@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from apportion.deployments.config.keys import KeysConfig
 from apportion.deployments.keys.keyring import Caller, Keyring, anonymous
+from apportion.router.errors import ApportionError
 
 TENANT_HEADER = "x-router-tenant"
 REFRESH_S = 1.0
@@ -33,3 +34,10 @@ class Authenticator:
             self._looked_s = now_s
             self._keyring.refresh()
         return self._keyring.caller(headers)
+
+    def is_operator(self, headers: Mapping[str, str]) -> bool:
+        """Whether who asks may see the whole service; never raises, since whether it works is everybody's to know."""
+        try:
+            return self.admit(headers).operator
+        except ApportionError:
+            return False

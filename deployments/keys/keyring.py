@@ -30,10 +30,11 @@ _ENTRIES = TypeAdapter(tuple[KeyEntry, ...])
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the account that pays, and the models that it may use (None: all)."""
+    """Who asks: the account that pays, the models that it may use (None: all), and whether it may see everything."""
 
     account: Account = field(default_factory=Account)
     models: tuple[str, ...] | None = None
+    operator: bool = False
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
@@ -56,7 +57,7 @@ class Caller:
         return ask if named is not None else dataclasses.replace(ask, models=allowed)
 
 
-ANYBODY = Caller()
+ANYBODY = Caller(operator=True)  # where there are no keys the service is open
 
 
 class Keyring:
@@ -91,7 +92,7 @@ class Keyring:
         if entry is None or not hmac.compare_digest(entry.sha256, digest) or len(key) > MAX_KEY_CHARS:
             raise AuthenticationError("this API key is not known here; check it, or ask for a new one")
         tenant = entry.tenant or _tenant(headers.get(self._config.tenant_header), self._config.tenant_header)
-        return Caller(Account(entry.name, tenant), entry.models)
+        return Caller(Account(entry.name, tenant), entry.models, entry.operator)
 
     def limits(self) -> tuple[Limit, ...]:
         """Budgets that keys bring."""
@@ -158,7 +159,7 @@ class Keyring:
 def anonymous(headers: Mapping[str, str], tenant_header: str) -> Caller:
     """The caller where no keys are asked for."""
     tenant = _tenant(headers.get(tenant_header), tenant_header)
-    return ANYBODY if tenant is None else Caller(Account(tenant=tenant))
+    return ANYBODY if tenant is None else dataclasses.replace(ANYBODY, account=Account(tenant=tenant))
 
 
 def new_key() -> tuple[str, str]:

@@ -9,8 +9,12 @@ from apportion.router.batch.messages import Decision, Refusal, Verdict
 HEADER_PREFIX = "x-router-"
 
 
-def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
-    """Why this model: its predicted success and cost, prices, batch and rung."""
+def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:
+    """Why this model: its predicted success and cost, prices, batch and rung.
+
+    Args:
+        batch_told: say how large the batch was and what all of it may cost.
+    """
     batch = decision.batch
     values = {
         "model": decision.model,
@@ -18,12 +22,13 @@ def decision_headers(decision: Decision) -> list[tuple[bytes, bytes]]:
         "cost-usd": f"{decision.cost_usd:.6g}",
         "shadow-price": f"{batch.budget_price:.6g}",
         "slot-price": f"{decision.slot_price:.6g}",
-        "batch": (
-            f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}"
-        ),
         "rung": decision.rung,
         "strategy": decision.strategy,
     }
+    if batch_told:
+        values["batch"] = (
+            f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}"
+        )
     return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
 
 

@@ -27,6 +27,7 @@ class AsyncLedger:
     def __init__(self, ledger: BudgetLedger) -> None:
         self._ledger = ledger
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         self._ends: dict[str, int | None] = {}
         self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
         self._latest: asyncio.Future[Any] | None = None
@@ -81,11 +82,13 @@ class AsyncLedger:
         return await self._run(self._expire, now_s=now_s)
 
     async def statement(self, *, now_s: float, scopes: Iterable[Scope]) -> Standing:
-        """How the limits of these scopes stand."""
-        return await self._run(self._statement, now_s=now_s, scopes=scopes)
+        """How the limits of these scopes stand, but for endings that wait; holds up no other call."""
+        read = partial(self._ledger.statement, now_s=now_s, scopes=scopes)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def close(self) -> None:
         """Tells the ledger the endings that wait, and closes it."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self._thread.shutdown()
         self._ledger.settle(self._ends)
         self._ledger.close()
@@ -113,7 +116,3 @@ class AsyncLedger:
     def _expire(self, *, now_s: float, ends: Mapping[str, int | None]) -> int:
         self._ledger.settle(ends)
         return self._ledger.expire(now_s=now_s)
-
-    def _statement(self, *, now_s: float, scopes: Iterable[Scope], ends: Mapping[str, int | None]) -> Standing:
-        self._ledger.settle(ends)
-        return self._ledger.statement(now_s=now_s, scopes=scopes)

@@ -5,6 +5,8 @@ Without a `budget` section there is no ledger, only the count.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from apportion.router.batch.async_ledger import AsyncLedger
 from apportion.router.batch.batch_budget import BatchBudget, worst_cases
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
+from apportion.router.batch.recent import Recent
 from apportion.router.budget import Limit, Pacer, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Balance, Claim, Standing
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Names of keys and tenants are not for whoever may look at the service's health.
 TOLD_SCOPES = (Scope.service, Scope.model)
+STATEMENT_PATIENCE_S = 0.5  # with a database that is slow; then its last statement is told with its age
 GRACE_S = 60.0  # after a request's longest time; then nobody will tell its end any more
 
 
@@ -73,6 +77,7 @@ class Spending:
         self._reserved: dict[str, int] = {}
         self._overruns = 0
         self._ledger = None if ledger is None else AsyncLedger(ledger)
+        self._standing: Recent[Standing] = Recent("the ledger's statement", self._stated, clock)
         self._pacing = pacing
         self._own_limits: tuple[Limit, ...] = ()
         self._key_limits: tuple[Limit, ...] = ()
@@ -179,25 +184,40 @@ class Spending:
         if charged:
             logger.warning("%d reservations of lost requests are charged in full", charged)
 
-    async def statement(self) -> dict[str, Any]:
-        """Numbers of the moment: what is planned and spent here, and how every limit stands."""
+    async def statement(self, max_age_s: float = 0.0) -> dict[str, Any]:
+        """Numbers of the moment: what is planned and spent here, and how every limit stands.
+
+        Args:
+            max_age_s: the database's part may be told again for so long; where it is slow it may be older, and
+                `age_s` says how old it is.
+        """
         numbers: dict[str, Any] = {
             "reserved_usd": self.tally.planned_usd,
             "spent_usd": self.tally.spent_usd,
         }
         if self._ledger is None:
             return numbers
-        try:
-            standing = await self._ledger.statement(now_s=self._clock(), scopes=TOLD_SCOPES)
-        except LedgerError as error:
-            return numbers | {"budget": {"error": error.message}}
-        return numbers | {"budget": _spelled_out(standing) | {"overruns": self._overruns}}
+        standing = await self._standing.within(max_age_s, STATEMENT_PATIENCE_S)
+        budget: dict[str, Any] = {"overruns": self._overruns}
+        if standing is not None:
+            budget |= _spelled_out(standing) | {"age_s": round(max(self._standing.age_s, 0.0), 1)}
+        if (error := self._standing.error) is not None:
+            budget["error"] = error.message if isinstance(error, LedgerError) else "the ledger does not answer"
+        return numbers | {"budget": budget}
 
     def close(self) -> None:
         """Settles what waits and closes the database."""
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
             ledger.close()
+
+    async def _stated(self) -> Standing:
+        if self._ledger is None:
+            raise LedgerError("the ledger is closed")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATEMENT_PATIENCE_S / 2):
+                await self.flush()
+        return await self._ledger.statement(now_s=self._clock(), scopes=TOLD_SCOPES)
 
     def _budget(
         self, items: Sequence[RouteItem], names: tuple[str, ...], worst_nano: IntArray, standing: Standing

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
-from apportion.router.budget.schema import connect, counters, reservations
+from apportion.router.budget.schema import READS, connect, counters, reservations
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
 from apportion.router.errors import LedgerError
 
@@ -137,6 +137,8 @@ class BudgetLedger:
     def statement(self, *, now_s: float, scopes: Iterable[Scope] = Scope) -> Standing:
         """The counters of these scopes in the windows that `now_s` falls into.
 
+        On a connection of its own, which waits for no writer and holds up none: any thread may ask at any time.
+
         Raises:
             LedgerError: the database cannot be used.
         """
@@ -145,12 +147,14 @@ class BudgetLedger:
             or_(counters.c.ends_s.is_(None), counters.c.ends_s > now_s), counters.c.scope.in_(scopes)
         )
 
-        def read(connection: Connection) -> None:
-            for scope, name, window, starts_s, spent, reserved in connection.execute(rows):
-                key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
-                standing.balances[key] = Balance(spent, reserved)
-
-        self._transact(read)
+        try:
+            with self._engine.connect().execution_options(**{READS: True}) as connection:
+                found = connection.execute(rows).all()
+        except SQLAlchemyError as error:
+            raise _unusable(error) from error
+        for scope, name, window, starts_s, spent, reserved in found:
+            key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
+            standing.balances[key] = Balance(spent, reserved)
         return standing
 
     def expire(self, *, now_s: float) -> int:
@@ -219,11 +223,7 @@ class BudgetLedger:
                 self._ids.clear()  # of rows that may not be there after all
                 if left and getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLISIONS:
                     continue
-                # The driver's own words may hold the statement's values; its class says enough.
-                cause = type(getattr(error, "orig", None) or error).__name__
-                raise LedgerError(
-                    f"the budget ledger's database does not answer ({cause}); try again in some seconds"
-                ) from error
+                raise _unusable(error) from error
         raise AssertionError("unreachable")
 
     def _end(self, connection: Connection, ends: Mapping[str, int | None]) -> _Changes:
@@ -293,6 +293,12 @@ class BudgetLedger:
         ]
         if rows:
             connection.execute(_ADD, rows)
+
+
+def _unusable(error: SQLAlchemyError) -> LedgerError:
+    # The driver's own words may hold the statement's values; its class says enough.
+    cause = type(getattr(error, "orig", None) or error).__name__
+    return LedgerError(f"the budget ledger's database does not answer ({cause}); try again in some seconds")
 
 
 class _Changes:

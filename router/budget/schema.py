@@ -34,6 +34,7 @@ from apportion.router.errors import ConfigurationError
 
 BUSY_TIMEOUT_S = 5.0  # for a lock that another process holds, or a connection
 STATEMENT_TIMEOUT_S = 10.0
+READS = "apportion_reads"  # option of a connection that writes nothing and is to hold up nobody who does
 # SQLite counts ids up by itself only in a column of exactly INTEGER.
 _Id = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -149,4 +150,5 @@ def _tune_sqlite(engine: Engine, power_safe: bool) -> None:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Any) -> None:
         # The write lock at once: what is read stays true until the commit, in every process.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get(READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

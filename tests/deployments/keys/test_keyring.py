@@ -161,3 +161,11 @@ def test_keys_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_one_source_of_keys() -> None:
     with pytest.raises(ValueError, match="give one of them"):
         KeysConfig()
+
+
+def test_only_operators_see_the_whole_service(file: Path) -> None:
+    file.write_text(yaml.safe_dump([ALICE, BOB | {"operator": True}]))
+    door = Authenticator(KeysConfig(file=str(file)), MODELS)
+    assert door.is_operator(bearer("secret-b"))
+    assert not any(door.is_operator(headers) for headers in (bearer("secret-a"), bearer("nobody"), {}))
+    assert Authenticator(None, MODELS).is_operator({"x-router-tenant": "t"}), "without keys the service is open"

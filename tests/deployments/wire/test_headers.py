@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from apportion.deployments.wire.headers import server_timing, verdict_json
+from apportion.deployments.wire.headers import decision_headers, server_timing, verdict_json
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, PlanTiming
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
@@ -36,3 +36,9 @@ def test_a_candidate_says_what_it_promised_before_the_lift() -> None:
     candidates = (Candidate("small", 0.5, 0.5, 1e-6, 8.0, True), Candidate("large", 0.5, 0.25, 1e-5, 8.0, True))
     told = verdict_json(0, replace(decision(None), candidates=candidates))["candidates"]
     assert [(one["success"], one["calibrated_success"]) for one in told] == [(0.5, 0.5), (0.5, 0.25)]
+
+
+def test_what_everybodys_batch_holds_is_told_to_those_who_may_know_it() -> None:
+    told = dict(decision_headers(decision(None)))
+    kept = dict(decision_headers(decision(None), batch_told=False))
+    assert told.keys() - kept.keys() == {b"x-router-batch"}

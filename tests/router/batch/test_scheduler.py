@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.spending import Spending
 from apportion.router.budget import Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.budget.standing import Standing
 from apportion.router.errors import LedgerError, OverloadedError
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
@@ -106,6 +109,34 @@ async def test_without_the_ledger_nobody_holds_a_slot(tmp_path: Path, monkeypatc
     assert isinstance(verdict.error, LedgerError)
     assert room.fleet.in_flight == 0
     room.spending.close()
+
+
+async def test_a_database_that_stalls_holds_up_no_look_at_the_money(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apportion.router.batch.spending.STATEMENT_PATIENCE_S", 0.05)
+    may_read = threading.Event()
+
+    class Stalling(BudgetLedger):
+        def statement(self, **options: Any) -> Standing:
+            assert may_read.wait(10)
+            return super().statement(**options)
+
+    clock = Clock(1_800_000_000.0)
+    spending = Spending(Stalling(f"sqlite:///{tmp_path}/ledger.sqlite"), 300.0, clock=clock)
+    room = PlainRoom(predict=predicted, spending=spending, clock=clock)
+    room.join(small=4, large=4)
+    may_read.set()
+    assert (await spending.statement())["budget"]["age_s"] == 0
+    may_read.clear()
+    clock.now_s += 7
+    assert (await spending.statement())["budget"]["age_s"] == 7
+    (verdict,) = await room.verdicts(*items(1, max_tokens=5))
+    assert isinstance(verdict, Decision), "who only looks holds up no reservation"
+    may_read.set()
+    budget = (await spending.statement())["budget"]
+    assert (budget["age_s"], budget["reserved_usd"]) == (0, pytest.approx(15 * 10e-6))
+    spending.close()
 
 
 async def test_a_request_that_cannot_be_planned_is_refused_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,6 +56,16 @@ def test_reserving_sets_aside_and_settling_charges_what_was_counted(open_ledger:
     assert held(ledger) == {}
 
 
+def test_a_statement_waits_for_no_writer(open_ledger: Open) -> None:
+    ledger = open_ledger(DAILY)
+    assert reserve(ledger, claim("a", 600)) == [True]
+    with ledger._engine.begin() as writer:  # holds the write lock of SQLite
+        writer.execute(reservations.delete())
+        began_s = time.monotonic()
+        assert balance(ledger) == (0, 600)
+        assert time.monotonic() - began_s < 1
+
+
 def test_a_batch_is_granted_in_order_as_far_as_the_money_goes(open_ledger: Open) -> None:
     ledger = open_ledger(DAILY)
     assert reserve(ledger, claim("a", 600), claim("b", 600), claim("c", 400)) == [True, False, True]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from apportion.deployments.ingress import router_state
+from apportion.deployments.ingress.router_state import PRESENT_S, SETTLING_S, STATE_AGE_S, RouterState
+from tests.deployments.local_router import NAMES, configuration
+from tests.router.batch.plain_room import Clock
+
+MODELS = configuration(None).models
+
+
+class RouterOfTest:
+    """Tells how many slots every model has, unless it is away or hangs."""
+
+    def __init__(self) -> None:
+        self.slots, self.asked = 4, 0
+        self.away = self.hangs = False
+
+    async def state(self, max_age_s: float) -> dict[str, Any]:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.away:
+            raise ConnectionError("gone")
+        models = {name: {"slots": self.slots, "free_slots": self.slots} for name in NAMES}
+        return {"models": models, "parts": {"predictor": "closed"}, "policy_error": None, "prices": {}}
+
+
+@pytest.fixture
+def router() -> RouterOfTest:
+    return RouterOfTest()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(router: RouterOfTest, clock: Clock) -> RouterState:
+    return RouterState(router.state, MODELS, clock)
+
+
+async def test_to_be_ready_asks_nobody(state: RouterState, router: RouterOfTest) -> None:
+    assert state.ready() == []
+    await state.health()
+    assert state.ready() == list(NAMES)
+    assert router.asked == 1
+
+
+async def test_a_router_that_restarts_leaves_the_ingress_ready(
+    state: RouterState, router: RouterOfTest, clock: Clock
+) -> None:
+    await state.health()
+    router.away = True
+    clock.now_s += 10
+    healthy, told = await state.health()
+    assert (healthy, told) == (False, {"healthy": False, "parts": {"router": "open"}})
+    assert state.ready()
+    router.away, router.slots = False, 0  # a new router has not heard of its engines yet
+    assert not (await state.health())[0]
+    assert state.ready()
+    clock.now_s += SETTLING_S
+    await state.health()
+    assert not state.ready(), "there are no engines"
+    router.slots = 4
+    clock.now_s += STATE_AGE_S
+    await state.health()
+    clock.now_s += PRESENT_S
+    assert state.ready()
+    clock.now_s += 1
+    assert not state.ready(), "there is no router"
+
+
+async def test_health_is_asked_once_a_second_whoever_looks(
+    state: RouterState, router: RouterOfTest, clock: Clock
+) -> None:
+    for _ in range(3):
+        healthy = await asyncio.gather(*(state.health() for _ in range(50)))
+        assert all(one for one, _ in healthy)
+    assert router.asked == 1
+    clock.now_s += STATE_AGE_S
+    await state.health()
+    assert router.asked == 2
+
+
+async def test_a_router_that_hangs_is_no_healthy_one(
+    state: RouterState, router: RouterOfTest, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_state, "STATE_TIMEOUT_S", 0.05)
+    await state.health()
+    router.hangs = True
+    clock.now_s += 2
+    assert not (await state.health())[0]
+
+
+async def test_an_idle_ingress_hears_of_the_router(router: RouterOfTest) -> None:
+    state = RouterState(router.state, MODELS)
+    state.listen()
+    deadline_s = time.monotonic() + 5
+    while not state.ready():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.01)
+    state.close()
+
+
+async def test_prices_outlive_a_router_that_is_away(state: RouterState, router: RouterOfTest, clock: Clock) -> None:
+    priced = {"prices": {NAMES[0]: {"input_usd_per_million": 7.0}}}
+
+    async def told(max_age_s: float) -> dict[str, Any]:
+        return await router.state(max_age_s) | priced
+
+    state = RouterState(told, MODELS, clock)
+    await state.health()
+    router.away = True
+    clock.now_s += 5
+    assert (await state.described((NAMES[0],)))[0]["input_usd_per_million"] == 7.0

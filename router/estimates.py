@@ -26,7 +26,8 @@ class Estimates:
     ensemble says. `cost_usd` is the expected cost with `cost_std_usd`, its standard deviation; spreads are None where
     nobody knows them. `calibrated_success` is `success` before the incumbent's was lifted; None where nothing was.
     `output_tokens` is the expected length of one answer. `errors` holds the rows that could not be
-    estimated; their values are placeholders. `predicted` is False where there was no predictor.
+    estimated; their values are placeholders. `refusals` says by row and column why a model cannot read a request that
+    others can. `predicted` is False where there was no predictor.
     """
 
     success: FloatArray
@@ -39,6 +40,14 @@ class Estimates:
     errors: Mapping[int, ApportionError] = field(default_factory=dict)
     predicted: bool = True
     calibrated_success: FloatArray | None = None
+    refusals: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+
+    def readable(self) -> BoolArray:
+        """(N, M): False where a model cannot read the request."""
+        readable = np.ones(self.success.shape, dtype=bool)
+        for row, refusals in self.refusals.items():
+            readable[row, list(refusals)] = False
+        return readable
 
     def before_lift(self) -> FloatArray:
         """(N, M) calibrated success of every model, the incumbent's not lifted."""
@@ -63,7 +72,8 @@ class Estimates:
             self,
             **{name: array[chosen] for name, array in self._tables().items()},
             success_samples=None if samples is None else samples[:, chosen],
-            errors={new: self.errors[old] for new, old in enumerate(chosen.tolist()) if old in self.errors},
+            errors=_chosen(self.errors, chosen),
+            refusals=_chosen(self.refusals, chosen),
         )
 
     def at_quantile(self, quantile: float) -> Estimates:
@@ -97,6 +107,8 @@ class Estimates:
         with_samples: bool = True,
     ) -> BatchProblem:
         """The assignment of these requests to models under limits; the arguments are those of `BatchProblem`."""
+        if self.refusals:
+            allowed = self.readable() if allowed is None else allowed & self.readable()
         return BatchProblem(
             success=self.success,
             cost_usd=self.cost_usd,
@@ -116,14 +128,37 @@ class Estimates:
         return {name: array for name, array in found.items() if array is not None}
 
 
+def unreadable(reasons: Mapping[str, str]) -> InvalidRequestError:
+    """The error of a request that none of the models that it may go to can read.
+
+    Args:
+        reasons: by model.
+    """
+    return InvalidRequestError(f"no model can answer these messages; {told(reasons)}", param="messages")
+
+
+def told(reasons: Mapping[str, str]) -> str:
+    """Reasons with the models that have them."""
+    by_reason: dict[str, list[str]] = {}
+    for model, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(model)
+    return "; ".join(f"{', '.join(models)}: {reason}" for reason, models in by_reason.items())
+
+
+def _chosen(by_row: Mapping[int, Any], chosen: IntArray) -> dict[int, Any]:
+    return {new: by_row[old] for new, old in enumerate(chosen.tolist()) if old in by_row}
+
+
 def concatenate(parts: Sequence[Estimates]) -> Estimates:
     """Puts batches one after the other; spreads and samples survive only where every part has them."""
     if len(parts) == 1:
         return parts[0]
     errors: dict[int, ApportionError] = {}
+    refusals: dict[int, Mapping[int, str]] = {}
     start = 0
     for part in parts:
         errors.update({start + row: error for row, error in part.errors.items()})
+        refusals.update({start + row: refused for row, refused in part.refusals.items()})
         start += len(part)
     if any(part.calibrated_success is not None for part in parts):
         parts = [replace(part, calibrated_success=part.before_lift()) for part in parts]
@@ -135,5 +170,6 @@ def concatenate(parts: Sequence[Estimates]) -> Estimates:
         **{name: np.concatenate([table[name] for table in tables]) for name in known},
         success_samples=np.concatenate(samples, axis=1) if same_ensemble else None,
         errors=errors,
+        refusals=refusals,
         predicted=all(part.predicted for part in parts),
     )

@@ -87,10 +87,11 @@ def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
     from rich.text import Text
 
     from apportion.deployments.config.models import resolve_source
-    from apportion.router.prediction.tokens import TokenCounter
+    from apportion.router.prediction.tokens import TokenCounter, TokenizerSource
 
     try:
-        return TokenCounter.load({spec.name: resolve_source(spec.source) for spec in specs}, download=False)
+        sources = {spec.name: TokenizerSource(resolve_source(spec.source)) for spec in specs}
+        return TokenCounter.load(sources, download=False)
     except ConfigurationError as error:
         errors.print(
             Text("Warning:", style="yellow"),

@@ -9,8 +9,10 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from apportion.allocation.models import ModelDescription
 from apportion.deployments import zoo
+from apportion.deployments.config.counting import COUNTING_ARGUMENTS, tokenizer_source
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes
+from apportion.router.prediction.tokens import TokenizerSource
 from apportion.router.prices import ModelPrice
 
 AUTO_MODEL = "auto"
@@ -164,6 +166,11 @@ class ModelConfig(ModelDescription):
     def resolved_source(self) -> str:
         return resolve_source(self.source)
 
+    @property
+    def tokenizer_source(self) -> TokenizerSource:
+        """How its engines count tokens."""
+        return tokenizer_source(self.resolved_source, self.all_arguments)
+
     @field_validator("name")
     @classmethod
     def _not_auto(cls, name: str) -> str:
@@ -183,6 +190,7 @@ class ModelConfig(ModelDescription):
     def _shares_agree(self) -> ModelConfig:
         if (self.engine == "simulated") != (self.simulated is not None):
             raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
+        tokenizer_source(self.source, self.engine_args)
         if self.replica_groups is not None:
             self._groups_are_right(self.replica_groups)
             return self
@@ -204,6 +212,12 @@ class ModelConfig(ModelDescription):
         owned = {"num_replicas", "num_gpus", "num_cpus", "max_num_seqs"} & self.model_fields_set
         if owned:
             raise ValueError(f"{sorted(owned)} belong into the replica_groups of this model; remove them beside these")
+        counting = [{name: group.engine_args.get(name) for name in COUNTING_ARGUMENTS} for group in groups]
+        if any(one != counting[0] for one in counting):
+            raise ValueError(
+                f"replica_groups: {', '.join(COUNTING_ARGUMENTS)} of all groups must be the same, since prompts are "
+                "counted before a replica is chosen; set them in the model's engine_args"
+            )
         for group in groups:
             try:
                 ModelConfig.model_validate(self.of_group(group).model_dump())

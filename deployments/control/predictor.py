@@ -35,7 +35,7 @@ class Predictor:
                 models=config.names,
                 device="cuda" if config.predictor.num_gpus else "cpu",
             ),
-            counter=TokenCounter.load({model.name: model.resolved_source for model in config.models}),
+            counter=TokenCounter.load({model.name: model.tokenizer_source for model in config.models}),
             context=np.array([model.max_model_len for model in config.models], dtype=float),
         )
         self.predict([RouteItem("warm-up", "What is 1 plus 1?")], [model.price for model in config.models])

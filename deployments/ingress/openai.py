@@ -22,12 +22,11 @@ from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, che
 from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
+from apportion.router.prediction.conversation import check_text_only, template_variables
 
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
-# Fields of vLLM's that can make a prompt longer than its messages and tools.
-UNREAD_FIELDS = frozenset(
-    {"add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort"}
-)
+# Fields of vLLM's that can make a prompt longer than it is counted.
+UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template"})
 
 
 class RoutingField(BaseModel):
@@ -49,7 +48,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str = Field(min_length=1)
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[dict[str, Any] | str] | None = None
 
 
 class _Common(BaseModel):
@@ -145,6 +144,7 @@ def parse_object(
     ask = caller.restrict(named, ask)
     if kind == "chat":
         content = [dict(message) for message in body["messages"]]
+        check_text_only(content)
         max_tokens = checked.max_completion_tokens or checked.max_tokens
         prompts, tools = 1, checked.tools
     else:
@@ -161,6 +161,7 @@ def parse_object(
         unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
         max_tokens=max_tokens,
         tools=tools,
+        template_variables=template_variables(body) if kind == "chat" else {},
         ask=ask,
         account=caller.account,
         priority=field.priority,

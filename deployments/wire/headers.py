@@ -89,6 +89,7 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
                 "cost_usd": candidate.cost_usd,
                 "output_tokens": candidate.output_tokens,
                 "allowed": candidate.allowed,
+                "reason": candidate.reason,
             }
             for candidate in decision.candidates
         ],

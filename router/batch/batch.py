@@ -31,12 +31,14 @@ ADMISSION_ROUNDS = 6  # each nearly always the last
 class Batch:
     """A batch on its way to verdicts.
 
-    `allowed` is (N, M); `remaining` (M,) are the slots that no group has taken yet.
+    `allowed` and `healthy` (models that have a replica for the request) are (N, M); `remaining` (M,) are the slots that
+    no group has taken yet.
     """
 
     items: Sequence[RouteItem]
     estimates: Estimates
     allowed: BoolArray
+    healthy: BoolArray
     remaining: IntArray
     policy: Policy
     explain: bool

@@ -17,10 +17,9 @@ LENGTHS_MEMORY = 256  # requests that the usual length of answers is a mean of, 
 
 
 def content_bytes(item: RouteItem) -> int:
-    """Size of a request's content in UTF-8: no byte-level tokenizer makes more tokens of it."""
-    if isinstance(item.content, str):
-        return len(item.content.encode(errors="replace"))
-    return len(repr(item.content).encode(errors="replace"))
+    """Size in UTF-8 of what a request's prompt is made of: no byte-level tokenizer makes more tokens of it."""
+    parts = [item.content, *(part for part in (item.tools, item.template_variables) if part)]
+    return sum(len((part if isinstance(part, str) else repr(part)).encode(errors="replace")) for part in parts)
 
 
 class TypicalLengths:

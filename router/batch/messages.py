@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,10 +31,11 @@ class RoutingAsk:
 class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
-    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `unread_prompt` where the engine
-    may add to it what the router has not counted. The higher `priority`, the sooner and the weightier; `timeout_s` is
-    what is left of the request's time. `account` says who pays. `resent`: a router has been told of it before, and may
-    have decided, counted and reserved it before it was lost.
+    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `template_variables` what the
+    request tells chat templates beside it; `unread_prompt` where the engine may add what the router has not counted.
+    The higher `priority`, the sooner and the weightier; `timeout_s` is what is left of the request's time. `account`
+    says who pays. `resent`: a router has been told of it before, and may have decided, counted and reserved it before
+    it was lost.
     """
 
     id: str
@@ -43,6 +44,7 @@ class RouteItem:
     sequences: int = 1
     max_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)
     prompts: int = 1
@@ -86,7 +88,7 @@ class Candidate:
     """What was predicted for one model.
 
     `success` is what the plan goes by; `calibrated_success` is the same before the incumbent's was lifted over
-    claims that held-out outcomes did not prove.
+    claims that held-out outcomes did not prove. `reason` says why the model may not answer; None: it may.
     """
 
     model: str
@@ -95,6 +97,7 @@ class Candidate:
     cost_usd: float
     output_tokens: float
     allowed: bool
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

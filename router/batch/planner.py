@@ -17,7 +17,7 @@ from apportion.router.batch.batch import Batch
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.rungs import Rungs
-from apportion.router.batch.screening import allowed_models, refuse
+from apportion.router.batch.screening import allowed_models, reasons, refuse
 from apportion.router.estimates import Estimates
 
 
@@ -57,7 +57,9 @@ class BatchPlanner:
         """
         healthy = available.healthy(len(items))
         allowed = allowed_models(items, estimates, policy.models, healthy)
-        batch = Batch(items, estimates, allowed, available.free_slots.copy(), policy, explain, available.budget)
+        batch = Batch(
+            items, estimates, allowed, healthy, available.free_slots.copy(), policy, explain, available.budget
+        )
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
         batch.leave_out_what_cannot_be_paid()
@@ -112,7 +114,8 @@ class BatchPlanner:
 
 
 def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
-    estimates = batch.estimates
+    estimates, policy = batch.estimates, batch.policy
+    whys = reasons(batch.items[row], estimates, row, policy.models, batch.healthy)
     return tuple(
         Candidate(
             model=model.name,
@@ -121,6 +124,8 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
             cost_usd=float(estimates.cost_usd[row, j]),
             output_tokens=float(estimates.output_tokens[row, j]),
             allowed=bool(batch.allowed[row, j]),
+            # What no limit of the request's forbids is forbidden by those on money, or by slots that are taken.
+            reason=None if batch.allowed[row, j] else whys[j] or "there is no money or no room for it at the moment",
         )
-        for j, model in enumerate(batch.policy.models)
+        for j, model in enumerate(policy.models)
     )

@@ -17,7 +17,7 @@ from apportion.router.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from apportion.router.estimates import Estimates
+from apportion.router.estimates import Estimates, told, unreadable
 
 
 def allowed_models(
@@ -26,17 +26,38 @@ def allowed_models(
     models: Sequence[ServedModel],
     healthy: BoolArray,
 ) -> BoolArray:
-    """(N, M): False where a name, an allow-list, the context length, a limit of the request, or health forbids.
+    """(N, M): False where a name, an allow-list, a template, the context, a limit of the request, or health forbids.
 
     Args:
         healthy: (N, M), models that have a replica for the request.
     """
-    allowed = _named(items, models) & _fits(items, estimates, models) & healthy
+    allowed = _named(items, models) & estimates.readable() & _fits(items, estimates, models) & healthy
     most_usd = np.array([_or(item.ask.max_cost_usd, np.inf) for item in items])
     least = np.array([_or(item.ask.min_success, 0.0) for item in items])
     allowed &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
     allowed[list(estimates.errors)] = False
     return allowed
+
+
+def reasons(
+    item: RouteItem, estimates: Estimates, row: int, models: Sequence[ServedModel], healthy: BoolArray
+) -> tuple[str | None, ...]:
+    """Why each model may not answer the request; None: no limit of the request's or the model's forbids it."""
+    named, fits = _named([item], models)[0], _fits([item], estimates.rows([row]), models)[0]
+    refusals = estimates.refusals.get(row, {})
+    most_usd, least = _or(item.ask.max_cost_usd, np.inf), _or(item.ask.min_success, 0.0)
+    found = []
+    for j, model in enumerate(models):
+        limits = (
+            (not named[j], "the request names other models"),
+            (j in refusals, refusals.get(j)),
+            (not fits[j], f"prompt and answer exceed its {model.max_model_len} tokens"),
+            (not healthy[row, j], "no replica is ready, or it has failed this request"),
+            (estimates.cost_usd[row, j] > most_usd, "its expected cost is above max_cost_usd"),
+            (estimates.success[row, j] < least, "its predicted success is below min_success"),
+        )
+        found.append(next((reason for holds, reason in limits if holds), None))
+    return tuple(found)
 
 
 def refuse(
@@ -46,25 +67,42 @@ def refuse(
     models: Sequence[ServedModel],
     healthy: BoolArray,
 ) -> ApportionError:
-    """The error for a request that no model may answer: the first limit that leaves none."""
-    if row in estimates.errors:
-        return estimates.errors[row]
-    one = estimates.rows([row])
+    """The error for a request that no model may answer: the first limit that leaves none.
+
+    Models that cannot read the request are told with their reasons, unless the request does not name them.
+    """
     named = _named([item], models)[0]
     if not named.any():
         return UnknownModelError(
             f"the model is not served; use one of {', '.join(model.name for model in models)}", param="model"
         )
-    fitting = named & _fits([item], one, models)[0]
+    refusals = {models[j].name: reason for j, reason in sorted(estimates.refusals.get(row, {}).items()) if named[j]}
+    may = named & estimates.readable()[row]
+    if not may.any():
+        return unreadable(refusals)
+    if row in estimates.errors:
+        return estimates.errors[row]
+    error = _limit(item, estimates.rows([row]), models, may, healthy[row])
+    if refusals:
+        message = f"{error.message}; {told(refusals)}"
+        return type(error)(message, param=error.param, retry_after_s=error.retry_after_s)
+    return error
+
+
+def _limit(
+    item: RouteItem, one: Estimates, models: Sequence[ServedModel], may: BoolArray, healthy: BoolArray
+) -> ApportionError:
+    """The first limit that leaves none of those that `may`; estimates are the request's alone."""
+    fitting = may & _fits([item], one, models)[0]
     if not fitting.any():
-        longest = max(model.max_model_len for model, may in zip(models, named, strict=True) if may)
-        tokens = int(one.input_tokens[0, named].min())
+        longest = max(model.max_model_len for model, of in zip(models, may, strict=True) if of)
+        tokens = int(one.input_tokens[0, may].min())
         answer = f" and {item.max_tokens} of the answer" if item.max_tokens else ""
         return ContextLengthError(
             f"the prompt has {tokens} tokens{answer}; the longest context of the models that may answer "
             f"is {longest} tokens: shorten the prompt or lower max_tokens"
         )
-    may = fitting & healthy[row]
+    may = fitting & healthy
     if not may.any():
         names = [model.name for model, fits in zip(models, fitting, strict=True) if fits]
         return UnavailableError(f"no replica of {', '.join(names)} is ready; try again in some seconds")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.estimates import Estimates, concatenate
 from apportion.router.prediction.chat import prompt_text
 from apportion.router.prediction.predictor import Predictor
-from apportion.router.prediction.tokens import TokenCounter
+from apportion.router.prediction.tokens import Counts, TokenCounter
 from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ class Request(Protocol):
     def content(self) -> Any: ...
     @property
     def tools(self) -> list[dict[str, Any]] | None: ...
+    @property
+    def template_variables(self) -> Mapping[str, Any]: ...
     @property
     def max_tokens(self) -> int | None: ...
     @property
@@ -42,6 +44,7 @@ class Probe:
     tools: None = None
     max_tokens: int | None = None
     sequences: int = 1
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class RequestEstimator:
 
     def _estimate_together(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
         texts = [request_text(request.content) for request in requests]
-        input_tokens, errors = self._count(requests, texts)
+        counts = self._count(requests, texts)
+        input_tokens = counts.tokens.astype(np.float64)
         prediction = self.predictor.predict(texts)
         asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)
         cost_usd, cost_std_usd = expected_cost(
@@ -98,19 +102,20 @@ class RequestEstimator:
             cost_std_usd=cost_std_usd,
             input_tokens=input_tokens,
             output_tokens=np.minimum(prediction.output_tokens, asked[:, None]),
-            errors=errors,
+            errors=counts.errors,
+            refusals=counts.refusals,
             calibrated_success=prediction.calibrated_success,
         )
 
-    def _count(self, requests: Sequence[Request], texts: Sequence[str]) -> tuple[FloatArray, dict[int, ApportionError]]:
-        """Input tokens (N, M), and the errors of requests that cannot be counted."""
+    def _count(self, requests: Sequence[Request], texts: Sequence[str]) -> Counts:
         if self.counter is None:
-            counts = np.asarray(self.predictor.encoder.count_tokens(texts), dtype=np.float64)
-            return np.repeat(counts[:, None], len(self.predictor.models), axis=1), {}
-        found, errors = self.counter.count_batch(
-            [request.content for request in requests], [request.tools for request in requests]
+            counts = np.asarray(self.predictor.encoder.count_tokens(texts))
+            return Counts(np.repeat(counts[:, None], len(self.predictor.models), axis=1), {}, {})
+        return self.counter.count_batch(
+            [request.content for request in requests],
+            [request.tools for request in requests],
+            [request.template_variables for request in requests],
         )
-        return found.astype(np.float64), errors
 
 
 def request_text(content: Any) -> str:

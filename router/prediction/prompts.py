@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.chat import prompt_text
+from apportion.router.prediction.conversation import template_variables
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class PromptRequest:
     max_tokens: int | None = None
     sequences: int = 1
     tools: list[dict[str, Any]] | None = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -76,6 +78,7 @@ def _from_json(line: str, where: str) -> PromptRequest:
         max_tokens=_whole(row, "max_completion_tokens", where) or _whole(row, "max_tokens", where),
         sequences=_whole(row, "n", where) or 1,
         tools=_tools(row, where),
+        template_variables=template_variables(row),
     )
 
 

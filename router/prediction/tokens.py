@@ -1,17 +1,19 @@
-"""Counting a request's input tokens for every model, with the models' own tokenizers and chat templates."""
+"""Counting a request's input tokens for every model, as its engine does: with its tokenizer and its chat template."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apportion.router.arrays import IntArray
 from apportion.router.errors import ApportionError, ConfigurationError, InvalidRequestError
-from apportion.router.prediction.chat import message_text
+from apportion.router.estimates import unreadable
+from apportion.router.prediction.chat_template import ContentFormat, NoTemplateError, render
 from apportion.router.torch_companions import hide_misfits
 
 if TYPE_CHECKING:
@@ -25,90 +27,178 @@ summed.
 """
 
 Tools = list[dict[str, Any]] | None
+Variables = Mapping[str, Any]  # of a chat template, beside messages and tools
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where a model's tokenizer comes from and how it renders chats; what is left out is as the tokenizer says.
+
+    Args:
+        source: folder or hub id.
+        chat_template: Jinja text, or a file that holds it.
+        content_format: how the template reads contents, `auto` as its text shows.
+        variables: of the template, where a request says nothing else.
+    """
+
+    source: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    chat_template: str | None = None
+    content_format: ContentFormat = "auto"
+    variables: Variables = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What N requests count on M models.
+
+    `tokens` (N, M). `errors` by row: no model can read the request. `refusals` by row and column: why a model cannot
+    read a request that others can; its count stands at the largest of theirs.
+    """
+
+    tokens: IntArray
+    errors: dict[int, ApportionError]
+    refusals: dict[int, dict[int, str]]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A model's tokenizer with how it renders chats."""
+
+    tokenizer: PreTrainedTokenizerFast
+    chat_template: str | None = None
+    content_format: ContentFormat = "auto"
+    variables: Variables = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The same for models that count alike."""
+        template = self.chat_template or self.tokenizer.chat_template
+        return repr((self.tokenizer.backend_tokenizer.to_str(), template, self.content_format, self.variables))
 
 
 class TokenCounter:
-    """Counts for `models`; models with the same tokenizer and chat template are counted once."""
+    """Counts for `models`; models that count alike are counted once."""
 
-    def __init__(self, tokenizers: Mapping[str, PreTrainedTokenizerFast]) -> None:
-        self.models = tuple(tokenizers)
-        columns: dict[tuple[str, str], list[int]] = {}
-        for column, tokenizer in enumerate(tokenizers.values()):
-            key = (tokenizer.backend_tokenizer.to_str(), str(tokenizer.chat_template))
-            columns.setdefault(key, []).append(column)
-        self._groups = [_Group(tokenizers[self.models[c[0]]], self.models[c[0]], c) for c in columns.values()]
+    def __init__(self, counted: Mapping[str, Counted]) -> None:
+        self.models = tuple(counted)
+        columns: dict[str, list[int]] = {}
+        for column, one in enumerate(counted.values()):
+            columns.setdefault(one.key, []).append(column)
+        self._groups = [_Group(counted[self.models[shared[0]]], shared) for shared in columns.values()]
 
     @classmethod
-    def load(cls, sources: Mapping[str, str], *, download: bool = True) -> TokenCounter:
-        """Load the tokenizer of every model from its folder or hub id.
+    def load(cls, sources: Mapping[str, TokenizerSource], *, download: bool = True) -> TokenCounter:
+        """Load the tokenizer of every model.
 
         Args:
-            sources: folder or hub id by model, in the order of the counts' columns.
+            sources: by model, in the order of the counts' columns.
             download: False takes only what this machine holds, in a folder or in the hub's cache.
 
         Raises:
-            ConfigurationError: a model has no tokenizer, or none of the fast kind; names the model.
+            ConfigurationError: a model has no tokenizer, none of the fast kind, or no such template; names the model.
         """
-        hide_misfits()
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+        return cls({model: _load(model, source, download) for model, source in sources.items()})
 
-        loaded: dict[str, PreTrainedTokenizerFast] = {}
-        for model, source in sources.items():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download)
-            except (OSError, ValueError, KeyError) as error:
-                raise ConfigurationError(
-                    f"source: the tokenizer of {model!r} cannot be loaded from {source!r}; {error}"
-                ) from error
-            if not isinstance(tokenizer, PreTrainedTokenizerFast):
-                raise ConfigurationError(
-                    f"source: {source!r} of {model!r} has no fast tokenizer; add a tokenizer.json to it"
-                )
-            loaded[model] = tokenizer
-        return cls(loaded)
-
-    def count(self, content: Content, tools: Tools = None) -> IntArray:
+    def count(self, content: Content, tools: Tools = None, variables: Variables | None = None) -> IntArray:
         """Input tokens of one request on every model, (M,), generation prompt included.
 
         Raises:
-            InvalidRequestError: a chat template refuses the messages, or a model has none.
+            InvalidRequestError: a model cannot read the request.
         """
-        counts, errors = self.count_batch([content], [tools])
-        for error in errors.values():
+        counts = self.count_batch([content], [tools], [variables or {}])
+        for error in counts.errors.values():
             raise error
-        return np.asarray(counts[0])
+        for refusals in counts.refusals.values():
+            raise unreadable({self.models[column]: reason for column, reason in refusals.items()})
+        return np.asarray(counts.tokens[0])
 
     def count_batch(
-        self, contents: Sequence[Content], tools: Sequence[Tools] | None = None
-    ) -> tuple[IntArray, dict[int, ApportionError]]:
-        """Input tokens (N, M), and by row the errors of requests that cannot be counted.
+        self,
+        contents: Sequence[Content],
+        tools: Sequence[Tools] | None = None,
+        variables: Sequence[Variables] | None = None,
+    ) -> Counts:
+        """Counts requests; one that cannot be read gets an error of its own and spoils no other.
 
-        Rows with an error hold zeros.
+        Args:
+            variables: of the chat templates, request by request.
         """
-        counts = np.zeros((len(contents), len(self.models)), dtype=np.int64)
-        errors: dict[int, ApportionError] = {}
+        n = len(contents)
+        tokens = np.zeros((n, len(self.models)), dtype=np.int64)
+        counts = Counts(tokens, {}, {})
         for group in self._groups:
-            counts[:, group.columns] = group.count(contents, tools or [None] * len(contents), errors)[:, None]
-        counts[list(errors)] = 0
-        return counts, errors
+            totals, refused = group.count(contents, tools or [None] * n, variables or [{}] * n, counts.errors)
+            tokens[:, group.columns] = totals[:, None]
+            for row, reason in refused.items():
+                counts.refusals.setdefault(row, {}).update(dict.fromkeys(group.columns, reason))
+        for row, refusals in counts.refusals.items():
+            tokens[row, list(refusals)] = tokens[row].max()
+            if len(refusals) == len(self.models):
+                by_name = {self.models[column]: reason for column, reason in sorted(refusals.items())}
+                counts.errors.setdefault(row, unreadable(by_name))
+        tokens[list(counts.errors)] = 0
+        return counts
+
+
+def _load(model: str, source: TokenizerSource, download: bool) -> Counted:
+    hide_misfits()
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.source,
+            revision=source.revision or "main",
+            trust_remote_code=source.trust_remote_code,
+            local_files_only=not download,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(
+            f"source: the tokenizer of {model!r} cannot be loaded from {source.source!r}; {error}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigurationError(
+            f"source: {source.source!r} of {model!r} has no fast tokenizer; add a tokenizer.json to it"
+        )
+    return Counted(tokenizer, _template(model, source.chat_template), source.content_format, source.variables)
+
+
+def _template(model: str, given: str | None) -> str | None:
+    """A chat template from its file, or the text that it is."""
+    if given is None or any(sign in given for sign in "{}\n"):
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"engine_args.chat_template: the file of {model!r} cannot be read ({error}); correct the path, or give the "
+            "template itself"
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Models that share a tokenizer and a chat template: their columns, and the name of one for messages."""
+    """Models that count alike, and their columns."""
 
-    tokenizer: PreTrainedTokenizerFast
-    name: str
+    counted: Counted
     columns: list[int]
 
-    def count(self, contents: Sequence[Content], tools: Sequence[Tools], errors: dict[int, ApportionError]) -> IntArray:
-        """Tokens `(n_requests,)`; adds to `errors`."""
+    def count(
+        self,
+        contents: Sequence[Content],
+        tools: Sequence[Tools],
+        variables: Sequence[Variables],
+        errors: dict[int, ApportionError],
+    ) -> tuple[IntArray, dict[int, str]]:
+        """Tokens (n_requests,), and by row why these models cannot read it; adds to `errors` what none can read."""
         totals = np.zeros(len(contents), dtype=np.int64)
         texts: dict[bool, list[str]] = {False: [], True: []}
         owners: dict[bool, list[int]] = {False: [], True: []}
+        refused: dict[int, str] = {}
         for row, content in enumerate(contents):
             try:
-                for part, special in self._parts(content, tools[row]):
+                for part, special in self._parts(content, tools[row], variables[row]):
                     if isinstance(part, str):
                         texts[special].append(part)
                         owners[special].append(row)
@@ -116,18 +206,15 @@ class _Group:
                         totals[row] += part
             except ApportionError as error:
                 errors[row] = error
-            except Exception as error:  # whatever a template or a tokenizer makes of it, it is this request's alone
-                logger.warning("a request's tokens cannot be counted: %s", type(error).__name__)
-                errors[row] = InvalidRequestError(
-                    f"the tokens of this request cannot be counted for {self.name!r}; check its messages and tools"
-                )
-        backend = self.tokenizer.backend_tokenizer
+            except Exception as error:  # whatever a template makes of it, it is this request's and these models' alone
+                refused[row] = _reason(error)
+        backend = self.counted.tokenizer.backend_tokenizer
         for special, rows in owners.items():
             encoded = backend.encode_batch_fast(texts[special], add_special_tokens=special)
             np.add.at(totals, rows, np.array([len(encoding.ids) for encoding in encoded], dtype=np.int64))
-        return totals
+        return totals, refused
 
-    def _parts(self, content: Content, tools: Tools) -> list[tuple[str | int, bool]]:
+    def _parts(self, content: Content, tools: Tools, variables: Variables) -> list[tuple[str | int, bool]]:
         """Texts to tokenize, each with whether special tokens are added, or numbers of tokens given as
         ids.
         """
@@ -136,23 +223,29 @@ class _Group:
         if content and all(isinstance(token, int) for token in content):
             return [(len(content), False)]
         if content and all(isinstance(message, Mapping) for message in content):
-            return [(self._render(content, tools), False)]
+            return [(self._render(content, tools, variables), False)]
         if not content or not all(isinstance(part, str | Sequence) for part in content):
             raise InvalidRequestError("content: give a prompt, token ids, several of these, or a chat's messages")
-        return [part for prompt in content for part in self._parts(prompt, tools)]
+        return [part for prompt in content for part in self._parts(prompt, tools, variables)]
 
-    def _render(self, messages: Sequence[Any], tools: Tools) -> str:
-        from jinja2.exceptions import TemplateError
+    def _render(self, messages: Sequence[Any], tools: Tools, variables: Variables) -> str:
+        return render(
+            self.counted.tokenizer,
+            messages,
+            tools,
+            template=self.counted.chat_template,
+            content_format=self.counted.content_format,
+            variables={"add_generation_prompt": True, **self.counted.variables, **variables},
+        )
 
-        if not self.tokenizer.chat_template:
-            raise InvalidRequestError(
-                f"messages: model {self.name!r} has no chat template; send a prompt to /v1/completions instead"
-            )
-        flat = [{**message, "content": message_text(message, i)} for i, message in enumerate(messages)]
-        try:
-            text = self.tokenizer.apply_chat_template(flat, tools=tools, add_generation_prompt=True, tokenize=False)
-        except (TemplateError, TypeError) as error:
-            raise InvalidRequestError(
-                f"messages: the chat template of {self.name!r} refuses these messages; {error}", param="messages"
-            ) from error
-        return str(text)
+
+def _reason(error: Exception) -> str:
+    """Why a template refuses: its own words, or what kind of error it ran into."""
+    from jinja2.exceptions import TemplateError
+
+    if isinstance(error, NoTemplateError):
+        return "has no chat template; send a prompt to /v1/completions instead"
+    if isinstance(error, TemplateError | TypeError | ValueError):
+        return f"its chat template refuses these messages: {error}"
+    logger.warning("a request's tokens cannot be counted: %s", type(error).__name__)
+    return "its chat template cannot render these messages; check messages and tools"

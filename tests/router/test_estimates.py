@@ -70,3 +70,15 @@ def test_shapes_and_numbers_are_checked(name: str) -> None:
         replace(estimates(), **{name: np.zeros((5, 3))}).check(6, 3)
     with pytest.raises(ValueError, match=f"{name} holds a value"):
         replace(estimates(), **{name: np.full((6, 3), np.nan)}).check(6, 3)
+
+
+def test_what_a_model_cannot_read_stays_with_its_request() -> None:
+    shape = (2, 2)
+    one = Estimates(*(np.ones(shape) for _ in range(4)), refusals={1: {0: "no system turns"}})
+    both = concatenate([one, one])
+    assert both.refusals == {1: {0: "no system turns"}, 3: {0: "no system turns"}}
+    assert both.rows([2, 3]).refusals == {1: {0: "no system turns"}}
+    assert one.readable().tolist() == [[True, True], [False, True]]
+    problem = one.problem(np.array([2, 2]), allowed=np.array([[True, False], [True, True]]))
+    assert problem.allowed is not None
+    assert problem.allowed.tolist() == [[True, False], [False, True]]

@@ -124,5 +124,5 @@ def test_whole_surrogate_pairs_are_text() -> None:
 
 @pytest.mark.parametrize("field", sorted(UNREAD_FIELDS))
 def test_what_may_lengthen_a_prompt_is_told_to_the_router(field: str) -> None:
-    assert read("chat", CHAT | {field: None}).item.unread_prompt
+    assert read("chat", CHAT | {field: "x"}).item.unread_prompt
     assert not read("chat", CHAT).item.unread_prompt

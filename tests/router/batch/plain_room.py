@@ -58,15 +58,18 @@ class PlainRoom:
     policy: Policy = POLICY
     limits: BatchLimits = LIMITS
     spending: Spending | None = None
+    predict_s: float = 0.05
     clock: Clock = field(default_factory=Clock)
     told: dict[str, Verdict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        means, longest = np.array([0.4, 0.9]), np.full(2, 100.0)
-        self.forecaster = Forecaster(self.predict, Part("predictor", 0.05, self.clock), means, longest)
-        self.rungs = Rungs(self.solver, Part("solver", 0.1, self.clock), 2, 0.1)
+        models = self.policy.models
+        means = np.linspace(0.4, 0.9, len(models))
+        longest = np.array([model.max_model_len for model in models], dtype=float)
+        self.forecaster = Forecaster(self.predict, Part("predictor", self.predict_s, self.clock), means, longest)
+        self.rungs = Rungs(self.solver, Part("solver", 0.1, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
-        self.fleet = Fleet([model.name for model in MODELS], self.clock)
+        self.fleet = Fleet(self.policy.names, self.clock)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
         self.reservations = Reservations(self.fleet, self.spending)
         self.scheduler = Scheduler(

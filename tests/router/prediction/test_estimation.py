@@ -24,6 +24,7 @@ class Ask:
     tools: None = None
     max_tokens: int | None = None
     sequences: int = 1
+    template_variables: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -8,13 +8,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from apportion.router.errors import ConfigurationError, InvalidRequestError
-from apportion.router.prediction.tokens import TokenCounter
+from apportion.router.prediction.tokens import Counted, TokenCounter, TokenizerSource
 
 TEMPLATE = (
     "{% if tools %}tool {% endif %}{% for m in messages %}"
     "{% if m['role'] == 'bad' %}{{ raise_exception('no such role') }}{% endif %}"
     "{{ m['role'] }} {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
 )
+UNFORESEEN = "{{ messages[0]['reasoning'] ** 2 ** 'secret'|length }}"
 
 
 def _tokenizer(template: str | None) -> PreTrainedTokenizerFast:
@@ -28,7 +29,7 @@ def _tokenizer(template: str | None) -> PreTrainedTokenizerFast:
 def counter(tmp_path: Path) -> TokenCounter:
     for name, template in (("a", TEMPLATE), ("b", TEMPLATE), ("c", "x " + TEMPLATE)):
         _tokenizer(template).save_pretrained(tmp_path / name)
-    return TokenCounter.load({name: str(tmp_path / name) for name in "abc"})
+    return TokenCounter.load({name: TokenizerSource(str(tmp_path / name)) for name in "abc"})
 
 
 def test_chats_are_counted_with_template_and_generation_prompt(counter: TokenCounter) -> None:
@@ -48,32 +49,32 @@ def test_prompts_and_token_ids_are_counted_as_they_are(counter: TokenCounter) ->
 
 def test_one_bad_item_spoils_no_other(counter: TokenCounter) -> None:
     good = [{"role": "user", "content": "one"}]
-    counts, errors = counter.count_batch([good, [{"role": "bad", "content": "x"}], [], good, "one two"])
-    assert sorted(errors) == [1, 2]
-    assert "no such role" in errors[1].message
-    np.testing.assert_array_equal(counts[[0, 3]], [[3, 3, 4]] * 2)
-    np.testing.assert_array_equal(counts[[1, 2]], 0)
+    found = counter.count_batch([good, [{"role": "bad", "content": "x"}], [], good, "one two"])
+    assert sorted(found.errors) == [1, 2]
+    assert "no such role" in found.errors[1].message
+    np.testing.assert_array_equal(found.tokens[[0, 3]], [[3, 3, 4]] * 2)
+    np.testing.assert_array_equal(found.tokens[[1, 2]], 0)
     with pytest.raises(InvalidRequestError, match="refuses these messages"):
         counter.count([{"role": "bad", "content": "x"}])
 
 
 def test_what_no_template_foresees_is_one_requests_matter_and_is_not_quoted() -> None:
-    counter = TokenCounter({"m": _tokenizer("{{ messages[0]['depth'] ** 2 ** 'secret'|length }}" + TEMPLATE)})
-    unforeseen = [{"role": "user", "content": "secret words", "depth": {}}]
-    overflowing = [{"role": "user", "content": "secret words", "depth": 1e300}]
-    counts, errors = counter.count_batch(["one two", unforeseen, overflowing, "three"])
-    assert sorted(errors) == [1, 2]
-    assert "secret" not in errors[2].message
-    assert counts[:, 0].tolist() == [2, 0, 0, 1]
+    counter = TokenCounter({"m": Counted(_tokenizer(UNFORESEEN + TEMPLATE))})
+    unforeseen = [{"role": "user", "content": "secret words", "name": "x"}]
+    overflowing = [{"role": "assistant", "content": "secret words", "reasoning": 1e300}]
+    found = counter.count_batch(["one two", unforeseen, overflowing, "three"])
+    assert sorted(found.errors) == [1, 2]
+    assert "secret" not in found.errors[2].message
+    assert found.tokens[:, 0].tolist() == [2, 0, 0, 1]
 
 
 def test_a_model_without_template_answers_no_chats() -> None:
-    counter = TokenCounter({"base": _tokenizer(None)})
-    with pytest.raises(InvalidRequestError, match="'base' has no chat template"):
+    counter = TokenCounter({"base": Counted(_tokenizer(None))})
+    with pytest.raises(InvalidRequestError, match="base: has no chat template"):
         counter.count([{"role": "user", "content": "x"}])
     np.testing.assert_array_equal(counter.count("one two"), [2])
 
 
 def test_a_missing_tokenizer_names_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the tokenizer of 'm' cannot be loaded"):
-        TokenCounter.load({"m": str(tmp_path)})
+        TokenCounter.load({"m": TokenizerSource(str(tmp_path))})

@@ -1,0 +1,194 @@
+"""One model never decides for another: four models whose chat templates differ, and what clients send them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apportion.deployments import zoo
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.ingress.openai import parse
+from apportion.deployments.wire.headers import verdict_json
+from apportion.router.assignment import Mip
+from apportion.router.batch.messages import Decision, Refusal, RouteItem, Verdict
+from apportion.router.batch.policy import Policy
+from apportion.router.errors import InvalidRequestError
+from apportion.router.prediction.estimation import RequestEstimator
+from apportion.router.prediction.predictor import Predictor
+from apportion.router.prediction.tokens import TokenCounter
+from tests.deployments.chat_styles import BY_ARGUMENT, SHAPES, STYLES, UNREADABLE
+from tests.router.batch.plain_room import PlainRoom
+
+NAMES = ("wren", "finch", "lark", "heron")
+
+
+def model(name: str, style: str, folder: Path) -> ModelConfig:
+    """The zoo's model with another chat template."""
+    copy = folder / f"{name}-{style}"
+    if not copy.exists():
+        copy.mkdir()
+        for file in zoo.folder_of(f"zoo:{name}").glob("tokenizer*"):
+            shutil.copy(file, copy)
+        if (template := STYLES[style]) is not None:
+            (copy / "chat_template.jinja").write_text(template)
+    arguments = {"chat_template": BY_ARGUMENT} if style == "by_argument" else {}
+    price = 1.0 + NAMES.index(name)
+    return ModelConfig(
+        name=name,
+        source=str(copy),
+        input_usd_per_million=price,
+        output_usd_per_million=price,
+        max_model_len=256,
+        engine_args=arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("styles")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor.load(zoo.folder_of("zoo:predictor"), models=NAMES, device="cpu")
+
+
+class MixedFleet:
+    """The real predictor, the zoo's tokenizers with these templates, and the batch room."""
+
+    def __init__(self, predictor: Predictor, folder: Path, *styles: str) -> None:
+        models = [model(name, style, folder) for name, style in zip(NAMES, styles, strict=True)]
+        counter = TokenCounter.load({one.name: one.tokenizer_source for one in models}, download=False)
+        self._estimator = RequestEstimator(predictor, counter, np.full(4, 256.0))
+        self.room = PlainRoom(self._predict, policy=Policy(tuple(one.served for one in models), Mip()), predict_s=60.0)
+        self.room.join(**dict.fromkeys(NAMES, 100))
+
+    async def _predict(self, items: Any, prices: Any) -> Any:
+        return self._estimator.estimate(items, prices)
+
+    async def ask(self, *asked: tuple[str, str]) -> dict[tuple[str, str], Verdict]:
+        """Verdicts by shape and the model that the request names, all of one batch."""
+        verdicts = await self.room.verdicts(*(item(shape, to) for shape, to in asked))
+        return dict(zip(asked, verdicts, strict=True))
+
+
+def item(shape: str, to: str = "auto") -> RouteItem:
+    body = {"model": to, "max_tokens": 8, **SHAPES[shape]}
+    return replace(parse("chat", json.dumps(body).encode(), {}, NAMES).item, id=f"{shape}-{to}")
+
+
+READABLE_SHAPES = [shape for shape in SHAPES if shape != "picture"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_each_shape_goes_to_a_model_that_reads_it(style: str, predictor: Predictor, folder: Path) -> None:
+    names = list(STYLES)
+    styles = [names[(names.index(style) + step) % len(names)] for step in (0, 1, 3, 6)]
+    fleet = MixedFleet(predictor, folder, *styles)
+    asked = [(shape, to) for shape in READABLE_SHAPES for to in ("auto", *NAMES)]
+    for (shape, to), verdict in (await fleet.ask(*asked)).items():
+        able = {name for name, own in zip(NAMES, styles, strict=True) if shape not in UNREADABLE[own]}
+        assert able
+        if to == "auto" or to in able:
+            assert isinstance(verdict, Decision), (shape, to, verdict)
+            assert (verdict.model in able, verdict.rung) == (True, "mip"), (shape, to)
+        else:  # in its own words, and nobody else's
+            assert isinstance(verdict, Refusal), (shape, to)
+            assert type(verdict.error) is InvalidRequestError
+            assert to in verdict.error.message
+            assert not any(other in verdict.error.message for other in NAMES if other != to)
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_what_no_model_reads_is_refused_with_all_reasons(style: str, predictor: Predictor, folder: Path) -> None:
+    fleet = MixedFleet(predictor, folder, style, style, "no_template", style)
+    for (shape, _), verdict in (await fleet.ask(*((shape, "auto") for shape in READABLE_SHAPES))).items():
+        assert isinstance(verdict, Refusal) == (shape in UNREADABLE[style]), (shape, verdict)
+        if isinstance(verdict, Refusal):
+            assert (verdict.error.status, verdict.error.param) == (400, "messages")
+            assert all(name in verdict.error.message for name in NAMES)
+
+
+@pytest.mark.parametrize("to", ["auto", "heron"])
+def test_a_picture_is_refused_before_a_model_is_asked(to: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.content\[0\] is a part of type 'image_url'"):
+        item("picture", to)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
+        {"type": "text", "text": "x", "uuid": "1", "image_url": "http://inside/secret"},  # vLLM would fetch it
+        {"image_url": "http://inside/secret"},
+        {"type": "file", "file": {}},
+        {"type": "text", "text": {"a": 1}},
+        {"text": "x"},
+    ],
+)
+def test_parts_that_are_no_text_are_refused_by_place(part: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
+    with pytest.raises(InvalidRequestError) as caught:
+        parse("chat", json.dumps(body).encode(), {}, NAMES)
+    assert caught.value.param == "messages[0].content[1]"
+
+
+async def test_candidates_say_why_a_model_may_not_answer(predictor: Predictor, folder: Path) -> None:
+    fleet = MixedFleet(predictor, folder, "no_system", "no_template", "mapping", "mapping")
+    verdicts = await fleet.room.scheduler.preview([item("system")])
+    told = {one["model"]: (one["allowed"], one["reason"]) for one in verdict_json(0, verdicts[0])["candidates"]}
+    assert told["lark"] == told["heron"] == (True, None)
+    assert told["wren"] == (False, "its chat template refuses these messages: no system turns here")
+    assert told["finch"] == (False, "has no chat template; send a prompt to /v1/completions instead")
+
+
+async def test_a_limit_that_the_readers_exceed_names_the_others_too(predictor: Predictor, folder: Path) -> None:
+    fleet = MixedFleet(predictor, folder, "no_system", "no_system", "no_system", "mapping")
+    (verdict,) = await fleet.room.verdicts(replace(item("system"), max_tokens=1000))
+    assert isinstance(verdict, Refusal)
+    assert verdict.error.code == "context_length_exceeded"
+    assert "wren, finch, lark: its chat template refuses" in verdict.error.message
+
+
+TOOLS = [{"type": "function", "function": {"name": "stock", "parameters": {"type": "object"}, "x": 1}}]
+
+
+@pytest.mark.slow  # imports vLLM
+@pytest.mark.parametrize("style", [style for style in STYLES if style != "no_template"])
+def test_the_engine_renders_the_same(style: str, folder: Path) -> None:
+    """vLLM's own request, parser of messages and renderer, without an engine."""
+    protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")
+    hf = pytest.importorskip("vllm.renderers.hf")
+    chat_utils = pytest.importorskip("vllm.renderers.chat_utils")
+    config = pytest.importorskip("vllm.config")
+    own = model("wren", style, folder)
+    counter = TokenCounter.load({"wren": own.tokenizer_source}, download=False)
+    tokenizer = counter._groups[0].counted.tokenizer
+    engine = config.ModelConfig(model=str(zoo.folder_of("zoo:wren")))
+    for shape in READABLE_SHAPES:
+        for tools in (None, TOOLS):
+            body = SHAPES[shape] | ({"tools": tools} if tools else {}) | {"reasoning_effort": "low"}
+            request = protocol.ChatCompletionRequest.model_validate(json.loads(json.dumps({"model": "wren", **body})))
+            dumped = [tool.model_dump() for tool in request.tools] if request.tools else None
+            params = request.build_chat_params(own.engine_args.get("chat_template"), "auto")
+            format_ = hf.resolve_chat_template_content_format(
+                params.chat_template, dumped, "auto", tokenizer, model_config=engine
+            )
+            turns, _, _ = chat_utils.parse_chat_messages(request.messages, engine, content_format=format_)
+            arguments = params.get_apply_chat_template_kwargs() | {"tools": dumped, "tokenize": False}
+            try:
+                expected = hf.safe_apply_chat_template(engine, tokenizer, turns, **arguments)
+            except Exception:
+                expected = None
+            parsed = parse("chat", json.dumps({"model": "wren", **body}).encode(), {}, NAMES).item
+            try:
+                ours = counter._groups[0]._render(parsed.content, parsed.tools, parsed.template_variables)
+            except Exception:
+                ours = None
+            assert ours == expected, (shape, tools)

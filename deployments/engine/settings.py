@@ -9,7 +9,11 @@ ENGINE_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
 }
+# An engine stands inside the network and fetches what URLs in messages point to, from anywhere if no domain is named;
+# this one can never exist (RFC 2606). Data in the message itself needs no fetching.
+ENGINE_ARGS = {"allowed_media_domains": ["nowhere.invalid"]}
 # Without a GPU: one child process an engine; no pinning, which would put all engines on the same core; one thread,
 # since a second one halves the speed of small models.
 CPU_ENGINE_ENV = {
@@ -21,10 +25,11 @@ CPU_ENGINE_ARGS = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_b
 
 
 def with_defaults(model: ModelConfig) -> ModelConfig:
-    """The model with what its engine needs where there is no GPU; what the user has set stays."""
-    if model.num_gpus > 0 or model.engine != "vllm":
+    """The model with what its engine needs to be safe, and to run without a GPU; what the user has set stays."""
+    if model.engine != "vllm":
         return model
-    return model.model_copy(update={"engine_args": CPU_ENGINE_ARGS | model.engine_args})
+    defaults = ENGINE_ARGS if model.num_gpus > 0 else ENGINE_ARGS | CPU_ENGINE_ARGS
+    return model.model_copy(update={"engine_args": defaults | model.engine_args})
 
 
 def environment(model: ModelConfig) -> dict[str, str]:

@@ -100,13 +100,16 @@ def parse_engine_args(model: ModelConfig) -> Any:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             arguments.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-            arguments += [f"--{flag}", text]
+        elif value is not None and value != []:
+            arguments += [f"--{flag}", *map(_argument, value if isinstance(value, list) else [value])]
     parser = make_arg_parser(_Parser())
     args = parser.parse_args(arguments)
     validate_parsed_serve_args(args)
     return args
+
+
+def _argument(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM ships no types

@@ -6,8 +6,9 @@ dataclasses whose fields with a `Doc` are the options that files, requests and t
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
@@ -57,6 +58,12 @@ def mistakes(
     """
     details = error.errors(include_url=False)
     return [Mistake((*prefix, *_path(one["loc"], drop_tags)), _problem(one, show_values)) for one in details]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message on a name that is not known: the known one that is most like it, if any is."""
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f"; the nearest is {found[0]!r}" if found else "; correct the name"
 
 
 def _path(location: Location, drop_tags: bool) -> Location:

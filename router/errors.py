@@ -6,7 +6,8 @@ ApportionError                      500  internal_error
 │   ├── PayloadTooLargeError        413  payload_too_large
 │   ├── ContextLengthError          400  context_length_exceeded
 │   ├── AuthenticationError         401  invalid_api_key
-│   └── PermissionDeniedError       403  model_not_allowed
+│   └── PermissionDeniedError       403  permission_denied
+│       └── ModelDeniedError        403  model_not_allowed
 ├── InfeasibleError                 422  no_feasible_assignment
 │   └── BudgetExceededError         402  budget_exceeded
 │       └── BudgetExhaustedError    429  budget_exhausted
@@ -74,7 +75,13 @@ class AuthenticationError(InvalidRequestError):
 
 
 class PermissionDeniedError(InvalidRequestError):
-    status, code = 403, "model_not_allowed"
+    """The caller may not ask for this; another may."""
+
+    status, code = 403, "permission_denied"
+
+
+class ModelDeniedError(PermissionDeniedError):
+    code = "model_not_allowed"
 
 
 class InfeasibleError(ApportionError):

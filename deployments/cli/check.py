@@ -21,10 +21,10 @@ def check(
     """
     from apportion.deployments.config.reader import read_config
     from apportion.deployments.config.service import mean_success
-    from apportion.deployments.keys.keyring import Keyring
+    from apportion.deployments.keys.check import check_keys
 
-    service = read_config(file).service
+    found = read_config(file)
+    service = found.service
     mean_success(service)
-    if service.keys is not None:
-        Keyring(service.keys, service.names)
+    check_keys(found)
     console.print(f"{file}: right; it serves {', '.join(service.names)}", highlight=False, markup=False)

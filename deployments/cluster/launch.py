@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from apportion.deployments.cluster.run_folder import own_folder, token_file, use_token
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.keys.check import check_keys
 from apportion.router.errors import ConfigurationError, UnavailableError
 
 DASHBOARD_PORT = 8265
@@ -118,6 +119,7 @@ def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> 
         UnavailableError: a deployment failed or was not ready in time; holds Serve's message.
     """
     found = read_config(path)
+    check_keys(found)
     document, config = found.document, found.service
     with local_ray(required_cpus(config)):
         import ray

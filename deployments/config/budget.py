@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from apportion.router.batch.spending import Pacing
-from apportion.router.budget import Limit, Pacer, Scope, Window, to_nano
+from apportion.router.budget import UNNAMED, Limit, Pacer, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.pacers import PACER_OPTIONS_HELP, checked_pacer
-from apportion.router.checked import Section
+from apportion.router.checked import Section, nearest
 from apportion.router.errors import InvalidRequestError
 
 
@@ -21,7 +22,10 @@ class LimitConfig(Section):
     window: Window = Field(description="minute, day, month (calendar, UTC) or total.")
     usd: float = Field(ge=0, le=1e9, allow_inf_nan=False, description="USD in each window; exact to a nano-USD.")
     name: str | None = Field(
-        None, min_length=1, description="The key, tenant or model; null: each of them has this much for itself."
+        None,
+        min_length=1,
+        description="The key, tenant or model; null: each of them has this much for itself. Requests without a tenant "
+        f"are those of the tenant `{UNNAMED}`.",
     )
 
     @model_validator(mode="after")
@@ -32,6 +36,23 @@ class LimitConfig(Section):
 
     def limit(self) -> Limit:
         return Limit(self.scope, self.window, to_nano(self.usd), self.name)
+
+
+def check_names(limits: Iterable[LimitConfig], models: tuple[str, ...], *, with_keys: bool) -> None:
+    """Whether there is what the limits hold for, but for the names of keys: those are in the keys' file.
+
+    Args:
+        models: that are served.
+        with_keys: whether callers have keys.
+
+    Raises:
+        ValueError: a limit is of a model that is not served, or of keys where there are none.
+    """
+    for limit in limits:
+        if limit.scope is Scope.model and limit.name is not None and limit.name not in models:
+            raise ValueError(f"limits: {limit.name!r} is no model of this service{nearest(limit.name, models)}")
+        if limit.scope is Scope.key and not with_keys:
+            raise ValueError("limits: `scope: key` needs a `keys` section, else nobody has a key; add one")
 
 
 class PacingConfig(Section):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from apportion.allocation.serve_file import APPLICATION, ARGUMENTS, ServeFile
-from apportion.deployments.config.service import ServiceConfig, live_policy
+from apportion.deployments.config.budget import LimitConfig
+from apportion.deployments.config.service import LivePolicy, ServiceConfig, live_policy
 from apportion.router.batch.messages import ROUTER
 from apportion.router.errors import ConfigurationError
 
@@ -17,10 +18,18 @@ IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """file: the text with its lines; service: the configuration of its one application."""
+    """file: the text with its lines; service: the configuration of its one application; live: the Router's own."""
 
     file: ServeFile
     service: ServiceConfig
+    live: LivePolicy | None = None
+
+    @property
+    def limits(self) -> tuple[LimitConfig, ...]:
+        """Limits on money, of `budget` and of the Router's `user_config`."""
+        budget, live = self.service.budget, self.live
+        of_budget = () if budget is None else budget.limits
+        return of_budget if live is None else (*of_budget, *(live.limits or ()))
 
     @property
     def document(self) -> dict[str, Any]:
@@ -54,10 +63,11 @@ def check_config(file: ServeFile) -> ReadConfig:
                 "autoscaling_config",
             )
     service = file.checked(ServiceConfig, ARGUMENTS)
+    live = None
     for number, changed in enumerate(file.application.get("deployments") or ()):
         if changed.get("name") == ROUTER and changed.get("user_config"):
             try:
-                live_policy(changed["user_config"], service)
+                live = live_policy(changed["user_config"], service)
             except ConfigurationError as error:
                 raise file.fault((*APPLICATION, "deployments", number, "user_config"), error.message) from error
-    return ReadConfig(file, service)
+    return ReadConfig(file, service, live)

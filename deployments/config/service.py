@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from apportion.deployments.config.bounds import InputBounds
-from apportion.deployments.config.budget import BudgetConfig, LimitConfig
-from apportion.deployments.config.keys import KeysConfig
+from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
+from apportion.deployments.config.keys import KeysConfig, Permissions
 from apportion.deployments.config.models import ModelConfig, Source, TimeoutsConfig, resolve_source
 from apportion.router.arrays import FloatArray
 from apportion.router.assignment import Strategy
@@ -165,6 +165,10 @@ class ServiceConfig(Section):
     dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
     keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
+    anonymous: Permissions = Field(
+        default_factory=lambda: Permissions(),
+        description="What callers may do, all together, where there are no `keys`.",
+    )
     budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
 
     @model_validator(mode="after")
@@ -187,6 +191,18 @@ class ServiceConfig(Section):
             raise ValueError(
                 "routing.budget_usd_per_request is the cap of pacing.mode per_batch; remove it, or choose that mode"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _callers_are_known(self) -> ServiceConfig:
+        if self.keys is not None and self.anonymous != Permissions():
+            raise ValueError("anonymous: with `keys` nobody comes in without one; remove this section, or `keys`")
+        try:
+            self.anonymous.check_models(self.names)
+        except ValueError as error:
+            raise ValueError(f"anonymous.{error}") from error
+        if self.budget is not None:
+            check_names(self.budget.limits, self.names, with_keys=self.keys is not None)
         return self
 
     @property
@@ -224,6 +240,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
     try:
         policy = LivePolicy.model_validate(values)
         policy.build_strategy(len(config.models))
+        check_names(policy.limits or (), config.names, with_keys=config.keys is not None)
     except ValueError as error:
         message = _describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigurationError(f"Router.user_config: {message}") from error

@@ -17,9 +17,9 @@ from ray.serve.handle import DeploymentHandle
 
 from apportion.deployments.config.service import ServiceConfig, live_policy
 from apportion.deployments.control.assembly import BatchRoom
+from apportion.deployments.control.callers import Callers
 from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.housekeeping import Housekeeping
-from apportion.deployments.control.rates import KeyRates
 from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.wire.logs import log_to_serve
@@ -50,15 +50,16 @@ class Router:
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
         self._policy_error: str | None = None
+        self._limits = () if config.budget is None else config.budget.limits
         self._sessions: dict[str, IngressSession] = {}
         self._room = BatchRoom(config, predict_by(predictor), solve_by(solver), self._tell)
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
-        self._rates = KeyRates(config, self._reservations.spending)
+        self._callers = Callers(config, self._reservations.spending)
         self._confirmations = Confirmations(self._reservations.spending.flush)
         self._housekeeping = Housekeeping(
             {
-                "keys": self._rates.refresh,
+                "keys": self._callers.refresh,
                 "ledger": self._reservations.spending.expire,
                 "parts": self._room.try_parts,
                 "replicas": self._forget_silent_replicas,
@@ -81,8 +82,8 @@ class Router:
         self._policy_error = None
         budget = self._config.budget
         if budget is not None:
-            limits = budget.limits if live.limits is None else live.limits
-            self._reservations.spending.set_limits(limit.limit() for limit in limits)
+            self._limits = budget.limits if live.limits is None else live.limits
+            self._reservations.spending.set_limits(limit.limit() for limit in self._limits)
         self._scheduler.policy = live.policy(self._config.models)
 
     def check_health(self) -> None:
@@ -107,6 +108,7 @@ class Router:
         for held in report.held:
             if session.adopt(held.id):
                 self._reservations.adopt(held)
+                self._callers.enter(held.id, held.account)
         self._end(session, report.done, report.cancelled)
         for item in report.items:
             if not session.knows(item.id):
@@ -120,8 +122,12 @@ class Router:
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
-        self._rates.check(items[0].account)
-        return await self._scheduler.preview(items)
+        first = items[0]
+        self._callers.admit(first.id, first.account)
+        try:
+            return await self._scheduler.preview(items)
+        finally:
+            self._callers.leave(first.id)
 
     async def announce(self, replica: EngineReplica) -> None:
         """An engine replica's heartbeat."""
@@ -147,22 +153,27 @@ class Router:
             "budget_usd_per_request": policy.budget_usd_per_request,
             "strategy": policy.strategy.name,
             "policy_error": self._policy_error,
+            "keys_error": self._callers.error(self._limits),
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},
         }
 
     def _accept(self, session: IngressSession, entry: Entry) -> None:
         session.undecided[entry.item.id] = entry
-        if not (entry.item.resent or entry.item.avoid_replicas):  # else it has been counted
+        if entry.item.resent or entry.item.avoid_replicas:  # it was admitted before
+            self._callers.enter(entry.item.id, entry.item.account)
+        else:
             try:
-                self._rates.check(entry.item.account)
+                self._callers.admit(entry.item.id, entry.item.account)
             except RateLimitError as error:
                 session.tell(Refusal(entry.item.id, error))
                 return
         self._scheduler.submit(entry)
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:
-        if isinstance(verdict, Refusal) and entry.item.resent:
-            self._reservations.release(entry.item.id)  # what a lost router may have reserved for it
+        if isinstance(verdict, Refusal):
+            self._callers.leave(entry.item.id)
+            if entry.item.resent:
+                self._reservations.release(entry.item.id)  # what a lost router may have reserved for it
         session = self._sessions.get(entry.ingress)
         if session is not None:
             session.tell(verdict)
@@ -170,8 +181,10 @@ class Router:
     def _end(self, session: IngressSession, done: Sequence[Done], cancelled: Sequence[str]) -> None:
         for end in done:
             session.end(end.id)
+            self._callers.leave(end.id)
             self._reservations.settle(end)
         for request_id in cancelled:
+            self._callers.leave(request_id)
             entry = session.undecided.pop(request_id, None)
             if entry is not None:
                 self._scheduler.withdraw(entry)

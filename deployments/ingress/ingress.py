@@ -80,11 +80,12 @@ class Ingress:
         self._state.listen()
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
-        self._authenticator = Authenticator(config.keys, config.names)
+        self._authenticator = Authenticator(config)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
 
     async def __del__(self) -> None:
         self._state.close()
+        self._authenticator.close()
         await self._link.close()
         await self._dispatcher.close()
 

@@ -194,7 +194,12 @@ class RouterLink:
         if pending is not None and not pending.verdict.done():
             if isinstance(verdict, Decision) and verdict.replica is not None:
                 self._held[verdict.id] = Held(
-                    verdict.id, verdict.model, verdict.replica, pending.item.sequences, verdict.cost_usd
+                    verdict.id,
+                    verdict.model,
+                    verdict.replica,
+                    pending.item.sequences,
+                    verdict.cost_usd,
+                    pending.item.account,
                 )
             pending.verdict.set_result(verdict)
         elif isinstance(verdict, Decision) and verdict.id in self._given_up:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode
-from apportion.deployments.keys.keyring import ANYBODY, Caller
+from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.messages import RouteItem, RoutingAsk
@@ -116,6 +116,7 @@ def parse(
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
         UnknownModelError: a model is not served here; names those that are.
+        PermissionDeniedError: the caller may not ask for this.
     """
     return parse_object(kind, decode(raw), headers, models, caller, bounds)
 
@@ -167,6 +168,7 @@ def parse_object(
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )
+    caller.check(item)
     forwarded = {name: value for name, value in body.items() if name != "routing"}
     return ParsedRequest(item, forwarded, bool(checked.stream))
 

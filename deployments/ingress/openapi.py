@@ -27,7 +27,7 @@ ERRORS = {
     "400": "The request is wrong; `param` names the field.",
     "401": "The API key is missing or not known.",
     "402": "The budget does not pay for this request, now or later.",
-    "403": "The API key may not use the model.",
+    "403": "The caller may not ask for this; another may.",
     "404": "The model is not served here.",
     "413": "The body is too large.",
     "429": "Not now: see `retry-after`.",

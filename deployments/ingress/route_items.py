@@ -8,7 +8,7 @@ from typing import Any
 from apportion.deployments.config.service import IngressConfig
 from apportion.deployments.ingress.bounds import decode
 from apportion.deployments.ingress.openai import Kind, parse_object
-from apportion.deployments.keys.keyring import Caller
+from apportion.deployments.keys.caller import Caller
 from apportion.router.batch.messages import RouteItem
 from apportion.router.errors import ApportionError, InvalidRequestError
 

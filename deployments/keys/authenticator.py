@@ -1,39 +1,42 @@
-"""Lets callers in: with keys where the service asks for them, and with the tenant that they name."""
+"""Lets callers in: with keys where the service asks for them, and with the tenant that they may name."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
-from apportion.deployments.config.keys import KeysConfig
-from apportion.deployments.keys.keyring import Caller, Keyring, anonymous
+from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.keys.caller import Caller, caller_of
+from apportion.deployments.keys.keyring import Keyring
 from apportion.router.errors import ApportionError
-
-TENANT_HEADER = "x-router-tenant"
-REFRESH_S = 1.0
 
 
 class Authenticator:
     """Checks who asks, before the body is read.
 
     Args:
-        config: None: anyone may come in.
-        models: that are served.
+        config: without `keys` anyone may come in, and has the permissions of `anonymous`.
     """
 
-    def __init__(self, config: KeysConfig | None, models: tuple[str, ...]) -> None:
-        self._keyring = None if config is None else Keyring(config, models)
-        self._looked_s = time.monotonic()
+    def __init__(self, config: ServiceConfig) -> None:
+        self._anonymous = config.anonymous
+        self._keyring = Keyring.of(config)
+        self._stop_watching = None if self._keyring is None else self._keyring.watch()
 
     def admit(self, headers: Mapping[str, str]) -> Caller:
-        """Raises: AuthenticationError: no key, or one that is not known; InvalidRequestError: no tenant's name."""
-        if self._keyring is None:
-            return anonymous(headers, TENANT_HEADER)
-        now_s = time.monotonic()
-        if now_s - self._looked_s > REFRESH_S:
-            self._looked_s = now_s
-            self._keyring.refresh()
-        return self._keyring.caller(headers)
+        """Whose request it is.
+
+        Raises:
+            AuthenticationError: no key, or one that is not known.
+            PermissionDeniedError: it names a tenant and may not.
+            InvalidRequestError: the tenant's name is too long, not printable, or reserved.
+        """
+        entry = None if self._keyring is None else self._keyring.entry(headers)
+        return caller_of(entry, self._anonymous, headers)
+
+    def close(self) -> None:
+        """No longer looks at the keys' file."""
+        if self._stop_watching is not None:
+            self._stop_watching()
 
     def is_operator(self, headers: Mapping[str, str]) -> bool:
         """Whether who asks may see the whole service; never raises, since whether it works is everybody's to know."""

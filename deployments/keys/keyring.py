@@ -1,125 +1,131 @@
-"""API keys: whose a request is, which models it may use, and how fast. Knows no key, only hashes of keys."""
+"""API keys as their file holds them, read again when it changes. Knows no key, only hashes of keys."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import hmac
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from apportion.deployments.config.budget import LimitConfig
 from apportion.deployments.config.keys import KeyEntry, KeysConfig
-from apportion.router.batch.messages import RoutingAsk
-from apportion.router.budget import Account, Limit
-from apportion.router.checked import mistakes
-from apportion.router.errors import AuthenticationError, ConfigurationError, InvalidRequestError, PermissionDeniedError
+from apportion.deployments.config.service import ServiceConfig
+from apportion.router.budget import Limit, Scope
+from apportion.router.checked import mistakes, nearest
+from apportion.router.errors import AuthenticationError, ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-MAX_TENANT_CHARS = 128
 MAX_KEY_CHARS = 512
+WATCH_PERIOD_S = 1.0
 _ENTRIES = TypeAdapter(tuple[KeyEntry, ...])
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it is there, is ten times as fast
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Who asks: the account that pays, the models that it may use (None: all), and whether it may see everything."""
+class Keys:
+    """The keys of one version of the file, by name and by mark; and the budgets that they bring."""
 
-    account: Account = field(default_factory=Account)
-    models: tuple[str, ...] | None = None
-    operator: bool = False
-
-    def may_use(self, model: str) -> bool:
-        return self.models is None or model in self.models
-
-    def restrict(self, named: str | None, ask: RoutingAsk) -> RoutingAsk:
-        """The request's wishes within what its key allows.
-
-        Raises:
-            PermissionDeniedError: it names a model that its key may not use, or leaves none that it may.
-        """
-        if self.models is None:
-            return ask
-        wanted = (named,) if named is not None else ask.models
-        allowed = self.models if wanted is None else tuple(model for model in wanted if self.may_use(model))
-        if not allowed:
-            raise PermissionDeniedError(
-                f"this API key may not use {', '.join(wanted or ())}; it may use {', '.join(self.models)}",
-                param="model" if named is not None else "routing.models",
-            )
-        return ask if named is not None else dataclasses.replace(ask, models=allowed)
-
-
-ANYBODY = Caller(operator=True)  # where there are no keys the service is open
+    by_name: Mapping[str, KeyEntry] = field(default_factory=dict)
+    by_mark: Mapping[bytes, KeyEntry] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
 
 
 class Keyring:
     """The keys of a configuration; `refresh` takes up what has changed in their file.
 
+    Args:
+        models: that are served.
+        with_budget: whether limits of keys are kept, by a `budget` section.
+
     Raises:
-        ConfigurationError: file or variable is missing or wrong, or a key names a model that is not served.
+        ConfigurationError: file or variable is missing or wrong, a key names a model that is not served, or brings a
+            limit that nobody would keep.
     """
 
-    def __init__(self, config: KeysConfig, models: tuple[str, ...]) -> None:
+    def __init__(self, config: KeysConfig, models: tuple[str, ...], *, with_budget: bool) -> None:
         self._config = config
         self._models = models
+        self._with_budget = with_budget
         # Keys are looked up by a keyed hash of their hash, so the time of a look-up tells nothing about a stored one.
         self._secret = secrets.token_bytes(32)
-        self._entries: dict[bytes, KeyEntry] = {}
         self._version: tuple[int, int] | None = None
-        self._load()
+        self.error: str | None = None
+        self.keys = self._load()
 
-    def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Whose request it is, by its `Authorization: Bearer KEY`.
+    @classmethod
+    def of(cls, config: ServiceConfig) -> Keyring | None:
+        """The keyring of a service; None where it asks for no keys. Raises ConfigurationError as the class does."""
+        if config.keys is None:
+            return None
+        return cls(config.keys, config.names, with_budget=config.budget is not None)
+
+    def entry(self, headers: Mapping[str, str]) -> KeyEntry:
+        """The key of a request, by its `Authorization: Bearer KEY`.
 
         Raises:
             AuthenticationError: there is no key, or none that is known.
-            InvalidRequestError: the tenant's name is too long or not printable.
         """
         scheme, _, key = headers.get("authorization", "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             raise AuthenticationError("this service needs an API key; send it as `Authorization: Bearer KEY`")
         digest = hashlib.sha256(key[:MAX_KEY_CHARS].encode(errors="replace")).hexdigest()
-        entry = self._entries.get(self._mark(digest))
+        entry = self.keys.by_mark.get(self._mark(digest))
         if entry is None or not hmac.compare_digest(entry.sha256, digest) or len(key) > MAX_KEY_CHARS:
             raise AuthenticationError("this API key is not known here; check it, or ask for a new one")
-        tenant = entry.tenant or _tenant(headers.get(self._config.tenant_header), self._config.tenant_header)
-        return Caller(Account(entry.name, tenant), entry.models, entry.operator)
+        return entry
 
-    def limits(self) -> tuple[Limit, ...]:
-        """Budgets that keys bring."""
-        return tuple(limit for entry in self._entries.values() for limit in entry.budget_limits())
-
-    def rates(self) -> dict[str, float]:
-        """Requests a minute of the keys that have a limit, by name."""
-        return {e.name: e.requests_per_minute for e in self._entries.values() if e.requests_per_minute is not None}
+    def unknown(self, limits: Iterable[LimitConfig]) -> str | None:
+        """Says which limit is of a key that is not there, and so limits nobody; None: all are there."""
+        for limit in limits:
+            if limit.scope is Scope.key and limit.name is not None and limit.name not in self.keys.by_name:
+                return f"limits: there is no key {limit.name!r}{nearest(limit.name, self.keys.by_name)}"
+        return None
 
     def refresh(self) -> bool:
-        """Reads the file again if it has changed; True if so. A wrong one is logged and the old keys stay."""
+        """Reads the file again if it has changed; True if so. A wrong one is logged and the old keys stay.
+
+        Takes a moment where there are thousands of keys: not for an event loop.
+        """
         if self._config.file is None:
             return False
         try:
             if _version(self._config.file) == self._version:
                 return False
-            self._load()
+            self.keys = self._load()
         except (OSError, ConfigurationError) as error:
-            logger.error("the API keys stay as they were: %s", error)
+            self.error = f"the API keys stay as they were: {error}"
+            logger.error("%s", self.error)
             return False
-        logger.info("%d API keys are known now", len(self._entries))
+        self.error = None
+        logger.info("%d API keys are known now", len(self.keys.by_name))
         return True
 
-    def _load(self) -> None:
+    def watch(self, period_s: float = WATCH_PERIOD_S) -> Callable[[], None]:
+        """Refreshes in a thread of its own until what it returns is called."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(period_s):
+                self.refresh()
+
+        if self._config.file is not None:
+            threading.Thread(target=look, name="keys", daemon=True).start()
+        return ended.set
+
+    def _load(self) -> Keys:
         source, text = self._read()
         try:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, Loader=_Loader)
             if content is None:  # an editor that is about to write it has emptied it first
                 raise ConfigurationError(f"{source} is empty; write [] for no keys at all")
             entries = _ENTRIES.validate_python(content)
@@ -129,14 +135,23 @@ class Keyring:
             # What the fields hold is not shown: it may be a key.
             found = "; ".join(map(str, mistakes(error, show_values=False)))
             raise ConfigurationError(f"{source}: {found}") from None
-        names = [entry.name for entry in entries]
-        if len(set(names)) < len(names) or len({entry.sha256 for entry in entries}) < len(names):
+        by_name = {entry.name: entry for entry in entries}
+        by_mark = {self._mark(entry.sha256): entry for entry in entries}
+        if len(by_name) < len(entries) or len(by_mark) < len(entries):
             raise ConfigurationError(f"{source}: two keys have the same name or the same hash; every key needs its own")
         for entry in entries:
-            unknown = set(entry.models or ()) - set(self._models)
-            if unknown:
-                raise ConfigurationError(f"{source}: key {entry.name}: {sorted(unknown)} are no models of this service")
-        self._entries = {self._mark(entry.sha256): entry for entry in entries}
+            self._check(entry, source)
+        return Keys(by_name, by_mark, tuple(limit for entry in entries for limit in entry.budget_limits()))
+
+    def _check(self, entry: KeyEntry, source: str) -> None:
+        try:
+            entry.check_models(self._models)
+        except ValueError as error:
+            raise ConfigurationError(f"{source}: key {entry.name}: {error}") from error
+        if entry.limits and not self._with_budget:
+            raise ConfigurationError(
+                f"{source}: key {entry.name}: limits need a `budget` section with a database; add it, or remove them"
+            )
 
     def _read(self) -> tuple[str, str]:
         if self._config.file is None:
@@ -156,24 +171,10 @@ class Keyring:
         return hmac.digest(self._secret, digest.encode(), "sha256")
 
 
-def anonymous(headers: Mapping[str, str], tenant_header: str) -> Caller:
-    """The caller where no keys are asked for."""
-    tenant = _tenant(headers.get(tenant_header), tenant_header)
-    return ANYBODY if tenant is None else dataclasses.replace(ANYBODY, account=Account(tenant=tenant))
-
-
 def new_key() -> tuple[str, str]:
     """A key for its user and its hash for the file."""
     key = f"ap-{secrets.token_urlsafe(32)}"
     return key, hashlib.sha256(key.encode()).hexdigest()
-
-
-def _tenant(name: str | None, header: str) -> str | None:
-    if not name:
-        return None
-    if len(name) > MAX_TENANT_CHARS or not name.isprintable():
-        raise InvalidRequestError(f"{header}: give at most {MAX_TENANT_CHARS} printable characters")
-    return name
 
 
 def _version(file: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 from apportion.router.batch.messages import Decision, Refusal, Verdict
 
 HEADER_PREFIX = "x-router-"
+TENANT_HEADER = f"{HEADER_PREFIX}tenant"
 
 
 def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:

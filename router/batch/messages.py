@@ -181,6 +181,7 @@ class Held:
     replica: str
     sequences: int
     cost_usd: float
+    account: Account = field(default_factory=Account)
 
 
 @dataclass(frozen=True, slots=True)

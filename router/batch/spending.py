@@ -91,8 +91,6 @@ class Spending:
     def set_key_limits(self, limits: Iterable[Limit]) -> None:
         """The keys' limits from now on; those of the configuration stay."""
         self._key_limits = tuple(limits)
-        if self._key_limits and self._ledger is None:
-            logger.error("API keys have limits, but without a `budget` section nobody keeps them; add one")
         self._apply_limits()
 
     def now_s(self) -> float:

@@ -12,13 +12,14 @@ Importing this loads no database driver; `apportion.router.budget.ledger` does.
 
 from __future__ import annotations
 
-from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
+from apportion.router.budget.limits import UNNAMED, Account, Limit, LimitIndex, Scope, Shortage, Window
 from apportion.router.budget.money import from_nano, spelled, to_nano, worst_case_nano
 from apportion.router.budget.pacing import CarryOver, Pacer, PerBatch, WindowState
 from apportion.router.budget.shadow_price import DualDescent, Resolving
 from apportion.router.budget.tally import Tally
 
 __all__ = [
+    "UNNAMED",
     "Account",
     "CarryOver",
     "DualDescent",

@@ -9,7 +9,7 @@ is never heard of again is charged in full once it expires, and corrected should
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_, update
@@ -192,12 +192,15 @@ class BudgetLedger:
         self._forget_if_many()
 
         def write(connection: Connection) -> list[Shortage | None]:
+            standing.balances.clear()  # of an attempt before this one
             changes = self._end(connection, ends)
             self._find(connection, keys)
-            self._make(connection, sorted(key for key in keys if key not in self._ids))
-            self._fill(connection, standing, keys, changes)
-            shortages = [standing.take(claim) for claim in claims]
-            entered = {group: json.dumps([self._ids[key] for key in keys]) for group, keys in keys_of.items()}
+            shortages = self._hopeless(connection, claims, standing, keys, changes)
+            groups = {(c.account, c.model) for c, short in zip(claims, shortages, strict=True) if short is None}
+            self._make(connection, sorted({key for group in groups for key in keys_of[group]} - self._ids.keys()))
+            self._fill(connection, standing, keys & self._ids.keys(), changes)
+            shortages = [short or standing.take(claim) for claim, short in zip(claims, shortages, strict=True)]
+            entered = {group: json.dumps([self._ids[key] for key in keys_of[group]]) for group in groups}
             rows = []
             for claim, shortage in zip(claims, shortages, strict=True):
                 if shortage is None:
@@ -211,6 +214,22 @@ class BudgetLedger:
 
         shortages = self._transact(write)
         self.latest = standing
+        return shortages
+
+    def _hopeless(
+        self,
+        connection: Connection,
+        claims: Sequence[Claim],
+        standing: Standing,
+        keys: Set[CounterKey],
+        changes: _Changes,
+    ) -> list[Shortage | None]:
+        """What is short even with all counters at zero that are not there yet: what is refused leaves none behind."""
+        if keys <= self._ids.keys():
+            return [None] * len(claims)
+        self._fill(connection, standing, keys & self._ids.keys(), changes)
+        shortages = [standing.take(claim) for claim in claims]
+        standing.balances.clear()
         return shortages
 
     def _transact(self, work: Callable[[Connection], T]) -> T:

@@ -47,6 +47,9 @@ class Scope(StrEnum):
     model = "model"
 
 
+UNNAMED = "unnamed"  # the key or tenant of all that have none: they share its limits, for nobody is without
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Who pays: the name of an API key and a tenant, where there are any."""
@@ -54,13 +57,13 @@ class Account:
     key: str | None = None
     tenant: str | None = None
 
-    def name(self, scope: Scope, model: str) -> str | None:
-        """The name that a scope goes by for a request on `model`; None: the scope does not apply."""
+    def name(self, scope: Scope, model: str) -> str:
+        """The name that a scope goes by for a request on `model`."""
         if scope is Scope.service:
             return ""
         if scope is Scope.model:
             return model
-        return self.key if scope is Scope.key else self.tenant
+        return (self.key if scope is Scope.key else self.tenant) or UNNAMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,8 @@ class Limit:
         if self.scope is Scope.service and self.name is not None:
             raise ConfigurationError(f"name is {self.name!r}; a limit of the whole service has none, so leave it out")
 
-    def holds_for(self, name: str | None) -> bool:
+    def holds_for(self, name: str) -> bool:
         """Whether a request whose scope goes by `name` is bound by this limit."""
-        if name is None:
-            return False
         return self.scope is Scope.service or self.name is None or self.name == name
 
 
@@ -101,10 +102,8 @@ class LimitIndex:
         for limit in self.all:
             self._by_name.setdefault((limit.scope, limit.name), []).append(limit)
 
-    def of(self, scope: Scope, name: str | None) -> Sequence[Limit]:
-        """Those that bind a request whose scope goes by `name`; None: the scope does not apply to it."""
-        if name is None:
-            return ()
+    def of(self, scope: Scope, name: str) -> Sequence[Limit]:
+        """Those that bind a request whose scope goes by `name`."""
         of_each = self._by_name.get((scope, None), ())
         of_this = () if scope is Scope.service else self._by_name.get((scope, name), ())
         return (*of_each, *of_this)
@@ -126,13 +125,18 @@ class Shortage:
     held: bool
 
     def error(self, now_s: float) -> BudgetExceededError:
-        """402 if waiting does not help, 429 with the time to wait if it does."""
+        """402 if waiting does not help, 429 with the time to wait if it does.
+
+        Tells balances to their owner only: what a model, the service, or all that have no name have left is no
+        caller's business.
+        """
+        needed = f"this request may cost up to {spelled(self.needed_nano)}"
         whose = "the whole service" if self.limit.scope is Scope.service else f"{self.limit.scope} {self.name!r}"
-        span = "in total" if self.limit.window is Window.total else f"a {self.limit.window}"
-        message = (
-            f"the budget of {spelled(self.limit.nano_usd)} {span} for {whose} has {spelled(max(0, self.left_nano))} "
-            f"left, and this request may cost up to {spelled(self.needed_nano)}"
-        )
+        message = f"the budget of {whose} has no room for it: {needed}"
+        if self.limit.scope in {Scope.key, Scope.tenant} and self.name != UNNAMED:
+            span = "in total" if self.limit.window is Window.total else f"a {self.limit.window}"
+            left = spelled(max(0, self.left_nano))
+            message = f"the budget of {spelled(self.limit.nano_usd)} {span} for {whose} has {left} left, and {needed}"
         if self.retry_at_s is None:
             return BudgetExceededError(f"{message}; lower max_tokens, shorten the prompt, or raise the budget")
         wait_s = max(0.0, self.retry_at_s - now_s)

@@ -125,7 +125,7 @@ class Standing:
         for scope in scopes:
             name = account.name(scope, model)
             for limit in self.limits.of(scope, name):
-                yield CounterKey(scope, name or "", limit.window, self._starts_s[limit.window]), limit
+                yield CounterKey(scope, name, limit.window, self._starts_s[limit.window]), limit
 
     def _of(self, account: Account, model: str) -> list[tuple[CounterKey, Limit | None]]:
         """A request's counters, each with the tightest limit on it."""

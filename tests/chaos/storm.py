@@ -122,6 +122,7 @@ def stormy(document: dict[str, Any], database: Path, poor_usd: float) -> dict[st
     args["ingress"] = {**args.get("ingress", {}), "num_replicas": 2}
     args["batching"] = {**args.get("batching", {}), "max_queue": MAX_QUEUE}
     args["dispatch"] = {**args.get("dispatch", {}), "request_timeout_s": TIMEOUT_S}
+    args["anonymous"] = {"tenant_header": True, "max_priority": 3}
     args["budget"] = {
         "database": f"sqlite:///{database}",
         "limits": [

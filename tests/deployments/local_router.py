@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.control.router import Router
@@ -40,7 +42,16 @@ def configuration(database: Path | None, *, slots: int = 64, **sections: Any) ->
     ]
     if database is not None:
         sections["budget"] = {"database": f"sqlite:///{database}", **sections.get("budget", {})}
+        if any(limit["scope"] == "key" for limit in sections["budget"].get("limits", ())):
+            sections["keys"] = keys_file(database.parent / "keys.yaml", {"name": "k"})
     return parse_config({"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections})
+
+
+def keys_file(path: Path, *entries: dict[str, Any]) -> dict[str, str]:
+    """Writes a file of keys, and returns the configuration's section for it."""
+    hashed = [{"sha256": hashlib.sha256(entry["name"].encode()).hexdigest(), **entry} for entry in entries]
+    path.write_text(yaml.safe_dump(hashed))
+    return {"file": str(path)}
 
 
 def worst_usd(model: str, max_tokens: int) -> float:

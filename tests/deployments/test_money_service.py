@@ -67,8 +67,8 @@ def body(**fields: Any) -> dict[str, Any]:
 def application(folder: Path) -> tuple[dict[str, Any], str, str]:
     (key, digest), (poor_key, poor_digest) = new_key(), new_key()
     keys = [
-        {"name": "rich", "sha256": digest},
-        {"name": "poor", "sha256": poor_digest, "models": ["wren"], "requests_per_minute": 12},
+        {"name": "rich", "sha256": digest, "tenant_header": True},
+        {"name": "poor", "sha256": poor_digest, "models": ["wren"], "requests_per_minute": 12, "tenant_header": True},
     ]
     (folder / "keys.yaml").write_text(yaml.safe_dump(keys))
     engine = {"engine": "simulated", "simulated": {"tokens": TOKENS, "first_token_s": 0.05}}

@@ -52,3 +52,20 @@ def test_a_keys_file_is_read_too(document: dict, tmp_path: Path) -> None:
     document["applications"][0]["args"]["keys"] = {"file": str(keys)}
     code, said = checked(document, tmp_path)
     assert (code, "sha256: missing" in said) == (2, True)
+
+
+def test_a_limit_of_a_key_that_is_not_there_is_named(document: dict, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"- {{name: alice, sha256: {'a' * 64}}}")
+    args = document["applications"][0]["args"]
+    args["keys"] = {"file": str(keys)}
+    args["budget"] = {"database": f"sqlite:///{tmp_path}/b.db"}
+    limit = {"scope": "key", "window": "day", "usd": 1, "name": "alise"}
+    document["applications"][0]["deployments"] = [{"name": "Router", "user_config": {"limits": [limit]}}]
+    code, said = checked(document, tmp_path)
+    assert (code, "no key 'alise'; the nearest is 'alice'" in said) == (2, True)
+    args["budget"]["limits"] = [limit]
+    del document["applications"][0]["deployments"]
+    assert checked(document, tmp_path)[0] == 2
+    limit["name"] = "alice"
+    assert checked(document, tmp_path)[0] == 0

@@ -59,6 +59,8 @@ def test_pacers_are_built_with_their_options(pacing: dict[str, Any], pacer: obje
         ({"limits": [DAILY], "pacing": {"mode": "resolving", "options": {"memory": "all"}}}, "memory: input should be"),
         ({"pacing": {"mode": "per_batch", "options": {"gain": 1}}}, "takes no options"),
         ({"colour": "red"}, "budget.colour: unknown field"),
+        ({"limits": [DAILY | {"scope": "model", "name": "smal"}]}, "no model of this service; the nearest is 'small'"),
+        ({"limits": [DAILY | {"scope": "key"}]}, "needs a `keys` section"),
     ],
 )
 def test_mistakes_are_named(budget: dict[str, Any], says: str) -> None:
@@ -82,3 +84,25 @@ async def test_the_live_policy_is_checked_as_the_configuration_is(tmp_path: Path
     service.router.reconfigure({"limits": [DAILY]})
     assert "need a `budget` section" in (await service.router.state())["policy_error"]
     await service.close()
+    service = LocalService(configuration(tmp_path / "c.db"))
+    for limit, says in (({"scope": "model", "name": "heorn"}, "'heron'"), ({"scope": "key"}, "`keys` section")):
+        service.router.reconfigure({"limits": [DAILY | limit]})
+        assert says in (await service.router.state())["policy_error"]
+    await service.close()
+
+
+async def test_a_limit_of_a_key_that_is_not_there_is_told_and_costs_nobody_the_policy(tmp_path: Path) -> None:
+    limits = [DAILY | {"scope": "key", "name": "kk"}]
+    service = LocalService(configuration(tmp_path / "b.db", budget={"limits": limits}))
+    service.router.reconfigure({"strategy": "greedy"})
+    state = await service.router.state()
+    assert (state["strategy"], state["policy_error"]) == ("greedy", None)
+    assert state["keys_error"] == "limits: there is no key 'kk'; the nearest is 'k'"
+    await service.close()
+
+
+def test_anonymous_callers_and_keys_exclude_each_other() -> None:
+    with pytest.raises(ConfigurationError, match="nobody comes in without one"):
+        parse({}, keys={"env": "X"}, anonymous={"max_in_flight": 1})
+    with pytest.raises(ConfigurationError, match=r"anonymous\.models: 'smal' is no model"):
+        parse({}, anonymous={"models": ["smal"]})

@@ -151,11 +151,12 @@ async def test_tenants_and_keys_do_not_pay_for_each_other(start: Start) -> None:
         {"scope": "tenant", "window": "day", "usd": 2 * one},
         {"scope": "key", "name": "k", "window": "total", "usd": one},
     )
-    accounts = [Account(tenant="a")] * 4 + [Account(tenant="b")] * 2 + [Account(key="k")] * 3 + [Account()] * 3
+    accounts = [Account(tenant="a")] * 4 + [Account(tenant="b")] * 2 + [Account("k", "c")] * 3 + [Account()] * 3
     requests = [item(f"r{i}", model="wren", account=account) for i, account in enumerate(accounts)]
     answers = await asyncio.gather(*(service.run(one, engine_s=0.1) for one in requests))
     granted = Counter(account for account, answer in zip(accounts, answers, strict=True) if answer == "wren")
-    assert granted == {Account(tenant="a"): 2, Account(tenant="b"): 2, Account(key="k"): 1, Account(): 3}
+    # Those without a name share one.
+    assert granted == {Account(tenant="a"): 2, Account(tenant="b"): 2, Account("k", "c"): 1, Account(): 2}
     assert "'a'" not in str(await service.router.state()), "names of tenants are nobody else's business"
 
 

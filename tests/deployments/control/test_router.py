@@ -217,7 +217,7 @@ async def test_what_never_ends_is_freed(router: Any) -> None:
 
 async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> None:
     await join(router, ("s1", "small", 9), ("l1", "large", 9))
-    router._rates._rates.per_minute = {"alice": 1.0}
+    router._callers._rates.per_minute = {"alice": 1.0}
     alice = Account(key="alice")
     items = (
         item("first", account=alice),

@@ -243,12 +243,24 @@ def _reserve_in_many_windows(url: str, limits: list[Limit], worker: int) -> int:
     return granted
 
 
+def test_names_that_are_refused_leave_no_counter_behind(open_ledger: Open) -> None:
+    ledger = open_ledger(DAILY, Limit(Scope.tenant, Window.total, 500))
+    claims = [claim(f"r{number}", 600, tenant=f"t{number}") for number in range(5)]
+    assert reserve(ledger, *claims, claim("s", 400, tenant="paid"), claim("u", 700, tenant="late")) == [
+        *[False] * 5,
+        True,
+        False,
+    ]
+    names = {key.name for key in ledger.statement(now_s=NOW_S).balances if key.scope is Scope.tenant}
+    assert names == {"paid"}
+
+
 def test_the_view_before_planning_agrees_with_reserving(open_ledger: Open) -> None:
     ledger = open_ledger(DAILY, Limit(Scope.tenant, Window.day, 300), Limit(Scope.model, Window.day, 200, "dear"))
     reserve(ledger, claim("a", 150, tenant="t", model="dear"))
     accounts = [Account(tenant="t"), Account(tenant="u"), Account()]
     left = ledger.look(accounts, ["dear", "cheap"], now_s=NOW_S, ends={"a": 100}).left_nano(accounts, ["dear", "cheap"])
-    assert left.tolist() == [[100, 200], [100, 300], [100, 900]]
+    assert left.tolist() == [[100, 200], [100, 300], [100, 300]]
 
 
 def test_limits_change_while_the_ledger_is_open(open_ledger: Open) -> None:

@@ -35,14 +35,14 @@ def test_a_limit_without_a_name_holds_for_each() -> None:
     one = Limit(Scope.tenant, Window.day, 5, "acme")
     assert each.holds_for("acme")
     assert each.holds_for("other")
-    assert not each.holds_for(None)
     assert one.holds_for("acme")
     assert not one.holds_for("other")
 
 
 def test_an_account_names_its_scopes() -> None:
     account = Account("k", None)
-    assert [account.name(scope, "m") for scope in Scope] == ["", "k", None, "m"]
+    assert [account.name(scope, "m") for scope in Scope] == ["", "k", "unnamed", "m"]
+    assert Account().name(Scope.key, "m") == "unnamed", "nobody is without limits for want of a name"
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:
@@ -66,7 +66,18 @@ def test_a_shortage_tells_the_limit_and_when_there_is_money_again() -> None:
 def test_where_waiting_does_not_help_the_answer_is_402() -> None:
     error = Shortage(Limit(Scope.service, Window.total, 5), "", 0, 6, None, False).error(NOW_S)
     assert (type(error), error.status, error.retry_after_s) == (BudgetExceededError, 402, None)
-    assert "in total for the whole service" in error.message
+    assert "the whole service" in error.message
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"), [(Scope.service, ""), (Scope.model, "heron"), (Scope.tenant, "unnamed"), (Scope.key, "unnamed")]
+)
+def test_balances_are_told_to_their_owner_only(scope: Scope, name: str) -> None:
+    limit = Limit(scope, Window.day, 2_000_000_000)
+    message = Shortage(limit, name, 500_000_000, 600_000_000, NEW_YEAR_S, False).error(NOW_S).message
+    assert "2.00" not in message
+    assert "0.50" not in message
+    assert "there is money again at 2027-01-01T00:00:00Z" in message
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -79,8 +90,8 @@ LIMITS = st.builds(
 )
 
 
-@given(st.lists(LIMITS), st.sampled_from(Scope), st.none() | NAMES)
-def test_the_index_finds_the_limits_that_hold(limits: list[Limit], scope: Scope, name: str | None) -> None:
+@given(st.lists(LIMITS), st.sampled_from(Scope), NAMES)
+def test_the_index_finds_the_limits_that_hold(limits: list[Limit], scope: Scope, name: str) -> None:
     found = LimitIndex(limits).of(scope, name)
     assert sorted(found, key=repr) == sorted(
         (limit for limit in limits if limit.scope is scope and limit.holds_for(name)), key=repr

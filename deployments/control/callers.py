@@ -1,0 +1,100 @@
+"""What callers may do, as far as only the router can count it: their rates, their requests in flight, their budgets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from apportion.deployments.config.budget import LimitConfig
+from apportion.deployments.config.keys import Permissions
+from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.keys.keyring import Keyring
+from apportion.router.batch.rate import RateLimiter
+from apportion.router.batch.spending import Spending
+from apportion.router.budget import UNNAMED, Account
+from apportion.router.errors import RateLimitError
+
+BUSY_RETRY_S = 1.0  # when all that a caller may have in flight is: about so soon one of them may have ended
+
+
+class Callers:
+    """Holds callers to their rates and to their requests in flight, and hands the budgets of keys to the ledger.
+
+    Callers without a key count as one.
+
+    Args:
+        spending: gets the keys' limits on money.
+    """
+
+    def __init__(self, config: ServiceConfig, spending: Spending) -> None:
+        self._anonymous = config.anonymous
+        self._keyring = Keyring.of(config)
+        self._spending = spending
+        self._rates = RateLimiter({})
+        self._permissions: Mapping[str, Permissions] = {}
+        self._caller_of: dict[str, str] = {}  # by the id of a request in flight
+        self._in_flight: Counter[str] = Counter()
+        self._take()
+
+    async def refresh(self) -> None:
+        """Takes up what has changed in the keys' file."""
+        if self._keyring is not None and await asyncio.to_thread(self._keyring.refresh):
+            self._take()
+
+    def error(self, limits: Iterable[LimitConfig]) -> str | None:
+        """What is wrong with the keys' file, or with limits that name one of its keys; None: nothing."""
+        if self._keyring is None:
+            return None
+        return self._keyring.error or self._keyring.unknown(limits)
+
+    def admit(self, request_id: str, account: Account) -> None:
+        """Counts a request, which is in flight from now on.
+
+        Raises:
+            RateLimitError: its caller asks too often, or has too many in flight; it is not.
+        """
+        name = account.key or UNNAMED
+        may = self._permissions.get(name)
+        who = "callers without a key" if account.key is None else "this API key"
+        if may is not None and may.max_in_flight is not None and self._in_flight[name] >= may.max_in_flight:
+            raise RateLimitError(
+                f"{who} may have {may.max_in_flight} requests in flight; wait until one of them has ended",
+                retry_after_s=BUSY_RETRY_S,
+            )
+        wait_s = self._rates.take(name, time.monotonic())
+        if wait_s is not None:
+            raise RateLimitError(
+                f"{who} may ask {self._rates.per_minute[name]:g} times a minute; try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+        self.enter(request_id, account)
+
+    def enter(self, request_id: str, account: Account) -> None:
+        """The request is in flight: it was admitted before, here or by another router."""
+        if request_id not in self._caller_of:
+            name = account.key or UNNAMED
+            self._caller_of[request_id] = name
+            self._in_flight[name] += 1
+
+    def leave(self, request_id: str) -> None:
+        """The request is not in flight any more, if it was."""
+        name = self._caller_of.pop(request_id, None)
+        if name is not None:
+            self._in_flight[name] -= 1
+            if not self._in_flight[name]:
+                del self._in_flight[name]
+
+    def _take(self) -> None:
+        """From the next request on."""
+        if self._keyring is None:
+            self._permissions = {UNNAMED: self._anonymous}
+        else:
+            self._permissions = self._keyring.keys.by_name
+            self._spending.set_key_limits(self._keyring.keys.limits)
+        self._rates.per_minute = {
+            name: may.requests_per_minute
+            for name, may in self._permissions.items()
+            if may.requests_per_minute is not None
+        }

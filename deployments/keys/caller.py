@@ -1,0 +1,103 @@
+"""Who asks, and what they may ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from apportion.deployments.config.keys import KeyEntry, Permissions
+from apportion.deployments.wire.headers import TENANT_HEADER
+from apportion.router.batch.messages import RouteItem, RoutingAsk
+from apportion.router.budget import UNNAMED, Account
+from apportion.router.errors import InvalidRequestError, ModelDeniedError, PermissionDeniedError
+
+MAX_TENANT_CHARS = 128
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the account that pays, what it may do, and whether it may see the whole service."""
+
+    account: Account = field(default_factory=Account)
+    permissions: Permissions = field(default_factory=Permissions)
+    operator: bool = False
+
+    def may_use(self, model: str) -> bool:
+        return self.permissions.models is None or model in self.permissions.models
+
+    def restrict(self, named: str | None, ask: RoutingAsk) -> RoutingAsk:
+        """The request's wishes within the models that the caller may use.
+
+        Raises:
+            ModelDeniedError: it names a model that it may not use, or leaves none that it may.
+        """
+        models = self.permissions.models
+        if models is None:
+            return ask
+        wanted = (named,) if named is not None else ask.models
+        allowed = models if wanted is None else tuple(model for model in wanted if model in models)
+        if not allowed:
+            raise ModelDeniedError(
+                f"{self._who} may not use {', '.join(wanted or ())}; it may use {', '.join(models)}",
+                param="model" if named is not None else "routing.models",
+            )
+        return ask if named is not None else dataclasses.replace(ask, models=allowed)
+
+    def check(self, item: RouteItem) -> None:
+        """Raises: PermissionDeniedError: the request asks for more than the caller may; says what that is."""
+        may = self.permissions
+        if item.priority > may.max_priority:
+            raise PermissionDeniedError(
+                f"{self._who} may ask for routing.priority {may.max_priority} at most (got {item.priority}); lower it, "
+                "or have max_priority raised",
+                param="routing.priority",
+            )
+        strategy = item.ask.strategy
+        if strategy is not None and may.strategies is not None and strategy not in may.strategies:
+            allowed = f"it may ask for {', '.join(may.strategies)}" if may.strategies else "leave routing.strategy out"
+            raise PermissionDeniedError(
+                f"{self._who} may not choose the strategy {strategy}; {allowed}", param="routing.strategy"
+            )
+        if may.max_sequences is not None and item.sequences > may.max_sequences:
+            raise PermissionDeniedError(
+                f"{self._who} may ask for {may.max_sequences} answers in one request (got {item.sequences}); lower n, "
+                "or send several requests",
+                param="n",
+            )
+
+    @property
+    def _who(self) -> str:
+        return "a caller without a key" if self.account.key is None else "this API key"
+
+
+ANYBODY = Caller(operator=True)  # where there are no keys the service is open
+
+
+def caller_of(entry: KeyEntry | None, anonymous: Permissions, headers: Mapping[str, str]) -> Caller:
+    """Who asks with a key, or without one.
+
+    Raises:
+        PermissionDeniedError: the request names a tenant, and its key (or the configuration) does not say that it may.
+        InvalidRequestError: the tenant's name is too long, not printable, or reserved.
+    """
+    permissions = anonymous if entry is None else entry
+    own = None if entry is None else entry.tenant
+    named = headers.get(TENANT_HEADER)
+    if not named or named == own:
+        tenant = own
+    elif not permissions.tenant_header:
+        told = "anonymous.tenant_header: true" if entry is None else "its entry `tenant_header: true`"
+        raise PermissionDeniedError(
+            f"{TENANT_HEADER}: {'callers without a key' if entry is None else 'this API key'} may not name a tenant; "
+            f"leave the header out, or have the service's operator set {told}"
+        )
+    elif len(named) > MAX_TENANT_CHARS or not named.isprintable() or named == UNNAMED:
+        raise InvalidRequestError(
+            f"{TENANT_HEADER}: give at most {MAX_TENANT_CHARS} printable characters, and not {UNNAMED!r}"
+        )
+    else:
+        tenant = named
+    if entry is None:
+        return dataclasses.replace(ANYBODY, account=Account(tenant=tenant), permissions=permissions)
+    return Caller(Account(entry.name, tenant), permissions, entry.operator)

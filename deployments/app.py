@@ -12,7 +12,7 @@ from apportion.deployments.cluster.fitting import check_fits
 from apportion.deployments.cluster.nodes import live_nodes
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
-from apportion.deployments.config.service import DispatchConfig, ServiceConfig, mean_success, parse_config
+from apportion.deployments.config.service import ServiceConfig, mean_success, parse_config
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
@@ -59,15 +59,15 @@ def build_application(config: ServiceConfig) -> serve.Application:
             "num_cpus": config.predictor.num_cpus,
             "runtime_env": _env(PREDICTOR_ENV),
         },
+        max_surge_percent=config.rollout.front_surge_percent,
         logging_config=QUIET,
     ).bind(config)
     solver = Solver.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.solver.num_cpus, "runtime_env": _env({"OMP_NUM_THREADS": "1"})},
+        max_surge_percent=config.rollout.front_surge_percent,
         logging_config=QUIET,
     ).bind(config.solver.time_limit_s)
-    engines = {
-        engine_name(model, group): _engine(model, group, config.dispatch) for model, group in in_order(config.models)
-    }
+    engines = {engine_name(model, group): _engine(model, group, config) for model, group in in_order(config.models)}
     router = Router.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.router.num_cpus},
         user_config=config.routing.model_dump(),
@@ -76,23 +76,25 @@ def build_application(config: ServiceConfig) -> serve.Application:
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
+        max_surge_percent=config.rollout.front_surge_percent,
         graceful_shutdown_timeout_s=config.dispatch.request_timeout_s + PARTING_S,
         logging_config=QUIET,
     ).bind(config, router)
 
 
-def _engine(model: ModelConfig, group: ReplicaGroup, dispatch: DispatchConfig) -> serve.Application:
-    longest_s = dispatch.request_timeout_s
+def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> serve.Application:
+    longest_s = config.dispatch.request_timeout_s
     deployed = with_defaults(model.of_group(group))
     return Engine.options(  # type: ignore[attr-defined]
         name=engine_name(model, group),
+        max_surge_percent=config.rollout.engine_surge_percent,
         health_check_period_s=5,
         health_check_timeout_s=20,
         graceful_shutdown_timeout_s=longest_s + PARTING_S,
         logging_config=QUIET,
         **autoscaling_options(group),
         **deployment_options(group, _env(environment(deployed) | gpu_environment(group))),
-    ).bind(deployed, dispatch.engine_host, longest_s)
+    ).bind(deployed, config.dispatch.engine_host, longest_s)
 
 
 def engine_name(model: ModelConfig, group: ReplicaGroup) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import signal
@@ -49,10 +50,24 @@ END_LIMIT_S = 20.0
 
 
 def required_cpus(config: ServiceConfig) -> float:
-    """CPUs that Ray will reserve for all replicas."""
-    engines = sum(group.num_cpus * group.num_replicas for model in config.models for group in model.groups)
-    front = config.ingress.num_cpus * config.ingress.num_replicas
-    return engines + front + config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
+    """CPUs that Ray will reserve for all replicas, and for those that a deploy starts beside them."""
+    rollout = config.rollout
+    engines = sum(
+        group.num_cpus * _with_surge(group.num_replicas, rollout.engine_surge_percent)
+        for model in config.models
+        for group in model.groups
+    )
+    front = (
+        (config.ingress.num_cpus, config.ingress.num_replicas),
+        (config.predictor.num_cpus, 1),
+        (config.solver.num_cpus, 1),
+    )
+    surging = sum(num_cpus * _with_surge(replicas, rollout.front_surge_percent) for num_cpus, replicas in front)
+    return engines + surging + config.router.num_cpus
+
+
+def _with_surge(num_replicas: int, surge_percent: int) -> int:
+    return num_replicas + math.ceil(num_replicas * surge_percent / 100)
 
 
 def set_ray_environment() -> None:

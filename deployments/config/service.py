@@ -153,6 +153,20 @@ class IngressConfig(Section):
     max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
 
 
+class RolloutConfig(Section):
+    """How a deploy replaces replicas: in whose place a new one is started first, an old one serves until it is ready.
+
+    That needs room for both: a deploy waits for ever where the cluster has none.
+    """
+
+    front_surge_percent: int = Field(
+        0, ge=0, le=100, description="New replicas of Ingress, Predictor and Solver beyond their number, in percent."
+    )
+    engine_surge_percent: int = Field(
+        0, ge=0, le=100, description="The same of each model's engines, which need GPUs and CPUs that nothing else has."
+    )
+
+
 class ServiceConfig(Section):
     """Everything that `apportion.deployments.app:build` needs."""
 
@@ -164,6 +178,7 @@ class ServiceConfig(Section):
     solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
     dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+    rollout: RolloutConfig = Field(default_factory=lambda: RolloutConfig(), description="How a deploy goes about it.")
     keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
     anonymous: Permissions = Field(
         default_factory=lambda: Permissions(),

@@ -12,7 +12,7 @@ from typing import Any
 
 from apportion.router.prices import ModelPrice
 from tests.chaos.client import GRACE_S, Outcome
-from tests.chaos.kills import Outage
+from tests.chaos.kills import ENGINE, Outage
 from tests.chaos.plan import Kind
 
 ENVELOPE = {"message", "type", "param", "code"}
@@ -45,19 +45,27 @@ def deadlines(outcomes: Sequence[Outcome], timeout_s: float) -> list[str]:
 
 
 def statuses(outcomes: Sequence[Outcome], outages: Sequence[Outage]) -> list[str]:
-    """Every status is one that the request may get, and broken things are excused by an outage that explains them."""
+    """Every status is one that the request may get; a connection may break only when its ingress is killed."""
     wrong = []
     for outcome in outcomes:
-        around = [outage for outage in outages if outage.touches(outcome.started_s, outcome.ended_s)]
-        if any(outage.part == "Ingress" for outage in around):
-            continue  # its connections are lost, or HAProxy answers in its place
+        if _lost(outcome) and _struck(outcome, outages, "Ingress"):
+            continue
         if outcome.broken:
             wrong.append(_say(outcome, f"the connection broke: {outcome.broken}"))
         elif outcome.status is not None:
-            may_be = outcome.status in outcome.shot.statuses or _excused(outcome, around)
+            may_be = outcome.status in outcome.shot.statuses or _excused(outcome, outages)
             if not (may_be and _clean(outcome)):
                 wrong.append(_say(outcome, f"unexpected: {outcome.body[:300]!r}"))
     return wrong
+
+
+def _lost(outcome: Outcome) -> bool:
+    """Whether its connection broke, or the proxy answered in the place of an ingress."""
+    return bool(outcome.broken) or (outcome.status in {500, 502, 503} and outcome.error is None)
+
+
+def _struck(outcome: Outcome, outages: Sequence[Outage], part: str) -> bool:
+    return any(o.part == part and o.struck(outcome.started_s, outcome.ended_s) for o in outages)
 
 
 def _clean(outcome: Outcome) -> bool:
@@ -78,10 +86,9 @@ def streams(outcomes: Sequence[Outcome], outages: Sequence[Outage]) -> list[str]
     for outcome in outcomes:
         if not outcome.streamed or outcome.left or outcome.broken:
             continue
-        around = [outage for outage in outages if outage.touches(outcome.started_s, outcome.ended_s)]
         events = outcome.events
         if events.count("[DONE]") != 1 or events[-1] != "[DONE]":
-            if not any(outage.part == "Ingress" for outage in around):
+            if not _struck(outcome, outages, "Ingress"):
                 wrong.append(_say(outcome, f"its end: {events[-2:]}"))
             continue
         error = outcome.error
@@ -89,8 +96,8 @@ def streams(outcomes: Sequence[Outcome], outages: Sequence[Outage]) -> list[str]
             wrong.append(_say(outcome, f"complete, but its cost was told {len(outcome.comments)} times"))
         if error is not None and error["code"] != "deadline_exceeded":
             model = (outcome.headers or {}).get("x-router-model")
-            if not any(outage.model == model for outage in around):
-                wrong.append(_say(outcome, f"broke off without an outage of {model}: {error}"))
+            if not _struck(outcome, outages, f"{ENGINE}{model}"):
+                wrong.append(_say(outcome, f"broke off, though nobody killed {model} at that time: {error}"))
     return wrong
 
 
@@ -181,15 +188,16 @@ def _text(choice: dict[str, Any], field: str) -> str:
     return (choice[field].get("content") if field in choice else choice.get("text")) or ""
 
 
-def _excused(outcome: Outcome, around: Sequence[Outage]) -> bool:
-    """What an outage explains: 503 and 504 while the router, or the one model that may answer, is away for long; 402
-    where the engine that is away may be the one that the cap could pay.
+def _excused(outcome: Outcome, outages: Sequence[Outage]) -> bool:
+    """What an engine's absence explains: 503 for who names its model, 402 where the cap could pay only for that one.
+
+    The absence of any other part explains no refusal: without it requests wait, or are planned on a lower rung.
     """
+    away = {outage.model for outage in outages if outage.touches(outcome.started_s, outcome.ended_s)} - {None}
     if outcome.status == 402:
-        dear = (outcome.error or {}).get("code") == "budget_exceeded"
-        return dear and any(outage.model is not None for outage in around)
+        return bool(away) and (outcome.error or {}).get("code") == "budget_exceeded"
     named = outcome.shot.body.get("model") if isinstance(outcome.shot.body, dict) else None
-    return outcome.status in {503, 504} and any(o.part == "Router" or o.model == named for o in around)
+    return outcome.status == 503 and named in away
 
 
 def _say(outcome: Outcome, what: str) -> str:

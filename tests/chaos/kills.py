@@ -16,6 +16,7 @@ from tests.deployments.service import health
 
 RECOVERY_LIMIT_S = 240.0
 MARGIN_S = 3.0  # after a part is back: heartbeats and health checks have to find it
+UNKNOWN_S = 3.0  # so long the proxy, or the router, may take a killed part for a living one
 HEALTH_TIMEOUT_S = 5.0
 ENGINE = "Engine-"
 
@@ -33,9 +34,13 @@ class Outage:
         return self.part.removeprefix(ENGINE) if self.part.startswith(ENGINE) else None
 
     def touches(self, started_s: float, ended_s: float) -> bool:
-        """Whether something that lasted from then to then may have suffered from it."""
+        """Whether something that lasted from then to then ran while the part was away."""
         until_s = float("inf") if self.back_s is None else self.back_s + MARGIN_S
         return started_s <= until_s and ended_s >= self.killed_s
+
+    def struck(self, started_s: float, ended_s: float) -> bool:
+        """Whether something that lasted from then to then ran at the kill, or began before anyone could know of it."""
+        return started_s <= self.killed_s + UNKNOWN_S and ended_s >= self.killed_s
 
 
 class Killer:

@@ -65,7 +65,7 @@ def due(outcome: Outcome, outages: Sequence[Outage]) -> tuple[int, int]:
     nano = 0 if told is None else round(float(told) * NANO)
     broke_off = outcome.streamed and outcome.error is not None
     attempts = 1 if outcome.left or outcome.broken or outcome.status == 504 or broke_off else 0
-    if any(outage.touches(outcome.started_s, outcome.ended_s) for outage in outages):
+    if any(outage.struck(outcome.started_s, outcome.ended_s) for outage in outages):
         attempts += 2  # each of them may have been charged before the request was sent elsewhere
     elif any(o.part == "Ingress" and o.touches(outcome.started_s, outcome.ended_s + UNTOLD_S) for o in outages):
         attempts += 1  # answered, but its ingress died before the router heard of it

@@ -90,7 +90,8 @@ def test_an_outage_excuses_what_it_explains() -> None:
     assert audit.statuses([lost], [Outage("Ingress", 1.5, 3.0)]) == []
     assert len(audit.statuses([lost], [Outage("Router", 1.5, 3.0)])) == 1
     assert len(audit.statuses([lost], [Outage("Ingress", 20.0, 30.0)])) == 1
-    assert audit.statuses([away], [Outage("Router", 0.0)]) == []
+    assert len(audit.statuses([lost], [Outage("Ingress", -5.0, 30.0)])) == 1, "what merely overlaps explains nothing"
+    assert len(audit.statuses([away], [Outage("Router", 0.0)])) == 1, "without a router requests wait"
     assert len(audit.statuses([away], [Outage("Engine-wren", 0.0)])) == 1, "others could have answered"
     dear = error(402, "budget_exceeded")
     assert audit.statuses([dear], [Outage("Engine-wren", 0.0)]) == []
@@ -116,6 +117,7 @@ def test_a_stream_breaks_only_when_its_engine_does() -> None:
     broken = stream(EVENT, BROKE, "data: [DONE]")
     assert audit.streams([broken], [Outage("Engine-wren", 1.5, 2.0)]) == []
     assert len(audit.streams([broken], [Outage("Engine-finch", 1.5, 2.0)])) == 1
+    assert len(audit.streams([broken], [Outage("Engine-wren", -5.0, 9.0)])) == 1, "it began while the engine was away"
 
 
 def test_answers_that_come_twice_or_differ_are_found() -> None:

@@ -1,6 +1,19 @@
+"""What a start on this machine sets and needs."""
+
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
+from typing import Any
+
+import pytest
+
+from apportion.deployments.app import build
+from apportion.deployments.cluster.launch import required_cpus
+from apportion.deployments.config.reader import read_config
+from apportion.deployments.config.service import parse_config
+from tests.deployments.service import CONFIG
 
 SHOW = """
 import resource
@@ -29,3 +42,32 @@ def test_the_proxy_has_room_for_idle_clients_and_sends_them_away() -> None:
 def test_the_proxy_starts_where_descriptors_are_few() -> None:
     # HAProxy takes two a connection and some tens beside; with more connections it refuses to start.
     assert shown(hard=4096)[0] * 2 + 100 < 4096
+
+
+def test_room_is_made_for_the_replicas_that_a_deploy_starts_beside_the_old_ones() -> None:
+    def needed(**rollout: int) -> float:
+        args = read_config(CONFIG).document["applications"][0]["args"]
+        args["models"][0]["num_replicas"] = 3
+        return required_cpus(parse_config(args | {"rollout": rollout}))
+
+    front, engines = 0.2 + 0.4 + 0.2, 4 * 0.2  # ingress, predictor, solver; four models
+    assert needed() == pytest.approx(front + 0.2 + engines + 2 * 0.2)
+    assert needed(front_surge_percent=100) - needed() == pytest.approx(front)
+    assert needed(engine_surge_percent=34) - needed() == pytest.approx(engines + 0.2), "rounded up for each model"
+
+
+def test_a_deploy_may_start_new_replicas_first() -> None:
+    args = read_config(CONFIG).document["applications"][0]["args"]
+    assert surges(args | {"rollout": {"front_surge_percent": 50, "engine_surge_percent": 25}}) == {
+        "Ingress": 50, "Predictor": 50, "Solver": 50, "Engine-wren": 25, "Router": 0,
+    }  # fmt: skip
+    assert set(surges(args | {"rollout": {}}).values()) == {0}
+
+
+def surges(args: dict[str, Any]) -> dict[str, int]:
+    """By deployment, as Serve is told; of the engines one."""
+    ingress = build(args)._bound_deployment
+    _, router = ingress.init_args
+    _, predictor, solver, engines = router._bound_deployment.init_args
+    parts = [ingress, *(app._bound_deployment for app in (router, predictor, solver, engines["Engine-wren"]))]
+    return {part.name: part._deployment_config.max_surge_percent for part in parts}

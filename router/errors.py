@@ -4,6 +4,7 @@ ApportionError                      500  internal_error
 ├── InvalidRequestError             400  invalid_request
 │   ├── UnknownModelError           404  model_not_found
 │   ├── PayloadTooLargeError        413  payload_too_large
+│   ├── UnsupportedEncodingError    415  unsupported_encoding
 │   ├── ContextLengthError          400  context_length_exceeded
 │   ├── AuthenticationError         401  invalid_api_key
 │   └── PermissionDeniedError       403  permission_denied
@@ -60,6 +61,10 @@ class InvalidRequestError(ApportionError):
 
 class UnknownModelError(InvalidRequestError):
     status, code = 404, "model_not_found"
+
+
+class UnsupportedEncodingError(InvalidRequestError):
+    status, code = 415, "unsupported_encoding"
 
 
 class PayloadTooLargeError(InvalidRequestError):

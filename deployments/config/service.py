@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -138,12 +138,27 @@ class DispatchConfig(Section):
     retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
 
 
+class CorsConfig(Section):
+    """Which web pages may call the service from a browser."""
+
+    allow_origins: tuple[str, ...] = Field(
+        min_length=1, description="Origins such as `https://chat.example.org`; `*`: all."
+    )
+    max_age_s: int = Field(600, ge=0, description="How long browsers remember what they were allowed.")
+
+
 class IngressConfig(Section):
     """The HTTP front."""
 
     num_replicas: int = Field(1, ge=1, description="Ingress replicas.")
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one.")
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies are answered with 413.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Larger bodies, opened, are answered with 413.")
+    unknown_fields: Literal["ignore", "refuse"] = Field(
+        "ignore",
+        description="Request fields that neither OpenAI nor vLLM knows: left out and named in the header "
+        "x-router-ignored, or answered with 400.",
+    )
+    cors: CorsConfig | None = Field(None, description="Web pages that may call the service; null: none.")
     bounds: InputBounds = Field(default_factory=lambda: InputBounds(), description="Bounds of a request.")
     batch_for_all: bool = Field(
         False,

@@ -41,12 +41,24 @@ def decode(raw: bytes) -> Any:
     return body
 
 
-def check_bounds(kind: Literal["chat", "completion"], body: dict[str, Any], bounds: InputBounds) -> None:
-    """Raises: InvalidRequestError: a field is unknown, or larger than the bounds allow; names it."""
-    unknown = body.keys() - (CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS)
-    if unknown:
-        first = sorted(unknown)[0]
-        raise InvalidRequestError(f"Unrecognized request argument supplied: {first[:64]}", param=first[:64])
+def known_fields(
+    kind: Literal["chat", "completion"], body: dict[str, Any], *, refuse_unknown: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields that mean something here, those that are null left out, and the names of the others.
+
+    Raises:
+        InvalidRequestError: a field is unknown and may not be; names it.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    known = CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS
+    unknown = tuple(sorted(given.keys() - known))
+    if unknown and refuse_unknown:
+        raise InvalidRequestError(f"Unrecognized request argument supplied: {unknown[0][:64]}", param=unknown[0][:64])
+    return {name: value for name, value in given.items() if name in known}, unknown
+
+
+def check_bounds(body: dict[str, Any], bounds: InputBounds) -> None:
+    """Raises: InvalidRequestError: a field is larger than the bounds allow; names it."""
     _at_most(body, "messages", bounds.max_messages)
     _at_most(body, "tools", bounds.max_tools)
     _at_most(body, "logit_bias", bounds.max_logit_bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -19,8 +19,9 @@ EVENT_END = b"\n\n"
 class Client:
     """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         self._send = send
+        self._headers = headers
         self._streaming = False
         self._tail = b""  # the last bytes of a stream
         self.started = False
@@ -28,14 +29,14 @@ class Client:
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """The whole answer."""
         self.started = True
-        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        headers = [*headers, *self._headers, (b"content-length", str(len(body)).encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
     async def start_stream(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Status and headers; `chunk` and `end` follow."""
         self.started = self._streaming = True
-        headers = [*headers, (b"cache-control", b"no-cache")]
+        headers = [*headers, *self._headers, (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def chunk(self, data: bytes) -> None:
@@ -62,14 +63,18 @@ class ServedResponse(Response):
 
     Args:
         serve: answers the client; raises an ApportionError only while nothing was sent.
+        headers: of the answer, beside what is answered.
     """
 
-    def __init__(self, serve: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self, serve: Callable[[Client], Coroutine[Any, Any, None]], headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
         super().__init__()
         self._serve = serve
+        self._extra = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.create_task(self._serve(Client(send)))
+        work = asyncio.create_task(self._serve(Client(send, self._extra)))
         gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -19,16 +19,18 @@ from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.ingress.client import ServedResponse
 from apportion.deployments.ingress.dispatch import Dispatcher
+from apportion.deployments.ingress.encoding import decoded
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import Kind, parse
 from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
 from apportion.deployments.keys.authenticator import Authenticator
-from apportion.deployments.wire.asgi import HeadAsGet
+from apportion.deployments.wire.asgi import HeadAsGet, PlainPaths
 from apportion.deployments.wire.calls import answer_of
+from apportion.deployments.wire.cors import Cors
 from apportion.deployments.wire.errors import error_response
-from apportion.deployments.wire.headers import verdict_json
+from apportion.deployments.wire.headers import ignored_header, verdict_json
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import Verdict
 from apportion.router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
@@ -36,6 +38,8 @@ from apportion.router.errors import ApportionError, InvalidRequestError, Payload
 logger = logging.getLogger(__name__)
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
 api.add_middleware(HeadAsGet)
+api.add_middleware(PlainPaths)
+api.add_middleware(Cors)
 
 
 # The engines', whatever prefix this application is served under.
@@ -58,7 +62,10 @@ async def on_validation_error(_: Request, error: RequestValidationError) -> Resp
 async def on_http_error(request: Request, error: HTTPException) -> Response:
     message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what is served here"
     body = InvalidRequestError(message).envelope()
-    return JSONResponse(body, status_code=error.status_code)
+    headers = dict(error.headers or {})
+    if "GET" in (allowed := headers.get("allow", headers.get("Allow", ""))).split(", "):
+        headers = {"allow": f"{allowed}, HEAD"}
+    return JSONResponse(body, status_code=error.status_code, headers=headers)
 
 
 @api.exception_handler(Exception)
@@ -74,6 +81,8 @@ class Ingress:
 
     def __init__(self, config: ServiceConfig, router: DeploymentHandle) -> None:
         log_to_serve()
+        if config.ingress.cors is not None:
+            Cors.allow(config.ingress.cors.allow_origins, config.ingress.cors.max_age_s)
         self._config = config
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
@@ -111,11 +120,13 @@ class Ingress:
         return (await self._state.described((name,)))[0]
 
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
-    async def route(self, request: Request) -> dict[str, Any]:
+    async def route(self, request: Request, response: Response) -> dict[str, Any]:
         """Plans requests as one batch and runs none of them."""
         caller = self._authenticator.admit(request.headers)
         raw = await self._body(request)
-        items = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
+        parsed = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
+        response.raw_headers += ignored_header(sorted({name for one in parsed for name in one.ignored}))
+        items = [one.item for one in parsed]
         timeout_s = min(self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
         verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
@@ -140,9 +151,13 @@ class Ingress:
     async def _routed(self, kind: Kind, request: Request) -> Response:
         caller = self._authenticator.admit(request.headers)
         raw = await self._body(request)
-        parsed = parse(kind, raw, request.headers, self._config.names, caller, self._config.ingress.bounds)
-        parsed.batch_told = caller.operator or self._config.ingress.batch_for_all
-        return ServedResponse(partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]))
+        ingress = self._config.ingress
+        refuse = ingress.unknown_fields == "refuse"
+        parsed = parse(kind, raw, request.headers, self._config.names, caller, ingress.bounds, refuse_unknown=refuse)
+        parsed.batch_told = caller.operator or ingress.batch_for_all
+        return ServedResponse(
+            partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]), ignored_header(parsed.ignored)
+        )
 
     async def _body(self, request: Request) -> bytes:
         limit = self._config.ingress.max_body_bytes
@@ -152,4 +167,4 @@ class Ingress:
             if size > limit:
                 raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send a shorter prompt")
             chunks.append(chunk)
-        return b"".join(chunks)
+        return decoded(b"".join(chunks), request.headers.get("content-encoding"), limit)

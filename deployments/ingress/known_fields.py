@@ -1,4 +1,4 @@
-"""Request fields that are known; any other is refused as OpenAI does, so that a typing error is not silently ignored.
+"""Request fields that are known; any other is left out and named in a header, or refused as OpenAI does.
 
 OpenAI's own, and those that vLLM adds for sampling. Left out on purpose are vLLM's fields for its own plumbing
 (`request_id`, `kv_transfer_params`, `ec_transfer_params`, `mm_payload`, `prompt_embeds`, ...), which are none of a

@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
-from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode
+from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
@@ -33,6 +33,11 @@ class RoutingField(BaseModel):
     """The optional request field `routing`."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
     strategy: str | None = Field(None, description=STRATEGY_HELP)
     options: dict[str, Any] = Field(default_factory=dict, description=f"Options of that strategy. {OPTIONS_HELP}")
@@ -83,19 +88,22 @@ Kind = Literal["chat", "completion"]
 class ParsedRequest:
     """A request: what the router sees (`item`), and the body that the engine gets.
 
+    `ignored` are the names of fields that mean nothing here and that the engine does not get.
+
     `batch_told`: whether the answer's headers say in which batch of everybody's requests it was planned.
     """
 
-    __slots__ = ("_body", "batch_told", "item", "stream")
+    __slots__ = ("_body", "batch_told", "ignored", "item", "stream")
 
-    def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool) -> None:
+    def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool, ignored: tuple[str, ...] = ()) -> None:
         self.item = item
         self.stream = stream
+        self.ignored = ignored
         self.batch_told = True
         self._body = body
 
     def engine_body(self, model: str) -> bytes:
-        """The body as it came, but for the model's name and without `routing`."""
+        """The body as it came, but for the model's name, and without `routing` and what means nothing here."""
         return json.dumps({**self._body, "model": model}, separators=(",", ":")).encode()
 
 
@@ -106,19 +114,22 @@ def parse(
     models: tuple[str, ...],
     caller: Caller = ANYBODY,
     bounds: InputBounds = DEFAULT_BOUNDS,
+    *,
+    refuse_unknown: bool = False,
 ) -> ParsedRequest:
     """Reads one request.
 
     Args:
         models: that are served.
         caller: who asks; may be allowed only some of the models.
+        refuse_unknown: fields that mean nothing here; else they are left out.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
         UnknownModelError: a model is not served here; names those that are.
         PermissionDeniedError: the caller may not ask for this.
     """
-    return parse_object(kind, decode(raw), headers, models, caller, bounds)
+    return parse_object(kind, decode(raw), headers, models, caller, bounds, refuse_unknown=refuse_unknown)
 
 
 def parse_object(
@@ -128,11 +139,14 @@ def parse_object(
     models: tuple[str, ...],
     caller: Caller = ANYBODY,
     bounds: InputBounds = DEFAULT_BOUNDS,
+    *,
+    refuse_unknown: bool = False,
 ) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
-    check_bounds(kind, body, bounds)
+    body, ignored = known_fields(kind, body, refuse_unknown=refuse_unknown)
+    check_bounds(body, bounds)
     try:
         checked = _BODIES[kind].validate_python(body)
     except ValidationError as error:
@@ -144,7 +158,7 @@ def parse_object(
         _check_models([named], models, "model")
     ask = caller.restrict(named, ask)
     if kind == "chat":
-        content = [dict(message) for message in body["messages"]]
+        content = [_without_nulls(message) for message in body["messages"]]
         check_text_only(content)
         max_tokens = checked.max_completion_tokens or checked.max_tokens
         prompts, tools = 1, checked.tools
@@ -170,7 +184,18 @@ def parse_object(
     )
     caller.check(item)
     forwarded = {name: value for name, value in body.items() if name != "routing"}
-    return ParsedRequest(item, forwarded, bool(checked.stream))
+    if kind == "chat":
+        forwarded["messages"] = content
+    return ParsedRequest(item, forwarded, bool(checked.stream), ignored)
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without what is null or an empty list of calls, as clients dump what they do not use."""
+    return {
+        name: value
+        for name, value in message.items()
+        if name == "content" or not (value is None or (name == "tool_calls" and value == []))
+    }
 
 
 def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:

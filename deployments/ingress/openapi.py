@@ -30,6 +30,7 @@ ERRORS = {
     "403": "The caller may not ask for this; another may.",
     "404": "The model is not served here.",
     "413": "The body is too large.",
+    "415": "The body's content encoding is not supported.",
     "429": "Not now: see `retry-after`.",
     "503": "Nothing that may answer works.",
     "504": "The request's time is up.",
@@ -42,7 +43,7 @@ def _schema(body: type[ChatBody] | type[CompletionBody], fields: frozenset[str])
     schema: dict[str, Any] = _inlined(raw, definitions)
     # Fields that the engine checks are named here and typed there.
     schema["properties"] = {name: {} for name in sorted(fields)} | schema["properties"]
-    schema["additionalProperties"] = False
+    schema["additionalProperties"] = True
     return schema
 
 

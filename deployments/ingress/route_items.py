@@ -7,15 +7,14 @@ from typing import Any
 
 from apportion.deployments.config.service import IngressConfig
 from apportion.deployments.ingress.bounds import decode
-from apportion.deployments.ingress.openai import Kind, parse_object
+from apportion.deployments.ingress.openai import Kind, ParsedRequest, parse_object
 from apportion.deployments.keys.caller import Caller
-from apportion.router.batch.messages import RouteItem
 from apportion.router.errors import ApportionError, InvalidRequestError
 
 
 def route_items(
     raw: bytes, headers: Mapping[str, str], models: tuple[str, ...], caller: Caller, config: IngressConfig
-) -> list[RouteItem]:
+) -> list[ParsedRequest]:
     """The requests of one call.
 
     Raises:
@@ -38,10 +37,11 @@ def route_items(
 
 def _item(
     index: int, body: Any, headers: Mapping[str, str], models: tuple[str, ...], caller: Caller, config: IngressConfig
-) -> RouteItem:
+) -> ParsedRequest:
     kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
     try:
-        return parse_object(kind, body, headers, models, caller, config.bounds).item
+        refuse = config.unknown_fields == "refuse"
+        return parse_object(kind, body, headers, models, caller, config.bounds, refuse_unknown=refuse)
     except ApportionError as error:
         param = f"requests.{index}" + (f".{error.param}" if error.param else "")
         raise type(error)(f"requests.{index}: {error.message}", param=param) from None

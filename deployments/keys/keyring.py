@@ -69,14 +69,13 @@ class Keyring:
         return cls(config.keys, config.names, with_budget=config.budget is not None)
 
     def entry(self, headers: Mapping[str, str]) -> KeyEntry:
-        """The key of a request, by its `Authorization: Bearer KEY`.
+        """The key of a request, by its `Authorization: Bearer KEY`, or `api-key` or `x-api-key`.
 
         Raises:
             AuthenticationError: there is no key, or none that is known.
         """
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key:
+        key = _key(headers)
+        if not key:
             raise AuthenticationError("this service needs an API key; send it as `Authorization: Bearer KEY`")
         digest = hashlib.sha256(key[:MAX_KEY_CHARS].encode(errors="replace")).hexdigest()
         entry = self.keys.by_mark.get(self._mark(digest))
@@ -175,6 +174,14 @@ def new_key() -> tuple[str, str]:
     """A key for its user and its hash for the file."""
     key = f"ap-{secrets.token_urlsafe(32)}"
     return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    """The key that came with a request; empty: none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return (headers.get("api-key") or headers.get("x-api-key") or "").strip()
 
 
 def _version(file: str) -> tuple[int, int]:

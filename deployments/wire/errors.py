@@ -9,12 +9,17 @@ from starlette.responses import JSONResponse, Response
 
 from apportion.router.errors import ApportionError, InvalidRequestError, UnavailableError
 
+# OpenAI's clients wait no longer than this for `retry-after`; beyond it they would ask again at once, and in vain.
+LONGEST_WAIT_S = 60.0
+
 
 def error_response(error: ApportionError) -> Response:
     retry_after_s = error.retry_after_s
     if retry_after_s is None and error.status in {429, 503}:
         retry_after_s = 1.0
-    headers = None if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
+    headers = {} if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
+    if retry_after_s is not None and retry_after_s > LONGEST_WAIT_S:
+        headers["x-should-retry"] = "false"
     return JSONResponse(error.envelope(), status_code=error.status, headers=headers)
 
 

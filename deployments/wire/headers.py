@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from apportion.router.batch.messages import Decision, Refusal, Verdict
@@ -31,6 +34,12 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
             f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}"
         )
     return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
+
+
+def ignored_header(names: Iterable[str]) -> list[tuple[bytes, bytes]]:
+    """Names the fields of a request that mean nothing here; of strange or many names, as much as a header may hold."""
+    shown = [re.sub(r"[^A-Za-z0-9_.-]", "?", name[:64]) for name in itertools.islice(names, 16)]
+    return [((HEADER_PREFIX + "ignored").encode(), ", ".join(shown).encode())] if shown else []
 
 
 def server_timing(decision: Decision, planned_s: float, engine_s: float) -> tuple[bytes, bytes]:

@@ -75,13 +75,33 @@ def test_what_fits_passes() -> None:
     assert read("chat", body).item.sequences == 4
 
 
-def test_unknown_fields_are_refused_as_openai_does() -> None:
+def test_unknown_fields_are_left_out_and_named() -> None:
+    parsed = read(
+        "chat", CHAT | {"thinking": {"type": "disabled"}, "provider": {}, "request_id": "r", "temperature": 1}
+    )
+    assert parsed.ignored == ("provider", "request_id", "thinking")
+    assert json.loads(parsed.engine_body("small")) == CHAT | {"model": "small", "temperature": 1}
+    assert read("completion", {"prompt": "x", "messages": []}).ignored == ("messages",)
+    assert read("chat", CHAT | {"metadata": {"a": "b"}, "top_k": 3}).ignored == ()
+
+
+def test_unknown_fields_are_refused_as_openai_does_where_the_service_says_so() -> None:
+    raw = json.dumps(CHAT | {"temprature": 0}).encode()
     with pytest.raises(InvalidRequestError, match=r"^Unrecognized request argument supplied: temprature$") as caught:
-        read("chat", CHAT | {"temprature": 0})
+        parse("chat", raw, {}, MODELS, refuse_unknown=True)
     assert caught.value.param == "temprature"
-    with pytest.raises(InvalidRequestError, match="Unrecognized"):
-        read("completion", {"prompt": "x", "messages": []})
-    assert read("chat", CHAT | {"metadata": {"a": "b"}, "top_k": 3}).item.model is None
+
+
+def test_null_is_as_good_as_absent() -> None:
+    plain = read("chat", CHAT | {"model": "small"})
+    nulls = dict.fromkeys(("max_tokens", "n", "stream", "routing", "tools", "temperature", "thinking"))
+    message = CHAT["messages"][0] | {"name": None, "tool_calls": None}
+    same = read("chat", nulls | {"model": "small", "messages": [message]})
+    assert json.loads(same.engine_body("small")) == json.loads(plain.engine_body("small"))
+    assert same.ignored == ()
+    assert read("chat", CHAT | {"model": None}).item.model is None
+    routing = {"options": None, "priority": None, "wait_for_budget": None, "min_success": 0.5}
+    assert read("chat", CHAT | {"routing": routing}).item.ask.min_success == 0.5
 
 
 @pytest.mark.slow  # imports vLLM

@@ -87,6 +87,16 @@ def test_a_tenant_is_believed_only_from_who_may_name_one(file: Path) -> None:
             caller(ring, bearer("secret-g", **{"x-router-tenant": wrong}))
 
 
+@pytest.mark.parametrize("header", ["api-key", "x-api-key"])
+def test_a_key_may_come_as_other_services_ask_for_it(file: Path, header: str) -> None:
+    ring = keyring(file, ALICE, BOB)
+    assert ring.entry({header: "secret-a"}).name == "alice"
+    assert ring.entry({header: "secret-a", "authorization": "Basic x"}).name == "alice"
+    assert ring.entry(bearer("secret-a", **{header: "secret-b"})).name == "alice"
+    with pytest.raises(AuthenticationError):
+        ring.entry({header: "Bearer secret-a"})
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -6,7 +6,6 @@ see them before it decides, so a plan made of them promises more than it can kee
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.costs import expected_cost
 from apportion.router.errors import ConfigurationError, InvalidRequestError
 from apportion.router.estimates import Estimates
+from apportion.router.texts import numbered_objects
 
 if TYPE_CHECKING:
     from apportion.router.outcomes.table import OutcomesTable
@@ -186,12 +186,12 @@ def read_timed_requests(file: Path) -> tuple[list[PromptRequest], FloatArray | N
     Raises:
         InvalidRequestError: a line cannot be read; names file and line.
     """
-    from apportion.router.prediction.prompts import numbered_lines, read_requests
+    from apportion.router.prediction.prompts import read_requests
 
     requests = read_requests(file)
     if file.suffix != ".jsonl":
         return requests, None
-    times = [(number, json.loads(line).get("arrival_s")) for number, line in numbered_lines(file)]
+    times = [(number, row.get("arrival_s")) for number, row in numbered_objects(file)]
     missing = [number for number, time in times if time is None]
     if len(missing) == len(times):
         return requests, None

@@ -15,7 +15,7 @@ from apportion.allocation.workload import Workload
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.evaluation.case import Case, Sample
 from apportion.router.evaluation.curve import Curve
-from apportion.router.outcomes.table import OutcomesTable, split_rows
+from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prices import price_arrays
 
 
@@ -32,7 +32,7 @@ def workloads(
     table: OutcomesTable, case: Case, specs: tuple[ModelSpec, ...], rate_per_s: float
 ) -> tuple[Workload, Workload]:
     """Predicted workloads of the validation and of the test requests; both are held out from training."""
-    _, validation, test = split_rows(len(table), case.seed)
+    _, validation, test = table.split_rows(case.seed)
     return (
         _workload(table.subset(validation), case.validation, specs, rate_per_s),
         _workload(table.subset(test), case.test, specs, rate_per_s),

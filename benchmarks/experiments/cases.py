@@ -21,10 +21,11 @@ ENCODING_CODE = (
     "router/prediction/encoder.py", "router/prediction/encoder_files.py", "router/prediction/pooling.py",
     "router/prediction/fused_bert.py", "router/prediction/features.py", "router/prediction/text_features.py",
     "router/prediction/preparation.py", "router/outcomes/table.py", "router/outcomes/files.py",
+    "router/outcomes/columns.py", "router/outcomes/long.py", "router/chat.py", "router/texts.py",
 )  # fmt: skip
 
 BEHIND_ESTIMATES = ("router/prices.py", "router/outcomes/table.py", "router/evaluation/case.py")
-BESIDE_ESTIMATES = ("chat.py", "predictor.py", "prompts.py", "tokens.py", "training.py")
+BESIDE_ESTIMATES = ("predictor.py", "prompts.py", "tokens.py", "training.py")
 
 Progress = Callable[[str, int, int], None]
 
@@ -50,7 +51,7 @@ class Dataset:
 
         def make() -> tuple[OutcomesTable, Features]:
             encoder = Encoder.load(self.encoder, device="cpu")
-            table = complete_tokens(usable(read_outcomes(self.folder)), encoder)
+            table = complete_tokens(usable(read_outcomes(self.folder, group="query_id")), encoder)
             return table, encode_in_steps(table.prompts, encoder, progress)
 
         table, features = self.cache.get(self._key(*ENCODING_CODE), make)[1]

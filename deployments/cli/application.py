@@ -83,6 +83,11 @@ def stage_bars() -> Iterator[StageBars]:
         yield StageBars(progress)
 
 
+def warn(text: str) -> None:
+    """A line on the error stream, so that output can be piped."""
+    errors.print(Text("Warning:", style="yellow"), Text(text), soft_wrap=True)
+
+
 def is_given(context: typer.Context, name: str) -> bool:
     """Whether the command line names this option, rather than leave it at its default."""
     source = context.get_parameter_source(name)

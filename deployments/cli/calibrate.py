@@ -9,7 +9,7 @@ import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, stage_bars, write_json
 from apportion.deployments.cli.train import print_summary, summary
-from apportion.deployments.cli.workloads import EncoderOption
+from apportion.deployments.cli.workloads import EncoderOption, read_data
 
 
 def calibrate(
@@ -30,14 +30,13 @@ def calibrate(
 
     Example: `apportion calibrate predictor/ --data last_week.jsonl`
     """
-    from apportion.router.outcomes.loaders import load_outcomes
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prediction.training import recalibrate
 
-    table = load_outcomes(data)
+    table, told = read_data(data, None)
     with stage_bars() as progress:
         predictor = recalibrate(Predictor.load(artefact, encoder=encoder, device=device), table, progress)
     target = out or artefact
     predictor.save(target)
-    if not write_json(summary(predictor, target), json_file):
+    if not write_json(summary(predictor, target) | {"warnings": told}, json_file):
         print_summary(predictor, target)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from apportion.deployments.cli.workloads import DataOption, GroupOption, read_data
 from apportion.router.prediction.estimators import described
 from apportion.router.prediction.estimators import estimator as recipe
 
@@ -16,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    data: Annotated[
-        str,
-        typer.Option(
-            help="outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
-            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id"
-        ),
-    ],
+    data: DataOption,
     seeds: Annotated[int, typer.Option(min=1, help="random splits to repeat everything on")] = 5,
     encoder: Annotated[
         str,
@@ -43,15 +38,16 @@ def evaluate(
     max_missing: Annotated[
         float, typer.Option(min=0, max=1, help="leave out models with a larger share of outcomes missing")
     ] = 0.03,
+    group: GroupOption = None,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw score against budget there")] = None,
 ) -> None:
     """Measure on past outcomes what every way of routing scores at every budget.
 
-    70 % of the requests train, 10 % calibrate, 20 % test; budgets are shares of what the best single model costs,
-    and all arms are compared at the same realised spend. `--json` writes one row for every seed, arm, estimator and
-    budget.
+    70 % of the requests train, 10 % calibrate, 20 % test, and those of one prompt stay together; budgets are shares of
+    what the best single model costs, and all arms are compared at the same realised spend. `--json` writes one row for
+    every seed, arm, estimator and budget.
 
     Example: `apportion evaluate --data outcomes/ --seeds 5 --plot frontier.png`
     """
@@ -61,7 +57,6 @@ def evaluate(
     from apportion.router.evaluation.batches import Setting
     from apportion.router.evaluation.case import usable
     from apportion.router.evaluation.protocol import evaluate as run
-    from apportion.router.outcomes.loaders import load_outcomes
     from apportion.router.prediction.encoder import Encoder
     from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
 
@@ -73,7 +68,7 @@ def evaluate(
         from apportion.router.evaluation.plot import check_plot
 
         check_plot(plot)
-    table = load_outcomes(data)
+    table, _ = read_data(data, group)
     with stage_bars() as progress:
         loaded = Encoder.load(encoder, device=device)
         table = usable(complete_tokens(table, loaded), max_missing)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, is_given, stage_bars, write_json
+from apportion.deployments.cli.workloads import DataOption, GroupOption, read_data
 from apportion.router.errors import ConfigurationError
 from apportion.router.prediction.estimators import described, storable
 
@@ -22,13 +23,7 @@ _SETTING = {"members": "members", "neighbours": "k"}
 
 def train(
     context: typer.Context,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
-            "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id"
-        ),
-    ],
+    data: DataOption,
     out: Annotated[Path, typer.Option(help="folder to write the artefact to")],
     encoder: Annotated[
         str | None,
@@ -55,6 +50,7 @@ def train(
             "their estimates"
         ),
     ] = None,
+    group: GroupOption = None,
     seed: Annotated[int, typer.Option(help="seed of split, bootstrap and training")] = 0,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
@@ -67,7 +63,6 @@ def train(
 
     Example: `apportion train --data outcomes/ --out predictor/`
     """
-    from apportion.router.outcomes.loaders import load_outcomes
     from apportion.router.prediction.encoder import Encoder
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prediction.training import add_models, train_predictor
@@ -79,7 +74,7 @@ def train(
             "the rows, leave it out"
         )
     recipe = storable(estimator, **{_SETTING[name]: context.params[name] for name in given if name in _SETTING})
-    table = load_outcomes(data)
+    table, told = read_data(data, group)
     with stage_bars() as progress:
         if add_to is not None:
             grown = Predictor.load(add_to, encoder=encoder, device=device)
@@ -94,7 +89,7 @@ def train(
                 progress=progress,
             )
     predictor.save(out)
-    if not write_json(summary(predictor, out), json_file):
+    if not write_json(summary(predictor, out) | {"warnings": told}, json_file):
         print_summary(predictor, out)
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apportion.deployments.cli.application import errors
+from apportion.deployments.cli.application import warn
 from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from apportion.allocation.models import ModelSpec
     from apportion.allocation.workload import Workload
+    from apportion.router.outcomes.table import OutcomesTable
     from apportion.router.prediction.tokens import TokenCounter
 
 PromptsOption = Annotated[
@@ -33,6 +34,21 @@ OutcomesOption = Annotated[
     ),
 ]
 PredictorOption = Annotated[Path | None, typer.Option(metavar="DIR", help="artefact that scores the prompts")]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="outcomes: a folder of parquet files, one CSV, JSONL or parquet, or routerbench:WHERE, "
+        "sprout:WHERE, uncertainty-bench:WHERE with a path or hub id"
+    ),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="column of the outcomes: rows with the same value are never parted into training and test [default: rows "
+        "with the same prompt]",
+    ),
+]
 RateOption = Annotated[
     float | None, typer.Option(min=0, help="requests per second; default: that of the prompts' `arrival_s`")
 ]
@@ -82,10 +98,20 @@ def read_workload(
     return predicted_workload(requests, scorer, specs, counter=counter, rate_per_s=rate_per_s, arrival_s=arrivals)
 
 
+def read_data(source: str, group: str | None) -> tuple[OutcomesTable, list[str]]:
+    """The outcomes table of --data and --group, and what was told of it on the error stream."""
+    from apportion.router.outcomes.loaders import load_outcomes
+    from apportion.router.outcomes.notices import notices
+
+    table = load_outcomes(source, group)
+    told = notices(table)
+    for text in told:
+        warn(text)
+    return table, told
+
+
 def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
     """The models' own tokenizers; None, with a warning, where this machine lacks one of them."""
-    from rich.text import Text
-
     from apportion.deployments.config.models import resolve_source
     from apportion.router.prediction.tokens import TokenCounter, TokenizerSource
 
@@ -93,12 +119,8 @@ def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
         sources = {spec.name: TokenizerSource(resolve_source(spec.source)) for spec in specs}
         return TokenCounter.load(sources, download=False)
     except ConfigurationError as error:
-        errors.print(
-            Text("Warning:", style="yellow"),
-            Text(
-                "input tokens are counted with the encoder's tokenizer and without chat templates, for "
-                + error.message.splitlines()[0]
-            ),
-            soft_wrap=True,
+        warn(
+            "input tokens are counted with the encoder's tokenizer and without chat templates, for "
+            + error.message.splitlines()[0]
         )
         return None

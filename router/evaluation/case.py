@@ -10,7 +10,7 @@ from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.costs import expected_cost
 from apportion.router.errors import OutcomesTableError
 from apportion.router.estimates import Estimates
-from apportion.router.outcomes.table import OutcomesTable, split_rows
+from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated
 from apportion.router.prediction.estimator import Estimator, FittedEstimator
 from apportion.router.prediction.features import Features
@@ -104,7 +104,7 @@ def fit_case(
     """Fit on the training rows, calibrate on the validation rows, and predict both held-out parts as a predictor
     trained on this table, split and seed would.
     """
-    parts = split_rows(len(table), seed)
+    parts = table.split_rows(seed)
     train, validation, test = ((features.subset(rows), table.subset(rows)) for rows in parts)
     fitted = Calibrated.fit(recipe, train, validation, seed)
     known = train[1]

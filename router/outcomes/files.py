@@ -1,9 +1,10 @@
 """Outcomes tables on disk: a folder of parquet files, or one long file with a row per (query, model).
 
-Folder: queries.parquet (query_id, prompt, optional task and prompt_tokens), scores.parquet, and optionally
-costs.parquet, input_tokens.parquet and output_tokens.parquet (query_id and one column per model each),
-models.csv (model, input_price_per_1M, output_price_per_1M). Long file: query_id, prompt, model, score and
-optionally task, input_tokens, output_tokens, cost_usd, input_price_per_1M, output_price_per_1M.
+Folder: queries.parquet (query_id, prompt or messages, optional task and prompt_tokens), scores.parquet, and optionally
+costs.parquet, input_tokens.parquet, output_tokens.parquet and cached_tokens.parquet (query_id and one column per model
+each), models.csv (model, input_price_per_1M, output_price_per_1M). Long file: query_id, prompt or messages, model,
+score and optionally task, input_tokens, output_tokens, cached_tokens, cost_usd, input_price_per_1M,
+output_price_per_1M. Both may have a cached_input_price_per_1M beside the prices.
 """
 
 from __future__ import annotations
@@ -15,33 +16,44 @@ import pandas as pd
 
 from apportion.router.arrays import FloatArray
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.table import QUERY_COLUMNS, OutcomesTable
-from apportion.router.prices import ModelPrice, price_arrays
+from apportion.router.outcomes.columns import check_same_ids, numbers, prompts, require, row_of, texts
+from apportion.router.outcomes.long import (
+    CACHED_PRICE,
+    PRICE_COLUMNS,
+    SUFFIXES,
+    costs_from_tokens,
+    read_csv,
+    read_long,
+)
+from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, OutcomesTable
+from apportion.router.prices import ModelPrice
 
-_LONG_SUFFIXES = (".csv", ".jsonl", ".parquet")
-_LONG_TEXTS = ("query_id", "prompt", "model", "task")
-_LONG_NUMBERS = ("score", "input_tokens", "output_tokens", "cost_usd")
-_PRICE_COLUMNS = ("input_price_per_1M", "output_price_per_1M")
-_UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"]
 
+def read_outcomes(source: str | Path, group: str | None = None) -> OutcomesTable:
+    """Read a folder or a long file.
 
-def read_outcomes(source: str | Path) -> OutcomesTable:
-    """Read a folder or a long file; raises OutcomesTableError naming file, row, column and mend."""
+    Args:
+        group: column (of the long file, or of queries.parquet) whose equal values mark queries that no split parts;
+            None: queries with the same prompt stay together.
+
+    Raises:
+        OutcomesTableError: there is nothing to read, or it is wrong; names file, line or row, column and mend.
+    """
     path = Path(source)
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, group)
     if not path.exists():
         raise OutcomesTableError(f"no outcomes at {path}: give a folder of parquet files or one long file")
-    if path.suffix not in _LONG_SUFFIXES:
-        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(_LONG_SUFFIXES)}")
-    return table_from_long(_read_long(path), path.name)
+    if path.suffix not in SUFFIXES:
+        raise OutcomesTableError(f"{path.name}: give a folder or a file ending in {', '.join(SUFFIXES)}")
+    return read_long(path, group)
 
 
 def write_outcomes(table: OutcomesTable, target: str | Path) -> None:
     """Write the folder that `read_outcomes` reads; an existing folder's files of the same names are replaced."""
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
-    queries = table.queries[list(QUERY_COLUMNS)]
+    queries = table.queries[[column for column in (*QUERY_COLUMNS, GROUP) if column in table.queries]]
     queries.to_parquet(folder / "queries.parquet", index=False)
     arrays = {
         "scores": table.scores,
@@ -54,134 +66,50 @@ def write_outcomes(table: OutcomesTable, target: str | Path) -> None:
         frame.insert(0, "query_id", queries["query_id"].to_numpy())
         frame.to_parquet(folder / f"{name}.parquet", index=False)
     rows = [(m, p.input_usd_per_million, p.output_usd_per_million) for m, p in table.prices.items()]
-    pd.DataFrame(rows, columns=["model", *_PRICE_COLUMNS]).to_csv(folder / "models.csv", index=False)
+    pd.DataFrame(rows, columns=["model", *PRICE_COLUMNS]).to_csv(folder / "models.csv", index=False)
 
 
-def _read_folder(folder: Path) -> OutcomesTable:
-    queries = _parquet(folder / "queries.parquet")
-    _require(queries, ("query_id", "prompt"), "queries.parquet")
+def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
+    queries = _queries(folder / "queries.parquet", group)
+    ids = queries["query_id"]
     scores = _parquet(folder / "scores.parquet")
-    _require(scores, ("query_id",), "scores.parquet")
+    require(scores, ("query_id",), "scores.parquet")
     models = tuple(str(column) for column in scores.columns if column != "query_id")
-    ids = queries["query_id"].astype(str)
-    if "task" not in queries:
-        queries["task"] = ""
-    prices = _read_prices(folder / "models.csv", models)
-    input_tokens = _wide(folder / "input_tokens.parquet", ids, models, required=False)
-    if np.isnan(input_tokens).all() and "prompt_tokens" in queries:
-        counted = pd.to_numeric(queries["prompt_tokens"], errors="coerce").to_numpy(dtype=np.float64)
-        input_tokens = np.repeat(counted[:, None], len(models), axis=1)
-    output_tokens = _wide(folder / "output_tokens.parquet", ids, models, required=False)
+    prices, cached_usd_per_million = _read_prices(folder / "models.csv", models)
+    tokens = [
+        _wide(folder / f"{kind}_tokens.parquet", ids, models, required=False) for kind in ("input", "output", "cached")
+    ]
+    if np.isnan(tokens[0]).all() and "prompt_tokens" in queries:
+        tokens[0] = np.repeat(queries["prompt_tokens"].to_numpy()[:, None], len(models), axis=1)
     cost_usd = _wide(folder / "costs.parquet", ids, models, required=False)
     return OutcomesTable(
-        queries=queries.assign(query_id=ids)[list(QUERY_COLUMNS)],
+        queries=queries[[column for column in (*QUERY_COLUMNS, GROUP) if column in queries]],
         models=models,
-        scores=_wide(folder / "scores.parquet", ids, models, required=True),
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cost_usd=_costs_from_tokens(cost_usd, input_tokens, output_tokens, models, prices),
+        scores=_wide(folder / "scores.parquet", ids, models, required=True, at_most=1.0),
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        cost_usd=costs_from_tokens(cost_usd, tokens, models, prices, cached_usd_per_million),
         prices=prices,
     )
 
 
-def table_from_long(frame: pd.DataFrame, name: str = "table") -> OutcomesTable:
-    """The table of a long frame (columns as in the module's text); a pair that is absent is unknown (NaN).
-
-    A model's price is what its rows say; those that leave it empty do not matter.
-    Raises OutcomesTableError naming row, column and mend.
-    """
-    _require(frame, ("query_id", "prompt", "model", "score"), name)
-    if "task" not in frame:
-        frame = frame.assign(task="")
-    for column in _LONG_TEXTS:
-        empty = frame[column].isna()
-        if empty.any():
-            row = int(np.argmax(empty.to_numpy()))
-            raise OutcomesTableError(f"{name}, row {row}, column {column!r} is empty: fill it in")
-    frame = frame.astype(dict.fromkeys(_LONG_TEXTS, str))
-    frame = frame.assign(**{column: _numbers(frame, column, name) for column in _LONG_NUMBERS})
-    _check_pairs(frame, name)
-    queries = frame.drop_duplicates("query_id")[list(QUERY_COLUMNS)].reset_index(drop=True)
-    models = tuple(frame["model"].unique())
-    rows = pd.Index(queries["query_id"]).get_indexer(frame["query_id"])
-    columns = pd.Index(models).get_indexer(frame["model"])
-    arrays = []
-    for column in _LONG_NUMBERS:
-        values = np.full((len(queries), len(models)), np.nan)
-        values[rows, columns] = frame[column]
-        arrays.append(values)
-    scores, input_tokens, output_tokens, cost_usd = arrays
-    prices = _long_prices(frame, name)
-    cost_usd = _costs_from_tokens(cost_usd, input_tokens, output_tokens, models, prices)
-    return OutcomesTable(queries, models, scores, input_tokens, output_tokens, cost_usd, prices)
-
-
-def _long_prices(frame: pd.DataFrame, name: str) -> dict[str, ModelPrice]:
-    if not any(column in frame for column in _PRICE_COLUMNS):
-        return {}
-    _require(frame, _PRICE_COLUMNS, name)
-    numbers = frame[["model"]].assign(**{column: _numbers(frame, column, name) for column in _PRICE_COLUMNS})
-    by_model = numbers.groupby("model", sort=False)[list(_PRICE_COLUMNS)]
-    first = by_model.transform("first")
-    for column in _PRICE_COLUMNS:
-        wrong = (numbers[column].notna() & (numbers[column] != first[column])) | (numbers[column] < 0)
-        if wrong.any():
-            row = int(np.argmax(wrong.to_numpy()))
-            raise OutcomesTableError(
-                f"{name}, row {row}, column {column!r} is {numbers[column].iloc[row]}: give one price of zero or more "
-                f"in all rows of model {frame['model'].iloc[row]!r}"
-            )
-    return {str(model): ModelPrice(*row) for model, *row in by_model.first().dropna().itertuples()}
-
-
-def _read_long(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ".csv":
-            return _read_csv(path)
-        if path.suffix == ".jsonl":
-            return pd.read_json(path, lines=True, dtype=False)
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise OutcomesTableError(f"{path.name} cannot be read as {path.suffix[1:]}: {error}") from error
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A CSV's frame with texts as they are written: left alone, pandas takes "NA" for empty and "01" for 1."""
-    empty = {column: [""] for column in _LONG_TEXTS} | dict.fromkeys((*_LONG_NUMBERS, *_PRICE_COLUMNS), _UNKNOWN)
-    return pd.read_csv(path, dtype=dict.fromkeys(_LONG_TEXTS, str), keep_default_na=False, na_values=empty)
-
-
-def _numbers(frame: pd.DataFrame, column: str, name: str) -> FloatArray:
-    if column not in frame:
-        return np.full(len(frame), np.nan)
-    numbers = pd.to_numeric(frame[column], errors="coerce")
-    wrong = (numbers.isna() & frame[column].notna()).to_numpy()
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise OutcomesTableError(
-            f"{name}, row {row}, column {column!r} is {frame[column].iloc[row]!r}: give a number, or leave it empty"
-        )
-    return numbers.to_numpy(dtype=np.float64)
-
-
-def _check_pairs(frame: pd.DataFrame, name: str) -> None:
-    repeated = frame.duplicated(["query_id", "model"]).to_numpy()
-    if repeated.any():
-        row = int(np.argmax(repeated))
-        raise OutcomesTableError(
-            f"{name}, row {row}: query_id {frame['query_id'].iloc[row]!r} with model "
-            f"{frame['model'].iloc[row]!r} "
-            "occurs before; keep one row per query and model"
-        )
-    for column in ("prompt", "task"):
-        first = frame.groupby("query_id")[column].transform("first")
-        differs = (first != frame[column]).to_numpy()
-        if differs.any():
-            row = int(np.argmax(differs))
-            raise OutcomesTableError(
-                f"{name}, row {row}, column {column!r} differs from an earlier row of query_id "
-                f"{frame['query_id'].iloc[row]!r}; give different queries different ids"
-            )
+def _queries(file: Path, group: str | None) -> pd.DataFrame:
+    frame = _parquet(file)
+    asked = "messages" if "messages" in frame and "prompt" not in frame else "prompt"
+    require(frame, ("query_id", asked, *([] if group is None else [group])), file.name)
+    at = row_of(file.name)
+    columns: dict[str, object] = {
+        "query_id": texts(frame["query_id"], "query_id", at),
+        "task": texts(frame["task"], "task", at, empty="") if "task" in frame else "",
+        "prompt": prompts(frame, at),
+    }
+    if group is not None:
+        columns[GROUP] = texts(frame[group], group, at)
+    if "prompt_tokens" in frame:
+        columns["prompt_tokens"] = numbers(frame, "prompt_tokens", at)
+    found = pd.DataFrame(columns)
+    check_same_ids(found["query_id"].tolist(), found["prompt"].tolist(), file.name)
+    return found
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -193,19 +121,16 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise OutcomesTableError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def _require(frame: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        raise OutcomesTableError(f"{name} lacks the columns {missing}; it has {list(frame.columns)}; add them")
-
-
-def _wide(path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool) -> FloatArray:
+def _wide(
+    path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool, at_most: float = np.inf
+) -> FloatArray:
     """Values of `path` by query and model, NaN where the file or a row is absent."""
     if not required and not path.exists():
         return np.full((len(ids), len(models)), np.nan)
     frame = _parquet(path)
-    _require(frame, ("query_id", *models), path.name)
-    known = pd.Index(frame["query_id"].astype(str))
+    require(frame, ("query_id", *models), path.name)
+    at = row_of(path.name)
+    known = pd.Index(texts(frame["query_id"], "query_id", at))
     if known.has_duplicates:
         twice = known[known.duplicated()][0]
         raise OutcomesTableError(f"{path.name}, column 'query_id': {twice!r} occurs twice; keep one row")
@@ -214,30 +139,22 @@ def _wide(path: Path, ids: pd.Series, models: tuple[str, ...], *, required: bool
         raise OutcomesTableError(
             f"{path.name}, column 'query_id': {stray[0]!r} is not in queries.parquet; add it or drop the row"
         )
-    columns = {model: _numbers(frame, model, path.name) for model in models}
+    columns = {model: numbers(frame, model, at, at_most) for model in models}
     return pd.DataFrame(columns, index=known).reindex(ids).to_numpy(dtype=np.float64)
 
 
-def _read_prices(path: Path, models: tuple[str, ...]) -> dict[str, ModelPrice]:
+def _read_prices(path: Path, models: tuple[str, ...]) -> tuple[dict[str, ModelPrice], dict[str, float]]:
+    """List prices, and those of cached input tokens, of the models that have them."""
     if not path.exists():
-        return {}
-    frame = _read_csv(path)
-    _require(frame, ("model", *_PRICE_COLUMNS), path.name)
-    numbers = np.column_stack([_numbers(frame, column, path.name) for column in _PRICE_COLUMNS])
-    known = {str(model): tuple(row) for model, row in zip(frame["model"], numbers.tolist(), strict=True)}
-    return {m: ModelPrice(*known[m]) for m in models if m in known and not np.isnan(known[m]).any()}
-
-
-def _costs_from_tokens(
-    cost_usd: FloatArray,
-    input_tokens: FloatArray,
-    output_tokens: FloatArray,
-    models: tuple[str, ...],
-    prices: dict[str, ModelPrice],
-) -> FloatArray:
-    """Recorded costs, with tokens x list price where no cost was recorded."""
-    if not np.isnan(cost_usd).any() or len(prices) < len(models):
-        return cost_usd
-    usd_per_input, usd_per_output = price_arrays(prices[model] for model in models)
-    derived = input_tokens * usd_per_input + output_tokens * usd_per_output
-    return np.where(np.isnan(cost_usd), derived, cost_usd)
+        return {}, {}
+    frame = read_csv(path)
+    require(frame, ("model", *PRICE_COLUMNS), path.name)
+    at = row_of(path.name)
+    listed, cached = {}, {}
+    columns = [numbers(frame, column, at) for column in (*PRICE_COLUMNS, CACHED_PRICE)]
+    for model, input_usd, output_usd, cached_usd in zip(frame["model"], *columns, strict=True):
+        if model in models and not np.isnan([input_usd, output_usd]).any():
+            listed[model] = ModelPrice(input_usd, output_usd)
+            if not np.isnan(cached_usd):
+                cached[model] = float(cached_usd)
+    return listed, cached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,9 @@ from apportion.router.errors import OutcomesTableError
 from apportion.router.prices import ModelPrice, price_arrays
 
 QUERY_COLUMNS = ("query_id", "task", "prompt")
+GROUP = "group"
+"""Column of `queries`, where it is there: rows of one group are never parted by a split."""
+
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the rows that train, calibrate, and test."""
 
@@ -27,8 +31,8 @@ _VALUES = ("scores", "input_tokens", "output_tokens", "cost_usd")
 class OutcomesTable:
     """Scores, tokens and costs of N requests on M models; NaN where an outcome is unknown.
 
-    `queries` has N rows with the text columns query_id (unique), task and prompt. The four arrays have shape
-    `(n_requests, n_models)`, columns in the order of `models`: `scores` in [0, 1], `input_tokens`,
+    `queries` has N rows with the text columns query_id (unique), task and prompt, and optionally group. The four
+    arrays have shape `(n_requests, n_models)`, columns in the order of `models`: `scores` in [0, 1], `input_tokens`,
     `output_tokens`, and `cost_usd`. `prices` maps a model to its list price, where known.
     Raises OutcomesTableError, naming row, column and mend, when any of this does not hold.
     """
@@ -86,13 +90,38 @@ class OutcomesTable:
         prices = {model: price for model, price in self.prices.items() if model in models}
         return replace(self, models=tuple(models), prices=prices, **arrays)
 
+    @property
+    def groups(self) -> IntArray:
+        """(N,) numbers, equal for rows that no split parts: those of one group, or else of one prompt."""
+        return pd.factorize(self.queries[GROUP])[0] if GROUP in self.queries else self.prompt_groups
+
+    @property
+    def prompt_groups(self) -> IntArray:
+        """(N,) numbers, equal for rows of one prompt, whatever its case and white space."""
+        return pd.factorize(self.queries["prompt"].map(_normalised))[0]
+
+    def split_rows(self, seed: int, fractions: Sequence[float] = FRACTIONS) -> tuple[IntArray, IntArray, IntArray]:
+        """Row numbers of a random split into train, validation and test by the given shares, which sum to one.
+
+        Rows are drawn one by one; then those of a group follow the group's first row, so that the shares hold on
+        average, and a table without groups of several rows is split as if there were none.
+        """
+        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+            raise OutcomesTableError(f"split fractions {tuple(fractions)}: give three shares that sum to 1")
+        order = np.random.default_rng(seed).permutation(len(self))
+        bounds = np.round(np.cumsum(fractions)[:2] * len(self)).astype(int)
+        part = np.empty(len(self), dtype=np.int64)
+        part[order] = np.searchsorted(bounds, np.arange(len(self)), side="right")
+        _, first, member = np.unique(self.groups, return_index=True, return_inverse=True)
+        part = part[first[member]]
+        train, validation, test = (order[part[order] == number] for number in range(3))
+        return train, validation, test
+
     def split(
         self, seed: int, fractions: Sequence[float] = FRACTIONS
     ) -> tuple[OutcomesTable, OutcomesTable, OutcomesTable]:
-        """Random split of the rows into train, validation and test by the given shares, which sum to one."""
-        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-            raise OutcomesTableError(f"split fractions {tuple(fractions)}: give three shares that sum to 1")
-        train, validation, test = split_rows(len(self), seed, fractions)
+        """The tables of `split_rows`."""
+        train, validation, test = self.split_rows(seed, fractions)
         return self.subset(train), self.subset(validation), self.subset(test)
 
     def require_scores(self) -> None:
@@ -164,7 +193,7 @@ def _check_queries(queries: pd.DataFrame) -> None:
     missing = [column for column in QUERY_COLUMNS if column not in queries]
     if missing:
         raise OutcomesTableError(f"queries lacks the columns {missing}; it has {list(queries.columns)}")
-    for column in QUERY_COLUMNS:
+    for column in (*QUERY_COLUMNS, *([GROUP] if GROUP in queries else [])):
         is_text = queries[column].map(partial(_is_instance, kind=str))
         if not is_text.all():
             row = int(np.argmin(is_text.to_numpy()))
@@ -193,8 +222,5 @@ def _check_models(models: Sequence[str], prices: Mapping[str, ModelPrice]) -> No
         raise OutcomesTableError(f"prices of models that have no outcomes: {stray}; remove them")
 
 
-def split_rows(n: int, seed: int, fractions: Sequence[float] = FRACTIONS) -> tuple[IntArray, IntArray, IntArray]:
-    """Row numbers of a random split of n rows into train, validation and test by the given shares."""
-    order = np.random.default_rng(seed).permutation(n)
-    train, validation, test = np.split(order, np.round(np.cumsum(fractions)[:2] * n).astype(int))
-    return train, validation, test
+def _normalised(prompt: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", prompt).casefold().split())

@@ -21,7 +21,6 @@ _HOME = {
     "Predictor": "predictor",
     "add_models": "training",
     "estimator": "estimators",
-    "prompt_text": "chat",
     "recalibrate": "training",
     "train_predictor": "training",
 }

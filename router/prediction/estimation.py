@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from apportion.router.arrays import FloatArray
+from apportion.router.chat import prompt_text
 from apportion.router.costs import expected_cost
 from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.estimates import Estimates, concatenate
-from apportion.router.prediction.chat import prompt_text
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import Counts, TokenCounter
 from apportion.router.prices import ModelPrice

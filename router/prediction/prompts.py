@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from apportion.router.chat import content_of, flattened, prompt_text
 from apportion.router.errors import InvalidRequestError
-from apportion.router.prediction.chat import prompt_text
 from apportion.router.prediction.conversation import template_variables
+from apportion.router.texts import numbered_lines, numbered_objects
 
 
 @dataclass(frozen=True)
@@ -35,44 +35,37 @@ class PromptRequest:
 def read_requests(file: Path) -> list[PromptRequest]:
     """Requests of a file: a prompt a line, or for .jsonl an object a line with `prompt` or `messages`.
 
-    An object may carry `max_tokens` or `max_completion_tokens`, `n` and `tools` as OpenAI bodies do.
+    A line of OpenAI's Batch API, and a chat in its printed form, are read too. An object may carry `max_tokens` or
+    `max_completion_tokens`, `n` and `tools` as OpenAI bodies do.
 
     Raises:
         InvalidRequestError: a line cannot be read; names file and line.
     """
     if not file.is_file():
         raise InvalidRequestError(f"{file}: there is no such file; give a text file, one prompt a line, or a .jsonl")
-    lines = numbered_lines(file)
-    if not lines:
+    if file.suffix == ".jsonl":
+        requests = [request_of(row, f"{file}, line {number}") for number, row in numbered_objects(file)]
+    else:
+        requests = [PromptRequest(line) for _, line in numbered_lines(file)]
+    if not requests:
         raise InvalidRequestError(f"{file}: holds no prompts; write one a line")
-    if file.suffix != ".jsonl":
-        return [PromptRequest(line) for _, line in lines]
-    return [_from_json(line, f"{file}, line {number}") for number, line in lines]
+    return requests
 
 
-def numbered_lines(file: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers in the file, from 1.
+def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
+    """The request that an object describes: a line of a file of prompts, of OpenAI's Batch API, or a request's body.
 
     Raises:
-        InvalidRequestError: the file is not UTF-8.
+        InvalidRequestError: it asks nothing, or a field is wrong; the message begins with `where`.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{file} is not UTF-8; save it with this encoding") from error
-    # `splitlines` also splits where a prompt may: at form feeds, and at the separators that JSON leaves as they are.
-    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-
-
-def _from_json(line: str, where: str) -> PromptRequest:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidRequestError(f"{where} is not JSON ({error}); write one object a line") from error
-    given = row.get("prompt", row.get("messages")) if isinstance(row, dict) else None
+    row = flattened(row)
+    given = content_of(row)
     if not isinstance(given, str | list):
-        raise InvalidRequestError(f'{where}: give an object with "prompt" or "messages"')
-    prompt_text(given)  # refuses what is no chat, before anything is loaded
+        raise InvalidRequestError(f'{where}: give an object with "prompt" or "messages", or a line of the Batch API')
+    try:
+        prompt_text(given)  # refuses what is no chat, before anything is loaded
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{where}: {error.message}", param=error.param) from None
     return PromptRequest(
         content=given,
         max_tokens=_whole(row, "max_completion_tokens", where) or _whole(row, "max_tokens", where),

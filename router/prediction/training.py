@@ -8,7 +8,7 @@ import numpy as np
 
 from apportion.router.arrays import IntArray
 from apportion.router.errors import ConfigurationError, OutcomesTableError
-from apportion.router.outcomes.table import FRACTIONS, OutcomesTable, split_rows
+from apportion.router.outcomes.table import FRACTIONS, OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated, Rows, mean_known
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.estimator import Estimator, GrowingEstimator, StorableEstimator
@@ -37,7 +37,7 @@ def train_predictor(
     are none to calibrate with.
     """
     table = complete_tokens(table, encoder)
-    rows = _split(len(table), seed, fractions)
+    rows = _split(table, seed, fractions)
     table.subset(rows[0]).require_scores()
     _require_calibration_scores(table.subset(rows[1]))
     both = encode_in_steps(table.prompts, encoder, progress), table
@@ -95,7 +95,7 @@ def add_models(
         )
     table = complete_tokens(table.select_models(new), predictor.encoder)
     table = table.subset(~np.isnan(table.scores).all(axis=1))
-    rows, held_out, _ = _split(len(table), seed, (0.9, 0.1, 0.0))
+    rows, held_out, _ = _split(table, seed, (0.9, 0.1, 0.0))
     table.subset(rows).require_scores()
     both = encode_in_steps(table.prompts, predictor.encoder, progress), table
     train, validation = _part(both, rows), _part(both, held_out)
@@ -124,12 +124,14 @@ def _part(both: Rows, rows: IntArray) -> Rows:
     return both[0].subset(rows), both[1].subset(rows)
 
 
-def _split(n: int, seed: int, fractions: tuple[float, float, float]) -> tuple[IntArray, IntArray, IntArray]:
-    train, validation, test = split_rows(n, seed, fractions)
+def _split(
+    table: OutcomesTable, seed: int, fractions: tuple[float, float, float]
+) -> tuple[IntArray, IntArray, IntArray]:
+    train, validation, test = table.split_rows(seed, fractions)
     if len(train) < _FEWEST_ROWS or len(validation) < _FEWEST_ROWS:
         raise OutcomesTableError(
-            f"rows: {n} split into {len(train)} to train and {len(validation)} to calibrate, but each needs "
-            f"{_FEWEST_ROWS}: add rows"
+            f"rows: {len(table)} split into {len(train)} to train and {len(validation)} to calibrate, but each needs "
+            f"{_FEWEST_ROWS}, and rows of one prompt or group stay together: add rows"
         )
     return train, validation, test
 

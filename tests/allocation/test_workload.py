@@ -105,7 +105,7 @@ def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None
 def test_prompts_in_another_encoding_are_named(tmp_path: Path) -> None:
     file = tmp_path / "requests.txt"
     file.write_bytes("größer".encode("latin-1"))
-    with pytest.raises(InvalidRequestError, match=r"requests\.txt is not UTF-8"):
+    with pytest.raises(InvalidRequestError, match=r"requests\.txt, line 1: not UTF-8"):
         read_timed_requests(file)
 
 

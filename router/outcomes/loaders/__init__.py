@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 PUBLIC = ("routerbench", "sprout", "uncertainty-bench")
 
 
-def load_outcomes(source: str | Path) -> OutcomesTable:
+def load_outcomes(source: str | Path, group: str | None = None) -> OutcomesTable:
     """The table of a path in one of the project's formats, or of `routerbench:WHERE`, `sprout:WHERE` or
     `uncertainty-bench:WHERE`, with a file or folder or hub id as WHERE (left out: the set's own hub id).
 
-    Raises OutcomesTableError when there is nothing to read, or it cannot be read.
+    Args:
+        group: column whose equal values mark queries that no split parts (`read_outcomes`); not of a public set.
+
+    Raises:
+        OutcomesTableError: there is nothing to read, or it cannot be read.
     """
     kind, _, where = str(source).partition(":")
+    if kind in PUBLIC and group is not None:
+        raise OutcomesTableError(
+            f"group {group!r}: {kind} has no such column; leave it out, and prompts are the groups"
+        )
     if kind == "routerbench":
         from apportion.router.outcomes.loaders.routerbench import load_routerbench
 
@@ -36,4 +44,4 @@ def load_outcomes(source: str | Path) -> OutcomesTable:
         raise OutcomesTableError(f"{kind!r} is no kind of outcomes: use a path, or {', '.join(PUBLIC)} before ':'")
     from apportion.router.outcomes.files import read_outcomes
 
-    return read_outcomes(source)
+    return read_outcomes(source, group)

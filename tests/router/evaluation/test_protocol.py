@@ -18,7 +18,7 @@ from apportion.router.evaluation.planners import PLANNERS, in_turn
 from apportion.router.evaluation.protocol import BUDGET_FRACTIONS, Evaluation, evaluate
 from apportion.router.evaluation.realised import curve_of
 from apportion.router.evaluation.statistics import Summary, paired_difference, summarise_areas, summarise_rows
-from apportion.router.outcomes.table import OutcomesTable, split_rows
+from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.knn import KnnEstimator
 from apportion.router.prices import ModelPrice
@@ -56,7 +56,7 @@ def found(table: OutcomesTable, features: Features) -> Evaluation:
 
 def test_splits_are_those_of_the_table(table: OutcomesTable) -> None:
     for seed in (0, 3):
-        for rows, part in zip(split_rows(len(table), seed), table.split(seed), strict=True):
+        for rows, part in zip(table.split_rows(seed), table.split(seed), strict=True):
             assert table.subset(rows).queries["query_id"].tolist() == part.queries["query_id"].tolist()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from apportion.router.costs import expected_cost
 from apportion.router.evaluation.case import fit_case
-from apportion.router.outcomes.table import OutcomesTable, split_rows
+from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated, best_single, mean_known
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.estimator import GrowingEstimator
@@ -56,7 +56,7 @@ def test_evaluate_measures_what_the_saved_artefact_predicts(
     case = fit_case(table, features, "any", recipe, seed)
     train_predictor(table, encoder, estimator=recipe, seed=seed).save(tmp_path)
     loaded = Predictor.load(tmp_path, encoder=encoder)
-    rows = split_rows(len(table), seed)
+    rows = table.split_rows(seed)
     for part, sample in ((rows[1], case.validation), (rows[2], case.test)):
         predicted = loaded.predict_features(features.subset(part))
         np.testing.assert_array_equal(predicted.success, sample.estimates.success)
@@ -102,7 +102,7 @@ def test_a_calibration_leaves_equals_alone_and_lets_a_better_newcomer_in(
 def test_only_the_incumbent_is_lifted_and_the_calibrated_value_stays_beside(
     outcomes: OutcomesTable, features: Features
 ) -> None:
-    train, validation, test = ((features.subset(r), outcomes.subset(r)) for r in split_rows(len(outcomes), 0))
+    train, validation, test = ((features.subset(r), outcomes.subset(r)) for r in outcomes.split_rows(0))
     fitted = Calibrated.fit(KnnEstimator(3, members=2), train, validation)
     predicted = fitted.predict(test[0])
     assert predicted.calibrated_success is not None

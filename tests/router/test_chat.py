@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from apportion.router.chat import prompt_text
 from apportion.router.errors import InvalidRequestError
-from apportion.router.prediction.chat import prompt_text
 
 
 def test_a_chat_of_one_turn_reads_like_the_prompt() -> None:

@@ -1,4 +1,4 @@
-"""The text of a chat that is encoded.
+"""Chats as people write them down, and the text of a chat that is encoded.
 
 All turns are joined by blank lines, the last user turn at the very end. The encoder cuts long texts from
 the left (see `apportion.router.prediction.encoder`), so what is encoded is the last user turn with as much before it
@@ -8,12 +8,64 @@ as a prompt.
 
 from __future__ import annotations
 
+import ast
+import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apportion.router.errors import InvalidRequestError
 
 Message = Mapping[str, Any]
+
+
+def flattened(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A line of OpenAI's Batch API (`custom_id`, `method`, `url`, `body`) as one object: its body's fields and
+    `query_id`; any other row as it is.
+    """
+    body = row.get("body")
+    if not isinstance(body, Mapping):
+        return row
+    outside = {name: value for name, value in row.items() if name not in {"body", "method", "url"}}
+    custom_id = outside.pop("custom_id", None)
+    return {**body, **({} if custom_id is None else {"query_id": custom_id}), **outside}
+
+
+def content_of(row: Mapping[str, Any]) -> Any:
+    """What a row asks: its `prompt`, or `messages` where there is none; a chat in its printed form is a chat again.
+
+    None where the row asks nothing.
+    """
+    given = row.get("prompt")
+    given = row.get("messages") if given is None else given
+    return (printed_chat(given) or given) if isinstance(given, str) else given
+
+
+def printed_chat(text: str) -> list[dict[str, Any]] | None:
+    """The messages that the text is the printed form of, as JSON or as Python writes them; None if of none."""
+    found = printed_list(text)
+    if found and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in found):
+        return found
+    return None
+
+
+def printed_list(text: str) -> list[Any] | None:
+    """The list that the text is the printed form of, in JSON or Python; None if of none."""
+    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+        return None
+    for read in (json.loads, _python_literal):
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
+
+
+def _python_literal(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a backslash that Python would rather see doubled
+        return ast.literal_eval(text)
 
 
 def prompt_text(messages: str | Sequence[Message]) -> str:

@@ -1,0 +1,163 @@
+"""Columns of outcomes files: numbers within their bounds, texts as they are written, each mistake with its place."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apportion.router.arrays import FloatArray
+from apportion.router.chat import content_of, printed_list, prompt_text
+from apportion.router.errors import InvalidRequestError, OutcomesTableError
+from apportion.router.texts import is_unicode
+
+_COMPOUND = (list, tuple, np.ndarray, Mapping)
+
+Place = Callable[[int], str]
+"""Says where a row of a frame stands: the file, and a line or a row."""
+
+
+def row_of(name: str) -> Place:
+    """Places in a file that has rows rather than lines."""
+    return lambda row: f"{name}, row {row} (counted from 0)"
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raises: OutcomesTableError: the frame lacks a column, or has it twice."""
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise OutcomesTableError(f"{name} lacks the columns {missing}; it has {list(frame.columns)}; add them")
+    if frame.columns.has_duplicates:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise OutcomesTableError(f"{name} has the column {twice!r} more than once; keep one")
+
+
+def numbers(frame: pd.DataFrame, column: str, at: Place, at_most: float = math.inf) -> FloatArray:
+    """A column's numbers from 0 to `at_most`, NaN where it is empty or absent.
+
+    Raises:
+        OutcomesTableError: a cell is no such number.
+    """
+    if column not in frame:
+        return np.full(len(frame), np.nan)
+    given = frame[column]
+    found = pd.to_numeric(given, errors="coerce")
+    wrong = (found.isna() & given.notna()).to_numpy()
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise OutcomesTableError(
+            f"{at(row)}, column {column!r} is {given.iloc[row]!r:.80}: give a number, or leave it empty"
+        )
+    values = found.to_numpy(dtype=np.float64)
+    outside = (values < 0) | (values > at_most) | np.isinf(values)
+    if outside.any():
+        row = int(np.argmax(outside))
+        limit = "finite and not negative" if at_most == math.inf else f"between 0 and {at_most:g}"
+        raise OutcomesTableError(
+            f"{at(row)}, column {column!r} is {values[row]}: it must be {limit}; leave it empty if unknown"
+        )
+    return values
+
+
+def texts(cells: Iterable[Any], column: str, at: Place, empty: str | None = None) -> list[str]:
+    """A column's texts; a whole number is written without a point, so that 1 and 1.0 are one id.
+
+    Args:
+        empty: what stands for an empty cell; None: an empty cell is a mistake.
+
+    Raises:
+        OutcomesTableError: a cell is neither a text nor a number, or is empty and must not be.
+    """
+    return [
+        cell if type(cell) is str and cell.isascii() and cell else _text(cell, f"{at(row)}, column {column!r}", empty)
+        for row, cell in enumerate(cells)
+    ]
+
+
+def prompts(frame: pd.DataFrame, at: Place) -> list[str]:
+    """The texts that are encoded: prompts, or chats (`prompt` or `messages`) joined as the service joins them.
+
+    A printed list of strings is one too, of user turns, where all prompts are such lists (RouterBench's are).
+
+    Raises:
+        OutcomesTableError: a row asks nothing, or what is no chat.
+    """
+    absent = [None] * len(frame)
+    asked = zip(frame.get("prompt", absent), frame.get("messages", absent), strict=True)
+    known: dict[str, str] = {}
+    found = []
+    for row, (prompt, messages) in enumerate(asked):
+        column, cell = ("messages", messages) if _is_empty(prompt) and not _is_empty(messages) else ("prompt", prompt)
+        text = known.get(cell) if isinstance(cell, str) else None
+        if text is None:
+            text = _prompt(cell, f"{at(row)}, column {column!r}")
+            if isinstance(cell, str):
+                known[cell] = text
+        found.append(text)
+    return joined_lists(found)
+
+
+def joined_lists(given: list[str]) -> list[str]:
+    """The texts; where every one is a printed list of strings, those joined by blank lines."""
+    turns = []
+    for text in given:
+        printed = printed_list(text)
+        if not printed or not all(isinstance(turn, str) for turn in printed):
+            return given
+        turns.append("\n\n".join(printed))
+    return turns
+
+
+def check_same_ids(ids: Sequence[str], asked: Sequence[str], name: str) -> None:
+    """Raises: OutcomesTableError: two ids are the same number, as 1 and 1.0, and have the same prompt."""
+    of_id = dict(zip(ids, asked, strict=True))
+    for written in ids:
+        whole = re.fullmatch(r"(-?\d+)\.0+", written)
+        if whole and of_id.get(whole[1]) == of_id[written]:
+            raise OutcomesTableError(
+                f"{name}, column 'query_id': {whole[1]!r} and {written!r} have the same prompt and are the same "
+                "number; write the id of a query in one way"
+            )
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell == "" if isinstance(cell, str) else not isinstance(cell, _COMPOUND) and bool(pd.isna(cell))
+
+
+def _text(cell: Any, where: str, empty: str | None = None) -> str:
+    if _is_empty(cell):
+        if empty is not None:
+            return empty
+        raise OutcomesTableError(f"{where} is empty: fill it in")
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    if not isinstance(cell, str | int | float | np.number | np.bool_):
+        raise OutcomesTableError(f"{where} holds a {type(cell).__name__}: give a text or a number")
+    if not is_unicode(found := str(cell)):
+        raise OutcomesTableError(f"{where} holds half of a surrogate pair, which is no text: write both, or U+FFFD")
+    return found
+
+
+def _prompt(cell: Any, where: str) -> str:
+    content = content_of({"prompt": plain(cell)})
+    if not isinstance(content, list):
+        return _text(content, where)
+    if content and all(isinstance(turn, str) for turn in content):
+        return _text("\n\n".join(content), where)
+    try:
+        return _text(prompt_text(content), where)
+    except InvalidRequestError as error:
+        raise OutcomesTableError(f"{where}: {error.message}") from None
+
+
+def plain(cell: Any) -> Any:
+    """A cell in Python's own lists and dicts, without the fields that a columnar file had to fill with null."""
+    if isinstance(cell, np.ndarray | list | tuple):
+        return [plain(part) for part in cell]
+    if isinstance(cell, Mapping):
+        return {name: plain(value) for name, value in cell.items() if value is not None}
+    return cell

@@ -27,6 +27,9 @@ PREDICTOR_ENV = {
     "MALLOC_TRIM_THRESHOLD_": "131072",
 }
 PARTING_S = 10.0  # after the longest request; then a replica that stops is ended
+# Three checks in a row decide. A replica that hangs is known after some 20 s, one that says it is broken after six;
+# one that is merely busy has to answer once in 15 s.
+CHECKED = {"health_check_period_s": 2, "health_check_timeout_s": 5}
 QUIET = {"enable_access_log": False}
 
 
@@ -71,7 +74,10 @@ def build_application(config: ServiceConfig) -> serve.Application:
     router = Router.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.router.num_cpus},
         user_config=config.routing.model_dump(),
+        # Exchanges end within seconds; longer than that, one that hangs would keep its successor's CPUs.
+        graceful_shutdown_timeout_s=PARTING_S,
         logging_config=QUIET,
+        **CHECKED,
     ).bind(config, predictor, solver, engines)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
@@ -79,6 +85,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         max_surge_percent=config.rollout.front_surge_percent,
         graceful_shutdown_timeout_s=config.dispatch.request_timeout_s + PARTING_S,
         logging_config=QUIET,
+        **CHECKED,
     ).bind(config, router)
 
 

@@ -39,6 +39,8 @@ RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # What has failed three checks in a row finishes nothing; its clients would hang for as long as a request may last.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     # Serve's controller looks at every replica ten times a second otherwise, on the cores that the engines start on.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     # A connection whose client neither sends nor takes what is there for it; not one that waits for its answer.

@@ -1,4 +1,8 @@
-"""Work that is due every second: each step by itself, so that one that fails holds up no other."""
+"""Work that is due every second: each step by itself, so that one that fails holds up no other.
+
+Steps that wait for others, a database or another deployment, have rounds of their own: that those are late is no fault
+of this process, and a restart would not mend it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from apportion.router.errors import UnavailableError
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-LATE_S = 30.0  # a round that has not ended by then hangs
+LATE_S = 10.0  # a round of steps that wait for nobody hangs if it has not ended by then
 
 Step = Callable[[], Awaitable[None]]
 
@@ -22,35 +26,40 @@ class Housekeeping:
 
     Args:
         steps: by the name that the log has for them.
+        waiting_steps: those that wait for others, each in rounds of its own.
     """
 
-    def __init__(self, steps: Mapping[str, Step]) -> None:
-        self._steps = steps
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, steps: Mapping[str, Step], waiting_steps: Mapping[str, Step]) -> None:
+        self._rounds = [steps, *({name: step} for name, step in waiting_steps.items())]
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ended_s = time.monotonic()
 
     def start(self) -> None:
-        """Starts the rounds, or starts them again if they have ended; does nothing while they run."""
-        if self._task is None or self._task.done():
-            self._ended_s = time.monotonic()
-            self._task = asyncio.create_task(self._rounds())
+        """Starts the rounds, or those again that have ended; does nothing while they run."""
+        for number, steps in enumerate(self._rounds):
+            task = self._tasks.get(number)
+            if task is None or task.done():
+                if steps is self._rounds[0]:
+                    self._ended_s = time.monotonic()
+                self._tasks[number] = asyncio.create_task(self._run(steps))
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks.values():
+            task.cancel()
 
     def check(self) -> None:
-        """Raises: UnavailableError: the rounds have stopped or hang."""
+        """Raises: UnavailableError: rounds have stopped, or hang although they wait for nobody."""
         late_s = time.monotonic() - self._ended_s
-        if self._task is not None and (self._task.done() or late_s > LATE_S):
+        if self._tasks and (late_s > LATE_S or any(task.done() for task in self._tasks.values())):
             raise UnavailableError(f"the router's housekeeping has not been done for {late_s:.0f} s")
 
-    async def _rounds(self) -> None:
+    async def _run(self, steps: Mapping[str, Step]) -> None:
         while True:
             await asyncio.sleep(PERIOD_S)
-            for name, step in self._steps.items():
+            for name, step in steps.items():
                 try:
                     await step()
                 except Exception:
                     logger.exception("housekeeping failed at its step %s", name)
-            self._ended_s = time.monotonic()
+            if steps is self._rounds[0]:
+                self._ended_s = time.monotonic()

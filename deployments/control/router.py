@@ -60,11 +60,10 @@ class Router:
         self._housekeeping = Housekeeping(
             {
                 "keys": self._callers.refresh,
-                "ledger": self._reservations.spending.expire,
-                "parts": self._room.try_parts,
                 "replicas": self._forget_silent_replicas,
                 "ingresses": self._forget_silent_ingresses,
-            }
+            },
+            {"ledger": self._reservations.spending.expire, "parts": self._room.try_parts},
         )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:

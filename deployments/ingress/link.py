@@ -34,7 +34,7 @@ LATE_S = 10.0  # twice the router's longest wait: a verdict, or the word that an
 PARTING_S = 5.0  # for the last words of an ingress that stops
 PARTING_PERIOD_S = 0.05
 MAX_GIVEN_UP = 10_000  # requests remembered, in case that they are decided after all
-EXCHANGE_TIMEOUT_S = 20.0  # the router answers within POLL_S; a call that takes longer is lost
+EXCHANGE_TIMEOUT_S = 10.0  # the router answers within POLL_S; a call that takes longer is lost, or the router hangs
 
 
 @dataclass(slots=True)

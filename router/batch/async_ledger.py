@@ -32,6 +32,7 @@ class AsyncLedger:
         self._view: dict[CounterKey, Balance] = {}  # as the ledger last told; may be old
         self._latest: asyncio.Future[Any] | None = None
         self._failures = 0
+        self._closed = False
 
     def set_limits(self, limits: Iterable[Limit]) -> None:
         """The limits from the next call on."""
@@ -48,7 +49,7 @@ class AsyncLedger:
 
     def remembered(self, now_s: float) -> Standing | None:
         """How the limits stood when the ledger was last asked; None if it never was."""
-        return Standing(self._ledger.index, now_s, self._view) if self._view else None
+        return Standing(self._ledger.index, now_s, self._view) if self._view and not self._closed else None
 
     async def look(self, accounts: Sequence[Account], models: Sequence[str], *, now_s: float) -> Standing:
         """How the limits stand for these accounts and models."""
@@ -83,15 +84,23 @@ class AsyncLedger:
 
     async def statement(self, *, now_s: float, scopes: Iterable[Scope]) -> Standing:
         """How the limits of these scopes stand, but for endings that wait; holds up no other call."""
+        self._check_open()
         read = partial(self._ledger.statement, now_s=now_s, scopes=scopes)
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def close(self) -> None:
-        """Tells the ledger the endings that wait, and closes it."""
+        """Tells the ledger the endings that wait, and closes it: all further calls fail."""
+        if self._closed:
+            return
+        self._closed = True
         self._reader.shutdown(wait=False, cancel_futures=True)
         self._thread.shutdown()
         self._ledger.settle(self._ends)
         self._ledger.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerError("the budget ledger is closed, since the router stops; try again in some seconds")
 
     def _remember(self, standing: Standing) -> None:
         if len(self._view) > MAX_REMEMBERED:  # of windows and tenants of the past
@@ -99,6 +108,7 @@ class AsyncLedger:
         self._view.update(standing.balances)
 
     async def _run(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        self._check_open()
         ends, self._ends = self._ends, {}
         work = asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **options, ends=ends))
         work.add_done_callback(partial(self._keep_on_failure, ends))

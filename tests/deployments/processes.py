@@ -45,12 +45,13 @@ def kill(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def hung(process: psutil.Process) -> Iterator[None]:
-    """The process does nothing while the context lasts, and does not know."""
+    """The process does nothing while the context lasts, and does not know; it may be ended meanwhile."""
     process.suspend()
     try:
         yield
     finally:
-        process.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def memory_mb() -> Counter[str]:

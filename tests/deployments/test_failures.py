@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 FIRST_MODELS, LATER_MODEL = ("wren", "heron"), "lark"
 TOKENS = 20
+FOUND_S = 30.0  # three checks of 5 s, two seconds before the first, and the start of the successor
+ENDED_S = 12.0
 # Between the two models' costs for the prompt, so that every batch needs the solver.
 BUDGET_USD = 1e-5
 
@@ -186,6 +188,32 @@ def test_a_killed_ingress_takes_only_its_own_connections_along(service: Service)
     lost = {end for end in load.ends if end != "whole"}
     assert load.ends.total() - load.ends["whole"] <= 12, load.ends
     assert all(end.startswith(("lost", "broken stream", "500", "502", "503")) for end in lost), load.ends
+
+
+def test_a_hung_router_is_replaced_and_loses_nothing(service: Service) -> None:
+    with steady_load(service.url, clients=12, max_tokens=TOKENS) as load:
+        wait_for(lambda: load.sent > 20, 30, "the load runs")
+        victim = replicas("Router")[0]
+        with hung(victim):
+            wait_for(lambda: {p.pid for p in replicas("Router")} - {victim.pid}, FOUND_S, "there is another")
+            wait_for(lambda: not victim.is_running(), ENDED_S, "the hung one is ended")
+            hung_at = load.sent
+            wait_for(lambda: load.sent > hung_at + 40, 60, "the new router plans")
+    assert set(load.ends) == {"whole"}, load.ends
+
+
+def test_a_hung_ingress_is_replaced_and_takes_only_its_own_connections_along(service: Service) -> None:
+    with steady_load(service.url, clients=12, max_tokens=TOKENS) as load:
+        wait_for(lambda: load.sent > 20, 30, "the load runs")
+        victim = replicas("Ingress")[0]
+        with hung(victim):
+            wait_for(lambda: not victim.is_running(), FOUND_S + ENDED_S, "the hung one is ended")
+            wait_for(lambda: len(replicas("Ingress")) == 2, 60, "there are two again")
+        hung_at = load.sent
+        wait_for(lambda: load.sent > hung_at + 40, 60, "all are served")
+    lost = {end for end in load.ends if end != "whole"}
+    assert load.ends.total() - load.ends["whole"] <= 24, load.ends
+    assert all(end.startswith(("lost", "broken stream", "500", "502", "503", "504")) for end in lost), load.ends
 
 
 @pytest.mark.timeout(420)

@@ -79,9 +79,12 @@ def set_ray_environment() -> None:
 
 
 def _max_connections() -> int:
-    """HAProxy's: it does not start where its two descriptors a connection, and some more, are not to be had."""
+    """HAProxy's: it does not start where the descriptors that it may need are not to be had.
+
+    Those are two a connection, as many again for pipes of a quarter of them, and some more.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, hard // 2 - 256)
+    return MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, int((hard - 512) / 2.5))
 
 
 @contextlib.contextmanager

@@ -35,13 +35,13 @@ def shown(hard: int) -> list[int]:
 
 def test_the_proxy_has_room_for_idle_clients_and_sends_them_away() -> None:
     connections, idle_s = shown(hard=0)
-    assert connections > 8192
+    assert connections > 4096
     assert idle_s <= 60
 
 
 def test_the_proxy_starts_where_descriptors_are_few() -> None:
-    # HAProxy takes two a connection and some tens beside; with more connections it refuses to start.
-    assert shown(hard=4096)[0] * 2 + 100 < 4096
+    # HAProxy 2.8 asks for 24,396 descriptors with 9,744 connections, and refuses to start where it may not have them.
+    assert shown(hard=4096)[0] * 2.5 + 36 < 4096
 
 
 def test_room_is_made_for_the_replicas_that_a_deploy_starts_beside_the_old_ones() -> None:

@@ -9,8 +9,9 @@ from ray import serve
 
 from apportion.deployments.cluster.autoscaling import autoscaling_options
 from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.ledger_home import check_ledger_home
 from apportion.deployments.cluster.nodes import live_nodes
-from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order
+from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order, pin
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
 from apportion.deployments.config.service import ServiceConfig, mean_success, parse_config
 from apportion.deployments.control.predictor import Predictor
@@ -53,6 +54,8 @@ def build_application(config: ServiceConfig) -> serve.Application:
         ArtefactError: the predictor was trained for other models.
     """
     mean_success(config)  # an artefact for other models is refused before anything starts
+    if ray.is_initialized():
+        check_ledger_home(config, live_nodes())
     # Without a plan Ray may be about to add nodes for what is asked.
     if ray.is_initialized() and any(model.replica_groups is not None for model in config.models):
         check_fits(config, live_nodes())
@@ -71,8 +74,9 @@ def build_application(config: ServiceConfig) -> serve.Application:
         logging_config=QUIET,
     ).bind(config.solver.time_limit_s)
     engines = {engine_name(model, group): _engine(model, group, config) for model, group in in_order(config.models)}
+    node = config.router.node
     router = Router.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": config.router.num_cpus},
+        ray_actor_options={"num_cpus": config.router.num_cpus, **({} if node is None else pin(node))},
         user_config=config.routing.model_dump(),
         # Exchanges end within seconds; longer than that, one that hangs would keep its successor's CPUs.
         graceful_shutdown_timeout_s=PARTING_S,

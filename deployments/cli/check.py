@@ -22,9 +22,18 @@ def check(
     from apportion.deployments.config.reader import read_config
     from apportion.deployments.config.service import mean_success
     from apportion.deployments.keys.check import check_keys
+    from apportion.router.budget.schema import has_password
 
     found = read_config(file)
     service = found.service
     mean_success(service)
     check_keys(found)
+    budget = service.budget
+    if budget is not None and budget.database is not None and has_password(budget.database):
+        console.print(
+            f"{file}: budget.database holds a password, which Ray's dashboard and `serve status` show; put the URL "
+            "into the environment (budget.database_env) or a file (budget.database_file)",
+            highlight=False,
+            markup=False,
+        )
     console.print(f"{file}: right; it serves {', '.join(service.names)}", highlight=False, markup=False)

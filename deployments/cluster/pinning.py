@@ -36,19 +36,20 @@ def deployment_options(group: ReplicaGroup, runtime_env: dict[str, Any]) -> dict
     bundles = group.placement_group_bundles
     if bundles is None:
         if group.node is not None:
-            actor |= _pin(group.node)
+            actor |= pin(group.node)
         return {"ray_actor_options": actor}
     options: dict[str, Any] = {"ray_actor_options": actor, "placement_group_strategy": "STRICT_PACK"}
     options["placement_group_bundles"] = [dict(bundle) for bundle in bundles]
     if group.node is not None:
-        pin = _pin(group.node)
-        options["placement_group_bundles"] = [bundle | pin.get("resources", {}) for bundle in bundles]
-        if "label_selector" in pin:
-            options["placement_group_bundle_label_selector"] = [pin["label_selector"]] * len(bundles)
+        pinned = pin(group.node)
+        options["placement_group_bundles"] = [bundle | pinned.get("resources", {}) for bundle in bundles]
+        if "label_selector" in pinned:
+            options["placement_group_bundle_label_selector"] = [pinned["label_selector"]] * len(bundles)
     return options
 
 
-def _pin(node: str) -> dict[str, Any]:
+def pin(node: str) -> dict[str, Any]:
+    """The options of an actor or bundle that bind it to a node, by its label or its address."""
     try:
         ipaddress.ip_address(node)
     except ValueError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +14,7 @@ from apportion.router.budget import UNNAMED, Limit, Pacer, Scope, Window, to_nan
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.pacers import PACER_OPTIONS_HELP, checked_pacer
 from apportion.router.checked import Section, nearest
-from apportion.router.errors import InvalidRequestError
+from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 
 class LimitConfig(Section):
@@ -95,15 +97,30 @@ class PacingConfig(Section):
 class BudgetConfig(Section):
     """Limits on money that hold across batches and restarts."""
 
-    database: str = Field(
+    database: str | None = Field(
+        None,
+        repr=False,
         description="SQLAlchemy URL of the ledger: sqlite:////path/to/file for one machine, or "
-        "postgresql+psycopg://user@host/name (apportion[postgres])."
+        "postgresql+psycopg://user@host/name (apportion[postgres]). Whoever sees Ray's dashboard sees it: a URL with a "
+        "password comes from `database_env` or `database_file`.",
+    )
+    database_env: str | None = Field(
+        None, min_length=1, description="Environment variable of the Router that holds the URL instead."
+    )
+    database_file: str | None = Field(
+        None, min_length=1, description="File on the Router's node that holds the URL instead."
     )
     power_safe: bool = Field(
         False, description="SQLite waits for the disk at each commit: also a power failure loses nothing."
     )
     limits: tuple[LimitConfig, ...] = Field((), description="All of them hold; API keys may bring more.")
     pacing: PacingConfig = Field(default_factory=lambda: PacingConfig(), description="Allowance of a batch.")
+
+    @model_validator(mode="after")
+    def _one_database(self) -> BudgetConfig:
+        if [self.database, self.database_env, self.database_file].count(None) != 2:
+            raise ValueError("the URL comes from `database`, `database_env` or `database_file`: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _paced_limit_exists(self) -> BudgetConfig:
@@ -117,5 +134,32 @@ class BudgetConfig(Section):
         return self
 
     def ledger(self) -> BudgetLedger:
-        """Opens the database."""
-        return BudgetLedger(self.database, power_safe=self.power_safe)
+        """Opens the database.
+
+        Raises:
+            ConfigurationError: its URL is not where it should be, or it cannot be opened.
+        """
+        return BudgetLedger(self.url(), power_safe=self.power_safe)
+
+    def url(self) -> str:
+        """The database's URL, read where it stands; may hold a password.
+
+        Raises:
+            ConfigurationError: the variable or the file is not there.
+        """
+        if self.database is not None:
+            return self.database
+        if self.database_env is not None:
+            if not (found := os.environ.get(self.database_env, "").strip()):
+                raise ConfigurationError(
+                    f"budget.database_env: {self.database_env} is not set where the router runs; set it before Ray "
+                    "starts there"
+                )
+            return found
+        try:
+            return Path(str(self.database_file)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"budget.database_file: {self.database_file} cannot be read on the router's node "
+                f"({type(error).__name__}); put it there, or correct the path"
+            ) from None

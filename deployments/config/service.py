@@ -120,6 +120,12 @@ class RouterConfig(Section):
     """The actor that owns queue, slots and money."""
 
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
+    node: str | None = Field(
+        None,
+        min_length=1,
+        description="Node that it runs on, by its label apportion-node or its address; null: any. With SQLite on a "
+        "cluster it has to be named, since another node's file knows nothing of what was spent.",
+    )
 
 
 class DispatchConfig(Section):

@@ -68,6 +68,22 @@ reservations = Table(
 )
 
 
+def backend(url: str) -> str:
+    """The kind of database that a URL names, `sqlite` or another; empty where it is no URL."""
+    try:
+        return make_url(url).get_backend_name()
+    except ArgumentError:
+        return ""
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL says a password."""
+    try:
+        return make_url(url).password is not None
+    except ArgumentError:
+        return False
+
+
 def connect(url: str, *, power_safe: bool = False) -> Engine:
     """The database with its tables; both are made if they are not there.
 
@@ -100,8 +116,9 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
     try:
         _make_tables(engine)
     except OperationalError as error:
+        said = str(error.orig).replace(str(parsed.password or shown), "***")
         raise ConfigurationError(
-            f"budget.database {shown} cannot be opened ({error.orig}); correct the URL or start the database"
+            f"budget.database {shown} cannot be opened ({said}); correct the URL or start the database"
         ) from None
     return engine
 

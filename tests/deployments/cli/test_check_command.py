@@ -69,3 +69,11 @@ def test_a_limit_of_a_key_that_is_not_there_is_named(document: dict, tmp_path: P
     assert checked(document, tmp_path)[0] == 2
     limit["name"] = "alice"
     assert checked(document, tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(("url", "warned"), [("postgresql://u:hunter2@h/n", True), ("postgresql://u@h/n", False)])
+def test_a_password_that_is_written_out_is_warned_of(document: dict, tmp_path: Path, url: str, warned: bool) -> None:
+    document["applications"][0]["args"]["budget"] = {"database": url}
+    code, said = checked(document, tmp_path)
+    assert (code, "budget.database_env" in said) == (0, warned)
+    assert "hunter2" not in said

@@ -106,3 +106,46 @@ def test_anonymous_callers_and_keys_exclude_each_other() -> None:
         parse({}, keys={"env": "X"}, anonymous={"max_in_flight": 1})
     with pytest.raises(ConfigurationError, match=r"anonymous\.models: 'smal' is no model"):
         parse({}, anonymous={"models": ["smal"]})
+
+
+SECRET = "postgresql+psycopg://router:hunter2@nowhere.invalid/budget"
+
+
+def test_the_database_is_named_by_one_source() -> None:
+    with pytest.raises(ConfigurationError, match="give one of them"):
+        parse({"database_env": "LEDGER"})
+    with pytest.raises(ConfigurationError, match="give one of them"):
+        parse({"database": None})
+
+
+def test_the_databases_url_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = parse({"database": None, "database_env": "LEDGER"}).budget
+    monkeypatch.delenv("LEDGER", raising=False)
+    with pytest.raises(ConfigurationError, match="LEDGER is not set"):
+        budget.ledger()
+    monkeypatch.setenv("LEDGER", SECRET)
+    assert budget.url() == SECRET
+    assert "hunter2" not in repr(budget)
+
+
+def test_the_databases_url_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "ledger-url"
+    budget = parse({"database": None, "database_file": str(file)}).budget
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        budget.ledger()
+    file.write_text(f"sqlite:///{tmp_path}/b.db\n")
+    budget.ledger().close()
+    assert (tmp_path / "b.db").exists()
+
+
+def test_no_message_and_no_repr_shows_a_password() -> None:
+    config = parse({"database": SECRET})
+    assert "hunter2" not in repr(config)
+    assert "hunter2" not in str(config)
+    for wrong in (SECRET.replace("postgresql+psycopg", "mysql"), SECRET.replace("psycopg", "nodriver"), f" {SECRET} x"):
+        with pytest.raises(ConfigurationError) as caught:
+            parse({"database": wrong}).budget.ledger()
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as wrong_field:
+        parse({"database": SECRET, "limit": []})
+    assert "hunter2" not in str(wrong_field.value)

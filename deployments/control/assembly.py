@@ -18,6 +18,7 @@ from apportion.router.batch.reservations import Reservations
 from apportion.router.batch.rungs import Rungs, Solve
 from apportion.router.batch.scheduler import BatchLimits, Scheduler
 from apportion.router.batch.spending import Spending
+from apportion.router.batch.steady_clock import SteadyClock
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
 SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
@@ -52,7 +53,7 @@ class BatchRoom:
         )
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
-        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock))
+        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock))
         self.scheduler = Scheduler(
             config.routing.policy(config.models),
             self.forecaster,
@@ -73,13 +74,21 @@ class BatchRoom:
         await self.rungs.try_again()
 
 
-def spending(config: ServiceConfig, wall_clock: Clock) -> Spending:
+def spending(config: ServiceConfig, wall_clock: Clock, clock: Clock) -> Spending:
     """The money of a configuration; without a `budget` section nothing is limited and nothing outlives the process."""
     longest_s, budget = config.dispatch.request_timeout_s, config.budget
+    steady = SteadyClock(wall_clock, clock)
     if budget is None:
-        return Spending(None, longest_s, clock=wall_clock)
+        return Spending(None, longest_s, clock=steady)
     limits = [limit.limit() for limit in budget.limits]
-    return Spending(budget.ledger(), longest_s, limits=limits, pacing=budget.pacing.pacing(), clock=wall_clock)
+    return Spending(
+        budget.ledger(),
+        longest_s,
+        limits=limits,
+        pacing=budget.pacing.pacing(),
+        clock=steady,
+        steady_s=steady.steady_s,
+    )
 
 
 def batch_limits(config: ServiceConfig) -> BatchLimits:

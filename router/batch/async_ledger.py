@@ -78,9 +78,9 @@ class AsyncLedger:
         if self._failures != failures:  # of a call that was under way: its endings wait again
             raise LedgerError("the budget ledger's database has failed meanwhile; try again in some seconds")
 
-    async def expire(self, *, now_s: float) -> int:
-        """Charges reservations whose time is up in full; how many there were."""
-        return await self._run(self._expire, now_s=now_s)
+    async def expire(self, *, now_s: float, prune: bool) -> int:
+        """Charges reservations whose time is up in full, and may forget what is old; how many were charged."""
+        return await self._run(self._expire, now_s=now_s, prune=prune)
 
     async def statement(self, *, now_s: float, scopes: Iterable[Scope]) -> Standing:
         """How the limits of these scopes stand, but for endings that wait; holds up no other call."""
@@ -123,6 +123,6 @@ class AsyncLedger:
     def _settle(self, *, ends: Mapping[str, int | None]) -> None:
         self._ledger.settle(ends)
 
-    def _expire(self, *, now_s: float, ends: Mapping[str, int | None]) -> int:
+    def _expire(self, *, now_s: float, prune: bool, ends: Mapping[str, int | None]) -> int:
         self._ledger.settle(ends)
-        return self._ledger.expire(now_s=now_s)
+        return self._ledger.expire(now_s=now_s, prune=prune)

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 # Names of keys and tenants are not for whoever may look at the service's health.
 TOLD_SCOPES = (Scope.service, Scope.model)
 STATEMENT_PATIENCE_S = 0.5  # with a database that is slow; then its last statement is told with its age
+PRUNE_AFTER_S = 3_600.0
 GRACE_S = 60.0  # after a request's longest time; then nobody will tell its end any more
 
 
@@ -60,6 +61,8 @@ class Spending:
         limits: of the configuration; keys may bring more.
         pacing: how the service's limit of a window is spread over batches; None: not at all.
         clock: seconds since 1970.
+        steady_s: for how long that clock has gone steadily, in seconds; until it has done so for as long as a request
+            may last, nothing expires, and until it has done so for an hour, nothing is forgotten.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class Spending:
         limits: Iterable[Limit] = (),
         pacing: Pacing | None = None,
         clock: Callable[[], float],
+        steady_s: Callable[[], float] = lambda: float("inf"),
     ) -> None:
         self._ttl_s = max_request_s + GRACE_S
         self._clock = clock
+        self._steady_s = steady_s
         self.tally = Tally()
         self._reserved: dict[str, int] = {}
         self._overruns = 0
@@ -174,8 +179,11 @@ class Spending:
         if self._ledger is None:
             return
         await self.flush()
+        steady_s = self._steady_s()
+        if steady_s < self._ttl_s:  # by a clock that has jumped, what is in flight would be charged
+            return
         try:
-            charged = await self._ledger.expire(now_s=self._clock())
+            charged = await self._ledger.expire(now_s=self._clock(), prune=steady_s >= PRUNE_AFTER_S)
         except LedgerError as error:
             logger.warning("the ledger does not answer: %s", error)
             return

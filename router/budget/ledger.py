@@ -157,8 +157,11 @@ class BudgetLedger:
             standing.balances[key] = Balance(spent, reserved)
         return standing
 
-    def expire(self, *, now_s: float) -> int:
+    def expire(self, *, now_s: float, prune: bool = True) -> int:
         """Charges reservations that are overdue in full; now and then forgets windows and reservations of long ago.
+
+        Args:
+            prune: whether to forget: not while `now_s` may be wrong.
 
         Returns:
             How many reservations were charged.
@@ -173,7 +176,7 @@ class BudgetLedger:
             return len(overdue)
 
         charged = self._transact(charge)
-        if not self._pruned_s <= now_s < self._pruned_s + PRUNE_PERIOD_S:
+        if prune and not self._pruned_s <= now_s < self._pruned_s + PRUNE_PERIOD_S:
             forgotten = self._transact(lambda connection: _prune(connection, now_s))
             if forgotten < PRUNE_ROWS:  # else there is more, and the next call goes on
                 self._pruned_s = now_s

@@ -17,6 +17,7 @@ from apportion.deployments.config.service import ServiceConfig, mean_success, pa
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
+from apportion.deployments.control.watch import CHECK_PERIOD_S, CHECK_TIMEOUT_S
 from apportion.deployments.engine.replica import Engine
 from apportion.deployments.engine.settings import environment, with_defaults
 from apportion.deployments.ingress.ingress import Ingress
@@ -60,6 +61,9 @@ def build_application(config: ServiceConfig) -> serve.Application:
     if ray.is_initialized() and any(model.replica_groups is not None for model in config.models):
         check_fits(config, live_nodes())
     predictor = Predictor.options(  # type: ignore[attr-defined]
+        num_replicas=config.predictor.num_replicas,
+        health_check_period_s=CHECK_PERIOD_S,
+        health_check_timeout_s=CHECK_TIMEOUT_S,
         ray_actor_options={
             "num_gpus": config.predictor.num_gpus,
             "num_cpus": config.predictor.num_cpus,
@@ -69,6 +73,8 @@ def build_application(config: ServiceConfig) -> serve.Application:
         logging_config=QUIET,
     ).bind(config)
     solver = Solver.options(  # type: ignore[attr-defined]
+        health_check_period_s=CHECK_PERIOD_S,
+        health_check_timeout_s=CHECK_TIMEOUT_S,
         ray_actor_options={"num_cpus": config.solver.num_cpus, "runtime_env": _env({"OMP_NUM_THREADS": "1"})},
         max_surge_percent=config.rollout.front_surge_percent,
         logging_config=QUIET,

@@ -27,7 +27,7 @@ class Estimates:
     nobody knows them. `calibrated_success` is `success` before the incumbent's was lifted; None where nothing was.
     `output_tokens` is the expected length of one answer. `errors` holds the rows that could not be
     estimated; their values are placeholders. `refusals` says by row and column why a model cannot read a request that
-    others can. `predicted` is False where there was no predictor.
+    others can. `guessed` are the rows that no predictor was asked for, or answered.
     """
 
     success: FloatArray
@@ -38,7 +38,7 @@ class Estimates:
     cost_std_usd: FloatArray | None = None
     success_samples: FloatArray | None = None
     errors: Mapping[int, ApportionError] = field(default_factory=dict)
-    predicted: bool = True
+    guessed: frozenset[int] = frozenset()
     calibrated_success: FloatArray | None = None
     refusals: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
@@ -52,6 +52,11 @@ class Estimates:
     def before_lift(self) -> FloatArray:
         """(N, M) calibrated success of every model, the incumbent's not lifted."""
         return self.success if self.calibrated_success is None else self.calibrated_success
+
+    @property
+    def predicted(self) -> BoolArray:
+        """(N,) whether a predictor was there for the request."""
+        return np.array([row not in self.guessed for row in range(len(self))], dtype=bool)
 
     def __len__(self) -> int:
         return len(self.success)
@@ -74,6 +79,7 @@ class Estimates:
             success_samples=None if samples is None else samples[:, chosen],
             errors=_chosen(self.errors, chosen),
             refusals=_chosen(self.refusals, chosen),
+            guessed=frozenset(new for new, old in enumerate(chosen.tolist()) if old in self.guessed),
         )
 
     def at_quantile(self, quantile: float) -> Estimates:
@@ -155,10 +161,12 @@ def concatenate(parts: Sequence[Estimates]) -> Estimates:
         return parts[0]
     errors: dict[int, ApportionError] = {}
     refusals: dict[int, Mapping[int, str]] = {}
+    guessed: set[int] = set()
     start = 0
     for part in parts:
         errors.update({start + row: error for row, error in part.errors.items()})
         refusals.update({start + row: refused for row, refused in part.refusals.items()})
+        guessed.update(start + row for row in part.guessed)
         start += len(part)
     if any(part.calibrated_success is not None for part in parts):
         parts = [replace(part, calibrated_success=part.before_lift()) for part in parts]
@@ -171,5 +179,5 @@ def concatenate(parts: Sequence[Estimates]) -> Estimates:
         success_samples=np.concatenate(samples, axis=1) if same_ensemble else None,
         errors=errors,
         refusals=refusals,
-        predicted=all(part.predicted for part in parts),
+        guessed=frozenset(guessed),
     )

@@ -51,6 +51,7 @@ class Permissions(Section):
     strategies: tuple[str, ...] | None = Field(
         None, description="Strategies that `routing.strategy` may name; []: none; null: all."
     )
+    route: bool = Field(True, description="Whether it may call /v1/route, which plans requests and runs none.")
     tenant_header: bool = Field(
         False,
         description="Whether the request header `x-router-tenant` is believed; if not, a request with it gets 403.",

@@ -98,7 +98,14 @@ class PredictorConfig(Section):
     num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
     threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+    num_replicas: int = Field(1, ge=1, description="Replicas; each works on one call at a time.")
     timeout_s: float = Field(2.0, gt=0, description="Later than this, the batch is planned without it.")
+    max_call_chars: int = Field(
+        1_000_000,
+        ge=1_000,
+        description="Characters of text in one call: a batch with more is split, and a request that alone has more is "
+        "planned without a prediction (rung `static`).",
+    )
 
     @property
     def artefact_path(self) -> str:
@@ -153,6 +160,19 @@ class CorsConfig(Section):
     max_age_s: int = Field(600, ge=0, description="How long browsers remember what they were allowed.")
 
 
+class RouteConfig(Section):
+    """`/v1/route`, which plans requests and runs none; requests that are run go first."""
+
+    max_items: int = Field(256, ge=1, description="Most requests of one call.")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="Larger bodies are answered with 413.")
+    timeout_s: float = Field(30.0, gt=0, description="Longest time of a call.")
+    requests_per_minute: float = Field(
+        3000,
+        gt=0,
+        description="Requests to plan, counted one by one, of each API key, and of all callers without a key together.",
+    )
+
+
 class IngressConfig(Section):
     """The HTTP front."""
 
@@ -171,7 +191,7 @@ class IngressConfig(Section):
         description="Tell every caller in the header x-router-batch how many requests of everybody were planned with "
         "his and what they may cost; false: with API keys only those whose key says `operator: true`.",
     )
-    max_route_items: int = Field(4096, ge=1, description="Most requests of one call to /v1/route.")
+    route: RouteConfig = Field(default_factory=lambda: RouteConfig(), description="Bounds of /v1/route.")
 
 
 class RolloutConfig(Section):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 
 from apportion.deployments.config.service import ServiceConfig, mean_success
+from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
-from apportion.router.batch.forecaster import Forecaster, Predict
+from apportion.router.batch.forecaster import CallLimits, Forecaster, Predict
+from apportion.router.batch.gate import Gate
 from apportion.router.batch.messages import Verdict
 from apportion.router.batch.parts import Part
 from apportion.router.batch.planner import BatchPlanner
+from apportion.router.batch.preview import Preview
 from apportion.router.batch.reservations import Reservations
 from apportion.router.batch.rungs import Rungs, Solve
 from apportion.router.batch.scheduler import BatchLimits, Scheduler
@@ -21,6 +24,9 @@ from apportion.router.batch.spending import Spending
 from apportion.router.batch.steady_clock import SteadyClock
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
+PREVIEW_SOLVE_S = 0.1  # less than the grace, so that no batch behind a preview is late
+# Some tenth of a second of a CPU: what a batch waits for at most if a preview came first.
+PREVIEW_CALLS = CallLimits(items=32, chars=100_000, urgent=False)
 SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
 Clock = Callable[[], float]
 
@@ -48,11 +54,20 @@ class BatchRoom:
     ) -> None:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
         longest = np.array([model.max_model_len for model in config.models], dtype=float)
-        self.forecaster = Forecaster(
-            predict, Part("predictor", config.predictor.timeout_s, clock), mean_success(config), longest
-        )
+        patience_s, means = config.predictor.timeout_s, mean_success(config)
+        calls = config.predictor.num_replicas
+        gate = Gate(calls, most_waiting=calls)
+        limits = CallLimits(chars=config.predictor.max_call_chars, patience_s=patience_s)
+        self.forecaster = Forecaster(predict, Part("predictor", patience_s, clock), means, longest, gate, limits)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
+        self.preview = Preview(
+            Forecaster(predict, Part("predictor of previews", patience_s, clock), means, longest, gate, PREVIEW_CALLS),
+            BatchPlanner(
+                Rungs(_briefly(solve), Part("solver of previews", solve_timeout_s, clock), len(means), solve_timeout_s)
+            ),
+            config.ingress.route.timeout_s,
+        )
         self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock))
         self.scheduler = Scheduler(
             config.routing.policy(config.models),
@@ -62,6 +77,7 @@ class BatchRoom:
             batch_limits(config),
             tell,
             clock,
+            self.preview,
         )
 
     def parts(self) -> dict[str, str]:
@@ -72,6 +88,13 @@ class BatchRoom:
         """Asks parts that were left alone for long enough, so that no request has to, and none has to come for it."""
         await self.forecaster.try_again()
         await self.rungs.try_again()
+
+
+def _briefly(solve: Solve) -> Solve:
+    def within(problem: BatchProblem, strategy: Strategy) -> Awaitable[Assignment]:
+        return solve(problem, strategy.with_time_limit(PREVIEW_SOLVE_S))
+
+    return within
 
 
 def spending(config: ServiceConfig, wall_clock: Clock, clock: Clock) -> Spending:

@@ -33,6 +33,8 @@ class Callers:
         self._keyring = Keyring.of(config)
         self._spending = spending
         self._rates = RateLimiter({})
+        self._plans_per_minute = config.ingress.route.requests_per_minute
+        self._plans = RateLimiter({}, otherwise=self._plans_per_minute)
         self._permissions: Mapping[str, Permissions] = {}
         self._caller_of: dict[str, str] = {}  # by the id of a request in flight
         self._in_flight: Counter[str] = Counter()
@@ -55,9 +57,8 @@ class Callers:
         Raises:
             RateLimitError: its caller asks too often, or has too many in flight; it is not.
         """
-        name = account.key or UNNAMED
+        name, who = _named(account)
         may = self._permissions.get(name)
-        who = "callers without a key" if account.key is None else "this API key"
         if may is not None and may.max_in_flight is not None and self._in_flight[name] >= may.max_in_flight:
             raise RateLimitError(
                 f"{who} may have {may.max_in_flight} requests in flight; wait until one of them has ended",
@@ -70,6 +71,16 @@ class Callers:
                 retry_after_s=wait_s,
             )
         self.enter(request_id, account)
+
+    def count_plans(self, account: Account, count: int) -> None:
+        """Counts requests that are only to be planned. Raises: RateLimitError: its caller had too many of late."""
+        name, who = _named(account)
+        wait_s = self._plans.take(name, time.monotonic(), count)
+        if wait_s is not None:
+            raise RateLimitError(
+                f"{who} may have {self._plans_per_minute:g} requests planned a minute; try again in {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
 
     def enter(self, request_id: str, account: Account) -> None:
         """The request is in flight: it was admitted before, here or by another router."""
@@ -98,3 +109,8 @@ class Callers:
             for name, may in self._permissions.items()
             if may.requests_per_minute is not None
         }
+
+
+def _named(account: Account) -> tuple[str, str]:
+    """The caller's name here, and in messages."""
+    return account.key or UNNAMED, "callers without a key" if account.key is None else "this API key"

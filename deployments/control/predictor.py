@@ -8,6 +8,7 @@ import numpy as np
 from ray import serve
 
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.control.watch import Watch
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import RouteItem
 from apportion.router.estimates import Estimates
@@ -20,6 +21,7 @@ class Predictor:
 
     def __init__(self, config: ServiceConfig) -> None:
         log_to_serve()
+        self._watch = Watch("predictor")
         # Here, not above: the other deployments import this module's name and need no torch.
         import torch
 
@@ -46,4 +48,9 @@ class Predictor:
         Args:
             prices: of the models at present, in the configuration's order.
         """
-        return self._estimator.estimate(items, prices)
+        with self._watch.call():
+            return self._estimator.estimate(items, prices)
+
+    def check_health(self) -> None:
+        """Raises: UnavailableError: it hangs, so that Serve starts another in its place."""
+        self._watch.check()

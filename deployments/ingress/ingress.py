@@ -123,11 +123,13 @@ class Ingress:
     async def route(self, request: Request, response: Response) -> dict[str, Any]:
         """Plans requests as one batch and runs none of them."""
         caller = self._authenticator.admit(request.headers)
-        raw = await self._body(request)
+        caller.check_route()
+        limits = self._config.ingress.route
+        raw = await self._body(request, min(limits.max_body_bytes, self._config.ingress.max_body_bytes))
         parsed = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
         response.raw_headers += ignored_header(sorted({name for one in parsed for name in one.ignored}))
         items = [one.item for one in parsed]
-        timeout_s = min(self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
+        timeout_s = min(limits.timeout_s, self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
         verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
@@ -150,8 +152,8 @@ class Ingress:
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
         caller = self._authenticator.admit(request.headers)
-        raw = await self._body(request)
         ingress = self._config.ingress
+        raw = await self._body(request, ingress.max_body_bytes)
         refuse = ingress.unknown_fields == "refuse"
         parsed = parse(kind, raw, request.headers, self._config.names, caller, ingress.bounds, refuse_unknown=refuse)
         parsed.batch_told = caller.operator or ingress.batch_for_all
@@ -159,12 +161,11 @@ class Ingress:
             partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]), ignored_header(parsed.ignored)
         )
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._config.ingress.max_body_bytes
+    async def _body(self, request: Request, limit: int) -> bytes:
         chunks, size = [], 0
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send a shorter prompt")
+                raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send less at once")
             chunks.append(chunk)
         return decoded(b"".join(chunks), request.headers.get("content-encoding"), limit)

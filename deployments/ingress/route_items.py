@@ -26,9 +26,9 @@ def route_items(
         raise InvalidRequestError(
             'requests: give a list of chat or completion bodies: {"requests": [{"messages": [...]}]}', param="requests"
         )
-    if len(requests) > config.max_route_items:
+    if len(requests) > config.route.max_items:
         raise InvalidRequestError(
-            f"requests: {len(requests)} in one call; at most {config.max_route_items} are planned together, send the "
+            f"requests: {len(requests)} in one call; at most {config.route.max_items} are planned together, send the "
             "rest in another call",
             param="requests",
         )

@@ -66,6 +66,11 @@ class Caller:
                 param="n",
             )
 
+    def check_route(self) -> None:
+        """Raises: PermissionDeniedError: the caller may not have requests planned without their being run."""
+        if not self.permissions.route:
+            raise PermissionDeniedError(f"{self._who} may not use /v1/route; have its permission `route` set")
+
     @property
     def _who(self) -> str:
         return "a caller without a key" if self.account.key is None else "this API key"

@@ -57,17 +57,19 @@ def allowances(
     problem: BatchProblem,
     policy: Policy,
     *,
-    predicted: bool = True,
+    predicted: BoolArray | None = None,
 ) -> FloatArray:
     """(N,) USD that the requests bring; together they are the batch's cap.
 
     A request that names its model brings that model's price if it is higher: whoever names a model has decided
-    what to pay, which must not take from the others' allowance nor be refused for it. So does everyone when nothing
-    is `predicted`: costs are bounds then, and a cap on expected costs must not refuse what it has always paid for.
+    what to pay, which must not take from the others' allowance nor be refused for it. So does whoever is not
+    `predicted`: costs are bounds then, and a cap on expected costs must not refuse what it has always paid for.
     """
     if policy.budget_usd_per_request is None:
         return np.full(len(rows), np.inf)
-    bringing = np.array([items[row].model is not None for row in rows]) | (not predicted)
+    bringing = np.array([items[row].model is not None for row in rows])
+    if predicted is not None:
+        bringing |= ~predicted
     # A hair more than the price, so that no rounding refuses it.
     brought = np.where(bringing, cheapest_usd(problem) * (1 + ROUNDING), 0.0)
     together: FloatArray = np.maximum(brought, policy.budget_usd_per_request)

@@ -110,7 +110,7 @@ class Batch:
         return rows, problem
 
     def _allowances(self, rows: IntArray, problem: BatchProblem) -> FloatArray:
-        return allowances(rows, self.items, problem, self.policy, predicted=self.estimates.predicted)
+        return allowances(rows, self.items, problem, self.policy, predicted=self.estimates.predicted[rows])
 
     async def those_who_can_pay(self, rows: IntArray, problem: BatchProblem) -> tuple[IntArray, BatchProblem]:
         """The requests that can pay for each other; with each that is turned away the cap is smaller."""

@@ -71,5 +71,5 @@ def prior_estimates(
         cost_std_usd=cost_std_usd,
         input_tokens=input_tokens,
         output_tokens=np.minimum(usual, asked[:, None]),
-        predicted=False,
+        guessed=frozenset(range(n)),
     )

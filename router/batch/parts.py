@@ -35,14 +35,19 @@ class Part:
     def state(self) -> BreakerState:
         return self._breaker.state(self._clock())
 
+    @property
+    def asked(self) -> bool:
+        """Whether a call would be made now: not while the part is left alone, or while one call tries it again."""
+        return self._breaker.allows(self._clock()) and not (self.state is BreakerState.half_open and self._on_trial)
+
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """The part's answer; None if it fails, is late, or has failed so often that it is left alone for now.
 
         A part that finds a mistake in what it was asked works.
         """
-        trial = self.state is BreakerState.half_open
-        if not self._breaker.allows(self._clock()) or (trial and self._on_trial):
+        if not self.asked:
             return None
+        trial = self.state is BreakerState.half_open
         self._on_trial |= trial  # one call decides; the others do without meanwhile
         try:
             async with asyncio.timeout(self._timeout_s):

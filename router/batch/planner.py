@@ -32,7 +32,7 @@ class Plan:
 class BatchPlanner:
     """Turns items and what there is for them into decisions; holds no reservation and no queue.
 
-    `rungs_used` counts the requests that were decided on each rung; a plan without predictions is on rung `static`.
+    `rungs_used` counts the requests that were decided on each rung; what has no prediction is on rung `static`.
     """
 
     def __init__(self, rungs: Rungs) -> None:
@@ -79,11 +79,13 @@ class BatchPlanner:
         if not len(rows):
             return
         assignment, rung = await self._rungs.assign(problem, strategy)
-        rung = rung if batch.estimates.predicted else "static"
-        self.rungs_used[rung] += len(rows)
-        self._decide(batch, rows, problem, assignment, rung)
+        rungs = ["static" if row in batch.estimates.guessed else rung for row in rows.tolist()]
+        self.rungs_used.update(rungs)
+        self._decide(batch, rows, problem, assignment, rungs)
 
-    def _decide(self, batch: Batch, rows: IntArray, problem: BatchProblem, assignment: Assignment, rung: str) -> None:
+    def _decide(
+        self, batch: Batch, rows: IntArray, problem: BatchProblem, assignment: Assignment, rungs: Sequence[str]
+    ) -> None:
         info = BatchInfo(
             id=next(self._batch_ids),
             size=len(rows),
@@ -106,7 +108,7 @@ class BatchPlanner:
                 success=float(problem.success[i, chosen]),
                 cost_usd=float(problem.cost_usd[i, chosen]),
                 slot_price=float(assignment.prices.slots[chosen]),
-                rung=rung,
+                rung=rungs[i],
                 strategy=assignment.strategy,
                 batch=info,
                 candidates=_candidates(batch, row) if batch.explain else (),

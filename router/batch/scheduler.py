@@ -15,6 +15,7 @@ from apportion.router.batch.forecaster import Forecaster
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, RouteItem, Verdict
 from apportion.router.batch.planner import BatchPlanner
 from apportion.router.batch.policy import Policy
+from apportion.router.batch.preview import Preview
 from apportion.router.batch.queue import BatchQueue
 from apportion.router.batch.reservations import Reservations, Wish
 from apportion.router.budget import Shortage
@@ -60,10 +61,12 @@ class Scheduler:
         limits: BatchLimits,
         tell: Callable[[Entry, Verdict], None],
         clock: Callable[[], float],
+        preview: Preview,
     ) -> None:
         self.policy = policy
         self._forecaster = forecaster
         self._planner = planner
+        self._preview = preview
         self._reservations = reservations
         self._limits = limits
         self._tell_verdict = tell
@@ -113,11 +116,7 @@ class Scheduler:
 
     async def preview(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """What would be decided for the items as one batch with all slots free; takes nothing."""
-        policy = self.policy
-        estimates = await self._forecaster.estimate(items, policy.prices)
-        plan = await self._planner.plan(items, estimates, self._reservations.empty(), policy, explain=True)
-        waiting = ApportionError("more requests than slots: this one would wait for the next batch")
-        return [plan.verdicts.get(item.id) or Refusal(item.id, waiting) for item in items]
+        return await self._preview.plan(items, self.policy, self._reservations.empty())
 
     async def _plan(self, entries: list[Entry]) -> set[str]:
         """Plans a batch; returns the ids that have to wait."""

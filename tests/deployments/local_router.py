@@ -44,7 +44,7 @@ def configuration(database: Path | None, *, slots: int = 64, **sections: Any) ->
         sections["budget"] = {"database": f"sqlite:///{database}", **sections.get("budget", {})}
         if any(limit["scope"] == "key" for limit in sections["budget"].get("limits", ())):
             sections["keys"] = keys_file(database.parent / "keys.yaml", {"name": "k"})
-    return parse_config({"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections})
+    return parse_config({"models": models, "predictor": {"artefact": "zoo:predictor"}} | sections)
 
 
 def keys_file(path: Path, *entries: dict[str, Any]) -> dict[str, str]:

@@ -31,12 +31,14 @@ def test_rows_and_concatenate_are_each_others_inverse() -> None:
 
 
 def test_spreads_and_samples_survive_only_where_every_part_has_them() -> None:
-    bare = replace(estimates(), success_std=None, success_samples=None, predicted=False)
+    bare = replace(estimates(), success_std=None, success_samples=None, guessed=frozenset({1}))
     both = concatenate([estimates(), bare])
     assert both.success_std is None
     assert both.success_samples is None
     assert both.cost_std_usd is not None
-    assert not both.predicted
+    n = len(estimates())
+    assert both.guessed == {n + 1}
+    assert both.rows([n, n + 1]).predicted.tolist() == [True, False]
     other = replace(estimates(), success_samples=np.zeros((7, 6, 3)))
     assert concatenate([estimates(), other]).success_samples is None
 

@@ -14,7 +14,7 @@ from apportion.deployments.ingress.link import RouterLink
 from apportion.router.batch.messages import Done, Held, Report, RouteItem
 from apportion.router.budget import Account
 from apportion.router.errors import RateLimitError
-from tests.deployments.local_router import LocalService, configuration, keys_file, make_router
+from tests.deployments.local_router import NAMES, LocalService, configuration, keys_file, make_router
 
 Start = Callable[..., Awaitable[LocalService]]
 ALICE, BOB = Account("alice"), Account("bob")
@@ -139,7 +139,7 @@ async def test_callers_without_keys_share_a_rate_and_a_number_in_flight(start: S
 
 async def test_a_plan_without_run_is_in_flight_until_it_is_made(start: Start, keys: dict[str, str]) -> None:
     service = await start(keys=keys)
-    forecaster = service.router._room.forecaster
+    forecaster = service.router._room.preview._forecaster
     predict = forecaster._predict
 
     async def slowly(*batch: Any) -> Any:
@@ -152,3 +152,15 @@ async def test_a_plan_without_run_is_in_flight_until_it_is_made(start: Start, ke
     )
     assert sum(isinstance(call, RateLimitError) for call in calls) == 2
     assert not service.router._callers._in_flight
+
+
+async def test_requests_that_are_only_planned_are_counted_one_by_one_and_apart(
+    start: Start, keys: dict[str, str]
+) -> None:
+    service = await start(keys=keys, ingress={"route": {"requests_per_minute": 60}})
+    planned = [item(f"p{i}") for i in range(20)]
+    assert len(await service.router.route(planned)) == 20
+    with pytest.raises(RateLimitError, match="60 requests planned a minute"):
+        await service.router.route(planned[:1])
+    assert len(await service.router.route([item("b", BOB)])) == 1
+    assert await service.run(item("real")) in NAMES

@@ -268,3 +268,9 @@ def test_a_watched_file_is_read_without_a_request(file: Path) -> None:
         time.sleep(0.01)
     stop()
     assert set(ring.keys.by_name) == {"bob"}
+
+
+def test_a_key_may_be_kept_from_planning_only() -> None:
+    Caller().check_route()
+    with pytest.raises(PermissionDeniedError, match="may not use /v1/route"):
+        Caller(Account("k"), Permissions(route=False)).check_route()

@@ -12,11 +12,13 @@ import numpy as np
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
-from apportion.router.batch.forecaster import Forecaster
+from apportion.router.batch.forecaster import CallLimits, Forecaster
+from apportion.router.batch.gate import Gate
 from apportion.router.batch.messages import EngineReplica, RouteItem, Verdict
 from apportion.router.batch.parts import Part
 from apportion.router.batch.planner import BatchPlanner
 from apportion.router.batch.policy import Policy, ServedModel
+from apportion.router.batch.preview import Preview
 from apportion.router.batch.reservations import Reservations
 from apportion.router.batch.rungs import Rungs
 from apportion.router.batch.scheduler import BatchLimits, Scheduler
@@ -59,6 +61,8 @@ class PlainRoom:
     limits: BatchLimits = LIMITS
     spending: Spending | None = None
     predict_s: float = 0.05
+    preview_s: float = 5.0
+    calls: CallLimits = field(default_factory=CallLimits)
     clock: Clock = field(default_factory=Clock)
     told: dict[str, Verdict] = field(default_factory=dict)
 
@@ -66,14 +70,30 @@ class PlainRoom:
         models = self.policy.models
         means = np.linspace(0.4, 0.9, len(models))
         longest = np.array([model.max_model_len for model in models], dtype=float)
-        self.forecaster = Forecaster(self.predict, Part("predictor", self.predict_s, self.clock), means, longest)
+        self.gate = Gate(1, most_waiting=1)
+        self.forecaster = Forecaster(
+            self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.gate, self.calls
+        )
         self.rungs = Rungs(self.solver, Part("solver", 0.1, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
         self.fleet = Fleet(self.policy.names, self.clock)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
         self.reservations = Reservations(self.fleet, self.spending)
+        previews = Part("predictor of previews", self.predict_s, self.clock)
+        self.preview = Preview(
+            Forecaster(self.predict, previews, means, longest, self.gate, CallLimits(items=2, urgent=False)),
+            BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
+            self.preview_s,
+        )
         self.scheduler = Scheduler(
-            self.policy, self.forecaster, self.planner, self.reservations, self.limits, self._tell, self.clock
+            self.policy,
+            self.forecaster,
+            self.planner,
+            self.reservations,
+            self.limits,
+            self._tell,
+            self.clock,
+            self.preview,
         )
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:

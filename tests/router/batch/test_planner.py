@@ -174,7 +174,7 @@ async def test_without_the_predictor_the_means_decide(predict) -> None:
     room = PlainRoom(predict=predict)
     batch = items(2, max_tokens=5)
     of = await room.forecaster.estimate(batch, POLICY.prices)
-    assert not of.predicted
+    assert not of.predicted.any()
     result = await room.planner.plan(batch, of, Availability(SLOTS, SLOTS), POLICY)
     assert {v.rung for v in result.verdicts.values()} == {"static"}
     assert {v.model for v in result.verdicts.values()} == {"large"}
@@ -244,7 +244,7 @@ async def test_a_prediction_of_another_shape_is_not_believed() -> None:
         return estimates(1)
 
     found = await PlainRoom(predict=confused).forecaster.estimate(items(3), POLICY.prices)
-    assert not found.predicted
+    assert not found.predicted.any()
     assert len(found.success) == 3
 
 
@@ -275,7 +275,7 @@ async def test_a_prediction_that_was_cancelled_elsewhere_is_a_failure_like_any_o
     async def cancelled(*_: object) -> None:
         raise asyncio.CancelledError
 
-    assert not (await PlainRoom(predict=cancelled).forecaster.estimate(items(2), POLICY.prices)).predicted
+    assert not (await PlainRoom(predict=cancelled).forecaster.estimate(items(2), POLICY.prices)).predicted.any()
 
 
 async def test_a_planner_that_is_cancelled_itself_ends() -> None:
@@ -287,7 +287,7 @@ async def test_a_planner_that_is_cancelled_itself_ends() -> None:
 
 
 async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answer() -> None:
-    prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), predicted=False)
+    prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), guessed=frozenset(range(4)))
     result = await plan(items(4), prior, budget=1e-5)
     assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4
 

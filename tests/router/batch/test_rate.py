@@ -35,3 +35,11 @@ def test_others_are_not_slowed() -> None:
     limiter.take("k", 0.0)
     assert limiter.take("k", 0.0) is not None
     assert [limiter.take(name, 0.0) for name in ("other", None)] == [None, None]
+
+
+def test_many_that_come_as_one_are_counted_one_by_one() -> None:
+    limiter = RateLimiter({}, otherwise=60)
+    assert limiter.take("", 0.0, 100) is None
+    assert limiter.take("", 0.0) == pytest.approx(96)
+    assert limiter.take("another", 0.0) is None
+    assert limiter.take("", 96.0) is None

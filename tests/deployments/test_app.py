@@ -1,0 +1,26 @@
+"""What the application asks of Serve, from its configuration and without a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apportion.deployments.app import build_application
+from apportion.deployments.control.watch import CHECK_PERIOD_S, CHECK_TIMEOUT_S
+from tests.deployments.local_router import configuration
+
+
+def deployment(application: Any) -> Any:
+    return application._bound_deployment
+
+
+def test_parts_that_hang_are_replaced_and_there_are_as_many_predictors_as_configured() -> None:
+    predictor = {"artefact": "zoo:predictor", "num_replicas": 3}
+    application = build_application(configuration(None, predictor=predictor))
+    router = deployment(application).init_args[1]
+    parts = [deployment(part) for part in deployment(router).init_args[1:3]]
+    assert [part.name for part in parts] == ["Predictor", "Solver"]
+    assert [part.num_replicas for part in parts] == [3, 1]
+    for part in parts:
+        told = part._deployment_config
+        assert (told.health_check_period_s, told.health_check_timeout_s) == (CHECK_PERIOD_S, CHECK_TIMEOUT_S)
+        assert callable(part.func_or_class.check_health)

@@ -1,0 +1,120 @@
+"""Who gets a prediction when the predictor has more to do than it can."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from apportion.router.batch.forecaster import CallLimits, Forecaster
+from apportion.router.batch.messages import Decision, RouteItem
+from apportion.router.batch.policy import Policy
+from apportion.router.errors import DeadlineError
+from apportion.router.estimates import Estimates
+from apportion.router.prices import ModelPrice
+from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, estimates, items, until
+
+
+@dataclass
+class Slow:
+    """A predictor that works on one call at a time, so long on each request."""
+
+    each_s: float
+    calls: list[list[str]] = field(default_factory=list)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def __call__(self, asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
+        self.calls.append([item.id for item in asked])
+        async with self.turn:
+            await asyncio.sleep(len(asked) * self.each_s)
+        return estimates(len(asked))
+
+
+async def shares(forecaster: Forecaster, batches: int, size: int, every_s: float) -> list[float]:
+    """How much of each batch is predicted."""
+    work = []
+    for _ in range(batches):
+        work.append(asyncio.create_task(forecaster.estimate(items(size), POLICY.prices)))
+        await asyncio.sleep(every_s)
+    return [float(found.predicted.mean()) for found in await asyncio.gather(*work)]
+
+
+async def test_twice_the_load_that_can_be_predicted_leaves_half_of_it_predicted() -> None:
+    # 1,000 a second come, 500 can be predicted; a call of 20 takes 40 ms and may take 100.
+    room = PlainRoom(predict=Slow(0.002), predict_s=0.1, calls=CallLimits(patience_s=0.1))
+    predicted = await shares(room.forecaster, batches=40, size=20, every_s=0.02)
+    assert sum(predicted) / len(predicted) > 0.35
+    assert room.forecaster.state == "closed", "to have no time is no failure"
+
+
+async def test_a_batch_is_split_into_calls_and_what_is_too_large_alone_is_not_predicted() -> None:
+    slow = Slow(0.0)
+    roomy = Policy(tuple(replace(model, max_model_len=10_000) for model in MODELS), POLICY.strategy)
+    room = PlainRoom(predict=slow, policy=roomy, calls=CallLimits(items=3, chars=100))
+    room.join(small=8, large=8)
+    sized = [RouteItem(name, "x" * n) for name, n in (("a", 10), ("b", 10), ("c", 10), ("d", 60), ("e", 60))]
+    huge = RouteItem("huge", [{"role": "user", "content": [{"type": "text", "text": "x" * 101}]}])
+    tools = RouteItem("tools", "x", tools=[{"type": "function", "function": {"description": "x" * 101}}])
+    verdicts = await room.verdicts(*sized, huge, tools)
+    assert slow.calls == [["a", "b", "c"], ["d"], ["e"]]
+    assert all(isinstance(verdict, Decision) for verdict in verdicts)
+    assert [verdict.rung for verdict in verdicts] == ["mip"] * 5 + ["static"] * 2
+    assert room.planner.rungs_used == {"mip": 5, "static": 2}
+
+
+async def test_nobody_waits_in_line_behind_the_trial_of_a_hanging_predictor() -> None:
+    async def hangs(*_: object) -> Estimates:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    room = PlainRoom(predict=hangs, predict_s=0.5)
+    for _ in range(3):
+        await room.forecaster.estimate(items(1), POLICY.prices)
+    room.clock.now_s += 2
+    trial = asyncio.create_task(room.forecaster.estimate(items(1), POLICY.prices))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(0.2):
+        assert not (await room.forecaster.estimate(items(2), POLICY.prices)).predicted.any()
+    await trial
+
+
+async def test_previews_keep_no_request_waiting_for_more_than_one_call() -> None:
+    slow = Slow(0.02)
+    room = PlainRoom(predict=slow, predict_s=0.5)
+    room.join(small=8, large=8)
+    previews = asyncio.gather(
+        *(room.scheduler.preview([replace(item, id=f"p{n}-{item.id}") for item in items(10)]) for n in range(3))
+    )
+    await asyncio.sleep(0.01)
+    for n in range(5):
+        (verdict,) = await room.verdicts(RouteItem(f"real{n}", "x"))
+        assert isinstance(verdict, Decision)
+        assert verdict.rung == "mip"
+    assert all(isinstance(verdict, Decision) for one in await previews for verdict in one)
+    places = [i for i, call in enumerate(slow.calls) if call[0].startswith("real")]
+    assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(places))
+    assert {len(call) for call in slow.calls if call[0].startswith("p")} == {2}
+
+
+async def test_previews_that_fail_open_no_breaker_but_their_own() -> None:
+    async def fails_for_previews(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
+        if asked[0].id.startswith("p"):
+            raise ConnectionError("gone")
+        return estimates(len(asked))
+
+    room = PlainRoom(predict=fails_for_previews)
+    room.join(small=8, large=8)
+    for n in range(4):
+        (verdict,) = await room.scheduler.preview([RouteItem(f"p{n}", "x")])
+        assert verdict.rung == "static"
+    assert room.forecaster.state == "closed"
+    (real,) = await room.verdicts(RouteItem("real", "x"))
+    assert real.rung == "mip"
+
+
+async def test_a_preview_that_gets_no_turn_is_told_so() -> None:
+    room = PlainRoom(predict=Slow(0.0), preview_s=0.05)
+    async with room.gate.place(urgent=True):
+        (told,) = await asyncio.gather(room.scheduler.preview(items(1)), return_exceptions=True)
+    assert isinstance(told, DeadlineError)
+    await until(lambda: room.preview._waiting == 0)
+    assert await room.scheduler.preview(items(1))

@@ -6,6 +6,7 @@ from apportion.deployments.cli.application import app
 from apportion.deployments.cli.assign import assign
 from apportion.deployments.cli.calibrate import calibrate
 from apportion.deployments.cli.check import check
+from apportion.deployments.cli.collect import collect
 from apportion.deployments.cli.evaluate import evaluate
 from apportion.deployments.cli.init import init
 from apportion.deployments.cli.key import key
@@ -18,6 +19,7 @@ from apportion.deployments.cli.serve import serve
 from apportion.deployments.cli.simulate import simulate
 from apportion.deployments.cli.train import train
 
+app.command()(collect)
 app.command()(train)
 app.command()(calibrate)
 app.command()(predict)

@@ -50,7 +50,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Batch-level LLM routing: the best quality within budget and capacity.
 
-    1. `train` learns from a table of past outcomes how each model fares on which prompts.
+    1. `collect` asks your models your prompts and records how they do; `train` learns from such a table of past
+       outcomes how each model fares on which prompts.
     2. `predict` shows success, answer length and cost of every model for a prompt.
     3. `assign` decides for a file of prompts which model answers which, within a budget.
     4. `evaluate` measures on your own outcomes what routing would gain.

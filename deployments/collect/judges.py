@@ -1,0 +1,146 @@
+"""What gives an answer its score in [0, 1]: a comparison, a regular expression, a Python function or a command."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from apportion.router.errors import ConfigurationError
+
+Judge = Callable[[str, Mapping[str, Any]], Awaitable[float]]
+"""Called with an answer and the row of the prompt that it is for; `expected` is the row's right answer."""
+
+FORMS = "exact, regex, regex:PATTERN, command:COMMAND, or module:function"
+
+
+def judge_of(spec: str, timeout_s: float) -> Judge:
+    """The judge that a word describes.
+
+    Args:
+        spec: one of `FORMS`.
+        timeout_s: how long a command may take for one answer.
+
+    Raises:
+        ConfigurationError: there is none of this form, or the pattern or function is wrong.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "exact":
+        return _exact
+    if kind == "regex":
+        return _regex(rest)
+    if kind == "command" and rest:
+        return _command(rest, timeout_s)
+    if rest and kind.replace(".", "").isidentifier():
+        return _function(kind, rest)
+    raise ConfigurationError(f"judge {spec!r}: unknown; give {FORMS}")
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    if row.get("expected") is None:
+        raise ConfigurationError(
+            f"query {row['query_id']!r} has no `expected`, which the judge compares with; add it to the prompt's line"
+        )
+    return str(row["expected"])
+
+
+async def _exact(answer: str, row: Mapping[str, Any]) -> float:
+    return float(answer.strip() == _expected(row).strip())
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"judge: {pattern!r} is no regular expression ({error}); correct it") from None
+
+
+def _regex(pattern: str) -> Judge:
+    """Whether the pattern (else the row's `expected` as one) is found; with a group, whether the last match's first
+    group is what is expected.
+    """
+    fixed = _compiled(pattern) if pattern else None
+
+    async def judge(answer: str, row: Mapping[str, Any]) -> float:
+        compiled = fixed or _compiled(_expected(row))
+        if fixed is None or not fixed.groups:
+            return float(compiled.search(answer) is not None)
+        found = [match[1] for match in compiled.finditer(answer)]
+        return float(bool(found) and (found[-1] or "").strip() == _expected(row).strip())
+
+    return judge
+
+
+def _function(module: str, name: str) -> Judge:
+    """A function of an answer and its row; it runs in a thread, and modules in the current folder are found."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"judge {module}:{name} cannot be imported ({error}); correct its name") from None
+
+    async def judge(answer: str, row: Mapping[str, Any]) -> float:
+        try:
+            found = await asyncio.to_thread(function, answer, dict(row))
+        except Exception as error:  # whatever the user's own code raises
+            raise ConfigurationError(
+                f"judge {module}:{name} failed on query {row['query_id']!r} ({type(error).__name__}: {error}); "
+                "correct it"
+            ) from error
+        return _score(found, f"judge {module}:{name}", row)
+
+    return judge
+
+
+def _command(command: str, timeout_s: float) -> Judge:
+    """A command that reads the row and `answer` as JSON from its standard input, and prints the score."""
+    words = shlex.split(command)
+
+    async def judge(answer: str, row: Mapping[str, Any]) -> float:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            )
+        except OSError as error:
+            raise ConfigurationError(f"judge {words[0]!r} cannot be run ({error}); correct the command") from None
+        try:
+            given = json.dumps({**row, "answer": answer}).encode()
+            out, _ = await asyncio.wait_for(process.communicate(given), timeout_s)
+        except TimeoutError:
+            raise ConfigurationError(
+                f"judge {words[0]!r} took more than {timeout_s:g} s for query {row['query_id']!r}; give "
+                "--judge-timeout-s more"
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise ConfigurationError(
+                f"judge {words[0]!r} ended with {process.returncode} for query {row['query_id']!r}; correct it"
+            )
+        return _score(out.decode(errors="replace").strip(), f"judge {words[0]!r}", row)
+
+    return judge
+
+
+def _score(given: Any, who: str, row: Mapping[str, Any]) -> float:
+    try:
+        if isinstance(given, str):
+            given = json.loads(given)
+        score = float(given["score"] if isinstance(given, Mapping) else given)
+    except (ValueError, TypeError, KeyError):
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise ConfigurationError(
+            f"{who} gave no number from 0 to 1 for query {row['query_id']!r} but {given!r:.80}; correct it"
+        )
+    return score

@@ -18,7 +18,8 @@ from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
 from apportion.deployments.control.watch import CHECK_PERIOD_S, CHECK_TIMEOUT_S
-from apportion.deployments.engine.replica import Engine
+from apportion.deployments.engine.replica import Engine, EnginePlace
+from apportion.deployments.engine.server import ANY_PORT
 from apportion.deployments.engine.settings import environment, with_defaults
 from apportion.deployments.ingress.ingress import Ingress
 
@@ -100,7 +101,9 @@ def build_application(config: ServiceConfig) -> serve.Application:
 
 
 def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> serve.Application:
-    longest_s = config.dispatch.request_timeout_s
+    dispatch, longest_s = config.dispatch, config.dispatch.request_timeout_s
+    stall_s = (model.timeouts or dispatch.engine_timeouts).stall_s
+    place = EnginePlace(dispatch.engine_host, dispatch.engine_ports or ANY_PORT, stall_s, longest_s)
     deployed = with_defaults(model.of_group(group))
     return Engine.options(  # type: ignore[attr-defined]
         name=engine_name(model, group),
@@ -111,7 +114,7 @@ def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> s
         logging_config=QUIET,
         **autoscaling_options(group),
         **deployment_options(group, _env(environment(deployed) | gpu_environment(group))),
-    ).bind(deployed, config.dispatch.engine_host, longest_s)
+    ).bind(deployed, place)
 
 
 def engine_name(model: ModelConfig, group: ReplicaGroup) -> str:

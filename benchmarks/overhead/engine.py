@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.engine.simulated import SimulatedEngine
@@ -32,9 +33,9 @@ async def _models(_: Request) -> Response:
 
 
 def main(port: int) -> None:
-    app = SimulatedEngine(MODEL).app
-    # Proxies ask for these before they send anything.
-    app.router.routes += [Route("/health", _health), Route("/v1/models", _models)]
+    engine = Mount("/", SimulatedEngine(MODEL).app)
+    # Proxies ask for the first two before they send anything.
+    app = Starlette(routes=[Route("/health", _health), Route("/v1/models", _models), engine])
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 

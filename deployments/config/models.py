@@ -55,6 +55,12 @@ class TimeoutsConfig(Section):
     connect_s: float = Field(2.0, gt=0, description="To reach the engine's port.")
     first_token_s: float | None = Field(60.0, gt=0, description="Until a stream's first token; null: no limit.")
     total_s: float | None = Field(None, gt=0, description="Until the end of the answer; null: the request's own time.")
+    stall_s: float | None = Field(
+        30.0,
+        gt=0,
+        description="An engine that has requests and shows no progress for so long is asked for one token; if it shows "
+        "none for as long again, its replica is replaced. Above the longest single step of the engine; null: never.",
+    )
 
 
 class ReplicaGroup(Section):

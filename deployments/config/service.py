@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -135,12 +135,19 @@ class RouterConfig(Section):
     )
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class DispatchConfig(Section):
     """The data path between an ingress and the engines."""
 
     engine_host: str | None = Field(
         None,
         description="Address that engines listen on; null: their node's, which ingresses elsewhere reach.",
+    )
+    engine_ports: tuple[Port, Port] | None = Field(
+        None,
+        description="First and last port that engines listen on, at least as many as replicas on a node; null: any.",
     )
     engine_timeouts: TimeoutsConfig = Field(
         default_factory=lambda: TimeoutsConfig(), description="Of engines that have none of their own."
@@ -149,6 +156,12 @@ class DispatchConfig(Section):
         300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
     )
     retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
+
+    @model_validator(mode="after")
+    def _ports_are_a_range(self) -> DispatchConfig:
+        if self.engine_ports is not None and self.engine_ports[0] > self.engine_ports[1]:
+            raise ValueError(f"engine_ports {list(self.engine_ports)}: give the lower one first")
+        return self
 
 
 class CorsConfig(Section):

@@ -68,7 +68,7 @@ class BatchRoom:
             ),
             config.ingress.route.timeout_s,
         )
-        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock))
+        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock), clock)
         self.scheduler = Scheduler(
             config.routing.policy(config.models),
             self.forecaster,

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -60,6 +60,7 @@ class Router:
         self._housekeeping = Housekeeping(
             {
                 "keys": self._callers.refresh,
+                "costs": self._charge_overdue,
                 "replicas": self._forget_silent_replicas,
                 "ingresses": self._forget_silent_ingresses,
             },
@@ -129,11 +130,20 @@ class Router:
         finally:
             self._callers.leave(first.id)
 
-    async def announce(self, replica: EngineReplica) -> None:
-        """An engine replica's heartbeat."""
+    async def announce(self, replica: EngineReplica, costs_usd: Mapping[str, float] | None = None) -> tuple[str, ...]:
+        """An engine replica's heartbeat.
+
+        Args:
+            costs_usd: what requests have cost that it was asked for, by their ids.
+
+        Returns:
+            Requests that have ended there without telling their cost: it is asked for them until it tells.
+        """
         self._housekeeping.start()
+        self._reservations.told(replica.id, costs_usd or {})
         if self._reservations.fleet.announce(replica):
             self._scheduler.wake()
+        return self._reservations.asked_of(replica.id)
 
     async def state(self, max_age_s: float = 0.0) -> dict[str, Any]:
         """Numbers of the moment: replicas, slots, queue, money, and how well the parts do.
@@ -194,6 +204,9 @@ class Router:
                 self._reservations.release(request_id)
         if done or cancelled:
             self._scheduler.wake()
+
+    async def _charge_overdue(self) -> None:
+        self._reservations.charge_overdue()
 
     async def _forget_silent_replicas(self) -> None:
         if self._reservations.fleet.sweep():

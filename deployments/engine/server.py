@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import hmac
 import socket
+from collections.abc import Iterable
 
 import uvicorn
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from apportion.deployments.wire.engine_headers import TOKEN_HEADER
+from apportion.router.errors import ConfigurationError, UnavailableError
 
 # Longer than aiohttp keeps an idle connection (15 s), so that none is closed just as a request goes out on it.
 KEEP_ALIVE_S = 75
+METRICS = "/metrics"  # for Prometheus, which knows no token
+ANY_PORT = (0, 0)
 
 
 class EngineServer:
-    """Uvicorn on a free port of one address, in the running event loop; counts what it is answering."""
+    """Uvicorn on a port of one address, in the running event loop; counts what it is answering.
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    Args:
+        host: an IPv4 or IPv6 address, or a name.
+        ports: the first and the last that may be used; the first free one is.
+        token: answered is only who sends it; None: anyone.
+
+    Raises:
+        ConfigurationError: all of these ports are taken.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, ports: tuple[int, int] = ANY_PORT, token: str | None = None) -> None:
         self._app = app
-        self._socket = socket.create_server((host, 0), backlog=1024)
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self._token = token
+        self._socket = _listen(host, range(ports[0], ports[1] + 1))
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         self.running = 0
         config = uvicorn.Config(
             self._count,
@@ -47,6 +68,29 @@ class EngineServer:
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.running += 1
         try:
-            await self._app(scope, receive, send)
+            app = self._app if self._is_known(scope) else _STRANGER
+            await app(scope, receive, send)
         finally:
             self.running -= 1
+
+    def _is_known(self, scope: Scope) -> bool:
+        if self._token is None or scope["path"] == METRICS:
+            return True
+        return hmac.compare_digest(Headers(scope=scope).get(TOKEN_HEADER, "").encode(), self._token.encode())
+
+
+# 503: an ingress of the service comes here only where another engine was before, and then tries elsewhere.
+_STRANGER = JSONResponse(
+    UnavailableError("this engine answers its service's ingresses only; ask one of them").envelope(), status_code=503
+)
+
+
+def _listen(host: str, ports: Iterable[int]) -> socket.socket:
+    family, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    for port in ports:
+        try:
+            return socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise ConfigurationError(f"dispatch.engine_ports: all are taken on {host}; allow more")

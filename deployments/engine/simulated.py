@@ -14,8 +14,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.engine.meter import Meter, Usage, current_usage
 from apportion.deployments.wire.asgi import disconnected
-from apportion.deployments.wire.settlement import price_of, settled_comment, settled_header
+from apportion.deployments.wire.settlement import settled_comment, settled_header
+
+CLIENT_LEFT = 499  # nobody reads it
 
 
 class SimulatedEngine:
@@ -26,12 +29,11 @@ class SimulatedEngine:
             raise ValueError("a simulated engine needs its timings")
         self._model = model
         self._timings: SimulatedConfig = model.simulated
-        self.app = Starlette(
-            routes=[
-                Route("/v1/chat/completions", self._chat, methods=["POST"]),
-                Route("/v1/completions", self._completion, methods=["POST"]),
-            ]
-        )
+        routes = [
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/completions", self._completion, methods=["POST"]),
+        ]
+        self.app = Meter(Starlette(routes=routes), model.price)
 
     @classmethod
     async def start(cls, model: ModelConfig) -> SimulatedEngine:
@@ -39,6 +41,10 @@ class SimulatedEngine:
 
     def check_health(self) -> None:
         """Nothing can break."""
+
+    async def probe(self) -> None:
+        """Nothing can be stuck."""
+        self.app.sign()
 
     def close(self) -> None:
         """Nothing to free."""
@@ -53,36 +59,46 @@ class SimulatedEngine:
         body = await request.json()
         prompt_tokens = len(json.dumps(body.get("messages") or body.get("prompt")))
         tokens = min(self._timings.tokens, body.get("max_tokens") or self._timings.tokens)
-        cost_usd = price_of(request.headers, self._model.price).cost_usd(prompt_tokens, tokens)
+        used = current_usage()
+        used.read("", prompt_tokens)
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": prompt_tokens + tokens,
         }
         if body.get("stream"):
-            return StreamingResponse(
-                self._stream(tokens, cost_usd, usage, body, chat=chat), media_type="text/event-stream"
-            )
-        await _wait(request, self._timings.first_token_s + (tokens - 1) * self._timings.token_s)
+            return StreamingResponse(self._stream(tokens, used, usage, body, chat=chat), media_type="text/event-stream")
+        for i in range(tokens):
+            if not await _wait(request, self._pause_s(i)):
+                return Response(status_code=CLIENT_LEFT)
+            self._generated(used)
+        cost_usd = used.settle(prompt_tokens, tokens)
         choice = {"index": 0, "finish_reason": "stop"} | _text(self._timings.answer, "message", chat=chat)
         answer = self._envelope("chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
         return Response(json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
     async def _stream(
-        self, tokens: int, cost_usd: float, usage: dict[str, int], body: dict[str, Any], *, chat: bool
+        self, tokens: int, used: Usage, usage: dict[str, int], body: dict[str, Any], *, chat: bool
     ) -> AsyncIterator[str]:
         kind = "chat.completion.chunk" if chat else "text_completion"
-        await asyncio.sleep(self._timings.first_token_s)
         for i in range(tokens):
-            if i and self._timings.token_s:
-                await asyncio.sleep(self._timings.token_s)
+            if pause_s := self._pause_s(i):
+                await asyncio.sleep(pause_s)
+            self._generated(used)
             finish = "stop" if i == tokens - 1 else None
             choice = {"index": 0, "finish_reason": finish} | _text(f"word{i} ", "delta", chat=chat)
             yield _event(self._envelope(kind, [choice]))
         if (body.get("stream_options") or {}).get("include_usage"):
             yield _event(self._envelope(kind, []) | {"usage": usage})
-        yield settled_comment(cost_usd)
+        yield settled_comment(used.settle(usage["prompt_tokens"], tokens))
         yield "data: [DONE]\n\n"
+
+    def _pause_s(self, token: int) -> float:
+        return self._timings.token_s if token else self._timings.first_token_s
+
+    def _generated(self, used: Usage) -> None:
+        used.generated(1)
+        self.app.sign()
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -94,12 +110,14 @@ class SimulatedEngine:
         }
 
 
-async def _wait(request: Request, seconds: float) -> None:
-    """Takes its time, or ends when the client leaves, as a real engine does."""
-    if seconds:
-        gone = asyncio.create_task(disconnected(request.receive))
-        await asyncio.wait({gone}, timeout=seconds)
-        gone.cancel()
+async def _wait(request: Request, seconds: float) -> bool:
+    """Takes its time, or ends when the client leaves, as a real engine does; whether it is still there."""
+    if not seconds:
+        return True
+    gone = asyncio.create_task(disconnected(request.receive))
+    left, _ = await asyncio.wait({gone}, timeout=seconds)
+    gone.cancel()
+    return not left
 
 
 def _text(text: str, role_field: str, *, chat: bool) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from apportion.deployments.config.models import ModelConfig
-from apportion.deployments.wire.settlement import price_of, settled_comment, settled_header
+from apportion.deployments.engine.core_border import count_at
+from apportion.deployments.engine.meter import Meter, Usage, current_usage
+from apportion.deployments.wire.settlement import settled_comment, settled_header
 from apportion.router.errors import ConfigurationError, UnavailableError
-from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,12 @@ logger = logging.getLogger(__name__)
 class VLLMEngine:
     """One engine and its HTTP application."""
 
-    def __init__(self, model: ModelConfig, llm: AsyncLLM, app: FastAPI) -> None:
+    def __init__(self, model: ModelConfig, llm: AsyncLLM, api: FastAPI) -> None:
         self._model = model
         self._llm = llm
-        self.app = app
+        self._state = api.state
+        self.app = Meter(api, model.price)
+        count_at(llm.engine_core, self.app)
 
     @classmethod
     async def start(cls, model: ModelConfig) -> "VLLMEngine":
@@ -49,11 +52,11 @@ class VLLMEngine:
         """
         args = parse_engine_args(model)
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
-        app = FastAPI(openapi_url=None)
-        await init_app_state(llm, app.state, args, supported_tasks=await llm.get_supported_tasks())
-        init_exception_handler(app)
-        _add_routes(app, model)
-        engine = cls(model, llm, app)
+        api = FastAPI(openapi_url=None)
+        await init_app_state(llm, api.state, args, supported_tasks=await llm.get_supported_tasks())
+        init_exception_handler(api)
+        _add_routes(api)
+        engine = cls(model, llm, api)
         await engine._warm_up()
         return engine
 
@@ -62,20 +65,27 @@ class VLLMEngine:
         if self._llm.errored:
             raise UnavailableError(f"the engine of {self._model.name} has died")
 
+    async def probe(self) -> None:
+        """Asks for one token."""
+        await self._complete(max_tokens=1)
+
     def close(self) -> None:
         self._llm.shutdown()
 
     async def _warm_up(self) -> None:
         name = self._model.name
-        state = self.app.state
+        state = self._state
         if getattr(state.openai_serving_chat, "chat_template", None) or _has_chat_template(self._llm):
             chat = ChatCompletionRequest(
                 model=name, messages=[{"role": "user", "content": "1"}], max_tokens=2, stream=True
             )
             async for _ in await state.openai_serving_chat.create_chat_completion(chat):
                 pass
-        completion = CompletionRequest(model=name, prompt="1", max_tokens=2)
-        await state.openai_serving_completion.create_completion(completion)
+        await self._complete(max_tokens=2)
+
+    async def _complete(self, *, max_tokens: int) -> None:
+        completion = CompletionRequest(model=self._model.name, prompt="1", max_tokens=max_tokens)
+        await self._state.openai_serving_completion.create_completion(completion)
 
 
 def _has_chat_template(llm: AsyncLLM) -> bool:
@@ -119,18 +129,18 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM ships no ty
         raise ConfigurationError(f"engine_args: {message}; see `vllm serve --help` for what vLLM takes")
 
 
-def _add_routes(app: FastAPI, model: ModelConfig) -> None:
+def _add_routes(app: FastAPI) -> None:
     state = app.state
 
     @app.post("/v1/chat/completions", dependencies=[Depends(validate_json_request)])
     @with_cancellation  # type: ignore[untyped-decorator]
     async def create_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
-        return await _answer(state.openai_serving_chat.create_chat_completion, request, raw_request, model)
+        return await _answer(state.openai_serving_chat.create_chat_completion, request, raw_request)
 
     @app.post("/v1/completions", dependencies=[Depends(validate_json_request)])
     @with_cancellation  # type: ignore[untyped-decorator]
     async def create_completion(request: CompletionRequest, raw_request: Request) -> Response:
-        return await _answer(state.openai_serving_completion.create_completion, request, raw_request, model)
+        return await _answer(state.openai_serving_completion.create_completion, request, raw_request)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -142,31 +152,28 @@ async def _answer(
     create: Callable[..., Awaitable[Any]],
     request: ChatCompletionRequest | CompletionRequest,
     raw_request: Request,
-    model: ModelConfig,
 ) -> Response:
     """vLLM's answer, with the settled cost in a header or, streamed, in a comment before the end."""
     options = request.stream_options
     wants_usage = bool(options and options.include_usage)
     if request.stream and not wants_usage:
         request.stream_options = StreamOptions(include_usage=True)
-    price = price_of(raw_request.headers, model.price)
+    used = current_usage()
     answer = await create(request, raw_request)
     if isinstance(answer, ErrorResponse):
         return JSONResponse(answer.model_dump(), status_code=answer.error.code)
     if isinstance(answer, AsyncGenerator):
-        return StreamingResponse(_settled(answer, price, wants_usage), media_type="text/event-stream")
+        return StreamingResponse(_settled(answer, used, wants_usage), media_type="text/event-stream")
     usage = answer.usage
-    cost_usd = price.cost_usd(usage.prompt_tokens, usage.completion_tokens or 0)
+    cost_usd = used.settle(usage.prompt_tokens, usage.completion_tokens or 0)
     return Response(answer.model_dump_json(), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
 
-async def _settled(
-    events: AsyncGenerator[str, None], price: ModelPrice, wants_usage: bool
-) -> AsyncGenerator[str, None]:
+async def _settled(events: AsyncGenerator[str, None], used: Usage, wants_usage: bool) -> AsyncGenerator[str, None]:
     async for event in events:
         if '"choices":[]' in event and '"usage":{' in event:
             usage = json.loads(event.removeprefix("data: "))["usage"]
-            cost_usd = price.cost_usd(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+            cost_usd = used.settle(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
             yield event + settled_comment(cost_usd) if wants_usage else settled_comment(cost_usd)
         else:
             yield event

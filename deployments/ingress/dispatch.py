@@ -23,9 +23,10 @@ from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.connections import Connections, is_own_trouble
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
+from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.errors import engine_error
 from apportion.deployments.wire.headers import decision_headers, server_timing
-from apportion.deployments.wire.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled, price_header
+from apportion.deployments.wire.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled
 from apportion.router.batch.messages import Decision, Done, Ending
 from apportion.router.errors import DeadlineError, UnavailableError
 
@@ -212,9 +213,7 @@ class Dispatcher:
         the engine has closed it; a new one tells whether the engine is there.
         """
         body = parsed.engine_body(decision.model)
-        headers = {"content-type": "application/json"}
-        if decision.price is not None:
-            headers |= [price_header(decision.price)]
+        headers = engine_headers(decision, parsed.item.sequences)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s)
         session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)
         while True:

@@ -97,11 +97,15 @@ class Fleet:
         if held.model in self._columns:
             self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica)
 
-    def end(self, done: Done) -> None:
-        """A request ended: its slots are free, and its replica did well or not."""
-        replica = self._slots.replica_of(done.id) or ""
+    def end(self, done: Done) -> str | None:
+        """A request ended: its slots are free, and its replica did well or not.
+
+        Returns:
+            The replica that it was on; None if it was on none.
+        """
+        replica = self._slots.replica_of(done.id)
         self._slots.release(done.id)
-        if replica in self._breakers:
+        if replica is not None and replica in self._breakers:
             breaker = self._breakers[replica]
             # One ingress that cannot reach it says little: it may be the ingress. Its heartbeats say whether it lives.
             if done.ending.failed:
@@ -109,6 +113,7 @@ class Fleet:
             elif done.cost_usd is not None:
                 breaker.success()
             self._restrict(replica)
+        return replica
 
     def release(self, request_id: str) -> None:
         """Frees the slots of a request that no engine has seen."""

@@ -111,7 +111,10 @@ class PlanTiming:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run."""
+    """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run.
+
+    `token` is the replica's: it answers only who knows it.
+    """
 
     id: str
     model: str
@@ -126,6 +129,7 @@ class Decision:
     timing: PlanTiming | None = None
     candidates: tuple[Candidate, ...] = ()
     price: ModelPrice | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +220,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class EngineReplica:
-    """An engine replica's announcement; repeated as its heartbeat."""
+    """An engine replica's announcement; repeated as its heartbeat. It answers only who knows its `token`."""
 
     id: str
     model: str
     url: str
     slots: int
     draining: bool = False
+    token: str | None = field(default=None, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from apportion.router.batch.messages import Decision, Done, EngineReplica, Held,
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.slots import UNBOUNDED
 from apportion.router.batch.spending import Spending
+from apportion.router.batch.unsettled import Unsettled
 from apportion.router.budget import Shortage
 from apportion.router.budget.standing import Claim
 from apportion.router.estimates import Estimates
@@ -30,11 +31,20 @@ class Wish:
 
 
 class Reservations:
-    """The one place where slots and money change hands; no request ever has the one without the other."""
+    """The one place where slots and money change hands.
 
-    def __init__(self, fleet: Fleet, spending: Spending) -> None:
+    A request takes both or nothing. It gives back its slots when it has ended, and its money when it is known what it
+    cost: where the ingress does not know, its engine is asked, and where that does not say in time, the worst case is
+    charged.
+
+    Args:
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(self, fleet: Fleet, spending: Spending, clock: Callable[[], float]) -> None:
         self.fleet = fleet
         self.spending = spending
+        self._unsettled = Unsettled(clock)
 
     def empty(self) -> Availability:
         """What there would be if nothing were in flight, without limits on money."""
@@ -91,16 +101,45 @@ class Reservations:
         self.spending.plan(held.id, held.cost_usd)
 
     def settle(self, done: Done) -> None:
-        """A dispatched request has ended: its slots are free, and what it cost is charged."""
-        self.fleet.end(done)
-        if done.ending.worked:
-            told = done.cost_usd
-            # What no answer can cost was said by an engine that is broken: as if it had said nothing.
-            self.spending.settle(done.id, told if told is not None and 0 <= told < math.inf else None)
-        else:
-            self.spending.release(done.id)
+        """A dispatched request has ended: its slots are free, and what it cost is charged as soon as that is known."""
+        replica = self.fleet.end(done)
+        if not done.ending.worked:
+            self._release_money(done.id)
+        elif done.cost_usd is not None and _is_cost(done.cost_usd):
+            self._unsettled.take(done.id)
+            self.spending.settle(done.id, done.cost_usd)
+        elif replica is not None:
+            self._unsettled.put(done.id, replica)
+        elif done.id not in self._unsettled:
+            self.spending.settle(done.id, None)
+
+    def asked_of(self, replica: str) -> tuple[str, ...]:
+        """Requests that have ended on this replica and whose cost only it knows."""
+        return self._unsettled.asked_of(replica)
+
+    def told(self, replica: str, costs_usd: Mapping[str, float]) -> None:
+        """A replica says what requests have cost; what it was not asked for, or no more, changes nothing."""
+        for request_id in self._unsettled.asked_of(replica):
+            cost_usd = costs_usd.get(request_id)
+            if cost_usd is not None and _is_cost(cost_usd):
+                self._unsettled.take(request_id)
+                self.spending.settle(request_id, cost_usd)
+
+    def charge_overdue(self) -> None:
+        """Charges the worst case of what engines have not told in time."""
+        for request_id in self._unsettled.take_overdue():
+            self.spending.settle(request_id, None)
 
     def release(self, request_id: str) -> None:
         """Gives back what a request holds, or a lost router may have reserved for it, that no engine has seen."""
         self.fleet.release(request_id)
-        self.spending.release(request_id)
+        self._release_money(request_id)
+
+    def _release_money(self, request_id: str) -> None:
+        if request_id not in self._unsettled:  # else an earlier end of it, which counts, says that an engine worked
+            self.spending.release(request_id)
+
+
+def _is_cost(told_usd: float) -> bool:
+    """Whether an answer can cost this; else it was said by an engine that is broken, as if it had said nothing."""
+    return 0 <= told_usd < math.inf

@@ -199,7 +199,7 @@ class Scheduler:
         taken = await self._reservations.take([wish for _, wish in chosen])
         for (entry, wish), got in zip(chosen, taken, strict=True):
             if isinstance(got, EngineReplica):
-                self._send(entry, replace(wish.decision, replica=got.id, url=got.url))
+                self._send(entry, replace(wish.decision, replica=got.id, url=got.url, token=got.token))
             elif entry.cancelled:
                 continue
             elif got is None:

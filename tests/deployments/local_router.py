@@ -152,12 +152,16 @@ class LocalService:
         return await self.link.plan(item)
 
     async def idle_state(self) -> dict[str, Any]:
-        """Numbers once everything has ended."""
+        """Numbers once everything has ended, and no engine has said what it was asked for."""
         for _ in range(200):
             await asyncio.sleep(0.02)
             state = await self.router.state()
             if state["in_flight"] == state["waiting"] == state["waiting_for_budget"] == 0:
                 break
+        reservations = self.router._reservations
+        for request_id, (replica, _) in reservations._unsettled._held.items():
+            reservations._unsettled._held[request_id] = replica, float("-inf")
+        reservations.charge_overdue()
         await asyncio.sleep(0.02)
         numbers: dict[str, Any] = await self.router.state()
         return numbers

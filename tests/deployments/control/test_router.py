@@ -12,6 +12,7 @@ from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch import unsettled
 from apportion.router.batch.messages import (
     Decision,
     Done,
@@ -195,12 +196,13 @@ async def test_a_request_that_cannot_be_estimated_is_refused_alone(router: Any, 
 
 async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router_module, "INGRESS_TTL_S", 0.5)
+    monkeypatch.setattr(unsettled, "WORD_S", 0.1)
     await join(router, ("s1", "small", 1))
     await router.exchange(Report("gone", items=(item("a"), item("b"))), True)
-    for _ in range(40):
-        await asyncio.sleep(0.1)
-        if (await router.state())["in_flight"] == 0:
-            break
+    async with asyncio.timeout(10):
+        while (await router.state())["reserved_usd"] > 0:
+            await asyncio.sleep(0.1)
+    assert (await router.state())["in_flight"] == 0
     assert (await router.state())["waiting"] == 0
     assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
 

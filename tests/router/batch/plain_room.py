@@ -78,7 +78,7 @@ class PlainRoom:
         self.planner = BatchPlanner(self.rungs)
         self.fleet = Fleet(self.policy.names, self.clock)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
-        self.reservations = Reservations(self.fleet, self.spending)
+        self.reservations = Reservations(self.fleet, self.spending, self.clock)
         previews = Part("predictor of previews", self.predict_s, self.clock)
         self.preview = Preview(
             Forecaster(self.predict, previews, means, longest, self.gate, CallLimits(items=2, urgent=False)),

@@ -14,6 +14,7 @@ import pytest
 from apportion.router.batch.messages import Decision, Done, Ending, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.spending import Spending
+from apportion.router.batch.unsettled import WORD_S
 from apportion.router.budget import Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Standing
@@ -225,4 +226,9 @@ async def test_a_cost_that_no_answer_can_have_counts_as_not_told() -> None:
     for cost_usd in (float("nan"), -1.0, float("inf")):
         (verdict,) = await room.verdicts(replace(items(1)[0], id=str(cost_usd)))
         room.reservations.settle(Done(verdict.id, cost_usd))
+        room.reservations.told("large-0", {verdict.id: cost_usd})
+        room.reservations.told("small-0", {verdict.id: cost_usd})
+    assert room.spending.tally.spent_usd == 0
+    room.clock.now_s += WORD_S + 1
+    room.reservations.charge_overdue()
     assert room.spending.tally.spent_usd == pytest.approx(3e-5), "as planned"

@@ -1,0 +1,142 @@
+"""What runs on an engine, what it has cost so far, and when the engine last gave a sign of life.
+
+An answer that arrives tells its cost itself. Of those that do not arrive, because the client left, the connection broke
+or the engine failed, only the engine knows what was generated; it is asked for that by the request's id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from apportion.deployments.wire.engine_headers import REQUEST_HEADER, SEQUENCES_HEADER
+from apportion.deployments.wire.settlement import price_of
+from apportion.router.prices import ModelPrice
+
+logger = logging.getLogger(__name__)
+
+MAX_ENDED = 20_000  # requests that have ended and can still be asked for
+
+
+class Usage:
+    """Tokens of one request so far, and their cost.
+
+    Args:
+        price: that the request was planned with.
+    """
+
+    def __init__(self, price: ModelPrice) -> None:
+        self.price = price
+        self._prompts: dict[str, int] = {}
+        self._completion_tokens = 0
+        self._settled_usd: float | None = None
+
+    def read(self, prompt: str, tokens: int) -> None:
+        """The engine has got one of the request's prompts; several sequences may share it."""
+        self._prompts[prompt] = tokens
+
+    def generated(self, tokens: int) -> None:
+        """So many more output tokens, of whatever sequence."""
+        self._completion_tokens += tokens
+
+    def settle(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The cost in USD of the complete answer, which is what is told from now on."""
+        self._settled_usd = self.price.cost_usd(prompt_tokens, completion_tokens)
+        return self._settled_usd
+
+    @property
+    def cost_usd(self) -> float:
+        """Of what was read and generated."""
+        if self._settled_usd is not None:
+            return self._settled_usd
+        return self.price.cost_usd(sum(self._prompts.values()), self._completion_tokens)
+
+
+_current: ContextVar[Usage] = ContextVar("usage")
+
+
+def current_usage() -> Usage:
+    """Of the request that the running task answers; outside of any, one that nobody asks for."""
+    return _current.get(None) or Usage(ModelPrice(0.0, 0.0))
+
+
+class Meter:
+    """An engine's application, with its requests counted.
+
+    Args:
+        price: of requests that come without theirs.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(self, app: ASGIApp, price: ModelPrice, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._price = price
+        self._clock = clock
+        self._running: dict[Usage, tuple[str | None, asyncio.Task[object] | None]] = {}
+        self._ended: dict[str, float] = {}
+        self._sign_s = clock()
+        self.sequences = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        request_id = headers.get(REQUEST_HEADER)
+
+        async def watched_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 500:
+                logger.warning("request %s is answered with status %d", request_id, message["status"])
+            await send(message)
+
+        with self._counted(request_id, Usage(price_of(headers, self._price)), _sequences(headers)):
+            await self._app(scope, receive, watched_send)
+
+    def sign(self) -> None:
+        """The engine has done something."""
+        self._sign_s = self._clock()
+
+    def silent_s(self) -> float:
+        """Seconds since the engine's last sign while it has had something to do; 0 if it has nothing to do."""
+        return self._clock() - self._sign_s if self._running else 0.0
+
+    def costs(self, request_ids: Iterable[str]) -> dict[str, float]:
+        """What requests have cost in USD, of those among these that have ended here not long ago."""
+        return {one: self._ended[one] for one in request_ids if one in self._ended}
+
+    def abort(self) -> None:
+        """Breaks off everything that runs, so that whoever waits for it learns that the engine is broken."""
+        for _, task in self._running.values():
+            if task is not None:
+                task.cancel()
+
+    @contextlib.contextmanager
+    def _counted(self, request_id: str | None, usage: Usage, sequences: int) -> Iterator[None]:
+        if not self._running:
+            self.sign()
+        self._running[usage] = request_id, asyncio.current_task()
+        self.sequences += sequences
+        reset = _current.set(usage)
+        try:
+            yield
+        finally:
+            _current.reset(reset)
+            self.sequences -= sequences
+            del self._running[usage]
+            if request_id is not None:
+                self._end(request_id, usage.cost_usd)
+
+    def _end(self, request_id: str, cost_usd: float) -> None:
+        # Sent twice where a kept connection broke: both have cost.
+        self._ended[request_id] = self._ended.pop(request_id, 0.0) + cost_usd
+        if len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+
+
+def _sequences(headers: Headers) -> int:
+    value = headers.get(SEQUENCES_HEADER, "")
+    return int(value) if value.isdecimal() else 1

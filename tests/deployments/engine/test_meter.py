@@ -1,0 +1,251 @@
+import asyncio
+import contextlib
+import dataclasses
+import json
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from apportion.deployments.config.models import TimeoutsConfig
+from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.engine.core_border import count_at
+from apportion.deployments.engine.meter import Meter, current_usage
+from apportion.deployments.engine.server import EngineServer
+from apportion.deployments.engine.watch import StallWatch
+from apportion.deployments.ingress.client import Client
+from apportion.deployments.wire.engine_headers import engine_headers
+from apportion.router.errors import ConfigurationError, DeadlineError, UnavailableError
+from apportion.router.prices import ModelPrice
+from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
+
+PRICE = ModelPrice(1.0, 10.0)  # USD per million tokens
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def scope(request_id: str, sequences: int = 1) -> dict[str, Any]:
+    headers = [(b"x-request-id", request_id.encode()), (b"x-router-sequences", str(sequences).encode())]
+    return {"type": "http", "path": PATH, "method": "POST", "headers": headers}
+
+
+async def nothing(*_: Any) -> Any:
+    return None
+
+
+class Core:
+    """The border of an engine's core: what it is told to put out comes out."""
+
+    def __init__(self) -> None:
+        self.out: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def add_request_async(self, request: Any) -> None: ...
+
+    async def get_output_async(self) -> Any:
+        return await self.out.get()
+
+    def put(self, **tokens: int) -> None:
+        outputs = [SimpleNamespace(request_id=name, new_token_ids=[0] * count) for name, count in tokens.items()]
+        self.out.put_nowait(SimpleNamespace(outputs=outputs))
+
+
+async def test_what_a_core_has_read_and_put_out_is_charged_when_its_request_is_broken_off() -> None:
+    core, hang = Core(), asyncio.Event()
+
+    async def app(*_: Any) -> None:
+        for child in ("0_a", "1_a"):  # two sequences of one prompt
+            await core.add_request_async(
+                SimpleNamespace(request_id=child, external_req_id="a", prompt_token_ids=[1] * 7)
+            )
+        hang.set()
+        await asyncio.sleep(60)
+
+    meter = Meter(app, PRICE)
+    count_at(core, meter)
+    work = asyncio.create_task(meter(scope("r1", 2), nothing, nothing))
+    await hang.wait()
+    assert meter.sequences == 2
+    assert meter.costs(["r1"]) == {}, "it runs"
+    core.put(**{"0_a": 3, "1_a": 2, "stranger": 50})
+    core.put()
+    for _ in range(2):
+        await core.get_output_async()
+    work.cancel()
+    await asyncio.wait({work})
+    assert meter.costs(["r1", "unknown"]) == {"r1": pytest.approx((7 * 1 + 5 * 10) / 1e6, abs=1e-15)}
+    assert meter.sequences == 0
+
+
+async def test_what_does_not_reach_the_engine_costs_nothing_and_a_complete_answer_what_it_said() -> None:
+    async def app(scope: Any, *_: Any) -> None:
+        if scope["path"] == "/settled":
+            current_usage().read("p", 7)
+            current_usage().generated(9)
+            current_usage().settle(7, 5)
+
+    meter = Meter(app, PRICE)
+    await meter(scope("refused"), nothing, nothing)
+    await meter(scope("answered") | {"path": "/settled"}, nothing, nothing)
+    assert meter.costs(["refused", "answered"]) == {"refused": 0.0, "answered": PRICE.cost_usd(7, 5)}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_knows_what_an_abandoned_request_has_cost(stream: bool) -> None:
+    app = simulated(tokens=1000, token_s=0.02)
+    async with serving(app) as engine:
+        link = StubLink(engine.url)
+        async with dispatching(link) as dispatcher:
+            with contextlib.suppress(DeadlineError):
+                await dispatcher.serve(parsed(stream=stream, routing={"timeout_s": 0.5}), PATH, Client(Browser().send))
+            while engine.running:
+                await asyncio.sleep(0.01)
+    (done,) = link.done
+    assert done.cost_usd is None
+    cost_usd = app.costs([done.id])[done.id]
+    prompt_tokens = len(json.dumps([{"role": "user", "content": "hi"}]))
+    assert prompt_tokens / 1e6 < cost_usd < (prompt_tokens + 60) / 1e6
+
+
+async def test_failures_are_logged_with_the_id_of_their_request(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: Request) -> Response:
+        return JSONResponse({"error": {"message": "secret"}}, status_code=500)
+
+    async with serving(Meter(Starlette(routes=[Route(PATH, fail, methods=["POST"])]), PRICE)) as engine:
+        link = StubLink(engine.url)
+        async with dispatching(link, retries=0) as dispatcher:
+            with pytest.raises(UnavailableError):
+                await dispatcher.serve(parsed(), PATH, Client(Browser().send))
+    of_engine, of_ingress = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+    assert link.done[0].id in of_engine
+    assert link.done[0].id in of_ingress
+    assert "secret" not in of_engine + of_ingress
+
+
+async def test_only_who_knows_its_token_is_answered() -> None:
+    server = EngineServer(simulated(), "127.0.0.1", token="right")
+    await server.start()
+    link = StubLink(server.url)
+    decision = await link.plan(parsed().item)
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
+    async with aiohttp.ClientSession() as session:
+        for token, status in ((None, 503), ("wrong", 503), ("right", 200)):
+            headers = engine_headers(dataclasses.replace(decision, token=token), 1)
+            async with session.post(server.url + PATH, data=body, headers=headers) as answer:
+                assert answer.status == status
+        async with session.get(server.url + "/metrics") as answer:
+            assert answer.status == 404, "of the application: metrics need no token"
+    await server.stop()
+
+
+async def test_an_engine_listens_on_ipv6() -> None:
+    try:
+        server = EngineServer(simulated(), "::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    assert server.url.startswith("http://[::1]:")
+    await server.start()
+    async with aiohttp.ClientSession() as session, session.get(server.url + "/") as answer:
+        assert answer.status == 404
+    await server.stop()
+
+
+async def test_an_engine_takes_the_first_free_port_of_its_range() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1]
+        if first > 65_000:
+            pytest.skip("no room above")
+        server = EngineServer(simulated(), "127.0.0.1", (first, first + 20))
+        port = int(server.url.rsplit(":", 1)[1])
+        assert first < port <= first + 20
+        server._socket.close()
+        with pytest.raises(ConfigurationError, match="engine_ports"):
+            EngineServer(simulated(), "127.0.0.1", (first, first))
+
+
+def test_a_range_of_ports_has_its_lower_end_first() -> None:
+    assert DispatchConfig(engine_ports=(2000, 2000)).engine_ports == (2000, 2000)
+    with pytest.raises(ValueError, match="lower one first"):
+        DispatchConfig(engine_ports=(2001, 2000))
+
+
+class Watched:
+    """An engine that is watched: a request of it runs until `end`."""
+
+    def __init__(self, stall_s: float | None = TimeoutsConfig().stall_s) -> None:
+        self.clock = Clock()
+        self.asked = 0
+        self.end = asyncio.Event()
+        self.meter = Meter(self._run, PRICE, self.clock)
+        self.watch = StallWatch(self.meter, self._probe, stall_s)
+
+    async def _run(self, *_: Any) -> None:
+        await self.end.wait()
+
+    async def _probe(self) -> None:
+        self.asked += 1
+        await self.end.wait()
+
+    async def after(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+        await asyncio.sleep(0)
+        self.watch.check()
+        await asyncio.sleep(0)
+
+
+async def test_a_silent_engine_is_asked_and_then_given_up() -> None:
+    engine = Watched()
+    await engine.after(1000)
+    assert engine.asked == 0, "it has nothing to do"
+    request = asyncio.create_task(engine.meter(scope("r"), nothing, nothing))
+    await engine.after(0)
+    await engine.after(29)
+    assert engine.asked == 0
+    await engine.after(2)
+    await engine.after(20)
+    assert engine.asked == 1
+    with pytest.raises(UnavailableError, match="even when asked"):
+        await engine.after(10)
+    request.cancel()
+
+
+async def test_an_engine_with_a_long_prompt_gives_signs_and_stays() -> None:
+    engine = Watched()
+    request = asyncio.create_task(engine.meter(scope("r"), nothing, nothing))
+    await engine.after(0)
+    for _ in range(10):
+        await engine.after(59)
+        engine.meter.sign()  # a step of the core
+        await engine.after(0)
+    assert engine.asked == 10
+    engine.end.set()
+    await request
+    await engine.after(1000)
+
+
+async def test_an_engine_may_be_left_unwatched() -> None:
+    engine = Watched(stall_s=None)
+    request = asyncio.create_task(engine.meter(scope("r"), nothing, nothing))
+    await engine.after(0)
+    await engine.after(1e6)
+    assert engine.asked == 0
+    request.cancel()
+
+
+async def test_what_runs_can_be_broken_off() -> None:
+    engine = Watched()
+    request = asyncio.create_task(engine.meter(scope("r"), nothing, nothing))
+    await asyncio.sleep(0)
+    engine.meter.abort()
+    await asyncio.wait({request})
+    assert engine.meter.costs(["r"]) == {"r": 0.0}

@@ -1,0 +1,162 @@
+"""A real engine replica, Router and ingress's dispatcher in this process, over a real port: only Serve is played."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.engine import replica as replica_module
+from apportion.deployments.engine.replica import Engine, EnginePlace
+from apportion.deployments.engine.server import ANY_PORT
+from apportion.deployments.ingress.client import Client
+from apportion.deployments.ingress.dispatch import Dispatcher
+from apportion.deployments.ingress.link import RouterLink
+from apportion.deployments.ingress.openai import ParsedRequest, parse
+from apportion.router.errors import DeadlineError, UnavailableError
+from tests.deployments.ingress.dispatching import PATH, Browser
+from tests.deployments.local_router import NAMES, configuration, make_router
+
+PROMPT_TOKENS = len(json.dumps([{"role": "user", "content": "hi"}]))
+LIMIT = {"scope": "service", "window": "total", "usd": 1.0}
+
+
+def asking(**fields: object) -> ParsedRequest:
+    body = {"model": "wren", "messages": [{"role": "user", "content": "hi"}]} | fields
+    return parse("chat", json.dumps(body).encode(), {}, NAMES)
+
+
+class Replica(Engine.func_or_class):  # type: ignore[name-defined, misc]
+    """Serve awaits the destructor before Python calls it; here it is awaited as `leave`."""
+
+    leave = Engine.func_or_class.__del__
+
+    def __del__(self) -> None: ...
+
+
+@dataclass
+class Whole:
+    """All of a service that has one replica."""
+
+    router: Any
+    engine: Any
+    dispatcher: Dispatcher
+
+    async def ask(self, timeout_s: float, *, stream: bool) -> Browser:
+        browser = Browser()
+        with contextlib.suppress(DeadlineError):
+            request = asking(stream=stream, max_tokens=60, routing={"timeout_s": timeout_s})
+            await self.dispatcher.serve(request, PATH, Client(browser.send))
+        return browser
+
+    async def spent_usd(self) -> float:
+        """What the ledger says once nothing is reserved."""
+        async with asyncio.timeout(10):
+            while True:
+                budget = (await self.router.state())["budget"]
+                if budget["reserved_usd"] == 0:
+                    break
+                await asyncio.sleep(0.1)
+        return float(budget["spent_usd"])
+
+
+@pytest.fixture
+async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Whole]:
+    model = ModelConfig(
+        name="wren",
+        source="x",
+        engine="simulated",
+        simulated=SimulatedConfig(tokens=1000, token_s=0.02),
+        input_usd_per_million=1,
+        output_usd_per_million=10,
+        max_model_len=100,
+    )
+    config = configuration(tmp_path / "b.db", budget={"limits": [LIMIT]})
+    config = config.model_copy(update={"models": (model, *config.models[1:])})
+    router = make_router(config)
+    router._scheduler._settled_s = 0.0  # the other models never get a replica
+    handle = SimpleNamespace(announce=SimpleNamespace(remote=router.announce))
+    context = SimpleNamespace(app_name="app", replica_tag="wren#1")
+    monkeypatch.setattr(replica_module.serve, "get_replica_context", lambda: context)
+    monkeypatch.setattr(replica_module.serve, "get_deployment_handle", lambda *_, **__: handle)
+    monkeypatch.setattr(replica_module, "log_to_serve", lambda: None)
+    engine = Replica.__new__(Replica)
+    await engine.__init__(model, EnginePlace("127.0.0.1", ANY_PORT, 30.0, 5.0))
+    while not (await router.state())["replicas"]:
+        await asyncio.sleep(0.01)
+    link = RouterLink(router.exchange)
+    dispatcher = Dispatcher(link, DispatchConfig(retries=0), {})
+    yield Whole(router, engine, dispatcher)
+    await engine.leave()
+    await link.close()
+    await dispatcher.close()
+    router._housekeeping.stop()
+    await router._scheduler.drain()
+    router._reservations.spending.close()
+
+
+async def test_a_complete_answer_costs_what_it_says(whole: Whole) -> None:
+    browser = await whole.ask(20.0, stream=False)
+    assert await whole.spent_usd() == pytest.approx(float(browser.headers["x-router-settled-cost-usd"]), abs=1e-12)
+    assert await whole.spent_usd() == pytest.approx((PROMPT_TOKENS + 60 * 10) / 1e6, abs=1e-9)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_given_up_costs_what_was_generated(whole: Whole, stream: bool) -> None:
+    await whole.ask(0.4, stream=stream)
+    spent_usd = await whole.spent_usd()
+    assert PROMPT_TOKENS / 1e6 < spent_usd < (PROMPT_TOKENS + 30 * 10) / 1e6
+    (cost_usd,) = whole.engine._meter._ended.values()
+    assert round(1e9 * spent_usd) == round(1e9 * cost_usd)
+
+
+async def test_a_replica_that_gives_up_says_what_its_requests_have_cost(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    def end(_: int) -> None:
+        ended.set()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(replica_module.os, "_exit", end)
+    asked = asyncio.create_task(whole.ask(20.0, stream=True))
+    while not whole.engine._meter.sequences:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+
+    def stuck() -> None:
+        raise UnavailableError("stuck")
+
+    whole.engine._watch.check = stuck
+    browser = await asyncio.wait_for(asked, 5)
+    assert b"error" in browser.body
+    await asyncio.wait_for(ended.wait(), 5)
+    assert PROMPT_TOKENS / 1e6 < await whole.spent_usd() < (PROMPT_TOKENS + 50 * 10) / 1e6
+    assert (await whole.router.state())["replicas"] == {}
+
+
+async def test_autoscaling_sees_sequences(whole: Whole) -> None:
+    request = asking(n=32, max_tokens=30)
+    work = asyncio.create_task(whole.dispatcher.serve(request, PATH, Client(Browser().send)))
+    while not whole.engine._server.running:
+        await asyncio.sleep(0.01)
+    assert whole.engine.record_autoscaling_stats() == {"used_slots": 0.5}
+    await work
+    assert whole.engine.record_autoscaling_stats() == {"used_slots": 0.0}
+
+
+async def test_nobody_is_shown_an_engines_token(whole: Whole) -> None:
+    token = whole.engine._server._token
+    assert token
+    assert token not in repr(whole.engine._replica)
+    assert token not in json.dumps(await whole.router.state())

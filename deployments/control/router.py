@@ -118,7 +118,7 @@ class Router:
             self._confirmations.add(session, report.number)
         if wait:
             await session.wait(POLL_S)
-        return session.reply(self._id, unknown)
+        return session.reply(self._id, unknown, self._reservations.fleet.silent)
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
@@ -209,8 +209,12 @@ class Router:
         self._reservations.charge_overdue()
 
     async def _forget_silent_replicas(self) -> None:
-        if self._reservations.fleet.sweep():
+        fleet, known = self._reservations.fleet, self._reservations.fleet.silent
+        if fleet.sweep():
             self._scheduler.wake()
+        if fleet.silent != known:
+            for session in self._sessions.values():
+                session.wake()
 
     async def _forget_silent_ingresses(self) -> None:
         now_s, longest_s = time.monotonic(), self._config.dispatch.request_timeout_s + GRACE_S

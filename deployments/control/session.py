@@ -78,9 +78,13 @@ class IngressSession:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ready.wait(), timeout_s)
 
-    def reply(self, router: str, unknown: Sequence[str]) -> Reply:
+    def wake(self) -> None:
+        """There is something to tell, beside verdicts: the exchange that waits answers now."""
+        self._ready.set()
+
+    def reply(self, router: str, unknown: Sequence[str], silent: Sequence[str]) -> Reply:
         """The verdicts and confirmations that there are, for the reply that is sent now."""
-        reply = Reply(router, tuple(self._verdicts), tuple(self.settled), tuple(unknown))
+        reply = Reply(router, tuple(self._verdicts), tuple(self.settled), tuple(unknown), tuple(silent))
         self._verdicts, self.settled = [], []
         self._ready.clear()
         return reply

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 
@@ -60,6 +61,7 @@ class _Attempt:
     cost_usd: float | None = None
     ending: Ending = Ending.given_up
     begun_to_answer: bool = False
+    lost: bool = False  # whether the replica was found to be silent to everybody
     reused: bool = False  # whether the connection had served another request before
 
     def heard(self) -> None:
@@ -69,6 +71,12 @@ class _Attempt:
     def late(self) -> Ending:
         """How it ends when the engine's time is up: slow under load, or silent to everybody."""
         return Ending.late if self.line.heard_s > self.begun_s else Ending.engine_failed
+
+    def lose(self, total: asyncio.Timeout) -> None:
+        """The replica sends no heartbeats any more: its time is up."""
+        self.lost = True
+        if not total.expired():
+            total.reschedule(_now_s())
 
     def out_of_time(self) -> None:
         """The request's own time is up; what its engine had for long without a byte is not its client's doing."""
@@ -142,6 +150,7 @@ class Dispatcher:
         async with self._attempted(decision) as attempt:
             try:
                 async with asyncio.timeout(limits.total_s) as total:
+                    self._link.watch(decision.id, partial(attempt.lose, total))
                     await self._exchange(decision, planned_s, parsed, path, client, attempt, limits)
             except asyncio.CancelledError:
                 if deadline.expired():
@@ -164,6 +173,9 @@ class Dispatcher:
             except TimeoutError as error:
                 if not total.expired():
                     raise
+                if attempt.lost:
+                    attempt.ending = Ending.connection_lost
+                    raise _EngineFailureError("the engine has fallen silent") from error
                 attempt.ending = attempt.late()
                 raise _EngineFailureError(f"the engine did not finish within {limits.total_s:g} s") from error
 

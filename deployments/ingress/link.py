@@ -63,6 +63,7 @@ class RouterLink:
         self._endings = Endings()
         self._given_up: dict[str, None] = {}
         self._held: dict[str, Held] = {}  # decided, not yet done
+        self._on_silence: dict[str, Callable[[], None]] = {}
         self._tell_held = False
         self._waiting: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -91,9 +92,18 @@ class RouterLink:
             raise verdict.error
         return verdict
 
+    def watch(self, request_id: str, on_silence: Callable[[], None]) -> None:
+        """Calls once if the replica that a decided request is on falls silent before `finish`.
+
+        The router takes 10 to 11 s without heartbeats for silence; it is heard of here at once while an exchange waits
+        for verdicts, else within KEEPALIVE_S.
+        """
+        self._on_silence[request_id] = on_silence
+
     def finish(self, done: Done) -> None:
         """A decided request has ended; its slot and money are settled."""
         self._held.pop(done.id, None)
+        self._on_silence.pop(done.id, None)
         self._endings.done.append(done)
         self._flush_soon(COALESCE_S if self._pending else ENDINGS_S)
 
@@ -213,10 +223,18 @@ class RouterLink:
             self._resend(decided={verdict.id for verdict in reply.verdicts})
         self._router = reply.router
         self._endings.confirm(reply.settled)
+        if reply.silent:
+            self._give_up_on(reply.silent)
         for request_id in reply.unknown:
             pending = self._pending.get(request_id)
             if pending is not None and not pending.verdict.done():
                 self._new.setdefault(request_id, replace(pending.item, resent=True))
+
+    def _give_up_on(self, silent: Collection[str]) -> None:
+        for held in [one for one in self._held.values() if one.replica in silent]:
+            on_silence = self._on_silence.pop(held.id, None)
+            if on_silence is not None:
+                on_silence()
 
     def _resend(self, *, decided: Collection[str] = ()) -> None:
         self._endings.again(math.inf)

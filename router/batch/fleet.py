@@ -18,7 +18,7 @@ from apportion.router.batch.slots import SlotLedger
 
 logger = logging.getLogger(__name__)
 
-REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead
+REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead, and what it was answering is given up
 BREAKER_MEMORY_S = 300.0  # so long, a replica that was away is known to have failed before
 
 
@@ -38,6 +38,7 @@ class Fleet:
         self._heard_s: dict[str, float] = {}
         self._breakers: dict[str, Breaker] = {}
         self._left_s: dict[str, float] = {}  # when those left whose breakers are still known
+        self._silent: dict[str, None] = {}  # those of them that did not say so
 
     @property
     def in_flight(self) -> int:
@@ -47,6 +48,11 @@ class Fleet:
     def complete(self) -> bool:
         """Whether every model has a replica."""
         return {replica.model for replica in self._replicas.values()} == set(self._columns)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Replicas whose heartbeats have ceased in the last minutes without a word."""
+        return tuple(self._silent)
 
     def capacity(self) -> IntArray:
         """(M,) slots of the replicas that work, used or not."""
@@ -62,6 +68,7 @@ class Fleet:
 
     def announce(self, replica: EngineReplica) -> bool:
         """A replica's heartbeat; True if its slots are new."""
+        self._silent.pop(replica.id, None)
         if replica.draining or replica.model not in self._columns:
             self._drop(replica.id)
             return False
@@ -125,8 +132,10 @@ class Fleet:
         silent = [replica for replica, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]
         for replica in silent:
             self._drop(replica)
+            self._silent[replica] = None
         for replica in [name for name, left_s in self._left_s.items() if now_s - left_s > BREAKER_MEMORY_S]:
             del self._breakers[replica], self._left_s[replica]
+            self._silent.pop(replica, None)
         trials = [self._restrict(replica) for replica in self._replicas]
         return bool(silent) or any(trials)
 

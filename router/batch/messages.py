@@ -209,13 +209,15 @@ class Reply:
     """The router's answer: the verdicts that are ready, and which incarnation of the router gives them.
 
     `settled` are numbers of reports, this one's or earlier ones', whose endings and cancels are in the ledger;
-    `unknown` are those that wait at the ingress, but not here.
+    `unknown` are those that wait at the ingress, but not here; `silent` are replicas that send no heartbeats any more:
+    what is in flight there is given up.
     """
 
     router: str
     verdicts: tuple[Verdict, ...]
     settled: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The Router's own class, with a predictor and a solver of this process in place of actors."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch import fleet as fleet_module
 from apportion.router.batch import unsettled
 from apportion.router.batch.messages import (
     Decision,
@@ -285,3 +287,17 @@ async def test_a_wrong_policy_is_told_and_changes_nothing(router: Any, user_conf
     assert isinstance(reply.verdicts[0], Decision)
     router.reconfigure({})
     assert (await router.state())["policy_error"] is None
+
+
+async def test_an_exchange_that_waits_tells_at_once_of_a_replica_that_fell_silent(
+    router: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "REPLICA_TTL_S", 0.5)
+    monkeypatch.setattr(router_module, "POLL_S", 5.0)
+    await join(router, ("s1", "small", 1))
+    first = await router.exchange(Report("i", items=(item("a"),)), True)
+    assert first.silent == ()
+    began_s = time.monotonic()
+    reply = await router.exchange(Report("i"), True)
+    assert reply.silent == ("s1",)
+    assert time.monotonic() - began_s < router_module.POLL_S - 1

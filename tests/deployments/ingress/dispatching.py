@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
 
@@ -27,11 +27,15 @@ class StubLink:
         self.urls = list(urls)
         self.asked: list[RouteItem] = []
         self.done: list[Done] = []
+        self.watched: dict[str, Callable[[], None]] = {}
 
     async def plan(self, item: RouteItem) -> Decision:
         self.asked.append(item)
         url = self.urls.pop(0) if len(self.urls) > 1 else self.urls[0]
         return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, f"replica-{len(self.asked)}", url)
+
+    def watch(self, request_id: str, on_silence: Callable[[], None]) -> None:
+        self.watched[request_id] = on_silence
 
     def finish(self, done: Done) -> None:
         self.done.append(done)

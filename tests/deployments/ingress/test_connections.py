@@ -151,3 +151,32 @@ async def test_a_request_whose_time_is_up_blames_no_engine_that_answers_others(m
                 await dispatcher.serve(parsed(routing={"timeout_s": 0.6}), PATH, Client(Browser().send))
             assert [done.ending for done in link.done] == [Ending.late]
             await other
+
+
+async def test_a_request_on_a_replica_that_fell_silent_is_tried_elsewhere() -> None:
+    async with serving(simulated(first_token_s=30)) as hung, serving(simulated()) as good:
+        link, client = StubLink(hung.url, good.url), Browser()
+        async with dispatching(link) as dispatcher:
+            work = asyncio.create_task(dispatcher.serve(parsed(), PATH, Client(client.send)))
+            while not hung.running:
+                await asyncio.sleep(0.01)
+            (on_silence,) = link.watched.values()
+            on_silence()
+            await asyncio.wait_for(work, 5)
+    assert client.status == 200
+    assert [done.ending for done in link.done] == [Ending.connection_lost, Ending.answered]
+
+
+async def test_a_stream_of_a_replica_that_fell_silent_ends_with_an_error_event() -> None:
+    async with serving(simulated(tokens=1000, token_s=0.05)) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            work = asyncio.create_task(dispatcher.serve(parsed(stream=True), PATH, Client(client.send)))
+            await client.first_byte.wait()
+            (on_silence,) = link.watched.values()
+            on_silence()
+            await asyncio.wait_for(work, 5)
+    *_, error, done, _ = client.body.split(b"\n\n")
+    assert b"fallen silent" in error
+    assert done == b"data: [DONE]"
+    assert [done.ending for done in link.done] == [Ending.connection_lost]

@@ -1,5 +1,6 @@
 import asyncio
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
@@ -383,3 +384,19 @@ async def test_a_decision_that_is_told_twice_does_not_end_its_request_as_unsent(
     await link.plan(item("next"))
     await link.close()
     assert [done.cost_usd for done in router.done if done.id == "r"] == [1e-6]
+
+
+async def test_requests_on_silent_replicas_are_told_once() -> None:
+    router = FakeRouter()
+    link = RouterLink(router.exchange)
+    told: list[str] = []
+    for name in ("a", "b", "c"):
+        await link.plan(item(name))
+        link.watch(name, partial(told.append, name))
+    link.finish(Done("b", 1e-6))
+    for _ in range(2):
+        link._after_reply(Reply(router.name, (), silent=("other", "replica")))
+    assert told == ["a", "c"]
+    link._after_reply(Reply(router.name, (), silent=("other",)))
+    await link.close()
+    assert told == ["a", "c"]

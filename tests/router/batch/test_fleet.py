@@ -112,3 +112,16 @@ def test_what_a_former_router_had_seated_takes_its_slots(fleet: Fleet) -> None:
     fleet.end(Done("old", 1e-6))
     assert fleet.free_slots().tolist() == [8, 2]
     assert fleet.in_flight == 0
+
+
+def test_silent_replicas_are_named_until_they_are_heard_of_or_forgotten(fleet: Fleet, clock: Clock) -> None:
+    fleet.announce(replica("l1", "large", 2, draining=True))
+    clock.now_s += REPLICA_TTL_S + 1
+    fleet.sweep()
+    assert fleet.silent == ("s1", "s2"), "who leaves finishes what it answers"
+    fleet.announce(replica("s1"))
+    assert fleet.silent == ("s2",)
+    clock.now_s += BREAKER_MEMORY_S + 1
+    fleet.announce(replica("s1"))
+    fleet.sweep()
+    assert fleet.silent == ()

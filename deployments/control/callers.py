@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from apportion.deployments.config.budget import LimitConfig
 from apportion.deployments.config.keys import Permissions
 from apportion.deployments.config.service import ServiceConfig
-from apportion.deployments.keys.keyring import Keyring
+from apportion.deployments.keys.caller import who
+from apportion.deployments.keys.keyring import Keyring, rates_of
 from apportion.router.batch.rate import RateLimiter
 from apportion.router.batch.spending import Spending
 from apportion.router.budget import UNNAMED, Account
@@ -57,28 +58,24 @@ class Callers:
         Raises:
             RateLimitError: its caller asks too often, or has too many in flight; it is not.
         """
-        name, who = _named(account)
+        name = account.key or UNNAMED
         may = self._permissions.get(name)
         if may is not None and may.max_in_flight is not None and self._in_flight[name] >= may.max_in_flight:
             raise RateLimitError(
-                f"{who} may have {may.max_in_flight} requests in flight; wait until one of them has ended",
+                f"{who(account)} may have {may.max_in_flight} requests in flight; wait until one of them has ended",
                 retry_after_s=BUSY_RETRY_S,
             )
-        wait_s = self._rates.take(name, time.monotonic())
-        if wait_s is not None:
-            raise RateLimitError(
-                f"{who} may ask {self._rates.per_minute[name]:g} times a minute; try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
-            )
+        self._rates.check(name, time.monotonic(), who(account))
         self.enter(request_id, account)
 
     def count_plans(self, account: Account, count: int) -> None:
         """Counts requests that are only to be planned. Raises: RateLimitError: its caller had too many of late."""
-        name, who = _named(account)
+        name = account.key or UNNAMED
         wait_s = self._plans.take(name, time.monotonic(), count)
         if wait_s is not None:
             raise RateLimitError(
-                f"{who} may have {self._plans_per_minute:g} requests planned a minute; try again in {wait_s:.1f} s",
+                f"{who(account)} may have {self._plans_per_minute:g} requests planned a minute; "
+                f"try again in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
 
@@ -101,16 +98,8 @@ class Callers:
         """From the next request on."""
         if self._keyring is None:
             self._permissions = {UNNAMED: self._anonymous}
+            self._rates.per_minute = rates_of(self._permissions)
         else:
-            self._permissions = self._keyring.keys.by_name
-            self._spending.set_key_limits(self._keyring.keys.limits)
-        self._rates.per_minute = {
-            name: may.requests_per_minute
-            for name, may in self._permissions.items()
-            if may.requests_per_minute is not None
-        }
-
-
-def _named(account: Account) -> tuple[str, str]:
-    """The caller's name here, and in messages."""
-    return account.key or UNNAMED, "callers without a key" if account.key is None else "this API key"
+            keys = self._keyring.keys
+            self._permissions, self._rates.per_minute = keys.by_name, keys.rates
+            self._spending.set_key_limits(keys.limits)

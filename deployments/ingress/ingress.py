@@ -122,7 +122,7 @@ class Ingress:
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
     async def route(self, request: Request, response: Response) -> dict[str, Any]:
         """Plans requests as one batch and runs none of them."""
-        caller = self._authenticator.admit(request.headers)
+        caller = self._authenticator.admit_request(request.headers)
         caller.check_route()
         limits = self._config.ingress.route
         raw = await self._body(request, min(limits.max_body_bytes, self._config.ingress.max_body_bytes))
@@ -151,7 +151,7 @@ class Ingress:
         return JSONResponse({"ready": bool(models), **told}, status_code=200 if models else 503)
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
-        caller = self._authenticator.admit(request.headers)
+        caller = self._authenticator.admit_request(request.headers)
         ingress = self._config.ingress
         raw = await self._body(request, ingress.max_body_bytes)
         refuse = ingress.unknown_fields == "refuse"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import Caller, caller_of
-from apportion.deployments.keys.keyring import Keyring
+from apportion.deployments.keys.keyring import Keyring, rates_of
+from apportion.router.batch.rate import RateLimiter
+from apportion.router.budget import UNNAMED
 from apportion.router.errors import ApportionError
+
+SLACK = 2.0  # times its rate: requests come to the router later and less evenly than they come here
 
 
 class Authenticator:
@@ -19,8 +24,10 @@ class Authenticator:
 
     def __init__(self, config: ServiceConfig) -> None:
         self._anonymous = config.anonymous
+        self._anonymous_rates = rates_of({UNNAMED: config.anonymous})
         self._keyring = Keyring.of(config)
         self._stop_watching = None if self._keyring is None else self._keyring.watch()
+        self._rates = RateLimiter({}, slack=SLACK)
 
     def admit(self, headers: Mapping[str, str]) -> Caller:
         """Whose request it is.
@@ -37,6 +44,17 @@ class Authenticator:
         """No longer looks at the keys' file."""
         if self._stop_watching is not None:
             self._stop_watching()
+
+    def admit_request(self, headers: Mapping[str, str]) -> Caller:
+        """As `admit`, for a request that counts: a flood is sent away here, the rest is for the router to count.
+
+        Raises:
+            RateLimitError: this ingress alone gets far more from the caller than all together should.
+        """
+        caller = self.admit(headers)
+        self._rates.per_minute = self._anonymous_rates if self._keyring is None else self._keyring.keys.rates
+        self._rates.check(caller.account.key or UNNAMED, time.monotonic(), caller.who)
+        return caller
 
     def is_operator(self, headers: Mapping[str, str]) -> bool:
         """Whether who asks may see the whole service; never raises, since whether it works is everybody's to know."""

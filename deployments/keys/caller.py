@@ -15,6 +15,11 @@ from apportion.router.errors import InvalidRequestError, ModelDeniedError, Permi
 MAX_TENANT_CHARS = 128
 
 
+def who(account: Account) -> str:
+    """A caller, in words for it."""
+    return "callers without a key" if account.key is None else "this API key"
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks: the account that pays, what it may do, and whether it may see the whole service."""
@@ -39,7 +44,7 @@ class Caller:
         allowed = models if wanted is None else tuple(model for model in wanted if model in models)
         if not allowed:
             raise ModelDeniedError(
-                f"{self._who} may not use {', '.join(wanted or ())}; it may use {', '.join(models)}",
+                f"{self.who} may not use {', '.join(wanted or ())}; it may use {', '.join(models)}",
                 param="model" if named is not None else "routing.models",
             )
         return ask if named is not None else dataclasses.replace(ask, models=allowed)
@@ -49,7 +54,7 @@ class Caller:
         may = self.permissions
         if item.priority > may.max_priority:
             raise PermissionDeniedError(
-                f"{self._who} may ask for routing.priority {may.max_priority} at most (got {item.priority}); lower it, "
+                f"{self.who} may ask for routing.priority {may.max_priority} at most (got {item.priority}); lower it, "
                 "or have max_priority raised",
                 param="routing.priority",
             )
@@ -57,11 +62,11 @@ class Caller:
         if strategy is not None and may.strategies is not None and strategy not in may.strategies:
             allowed = f"it may ask for {', '.join(may.strategies)}" if may.strategies else "leave routing.strategy out"
             raise PermissionDeniedError(
-                f"{self._who} may not choose the strategy {strategy}; {allowed}", param="routing.strategy"
+                f"{self.who} may not choose the strategy {strategy}; {allowed}", param="routing.strategy"
             )
         if may.max_sequences is not None and item.sequences > may.max_sequences:
             raise PermissionDeniedError(
-                f"{self._who} may ask for {may.max_sequences} answers in one request (got {item.sequences}); lower n, "
+                f"{self.who} may ask for {may.max_sequences} answers in one request (got {item.sequences}); lower n, "
                 "or send several requests",
                 param="n",
             )
@@ -69,11 +74,12 @@ class Caller:
     def check_route(self) -> None:
         """Raises: PermissionDeniedError: the caller may not have requests planned without their being run."""
         if not self.permissions.route:
-            raise PermissionDeniedError(f"{self._who} may not use /v1/route; have its permission `route` set")
+            raise PermissionDeniedError(f"{self.who} may not use /v1/route; have its permission `route` set")
 
     @property
-    def _who(self) -> str:
-        return "a caller without a key" if self.account.key is None else "this API key"
+    def who(self) -> str:
+        """In words for the caller."""
+        return who(self.account)
 
 
 ANYBODY = Caller(operator=True)  # where there are no keys the service is open
@@ -94,7 +100,7 @@ def caller_of(entry: KeyEntry | None, anonymous: Permissions, headers: Mapping[s
     elif not permissions.tenant_header:
         told = "anonymous.tenant_header: true" if entry is None else "its entry `tenant_header: true`"
         raise PermissionDeniedError(
-            f"{TENANT_HEADER}: {'callers without a key' if entry is None else 'this API key'} may not name a tenant; "
+            f"{TENANT_HEADER}: {who(Account(None if entry is None else entry.name))} may not name a tenant; "
             f"leave the header out, or have the service's operator set {told}"
         )
     elif len(named) > MAX_TENANT_CHARS or not named.isprintable() or named == UNNAMED:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from apportion.deployments.config.budget import LimitConfig
-from apportion.deployments.config.keys import KeyEntry, KeysConfig
+from apportion.deployments.config.keys import KeyEntry, KeysConfig, Permissions
 from apportion.deployments.config.service import ServiceConfig
 from apportion.router.budget import Limit, Scope
 from apportion.router.checked import mistakes, nearest
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 MAX_KEY_CHARS = 512
 WATCH_PERIOD_S = 1.0
-_ENTRIES = TypeAdapter(tuple[KeyEntry, ...])
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it is there, is ten times as fast
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one version of the file, by name and by mark; and the budgets that they bring."""
+    """The keys of one version of the file, by name and by mark; and the rates and budgets that they bring."""
 
     by_name: Mapping[str, KeyEntry] = field(default_factory=dict)
     by_mark: Mapping[bytes, KeyEntry] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
 
 
@@ -125,22 +125,21 @@ class Keyring:
         source, text = self._read()
         try:
             content = yaml.load(text, Loader=_Loader)
-            if content is None:  # an editor that is about to write it has emptied it first
-                raise ConfigurationError(f"{source} is empty; write [] for no keys at all")
-            entries = _ENTRIES.validate_python(content)
         except yaml.YAMLError:
             raise ConfigurationError(f"{source} is not valid YAML") from None
-        except ValidationError as error:
-            # What the fields hold is not shown: it may be a key.
-            found = "; ".join(map(str, mistakes(error, show_values=False)))
-            raise ConfigurationError(f"{source}: {found}") from None
+        if content is None:  # an editor that is about to write it has emptied it first
+            raise ConfigurationError(f"{source} is empty; write [] for no keys at all")
+        if not isinstance(content, list):
+            raise ConfigurationError(f"{source} is no list of keys; write `- name: ...` for each")
+        entries = [_entry(number, one, source) for number, one in enumerate(content)]
         by_name = {entry.name: entry for entry in entries}
         by_mark = {self._mark(entry.sha256): entry for entry in entries}
         if len(by_name) < len(entries) or len(by_mark) < len(entries):
             raise ConfigurationError(f"{source}: two keys have the same name or the same hash; every key needs its own")
         for entry in entries:
             self._check(entry, source)
-        return Keys(by_name, by_mark, tuple(limit for entry in entries for limit in entry.budget_limits()))
+        limits = tuple(limit for entry in entries for limit in entry.budget_limits())
+        return Keys(by_name, by_mark, rates_of(by_name), limits)
 
     def _check(self, entry: KeyEntry, source: str) -> None:
         try:
@@ -168,6 +167,21 @@ class Keyring:
 
     def _mark(self, digest: str) -> bytes:
         return hmac.digest(self._secret, digest.encode(), "sha256")
+
+
+def _entry(number: int, content: object, source: str) -> KeyEntry:
+    """One key of the list. By itself: a check of thousands in one call would hold up the other threads."""
+    try:
+        return KeyEntry.model_validate(content)
+    except ValidationError as error:
+        # What the fields hold is not shown: it may be a key.
+        found = "; ".join(map(str, mistakes(error, prefix=(number,), show_values=False)))
+        raise ConfigurationError(f"{source}: {found}") from None
+
+
+def rates_of(callers: Mapping[str, Permissions]) -> dict[str, float]:
+    """Requests a minute of the callers that have a limit, by name."""
+    return {name: may.requests_per_minute for name, may in callers.items() if may.requests_per_minute is not None}
 
 
 def new_key() -> tuple[str, str]:

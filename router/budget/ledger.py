@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_, update
@@ -338,10 +339,15 @@ class _Changes:
         """By row id."""
         rows: dict[int, tuple[int, int]] = {}
         for entered, (spent, reserved) in self._entered.items():
-            for row_id in json.loads(entered):
+            for row_id in _row_ids(entered):
                 old_spent, old_reserved = rows.get(row_id, (0, 0))
                 rows[row_id] = (old_spent + spent, old_reserved + reserved)
         return rows
+
+
+@lru_cache(1 << 14)
+def _row_ids(entered: str) -> tuple[int, ...]:
+    return tuple(json.loads(entered))
 
 
 def _prune(connection: Connection, now_s: float) -> int:

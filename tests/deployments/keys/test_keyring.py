@@ -25,6 +25,7 @@ from apportion.router.errors import (
     InvalidRequestError,
     ModelDeniedError,
     PermissionDeniedError,
+    RateLimitError,
 )
 from tests.deployments.local_router import configuration
 
@@ -184,7 +185,7 @@ def test_a_broken_file_locks_nobody_out_and_is_told_without_its_contents(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ring = keyring(file, ALICE)
-    for content in (b"- {name: x, sha256: secret-in-the-clear}", b"{", b"", b"- {name: \xff}", None):
+    for content in (b"- {name: x, sha256: secret-in-the-clear}", b"{", b"", b"secret-in: x", b"- {name: \xff}", None):
         if content is None:
             file.unlink()
         else:
@@ -193,7 +194,7 @@ def test_a_broken_file_locks_nobody_out_and_is_told_without_its_contents(
             assert not ring.refresh()
         assert ring.entry(bearer("secret-a")).name == "alice"
         assert "stay as they were" in (ring.error or "")
-    assert len(caplog.records) == 5
+    assert len(caplog.records) == 6
     assert "secret-in" not in caplog.text
 
 
@@ -211,7 +212,7 @@ def test_a_broken_file_locks_nobody_out_and_is_told_without_its_contents(
         ([ALICE | {"tenant": "unnamed"}], "choose another"),
         ([ALICE | {"name": "unnamed"}], "choose another"),
         ([ALICE | {"colour": "red"}], "colour"),
-        ([{"name": "alice", "sha256": "secret-a"}], "sha256"),
+        ([ALICE, {"name": "bob", "sha256": "secret-a"}], "1.sha256"),
     ],
 )
 def test_wrong_files_are_named(file: Path, entries: list[dict[str, Any]], says: str) -> None:
@@ -274,3 +275,17 @@ def test_a_key_may_be_kept_from_planning_only() -> None:
     Caller().check_route()
     with pytest.raises(PermissionDeniedError, match="may not use /v1/route"):
         Caller(Account("k"), Permissions(route=False)).check_route()
+
+
+def test_a_flood_is_sent_away_before_its_bodies_are_read_and_looking_does_not_count(file: Path) -> None:
+    file.write_text(yaml.safe_dump([ALICE | {"requests_per_minute": 60}]))
+    with_keys = Authenticator(configuration(None, keys={"file": str(file)}))
+    without = Authenticator(configuration(None, anonymous={"requests_per_minute": 60}))
+    for door, headers in ((with_keys, bearer("secret-a")), (without, {})):
+        for _ in range(100):
+            door.admit(headers)
+        for _ in range(10):  # twice its burst: exact counting is the router's
+            door.admit_request(headers)
+        with pytest.raises(RateLimitError, match="60 times a minute"):
+            _ = [door.admit_request(headers) for _ in range(10)]
+        door.close()

@@ -1,6 +1,7 @@
 import pytest
 
 from apportion.router.batch.rate import RateLimiter
+from apportion.router.errors import RateLimitError
 
 
 def test_a_steady_rate_passes_and_a_faster_one_waits() -> None:
@@ -43,3 +44,24 @@ def test_many_that_come_as_one_are_counted_one_by_one() -> None:
     assert limiter.take("", 0.0) == pytest.approx(96)
     assert limiter.take("another", 0.0) is None
     assert limiter.take("", 96.0) is None
+
+
+@pytest.mark.parametrize("per_minute", [1.0, 6.0, 60.0, 600.0])
+def test_with_slack_whoever_keeps_to_the_rate_always_passes_and_a_flood_does_not(per_minute: float) -> None:
+    limiter = RateLimiter({"k": per_minute}, slack=2)
+    interval_s = 60 / per_minute
+    # On time, then once more soon after: the stricter limiter behind this one had got it a moment too early.
+    for second in range(50):
+        for later_s in (0.0, 0.01):
+            assert limiter.take("k", second * interval_s + later_s) is None
+    passed = sum(limiter.take("k", 60 * interval_s + i * interval_s / 100) is None for i in range(10_000))
+    assert 200 <= passed <= 202 + 10 / interval_s
+
+
+def test_who_asks_too_often_is_told_what_it_may() -> None:
+    limiter = RateLimiter({"k": 30})
+    for _ in range(2):
+        limiter.check("k", 0.0, "you")
+    with pytest.raises(RateLimitError, match=r"you may ask 30 times a minute; try again in 1\.0 s") as caught:
+        limiter.check("k", 0.0, "you")
+    assert caught.value.retry_after_s == pytest.approx(1.0)

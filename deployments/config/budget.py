@@ -133,13 +133,16 @@ class BudgetConfig(Section):
             )
         return self
 
-    def ledger(self) -> BudgetLedger:
+    def ledger(self, owner: str | None = None) -> BudgetLedger:
         """Opens the database.
+
+        Args:
+            owner: the service whose newest router opens it; see `BudgetLedger`.
 
         Raises:
             ConfigurationError: its URL is not where it should be, or it cannot be opened.
         """
-        return BudgetLedger(self.url(), power_safe=self.power_safe)
+        return BudgetLedger(self.url(), power_safe=self.power_safe, owner=owner)
 
     def url(self) -> str:
         """The database's URL, read where it stands; may hold a password.

@@ -40,6 +40,7 @@ class BatchRoom:
         tell: takes a request's verdict.
         clock: seconds of a monotonic clock.
         wall_clock: seconds since 1970.
+        service: the name of which only the newest room may use the ledger; None: there is no such order.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BatchRoom:
         *,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
+        service: str | None = None,
     ) -> None:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
         longest = np.array([model.max_model_len for model in config.models], dtype=float)
@@ -68,7 +70,7 @@ class BatchRoom:
             ),
             config.ingress.route.timeout_s,
         )
-        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock), clock)
+        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock, service), clock)
         self.scheduler = Scheduler(
             config.routing.policy(config.models),
             self.forecaster,
@@ -97,7 +99,7 @@ def _briefly(solve: Solve) -> Solve:
     return within
 
 
-def spending(config: ServiceConfig, wall_clock: Clock, clock: Clock) -> Spending:
+def spending(config: ServiceConfig, wall_clock: Clock, clock: Clock, service: str | None) -> Spending:
     """The money of a configuration; without a `budget` section nothing is limited and nothing outlives the process."""
     longest_s, budget = config.dispatch.request_timeout_s, config.budget
     steady = SteadyClock(wall_clock, clock)
@@ -105,7 +107,7 @@ def spending(config: ServiceConfig, wall_clock: Clock, clock: Clock) -> Spending
         return Spending(None, longest_s, clock=steady)
     limits = [limit.limit() for limit in budget.limits]
     return Spending(
-        budget.ledger(),
+        budget.ledger(service),
         longest_s,
         limits=limits,
         pacing=budget.pacing.pacing(),

@@ -22,11 +22,12 @@ from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.housekeeping import Housekeeping
 from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
+from apportion.deployments.control.sole import service_name
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.batch.spending import GRACE_S
-from apportion.router.errors import ConfigurationError, RateLimitError
+from apportion.router.errors import ConfigurationError, RateLimitError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Router:
         self._policy_error: str | None = None
         self._limits = () if config.budget is None else config.budget.limits
         self._sessions: dict[str, IngressSession] = {}
-        self._room = BatchRoom(config, predict_by(predictor), solve_by(solver), self._tell)
+        self._room = BatchRoom(config, predict_by(predictor), solve_by(solver), self._tell, service=service_name())
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
         self._callers = Callers(config, self._reservations.spending)
@@ -87,8 +88,9 @@ class Router:
         self._scheduler.policy = live.policy(self._config.models)
 
     def check_health(self) -> None:
-        """Raises: UnavailableError: what is due every second is not done."""
+        """Raises: UnavailableError: what is due every second is not done, or a newer router has taken over."""
         self._housekeeping.check()
+        self._check_newest()
 
     def __del__(self) -> None:
         if hasattr(self, "_reservations"):  # else it is what has failed
@@ -118,6 +120,7 @@ class Router:
             self._confirmations.add(session, report.number)
         if wait:
             await session.wait(POLL_S)
+        self._check_newest()  # what it has decided or refused meanwhile is the newer one's to decide
         return session.reply(self._id, unknown, self._reservations.fleet.silent)
 
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
@@ -166,6 +169,10 @@ class Router:
             "keys_error": self._callers.error(self._limits),
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},
         }
+
+    def _check_newest(self) -> None:
+        if self._reservations.spending.superseded:
+            raise UnavailableError("a newer router has taken over; this one decides nothing more")
 
     def _accept(self, session: IngressSession, entry: Entry) -> None:
         session.undecided[entry.item.id] = entry

@@ -95,10 +95,19 @@ class AsyncLedger:
         self._closed = True
         self._reader.shutdown(wait=False, cancel_futures=True)
         self._thread.shutdown()
-        self._ledger.settle(self._ends)
+        if not self.superseded:
+            self._ledger.settle(self._ends)
         self._ledger.close()
 
+    @property
+    def superseded(self) -> bool:
+        """Whether a newer router has taken over: that one is told the endings, and this one may write no more."""
+        return self._ledger.superseded
+
     def _check_open(self) -> None:
+        if self.superseded:
+            self._ends.clear()
+            raise LedgerError("a newer router has taken over the budget ledger, and this one stops; try again")
         if self._closed:
             raise LedgerError("the budget ledger is closed, since the router stops; try again in some seconds")
 

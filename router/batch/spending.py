@@ -88,6 +88,11 @@ class Spending:
         self._key_limits: tuple[Limit, ...] = ()
         self.set_limits(limits)
 
+    @property
+    def superseded(self) -> bool:
+        """Whether a newer router keeps the ledger, so that this one can decide nothing more."""
+        return self._ledger is not None and self._ledger.superseded
+
     def set_limits(self, limits: Iterable[Limit]) -> None:
         """The configuration's limits from now on; those of keys stay."""
         self._own_limits = tuple(limits)

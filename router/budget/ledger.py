@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
-from apportion.router.budget.schema import READS, connect, counters, reservations
+from apportion.router.budget.schema import READS, connect, counters, owners, reservations
 from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
 from apportion.router.errors import LedgerError
 
@@ -67,18 +67,25 @@ class BudgetLedger:
         limits: may change later through `index`; what was spent before a limit was set does not count against it.
             `latest` is how those stood that the last call of `reserve` had to do with.
         power_safe: wait for the disk at each commit (SQLite).
+        owner: name of a service that has one router at a time: this ledger is the newest's from now on, and those of
+            the same name before it may write no more. None: whoever comes may write.
 
     Raises:
         ConfigurationError: the database cannot be opened.
     """
 
-    def __init__(self, url: str, limits: Iterable[Limit] = (), *, power_safe: bool = False) -> None:
+    def __init__(
+        self, url: str, limits: Iterable[Limit] = (), *, power_safe: bool = False, owner: str | None = None
+    ) -> None:
         self.index = LimitIndex(limits)
         self.latest = Standing(self.index, 0.0)
         self._engine = connect(url, power_safe=power_safe)
         self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         self._ids: dict[CounterKey, int] = {}
         self._pruned_s = float("-inf")
+        self.superseded = False
+        self._owner = owner
+        self._epoch = 0 if owner is None else self._transact(self._take_over)
 
     def reserve(
         self,
@@ -128,6 +135,7 @@ class BudgetLedger:
         self._forget_if_many()
 
         def read(connection: Connection) -> None:
+            self._check_owner(connection)
             self._write(connection, self._end(connection, ends))
             self._find(connection, keys)
             self._fill(connection, standing, [key for key in keys if key in self._ids])
@@ -197,6 +205,7 @@ class BudgetLedger:
 
         def write(connection: Connection) -> list[Shortage | None]:
             standing.balances.clear()  # of an attempt before this one
+            self._check_owner(connection)
             changes = self._end(connection, ends)
             self._find(connection, keys)
             shortages = self._hopeless(connection, claims, standing, keys, changes)
@@ -235,6 +244,19 @@ class BudgetLedger:
         shortages = [standing.take(claim) for claim in claims]
         standing.balances.clear()
         return shortages
+
+    def _take_over(self, connection: Connection) -> int:
+        first = self._insert(owners).values(name=self._owner, epoch=1)
+        newest = first.on_conflict_do_update(index_elements=["name"], set_={"epoch": owners.c.epoch + 1})
+        return int(connection.execute(newest.returning(owners.c.epoch)).scalar_one())
+
+    def _check_owner(self, connection: Connection) -> None:
+        if self._owner is None:
+            return
+        newest = select(owners.c.epoch).where(owners.c.name == self._owner).with_for_update(read=True)
+        if connection.execute(newest).scalar() != self._epoch:
+            self.superseded = True
+            raise LedgerError("a newer router has taken over the budget ledger, and this one stops; try again")
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
         """Does the work in one transaction; again from its start where it collided with another and was given up."""

@@ -1,8 +1,8 @@
-"""The ledger's two tables, and how to reach the database that holds them.
+"""The ledger's tables, and how to reach the database that holds them.
 
 `counters`: what was spent and what is set aside, a row a scope, name and window. `reservations`: what requests in
 flight may still cost, with the counters that each was entered in, so that it is settled where it was reserved even if
-the limits or the window have changed since.
+the limits or the window have changed since. `owners`: which of a service's routers is the newest.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ reservations = Table(
     Column("charged", Boolean, nullable=False, server_default=false()),
     Column("counters", Text, nullable=False),
     Index("apportion_reservations_expiry", "charged", "expires_s"),
+)
+
+owners = Table(
+    "apportion_owners",
+    metadata,
+    Column("name", String(256), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
 )
 
 

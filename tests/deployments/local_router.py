@@ -113,7 +113,7 @@ class LocalService:
 
     def __post_init__(self) -> None:
         self.router = make_router(self.config)
-        self.link = RouterLink(self.router.exchange)
+        self.link = RouterLink(lambda report, wait: self.router.exchange(report, wait))
         self._beat = asyncio.create_task(self._heartbeats())
 
     async def _heartbeats(self) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from apportion.deployments.control import router as router_module
 from apportion.deployments.ingress import link as link_module
 from apportion.deployments.ingress.link import RouterLink
 from apportion.router.batch.messages import Done, Reply, Report, RouteItem, RoutingAsk
 from apportion.router.budget import Account, to_nano
 from apportion.router.budget.ledger import BudgetLedger
-from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, LedgerError
-from tests.deployments.local_router import CONTEXT, LocalService, configuration, worst_usd
+from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, LedgerError, UnavailableError
+from tests.deployments.local_router import CONTEXT, LocalService, configuration, make_router, worst_usd
 from tests.deployments.router_process import RouterProcess
 
 Start = Callable[..., Awaitable[LocalService]]
@@ -281,6 +282,35 @@ async def test_a_ledger_that_does_not_answer_spends_nothing(start: Start, monkey
     state = await service.idle_state()
     assert (state["in_flight"], state["budget"]["reserved_usd"]) == (0, 0)
     assert state["budget"]["spent_usd"] == pytest.approx(worst_usd("wren", 10), abs=1e-9)
+
+
+async def test_a_router_that_is_not_the_newest_decides_nothing_and_loses_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_module, "service_name", lambda: "session/application")
+    monkeypatch.setattr(link_module, "RETRY_S", 0.01)
+    service = await start(total(1.0), slots=1)
+    old = service.router
+    held = await service.plan(item("held", model="wren"))
+    waiting = asyncio.create_task(service.plan(item("waiting", model="wren")))
+    await asyncio.sleep(0.1)
+    new = make_router(service.config)
+    service.link.finish(Done(held.id, 1e-6))  # the old router would give its slot to the other, but may not pay for it
+    async with asyncio.timeout(5):
+        while not old._reservations.spending.superseded:
+            await asyncio.sleep(0.01)
+    with pytest.raises(UnavailableError, match="newer router"):
+        old.check_health()
+    assert not waiting.done()
+    service.router = new
+    await service.announce()
+    decision = await asyncio.wait_for(waiting, 5)
+    service.link.finish(Done(decision.id, 2e-6))
+    state = await service.idle_state()
+    assert (state["budget"]["spent_usd"], state["budget"]["reserved_usd"]) == (pytest.approx(3e-6), 0)
+    new.check_health()
+    old._housekeeping.stop()
+    old._reservations.spending.close()
 
 
 @pytest.fixture

@@ -424,3 +424,26 @@ def test_no_order_of_events_breaks_a_limit_or_leaks(tmp_path_factory: pytest.Tem
     assert generated <= spent <= generated + late
     assert all(b.reserved_nano == 0 for b in ledger.statement(now_s=now_s).balances.values())
     ledger.close()
+
+
+def test_only_the_newest_router_of_a_service_writes(url: str) -> None:
+    limits = [Limit(Scope.service, Window.total, 100)]
+    old, other, anyone = (BudgetLedger(url, limits, owner=name) for name in ("a", "b", None))
+    assert reserve(old, claim("r", 10)) == [True]
+    new = BudgetLedger(url, limits, owner="a")
+    for forbidden in (
+        lambda: reserve(old, claim("s", 10)),
+        lambda: old.settle({"r": 0}),
+        lambda: old.look([Account()], ["small"], now_s=NOW_S, ends={"r": 0}),
+    ):
+        with pytest.raises(LedgerError, match="newer router"):
+            forbidden()
+    assert old.superseded
+    assert balance(new) == (0, 10)
+    new.settle({"r": 4})
+    for ledger, name in ((new, "t"), (other, "u"), (anyone, "v")):
+        assert reserve(ledger, claim(name, 1)) == [True]
+        assert not ledger.superseded
+    assert balance(new) == (4, 3)
+    for ledger in (old, other, anyone, new):
+        ledger.close()

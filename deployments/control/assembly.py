@@ -70,7 +70,8 @@ class BatchRoom:
             ),
             config.ingress.route.timeout_s,
         )
-        self.reservations = Reservations(Fleet(config.names, clock), spending(config, wall_clock, clock, service), clock)
+        fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
+        self.reservations = Reservations(fleet, spending(config, wall_clock, clock, service), clock)
         self.scheduler = Scheduler(
             config.routing.policy(config.models),
             self.forecaster,

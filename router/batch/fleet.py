@@ -6,7 +6,7 @@ A replica that failed several times in a row gets no requests for a while, then 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,13 @@ class Fleet:
     Args:
         models: names in the order of every array.
         clock: seconds of a monotonic clock.
+        expected: models that are to have replicas; None: all.
     """
 
-    def __init__(self, models: Sequence[str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, models: Sequence[str], clock: Callable[[], float], *, expected: Iterable[str] | None = None
+    ) -> None:
+        self._expected = frozenset(models if expected is None else expected)
         self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
@@ -46,8 +50,8 @@ class Fleet:
 
     @property
     def complete(self) -> bool:
-        """Whether every model has a replica."""
-        return {replica.model for replica in self._replicas.values()} == set(self._columns)
+        """Whether every model that is to have replicas has one."""
+        return self._expected <= {replica.model for replica in self._replicas.values()}
 
     @property
     def silent(self) -> tuple[str, ...]:

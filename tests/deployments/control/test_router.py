@@ -209,6 +209,18 @@ async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatc
     assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
 
 
+async def test_what_its_cancel_has_overtaken_is_not_kept_for_ever(router: Any) -> None:
+    await join(router, ("s1", "small", 1))
+    await router.exchange(Report("i", items=(item("takes the slot"),)), True)
+    await router.exchange(Report("i", 1, cancelled=("late",)), False)
+    await router.exchange(Report("i", items=(item("late", timeout_s=0.05),)), False)
+    assert "late" in router._sessions["i"].undecided
+    await asyncio.sleep(0.1)
+    await router.exchange(Report("i", 2, done=(Done("takes the slot", 1e-6),)), True)
+    assert router._sessions["i"].undecided == {}
+    assert ((await router.state())["waiting"], (await router.state())["in_flight"]) == (0, 0)
+
+
 async def test_what_never_ends_is_freed(router: Any) -> None:
     await join(router, ("s1", "small", 2))
     await router.exchange(Report("i", items=(item("lost"), item("runs"))), True)

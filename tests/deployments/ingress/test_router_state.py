@@ -120,3 +120,15 @@ async def test_prices_outlive_a_router_that_is_away(state: RouterState, router: 
     router.away = True
     clock.now_s += 5
     assert (await state.described((NAMES[0],)))[0]["input_usd_per_million"] == 7.0
+
+
+async def test_a_model_that_is_to_have_no_replica_makes_nobody_unhealthy(router: RouterOfTest, clock: Clock) -> None:
+    spare = MODELS[0].model_copy(update={"replica_groups": ()})
+    told = await router.state(0.0)
+    told["models"][spare.name] = {"slots": 0, "free_slots": 0}
+
+    async def tell(_: float) -> dict[str, Any]:
+        return told
+
+    assert (await RouterState(tell, (spare, *MODELS[1:]), clock).health())[0]
+    assert not (await RouterState(tell, MODELS, clock).health())[0]

@@ -125,3 +125,12 @@ def test_silent_replicas_are_named_until_they_are_heard_of_or_forgotten(fleet: F
     fleet.announce(replica("s1"))
     fleet.sweep()
     assert fleet.silent == ()
+
+
+def test_a_model_that_is_to_have_no_replica_is_not_waited_for(clock: Clock) -> None:
+    fleet = Fleet(["small", "large"], clock, expected=["small"])
+    assert not fleet.complete
+    fleet.announce(replica("l1", "large"))
+    assert not fleet.complete
+    fleet.announce(replica("s1"))
+    assert fleet.complete

@@ -32,7 +32,14 @@ class BatchingConfig(Section):
     max_wait_ms: float = Field(
         50, gt=0, description="A request that waited this long is planned even while another batch is."
     )
-    max_queue: int = Field(4096, ge=1, description="Waiting requests; more are answered with 429.")
+    max_queue: int = Field(
+        4096, ge=1, description="Waiting requests; more are answered with 429, those of whoever has most there first."
+    )
+    max_queue_bytes: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="Memory of what waiting requests hold; more is answered with 429 as for `max_queue`.",
+    )
     aging_s: float = Field(10.0, gt=0, description="Waiting this long counts as one more of priority.")
 
 

@@ -123,6 +123,7 @@ def batch_limits(config: ServiceConfig) -> BatchLimits:
         max_batch_size=batching.max_batch_size,
         max_wait_s=batching.max_wait_ms / 1e3,
         max_queue=batching.max_queue,
+        max_queue_bytes=batching.max_queue_bytes,
         aging_s=batching.aging_s,
         longest_request_s=config.dispatch.request_timeout_s,
         settle_s=SETTLE_S,

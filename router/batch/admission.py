@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -15,12 +13,12 @@ from apportion.router.assignment import BatchProblem, first_in_line, largest_fea
 from apportion.router.batch.batch_budget import ROUNDING, allowed_usd
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
+from apportion.router.batch.search import searching
 from apportion.router.errors import ApportionError, BudgetExceededError
 
 logger = logging.getLogger(__name__)
 
 ADMISSION_LIMIT_S = 0.1
-_SEARCH = ThreadPoolExecutor(1, thread_name_prefix="admission")  # one: Pyomo does not stand two threads at once
 
 
 async def admitted(problem: BatchProblem) -> BoolArray:
@@ -30,9 +28,8 @@ async def admitted(problem: BatchProblem) -> BoolArray:
     use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
     if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
         return np.ones(problem.n_requests, dtype=bool)
-    search = partial(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S)
     try:
-        return await asyncio.get_running_loop().run_in_executor(_SEARCH, search)
+        return await searching(partial(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S))
     except Exception:
         logger.exception("the search for requests that can pay together failed")
         return np.zeros(problem.n_requests, dtype=bool)

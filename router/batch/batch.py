@@ -71,19 +71,24 @@ class Batch:
         self.wait(np.flatnonzero(self.allowed.any(axis=1) & ~fitting.any(axis=1)))
         self.allowed = fitting
 
+    def let_wait(self, those: BoolArray) -> None:
+        """Requests (N,) whose turn it is not yet, if they need not be refused."""
+        self.wait(np.flatnonzero(those & self.allowed.any(axis=1)))
+        self.allowed = self.allowed & ~those[:, None]
+
     def wait(self, rows: IntArray) -> None:
         self.waiting.update(self.items[row].id for row in rows)
 
     def by_strategy(self) -> list[tuple[Strategy, IntArray]]:
         """Requests that ask for a strategy of their own are planned apart, each group with its own allowance."""
-        groups: dict[str, tuple[Strategy, list[int]]] = {"": (self.policy.strategy, [])}
-        for row in np.flatnonzero(self.allowed.any(axis=1)).tolist():
-            ask = self.items[row].ask
-            key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
-            if key not in groups:
-                groups[key] = (checked_strategy(ask.strategy or "", ask.options), [])
-            groups[key][1].append(row)
-        return [(strategy, np.array(rows)) for strategy, rows in groups.values() if rows]
+        answerable = set(np.flatnonzero(self.allowed.any(axis=1)).tolist())
+        groups = []
+        for rows in by_strategy(self.items):
+            ask = self.items[rows[0]].ask
+            strategy = self.policy.strategy if ask.strategy is None else checked_strategy(ask.strategy, ask.options)
+            if kept := [row for row in rows if row in answerable]:
+                groups.append((strategy, np.array(kept)))
+        return groups
 
     def problem(self, rows: IntArray, *, with_samples: bool) -> BatchProblem:
         """The rows' problem under the remaining slots, and no budget yet."""
@@ -144,3 +149,13 @@ class Batch:
         refused = ~funded & ~waits
         for row, cost_usd in zip(rows[refused].tolist(), cheapest[refused], strict=True):
             self.refuse(row, over_budget(cost_usd, problem, self.policy))
+
+
+def by_strategy(items: Sequence[RouteItem]) -> list[list[int]]:
+    """Rows of the requests that ask for the same strategy with the same options; first those that ask for none."""
+    groups: dict[str, list[int]] = {"": []}
+    for row, item in enumerate(items):
+        ask = item.ask
+        key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
+        groups.setdefault(key, []).append(row)
+    return [rows for rows in groups.values() if rows]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from apportion.router.batch.messages import RouteItem
-from apportion.router.estimates import Estimates
+from apportion.router.estimates import Estimates, concatenate
 from apportion.router.prices import ModelPrice
 
 
@@ -14,7 +18,8 @@ class Entry:
     """A request at the router, from its arrival to its verdict.
 
     `arrived_s` is of the scheduler's clock. `decided` once it has its verdict; `cancelled` once nobody waits for it.
-    `prices` are those of its estimates.
+    Its estimates are the `row` of a table that it shares with others; `prices` are those that they were made at.
+    `starting` if it is its turn, else it is only looked at whether it has to be refused.
     `replans` counts the plans that it lost because others of its batch took the money.
     """
 
@@ -22,6 +27,8 @@ class Entry:
     ingress: str
     arrived_s: float
     estimates: Estimates | None = None
+    row: int = 0
+    starting: bool = True
     prices: tuple[ModelPrice, ...] = ()
     predict_s: float = 0.0
     replans: int = 0
@@ -31,3 +38,33 @@ class Entry:
     def left_s(self, now_s: float) -> float:
         """What is left of its time; when there is nothing, its ingress tells the client."""
         return self.item.timeout_s - (now_s - self.arrived_s)
+
+
+def estimates_of(entries: Sequence[Entry]) -> Estimates:
+    """The entries' estimates in their order, from then on in one table of their own."""
+    tables: dict[int, tuple[Estimates, list[int]]] = {}  # by identity, with the entries' places
+    for place, entry in enumerate(entries):
+        if entry.estimates is not None:
+            tables.setdefault(id(entry.estimates), (entry.estimates, []))[1].append(place)
+    parts = [table.rows([entries[place].row for place in places]) for table, places in tables.values()]
+    together = concatenate(parts)
+    if len(parts) > 1:
+        together = together.rows(np.argsort([place for _, places in tables.values() for place in places]))
+    for row, entry in enumerate(entries):
+        entry.estimates, entry.row = together, row
+    return together
+
+
+def size_bytes(item: RouteItem) -> int:
+    """About what a request holds in memory; takes some microseconds a message, whatever their length."""
+    return _held_bytes(item.content) + _held_bytes(item.tools)
+
+
+def _held_bytes(value: Any) -> int:
+    if isinstance(value, list):
+        if value and isinstance(value[0], int):
+            return 36 * len(value)  # token ids: pointers and small integers
+        return int(value.__sizeof__()) + sum(map(_held_bytes, value))
+    if isinstance(value, dict):
+        return int(value.__sizeof__()) + sum(map(_held_bytes, value.values()))
+    return int(value.__sizeof__())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apportion.router.arrays import IntArray
+from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.admission import seatable
 from apportion.router.batch.availability import Availability
@@ -17,16 +17,20 @@ from apportion.router.batch.batch import Batch
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.rungs import Rungs
-from apportion.router.batch.screening import allowed_models, reasons, refuse
+from apportion.router.batch.screening import possible_models, reasons, refuse
 from apportion.router.estimates import Estimates
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A batch's verdicts by request id, and the ids that have to wait for a slot."""
+    """A batch's verdicts by request id, and the ids that have to wait for a slot.
+
+    `possible` is (N, M): False where a model can never answer the request, whatever is free.
+    """
 
     verdicts: dict[str, Verdict]
     waiting: set[str]
+    possible: BoolArray
 
 
 class BatchPlanner:
@@ -47,26 +51,31 @@ class BatchPlanner:
         available: Availability,
         policy: Policy,
         *,
+        starting: BoolArray | None = None,
         explain: bool = False,
     ) -> Plan:
         """Decides a batch.
 
         Args:
             items: those in front are seated first where slots are short.
+            starting: (N,), those that may have slots; the others wait unless they have to be refused. None: all may.
             explain: decisions carry the predictions for every model.
         """
         healthy = available.healthy(len(items))
-        allowed = allowed_models(items, estimates, policy.models, healthy)
+        possible = possible_models(items, estimates, policy.models)
+        allowed = possible & healthy
         batch = Batch(
             items, estimates, allowed, healthy, available.free_slots.copy(), policy, explain, available.budget
         )
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
         batch.leave_out_what_cannot_be_paid()
+        if starting is not None:
+            batch.let_wait(~starting)
         batch.let_wait_what_has_no_room(available.room)
         for strategy, rows in batch.by_strategy():
             await self._plan_group(batch, strategy, rows)
-        return Plan(batch.verdicts, batch.waiting)
+        return Plan(batch.verdicts, batch.waiting, possible)
 
     async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""

@@ -11,6 +11,7 @@ import numpy as np
 from apportion.router.arrays import BoolArray
 from apportion.router.batch.availability import Availability
 from apportion.router.batch.fleet import Fleet
+from apportion.router.batch.lanes import SlotRoom
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.slots import UNBOUNDED
@@ -50,6 +51,10 @@ class Reservations:
         """What there would be if nothing were in flight, without limits on money."""
         capacity = self.fleet.capacity()
         return Availability(capacity, capacity)
+
+    def room(self) -> SlotRoom:
+        """The slots that are free now, for the queue to know who can start."""
+        return SlotRoom(self.fleet.free_slots(), self.fleet.room(), self.fleet.capacity())
 
     async def look(
         self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy, patient: BoolArray

@@ -6,9 +6,9 @@ is a plan without predictions: see `planner`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from apportion.router.assignment import (
 )
 from apportion.router.batch.breaker import BreakerState
 from apportion.router.batch.parts import Part
+from apportion.router.batch.search import searching
 
 Solve = Callable[[BatchProblem, Strategy], Awaitable[Assignment]]
 
@@ -64,12 +65,13 @@ class Rungs:
         if solved is not None and solved.status is not Status.infeasible:
             self._last_prices[strategy.name] = solved.prices
             return solved, solved.strategy
-        # In a thread, since moving requests until all limits hold may take long where they are tight.
+        # Moving requests until all limits hold may take long where they are tight.
         price, warm = Price(time_limit_s=self._time_limit_s), self._last_prices.get(strategy.name)
-        priced = await asyncio.to_thread(assign, problem, price, warm=warm)
+        priced = await searching(partial(assign, problem, price, warm=warm))
         if priced.status is not Status.infeasible:
             return priced, "price"
-        return await asyncio.to_thread(assign, problem, Greedy(time_limit_s=self._time_limit_s)), "greedy"
+        greedy = partial(assign, problem, Greedy(time_limit_s=self._time_limit_s))
+        return await searching(greedy), "greedy"
 
     async def try_again(self) -> None:
         """Asks a solver that was left alone for long enough, so that no request has to."""

@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from apportion.router.batch.batch import by_strategy
 from apportion.router.batch.delay import DelayQueue
-from apportion.router.batch.entry import Entry
+from apportion.router.batch.entry import Entry, estimates_of, size_bytes
 from apportion.router.batch.forecaster import Forecaster
+from apportion.router.batch.lanes import lanes
+from apportion.router.batch.line import Lane, Place
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, RouteItem, Verdict
 from apportion.router.batch.planner import BatchPlanner
 from apportion.router.batch.policy import Policy
@@ -20,10 +23,11 @@ from apportion.router.batch.queue import BatchQueue
 from apportion.router.batch.reservations import Reservations, Wish
 from apportion.router.budget import Shortage
 from apportion.router.errors import ApportionError, BudgetExhaustedError, DeadlineError, OverloadedError
-from apportion.router.estimates import concatenate
 from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger(__name__)
+
+MAX_STRATEGIES = 8  # strategies with their options that are planned with one batch, each by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class BatchLimits:
     """Bounds of batches and of waiting.
 
     `max_wait_s`: a batch starts even while another is planned, if its oldest new request has waited this long.
+    `max_queue_bytes`: of what requests hold that wait for a slot or are being planned, and again of those that wait for
+    money.
     `aging_s`: waiting this long counts as one more of priority. `longest_request_s` bounds every request.
     `settle_s`: so long after its start a scheduler waits for every model to have a replica.
     """
@@ -38,6 +44,7 @@ class BatchLimits:
     max_batch_size: int
     max_wait_s: float
     max_queue: int
+    max_queue_bytes: int
     aging_s: float
     longest_request_s: float
     settle_s: float
@@ -73,16 +80,18 @@ class Scheduler:
         self._clock = clock
         self._settled_s = clock() + limits.settle_s
         self._queue: BatchQueue[Entry] = BatchQueue(
-            self._plan,
-            lambda entry: entry.item.id,
+            self._plan_batch,
+            reservations.room,
             max_batch_size=limits.max_batch_size,
             max_wait_s=limits.max_wait_s,
             max_queue=limits.max_queue,
-            priority=lambda entry: entry.item.priority,
-            aging_s=limits.aging_s,
+            max_bytes=limits.max_queue_bytes,
+            patience_s=limits.aging_s,
             clock=clock,
         )
-        self._unfunded: DelayQueue[Entry] = DelayQueue(self.submit, places=limits.max_queue)
+        self._unfunded: DelayQueue[Entry] = DelayQueue(
+            self.submit, places=limits.max_queue, max_bytes=limits.max_queue_bytes
+        )
 
     @property
     def waiting(self) -> int:
@@ -94,11 +103,20 @@ class Scheduler:
         return len(self._unfunded)
 
     def submit(self, entry: Entry) -> None:
-        """Queues a request; one that the queue has no place for is refused."""
+        """Queues a request; one that the queue has no place for is refused, or one of whoever holds most of it.
+
+        Accounts take turns. Its priority and how long it waits place a request among its account's own.
+        """
+        item = entry.item
+        rank = entry.arrived_s / self._limits.aging_s - item.priority
+        place, left_s = Place(item.account, None, rank, item.sequences), entry.left_s(self._clock())
         try:
-            self._queue.put(entry, patience_s=entry.left_s(self._clock()))
+            shed = self._queue.put(item.id, entry, place, size_bytes=size_bytes(item), patience_s=left_s)
         except OverloadedError as error:
-            self._tell(entry, Refusal(entry.item.id, error))
+            self._tell(entry, Refusal(item.id, error))
+            return
+        for other, why in shed:
+            self._tell(other, Refusal(other.item.id, why))
 
     def withdraw(self, entry: Entry) -> None:
         """Nobody waits for the request any more; if it is being planned it gets no verdict and holds nothing."""
@@ -118,14 +136,19 @@ class Scheduler:
         """What would be decided for the items as one batch with all slots free; takes nothing."""
         return await self._preview.plan(items, self.policy, self._reservations.empty())
 
-    async def _plan(self, entries: list[Entry]) -> set[str]:
-        """Plans a batch; returns the ids that have to wait."""
+    async def _plan_batch(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
+        for row, entry in enumerate(entries):
+            entry.starting = row < starting
+        return await self._plan(entries)
+
+    async def _plan(self, entries: list[Entry]) -> dict[str, Lane]:
+        """Plans a batch; returns the ids that have to wait, with their lanes."""
         policy = self.policy  # one for all of the batch, from its estimates to its claims
         try:
             await self._estimate(entries, policy.prices)
             await self._every_model_is_there()
             live = self._still_waiting(entries)
-            return await self._decide(live, policy) if live else set()
+            return await self._decide_all(live, policy)
         except ApportionError as error:
             return self._fail(entries, error)
         except Exception as error:
@@ -133,7 +156,7 @@ class Scheduler:
             logger.error("planning %d requests failed: %s", len(entries), type(error).__name__)
             return await self._plan_apart(entries)
 
-    async def _plan_apart(self, entries: list[Entry]) -> set[str]:
+    async def _plan_apart(self, entries: list[Entry]) -> dict[str, Lane]:
         """Plans the halves of a batch whose planning failed, until the request that is at fault is alone."""
         left = [entry for entry in entries if not entry.decided]
         if len(left) <= 1:
@@ -141,12 +164,12 @@ class Scheduler:
         half = len(left) // 2
         return await self._plan(left[:half]) | await self._plan(left[half:])
 
-    def _fail(self, entries: Sequence[Entry], error: ApportionError) -> set[str]:
+    def _fail(self, entries: Sequence[Entry], error: ApportionError) -> dict[str, Lane]:
         for entry in entries:
             if not (entry.decided or entry.cancelled):  # others have their verdict already
                 self._unfunded.discard(entry.item.id)
                 self._tell(entry, Refusal(entry.item.id, error))
-        return set()
+        return {}
 
     async def _estimate(self, entries: Sequence[Entry], prices: tuple[ModelPrice, ...]) -> None:
         """Estimates what is new, and anew what waits since before the prices changed."""
@@ -156,7 +179,7 @@ class Scheduler:
             estimates = await self._forecaster.estimate([entry.item for entry in unpriced], prices)
             predict_s = self._clock() - began_s
             for row, entry in enumerate(unpriced):
-                entry.estimates, entry.prices, entry.predict_s = estimates.rows([row]), prices, predict_s
+                entry.estimates, entry.row, entry.prices, entry.predict_s = estimates, row, prices, predict_s
 
     def _still_waiting(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that somebody waits for; those whose time is up are told so."""
@@ -171,13 +194,25 @@ class Scheduler:
         while not self._reservations.fleet.complete and self._clock() < self._settled_s:  # noqa: ASYNC110 (once)
             await asyncio.sleep(0.05)
 
-    async def _decide(self, entries: list[Entry], policy: Policy) -> set[str]:
+    async def _decide_all(self, entries: list[Entry], policy: Policy) -> dict[str, Lane]:
+        """Decides one strategy's requests after the other, the policy's own first; some may be for the next batch."""
+        left: dict[str, Lane] = {}
+        groups = by_strategy([entry.item for entry in entries])
+        for rows in groups[:MAX_STRATEGIES]:
+            left |= await self._decide([entries[row] for row in rows], policy)
+        late = [entries[row] for rows in groups[MAX_STRATEGIES:] for row in rows]
+        if late:
+            self._queue.wake()
+        return left | {entry.item.id: None for entry in late if not entry.cancelled}
+
+    async def _decide(self, entries: list[Entry], policy: Policy) -> dict[str, Lane]:
         items = [entry.item for entry in entries]
-        estimates = concatenate([entry.estimates for entry in entries if entry.estimates is not None])
+        estimates = estimates_of(entries)
         patient = np.array([self._clock() - entry.arrived_s > self._limits.aging_s for entry in entries])
         available = await self._reservations.look(items, estimates, policy, patient)
         began_s = self._clock()
-        plan = await self._planner.plan(items, estimates, available, policy)
+        starting = np.array([entry.starting for entry in entries])
+        plan = await self._planner.plan(items, estimates, available, policy, starting=starting)
         solve_s = self._clock() - began_s
         chosen: list[tuple[Entry, Wish]] = []
         for row, entry in enumerate(entries):
@@ -190,8 +225,13 @@ class Scheduler:
             timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
             decision = replace(verdict, timing=timing, price=policy.price_of(verdict.model))
             chosen.append((entry, Wish(entry.item, decision, available.claim(row, verdict.model))))
-        left = plan.waiting | await self._dispatch(chosen)
-        return left - {entry.item.id for entry in entries if entry.cancelled}
+        waiting = plan.waiting | await self._dispatch(chosen)
+        left = [row for row, entry in enumerate(entries) if entry.item.id in waiting and not entry.cancelled]
+        if not left:
+            return {}
+        estimates_of([entries[row] for row in left])  # of their own, so that those of the others can be forgotten
+        found = lanes(plan.possible[left], [items[row].sequences for row in left])
+        return {items[row].id: lane for row, lane in zip(left, found, strict=True)}
 
     async def _dispatch(self, chosen: Sequence[tuple[Entry, Wish]]) -> set[str]:
         """Takes what decided requests need, and only then tells where they go; returns what waits."""
@@ -230,7 +270,7 @@ class Scheduler:
         left_s = min(entry.left_s(self._clock()), self._limits.longest_request_s)
         if entry.item.ask.wait_for_budget and wait_s is not None and wait_s < left_s:
             entry.replans = 0
-            if self._unfunded.put(entry.item.id, entry, wait_s):
+            if self._unfunded.put(entry.item.id, entry, wait_s, size_bytes(entry.item)):
                 return
         self._tell(entry, Refusal(entry.item.id, error))
 

@@ -20,23 +20,14 @@ from apportion.router.errors import (
 from apportion.router.estimates import Estimates, told, unreadable
 
 
-def allowed_models(
-    items: Sequence[RouteItem],
-    estimates: Estimates,
-    models: Sequence[ServedModel],
-    healthy: BoolArray,
-) -> BoolArray:
-    """(N, M): False where a name, an allow-list, a template, the context, a limit of the request, or health forbids.
-
-    Args:
-        healthy: (N, M), models that have a replica for the request.
-    """
-    allowed = _named(items, models) & estimates.readable() & _fits(items, estimates, models) & healthy
+def possible_models(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
+    """(N, M): False where a name, an allow-list, a template, the context, or a limit of the request forbids."""
+    possible = _named(items, models) & estimates.readable() & _fits(items, estimates, models)
     most_usd = np.array([_or(item.ask.max_cost_usd, np.inf) for item in items])
     least = np.array([_or(item.ask.min_success, 0.0) for item in items])
-    allowed &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
-    allowed[list(estimates.errors)] = False
-    return allowed
+    possible &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
+    possible[list(estimates.errors)] = False
+    return possible
 
 
 def reasons(

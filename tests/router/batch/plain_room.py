@@ -29,7 +29,13 @@ from apportion.router.prices import ModelPrice
 MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))
 POLICY = Policy(MODELS, Mip())
 LIMITS = BatchLimits(
-    max_batch_size=256, max_wait_s=0.05, max_queue=4096, aging_s=10.0, longest_request_s=300.0, settle_s=0.0
+    max_batch_size=256,
+    max_wait_s=0.05,
+    max_queue=4096,
+    max_queue_bytes=256 << 20,
+    aging_s=10.0,
+    longest_request_s=300.0,
+    settle_s=0.0,
 )
 
 
@@ -57,6 +63,7 @@ class PlainRoom:
 
     predict: Any = broken
     solver: Any = solve
+    solver_timeout_s: float = 0.1
     policy: Policy = POLICY
     limits: BatchLimits = LIMITS
     spending: Spending | None = None
@@ -74,7 +81,7 @@ class PlainRoom:
         self.forecaster = Forecaster(
             self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.gate, self.calls
         )
-        self.rungs = Rungs(self.solver, Part("solver", 0.1, self.clock), len(models), 0.1)
+        self.rungs = Rungs(self.solver, Part("solver", self.solver_timeout_s, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
         self.fleet = Fleet(self.policy.names, self.clock)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)

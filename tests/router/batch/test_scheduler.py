@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from apportion.router.batch.messages import Decision, Done, Ending, Refusal, RouteItem, RoutingAsk
+from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch.entry import size_bytes
+from apportion.router.batch.messages import Decision, Done, Ending, EngineReplica, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.policy import Policy, ServedModel
+from apportion.router.batch.scheduler import MAX_STRATEGIES
 from apportion.router.batch.spending import Spending
 from apportion.router.batch.unsettled import WORD_S
-from apportion.router.budget import Limit, Scope, Window, to_nano
+from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Standing
-from apportion.router.errors import LedgerError, OverloadedError
+from apportion.router.errors import LedgerError, OverloadedError, UnavailableError
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 from tests.router.batch.plain_room import LIMITS, MODELS, POLICY, Clock, PlainRoom, estimates, items, until
@@ -176,6 +179,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     verdict = await room.verdict("r2")
     assert isinstance(verdict, Refusal)
     assert isinstance(verdict.error, OverloadedError)
+    await until(lambda: len(room.told) == 3)
 
 
 async def test_a_preview_takes_nothing() -> None:
@@ -232,3 +236,141 @@ async def test_a_cost_that_no_answer_can_have_counts_as_not_told() -> None:
     room.clock.now_s += WORD_S + 1
     room.reservations.charge_overdue()
     assert room.spending.tally.spent_usd == pytest.approx(3e-5), "as planned"
+
+
+def odd(number: int) -> RouteItem:
+    """A request with a strategy that no other has."""
+    return RouteItem(f"odd{number}", "hello", ask=RoutingAsk("per_query", {"price": number + 1.0}))
+
+
+async def test_plain_requests_are_told_before_the_strategies_of_others_are_solved() -> None:
+    goes_on = asyncio.Event()
+
+    async def slow(problem: BatchProblem, strategy: Strategy) -> Assignment:
+        await goes_on.wait()
+        return assign(problem, strategy)
+
+    room = PlainRoom(predict=predicted, solver=slow, solver_timeout_s=5.0)
+    room.join(small=20, large=20)
+    room.submit(odd(0), *items(3), odd(1))
+    await until(lambda: len(room.told) == 3)
+    assert set(room.told) == {"r0", "r1", "r2"}
+    goes_on.set()
+    await until(lambda: len(room.told) == 5)
+
+
+async def test_so_many_strategies_share_a_batch_and_the_others_come_with_the_next() -> None:
+    solved: list[Strategy] = []
+    solved_before_plain = 0
+
+    async def count(problem: BatchProblem, strategy: Strategy) -> Assignment:
+        nonlocal solved_before_plain
+        solved.append(strategy)
+        solved_before_plain += "r0" not in room.told
+        if len(solved) == 1:
+            room.submit(*items(1))
+        return assign(problem, strategy)
+
+    room = PlainRoom(predict=predicted, solver=count)
+    room.join(small=100, large=100)
+    room.submit(*(odd(number) for number in range(30)))
+    await until(lambda: len(room.told) == 31)
+    assert solved_before_plain == MAX_STRATEGIES
+    assert [strategy.price for strategy in solved] == [number + 1.0 for number in range(30)], "in the order of the line"
+
+
+async def test_a_flood_of_one_account_delays_another_by_no_more_than_its_turn() -> None:
+    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue=5_000))
+    room.join(small=4, large=4)
+    flood, other = Account("flood"), Account("other")
+    room.submit(*(RouteItem(f"flood{number}", "hello", account=flood) for number in range(4_000)))
+    await until(lambda: len(room.told) == 8)
+    room.submit(*(RouteItem(f"other{number}", "hello", account=other, priority=-1) for number in range(20)))
+    ended = 0
+    while sum(name.startswith("other") for name in room.told) < 20:
+        decided = len(room.told)
+        for request_id in list(room.told)[ended : ended + 8]:
+            room.reservations.settle(Done(request_id, 1e-6))
+        ended += 8
+        room.scheduler.wake()
+        await until(lambda before=decided: len(room.told) == before + 8)
+    assert ended <= 8 * 6, "each account has half of eight slots: twenty requests take five turns"
+
+
+async def test_a_full_queue_sheds_those_of_the_account_that_holds_most() -> None:
+    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue=10))
+    room.join(small=1)
+    flood = [RouteItem(f"flood{number}", "hello", model="small", account=Account("flood")) for number in range(10)]
+    room.submit(*flood)
+    await until(lambda: len(room.told) == 1)
+    room.submit(RouteItem("flood10", "hello", model="small", account=Account("flood")))
+    room.submit(RouteItem("other", "hello", model="small", account=Account("other")))
+    shed = await room.verdict("flood10")
+    assert isinstance(shed, Refusal)
+    assert isinstance(shed.error, OverloadedError)
+    assert "other" not in room.told
+    room.reservations.settle(Done("flood0", 1e-6))
+    room.scheduler.wake()
+    await until(lambda: len(room.told) == 3)
+    assert room.scheduler.waiting == 9
+
+
+async def test_what_waits_is_bounded_in_bytes_too() -> None:
+    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue_bytes=1 << 20))
+    long = [{"role": "user", "content": [{"type": "text", "text": "x" * 400_000}]}]
+    room.submit(*(RouteItem(f"r{number}", long, model="small") for number in range(3)))
+    refusal = await room.verdict("r2")
+    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal.error, OverloadedError)
+    await until(lambda: len(room.told) == 3)
+
+
+def test_the_size_of_a_request_is_about_its_memory() -> None:
+    size = size_bytes(RouteItem("one", "x" * 10_000))
+    assert 10_000 <= size < 10_200
+    assert size_bytes(RouteItem("wide", "\N{GRINNING FACE}" * 10_000)) >= 40_000
+    assert size_bytes(RouteItem("ids", [1] * 10_000)) >= 80_000
+    assert size_bytes(RouteItem("lists", [[1] * 5_000] * 2)) >= 80_000
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 10_000}}]
+    assert size_bytes(RouteItem("tools", "", tools=tools)) >= 10_000
+
+
+async def test_those_who_wait_for_a_full_model_hold_up_nobody() -> None:
+    room = PlainRoom(predict=predicted)
+    room.join(small=1, large=8)
+    full = [RouteItem(f"full{number}", "hello", model="small") for number in range(1_000)]
+    room.submit(*full)
+    await until(lambda: len(room.told) == 1 and room.scheduler.waiting == 999)
+    verdicts = await room.verdicts(*items(4))
+    assert all(isinstance(verdict, Decision) and verdict.model == "large" for verdict in verdicts)
+
+
+async def test_what_nobody_is_left_to_answer_is_told_so() -> None:
+    room = PlainRoom(predict=predicted)
+    room.join(small=1, large=1)
+    room.submit(*(RouteItem(f"full{number}", "hello", model="small") for number in range(5)))
+    await until(lambda: room.scheduler.waiting == 4)
+    room.fleet.announce(EngineReplica("small-0", "small", "http://small", 1, draining=True))
+    room.scheduler.wake()
+    verdict = await room.verdict("full4")
+    assert isinstance(verdict, Refusal)
+    assert isinstance(verdict.error, UnavailableError)
+
+
+async def test_a_request_of_many_answers_that_has_waited_long_has_slots_kept_behind_a_deep_queue() -> None:
+    room = PlainRoom(predict=predicted)
+    room.join(small=8)
+    room.submit(*items(8))
+    await until(lambda: len(room.told) == 8)
+    room.submit(RouteItem("many", "hello", sequences=8, account=Account("one")))
+    others = [RouteItem(f"other{number}", "hello", account=Account("two")) for number in range(600)]
+    room.submit(*others)
+    await until(lambda: room.scheduler.waiting == 601)
+    await asyncio.sleep(0.1)
+    room.clock.now_s += 11
+    for number in range(4):  # half of the replica
+        room.reservations.settle(Done(f"r{number}", 1e-6))
+        room.scheduler.wake()
+        await asyncio.sleep(0.03)
+    assert isinstance(await room.verdict("many"), Decision)
+    assert not any(name.startswith("other") for name in room.told)

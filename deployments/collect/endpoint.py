@@ -73,7 +73,7 @@ class Endpoint:
 
 
 def wait_before(response: httpx.Response | None, attempt: int) -> float:
-    """Seconds to the next attempt: what the endpoint says, as a number or a date; else about twice as long each time."""
+    """Seconds to the next attempt: what the endpoint says, as a number or a date; else twice as long each time."""
     told = "" if response is None else response.headers.get("retry-after", "")
     try:
         wait_s = float(told)

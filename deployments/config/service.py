@@ -6,6 +6,7 @@ Knows the shape and the limits of every field, and which fields must agree; open
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,11 @@ class RoutingConfig(Section):
     budget_usd_per_request: float | None = Field(
         None, gt=0, description="A batch may spend this times its requests; null: no limit."
     )
+    long_max_tokens: Literal["clamp", "refuse"] = Field(
+        "clamp",
+        description="A `max_tokens` above what fits beside the prompt into the chosen model's context: lowered to it, "
+        "and told in the header x-router-max-tokens; or no model for the request.",
+    )
 
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:
@@ -59,7 +65,7 @@ class RoutingConfig(Section):
 
     def policy(self, models: Sequence[ModelConfig]) -> Policy:
         """What batches are planned by, with the models at their prices in `models`."""
-        served = tuple(model.served for model in models)
+        served = tuple(replace(model.served, clamps=self.long_max_tokens == "clamp") for model in models)
         return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request)
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:

@@ -224,7 +224,7 @@ class Dispatcher:
         Waits a while for what this ingress itself lacks. A kept connection that breaks before any byte tells only that
         the engine has closed it; a new one tells whether the engine is there.
         """
-        body = parsed.engine_body(decision.model)
+        body = parsed.engine_body(decision.model, decision.max_tokens)
         headers = engine_headers(decision, parsed.item.sequences)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s)
         session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)

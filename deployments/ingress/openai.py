@@ -102,9 +102,17 @@ class ParsedRequest:
         self.batch_told = True
         self._body = body
 
-    def engine_body(self, model: str) -> bytes:
-        """The body as it came, but for the model's name, and without `routing` and what means nothing here."""
-        return json.dumps({**self._body, "model": model}, separators=(",", ":")).encode()
+    def engine_body(self, model: str, max_tokens: int | None = None) -> bytes:
+        """The body as it came, but for the model's name, and without `routing` and what means nothing here.
+
+        Args:
+            max_tokens: the longest answer, where the request allows a longer one.
+        """
+        body = {**self._body, "model": model}
+        if max_tokens is not None:
+            fields = [name for name in ("max_tokens", "max_completion_tokens") if name in body] or ["max_tokens"]
+            body |= {name: min(body.get(name, max_tokens), max_tokens) for name in fields}
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def parse(

@@ -29,6 +29,8 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
         "rung": decision.rung,
         "strategy": decision.strategy,
     }
+    if decision.max_tokens is not None:
+        values["max-tokens"] = str(decision.max_tokens)
     if batch_told:
         values["batch"] = (
             f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}"

@@ -113,7 +113,8 @@ class PlanTiming:
 class Decision:
     """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run.
 
-    `token` is the replica's: it answers only who knows it.
+    `token` is the replica's: it answers only who knows it. `max_tokens`: the longest answer that fits, where the
+    request allows a longer one; None: it does not.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     price: ModelPrice | None = None
     token: str | None = field(default=None, repr=False)
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

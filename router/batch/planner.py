@@ -110,10 +110,12 @@ class BatchPlanner:
         np.subtract.at(batch.remaining, assignment.model[placed], problem.load[placed])
         for i in np.flatnonzero(placed).tolist():
             row, chosen = int(rows[i]), int(assignment.model[i])
-            item = batch.items[row]
+            item, model = batch.items[row], batch.policy.models[chosen]
+            room = model.max_model_len - int(batch.estimates.input_tokens[row, chosen])
             batch.verdicts[item.id] = Decision(
                 id=item.id,
-                model=batch.policy.models[chosen].name,
+                model=model.name,
+                max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
                 success=float(problem.success[i, chosen]),
                 cost_usd=float(problem.cost_usd[i, chosen]),
                 slot_price=float(assignment.prices.slots[chosen]),

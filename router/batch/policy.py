@@ -10,11 +10,15 @@ from apportion.router.prices import ModelPrice
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as the batch knows it: its name, what it costs now, and its longest prompt plus answer in tokens."""
+    """A model as the batch knows it: its name, what it costs now, and its longest prompt plus answer in tokens.
+
+    `clamps`: a request that allows a longer answer than fits beside its prompt gets what fits; else it is not for it.
+    """
 
     name: str
     price: ModelPrice
     max_model_len: int
+    clamps: bool = True
 
 
 @dataclass(frozen=True, slots=True)

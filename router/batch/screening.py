@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apportion.router.arrays import BoolArray
+from apportion.router.arrays import BoolArray, FloatArray
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import ServedModel
 from apportion.router.errors import (
@@ -86,13 +86,7 @@ def _limit(
     """The first limit that leaves none of those that `may`; estimates are the request's alone."""
     fitting = may & _fits([item], one, models)[0]
     if not fitting.any():
-        longest = max(model.max_model_len for model, of in zip(models, may, strict=True) if of)
-        tokens = int(one.input_tokens[0, may].min())
-        answer = f" and {item.max_tokens} of the answer" if item.max_tokens else ""
-        return ContextLengthError(
-            f"the prompt has {tokens} tokens{answer}; the longest context of the models that may answer "
-            f"is {longest} tokens: shorten the prompt or lower max_tokens"
-        )
+        return _too_long(item, one, models, may)
     may = fitting & healthy
     if not may.any():
         names = [model.name for model, fits in zip(models, fitting, strict=True) if fits]
@@ -114,6 +108,20 @@ def _limit(
     )
 
 
+def _too_long(item: RouteItem, one: Estimates, models: Sequence[ServedModel], may: BoolArray) -> ContextLengthError:
+    """In the words that clients look for; of the model that has most room."""
+    room = np.where(may, _context(models) - one.input_tokens[0], -np.inf)
+    best = int(room.argmax())
+    left = int(room[best])
+    asked = f" and max_tokens asks for {item.max_tokens}" if left > 0 else ""
+    mend = f"lower max_tokens to at most {left}, or shorten the prompt" if left > 0 else "shorten the prompt"
+    return ContextLengthError(
+        f"this model's maximum context length is {models[best].max_model_len} tokens; the prompt has "
+        f"{int(one.input_tokens[0, best])} tokens{asked}: {mend}",
+        param="max_tokens" if left > 0 else None,
+    )
+
+
 def _named(items: Sequence[RouteItem], models: Sequence[ServedModel]) -> BoolArray:
     column = {model.name: j for j, model in enumerate(models)}
     named = np.ones((len(items), len(models)), dtype=bool)
@@ -127,10 +135,14 @@ def _named(items: Sequence[RouteItem], models: Sequence[ServedModel]) -> BoolArr
 
 
 def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
-    answer = np.array([item.max_tokens or 1 for item in items], dtype=float)
-    longest = np.array([model.max_model_len for model in models], dtype=float)
-    fits: BoolArray = estimates.input_tokens + answer[:, None] <= longest[None, :]
+    asked = np.array([item.max_tokens or 1 for item in items], dtype=float)
+    answer = np.where([model.clamps for model in models], 1.0, asked[:, None])
+    fits: BoolArray = estimates.input_tokens + answer <= _context(models)
     return fits
+
+
+def _context(models: Sequence[ServedModel]) -> FloatArray:
+    return np.array([model.max_model_len for model in models], dtype=float)
 
 
 def _or(value: float | None, otherwise: float) -> float:

@@ -150,9 +150,12 @@ async def test_candidates_say_why_a_model_may_not_answer(predictor: Predictor, f
 
 async def test_a_limit_that_the_readers_exceed_names_the_others_too(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, "no_system", "no_system", "no_system", "mapping")
-    (verdict,) = await fleet.room.verdicts(replace(item("system"), max_tokens=1000))
+    asked = item("system")
+    long = [asked.content[0], {"role": "user", "content": "count " * 300}]
+    (verdict,) = await fleet.room.verdicts(replace(asked, content=long))
     assert isinstance(verdict, Refusal)
     assert verdict.error.code == "context_length_exceeded"
+    assert "maximum context length is 256 tokens" in verdict.error.message
     assert "wren, finch, lark: its chat template refuses" in verdict.error.message
 
 

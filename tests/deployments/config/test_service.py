@@ -206,3 +206,11 @@ def test_a_folder_of_the_working_directory_comes_first_and_a_hub_id_stays(
 def test_a_name_that_the_zoo_does_not_hold_is_named_with_those_it_holds() -> None:
     with pytest.raises(ConfigurationError, match=r"models\.0\.source: .*'dodo'; choose one of .*zoo:wren"):
         parse_config(arguments(source="zoo:dodo"))
+
+
+@pytest.mark.parametrize(("routing", "clamps"), [({}, True), ({"long_max_tokens": "refuse"}, False)])
+def test_the_policy_says_what_becomes_of_answers_that_are_too_long(routing: dict[str, Any], clamps: bool) -> None:
+    config = parse_config(arguments() | {"routing": routing})
+    assert [model.clamps for model in config.routing.policy(config.models).models] == [clamps] * len(config.models)
+    live = live_policy({"long_max_tokens": "refuse"}, config)
+    assert not any(model.clamps for model in live.policy(config.models).models)

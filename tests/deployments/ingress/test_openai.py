@@ -34,6 +34,22 @@ def test_the_engine_gets_everything_but_routing() -> None:
     assert parsed.item.ask.min_success == 0.5
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked", "sent"),
+    [
+        ("chat", {"max_tokens": 32000}, {"max_tokens": 90}),
+        ("chat", {"max_completion_tokens": 32000}, {"max_completion_tokens": 90}),
+        ("chat", {"max_completion_tokens": 32000, "max_tokens": 7}, {"max_completion_tokens": 90, "max_tokens": 7}),
+        ("completion", {}, {"max_tokens": 90}),
+    ],
+)
+def test_the_engine_is_asked_for_what_fits(kind: str, asked: dict[str, int], sent: dict[str, int]) -> None:
+    body = (CHAT if kind == "chat" else {"prompt": "a"}) | asked
+    got = json.loads(read(kind, body).engine_body("small", 90))
+    assert {name: got[name] for name in got if name.startswith("max_")} == sent
+    assert json.loads(read(kind, body).engine_body("small")) == body | {"model": "small"}
+
+
 def test_sequences_are_prompts_times_n() -> None:
     assert read("chat", CHAT | {"n": 3}).item.sequences == 3
     assert read("completion", {"prompt": ["a", "b"], "n": 2}).item.sequences == 4

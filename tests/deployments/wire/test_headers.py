@@ -42,3 +42,8 @@ def test_what_everybodys_batch_holds_is_told_to_those_who_may_know_it() -> None:
     told = dict(decision_headers(decision(None)))
     kept = dict(decision_headers(decision(None), batch_told=False))
     assert told.keys() - kept.keys() == {b"x-router-batch"}
+
+
+def test_an_answer_that_was_cut_to_what_fits_is_told() -> None:
+    assert dict(decision_headers(replace(decision(None), max_tokens=90)))[b"x-router-max-tokens"] == b"90"
+    assert b"x-router-max-tokens" not in dict(decision_headers(decision(None)))

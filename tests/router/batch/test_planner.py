@@ -33,7 +33,7 @@ async def late(*_: object) -> None:
 async def plan(batch: list[RouteItem], of: Estimates | None = None, budget: float | None = None, **options):
     planner = options.pop("planner", None) or PlainRoom().planner
     slots = options.pop("slots", SLOTS)
-    policy = Policy(MODELS, options.pop("strategy", Mip()), budget)
+    policy = Policy(options.pop("models", MODELS), options.pop("strategy", Mip()), budget)
     available = Availability(slots, options.get("capacity", SLOTS))
     return await planner.plan(batch, of or estimates(len(batch)), available, policy)
 
@@ -98,19 +98,43 @@ async def test_what_the_cap_cannot_pay_is_refused_and_the_batch_goes_on() -> Non
     [
         ({"ask": RoutingAsk(max_cost_usd=1e-9)}, BudgetExceededError, "max_cost_usd"),
         ({"ask": RoutingAsk(min_success=0.99)}, InfeasibleError, "the best is 0.9"),
-        ({"max_tokens": 95}, ContextLengthError, "100 tokens"),
+        ({"content": "long"}, ContextLengthError, "maximum context length is 100 tokens"),
     ],
 )
 async def test_an_impossible_request_is_told_why_and_spoils_nothing(
     fields: dict, error: type[ApportionError], says: str
 ) -> None:
-    batch = [*items(1, **fields), RouteItem(id="good", content="x")]
-    result = await plan(batch)
+    batch = [RouteItem(**{"id": "r0", "content": "x", **fields}), RouteItem(id="good", content="x")]
+    of = estimates(2)
+    if fields.get("content") == "long":
+        of.input_tokens[0] = 100
+    result = await plan(batch, of)
     assert isinstance(result.verdicts["good"], Decision)
     refusal = result.verdicts["r0"]
     assert isinstance(refusal, Refusal)
     assert type(refusal.error) is error
     assert says in refusal.error.message
+
+
+async def test_an_answer_longer_than_fits_is_cut_to_what_fits_on_the_chosen_model() -> None:
+    of = estimates(3)
+    of.input_tokens[:, 1] = 30
+    asked = [dataclasses.replace(item, max_tokens=most) for item, most in zip(items(3), (None, 70, 32000), strict=True)]
+    result = await plan(asked, of)
+    told = [(verdict.model, verdict.max_tokens) for verdict in result.verdicts.values()]
+    assert told == [("large", None), ("large", None), ("large", 70)]
+
+
+async def test_a_service_may_refuse_it_and_names_the_most_that_is_possible() -> None:
+    strict = tuple(dataclasses.replace(model, clamps=False) for model in MODELS)
+    of = estimates(1)
+    of.input_tokens[:, 1] = 30
+    result = await plan(items(1, max_tokens=95), of, models=strict)
+    error = result.verdicts["r0"].error
+    assert (type(error), error.param) == (ContextLengthError, "max_tokens")
+    assert "maximum context length is 100 tokens" in error.message
+    assert "lower max_tokens to at most 90" in error.message
+    assert (await plan(items(1, max_tokens=80), of, models=strict)).verdicts["r0"].model == "small"
 
 
 async def test_a_request_that_the_predictor_could_not_read_gets_its_own_error() -> None:

@@ -140,7 +140,8 @@ class LocalService:
             return error.code
         done = Done(decision.id, None)
         try:
-            cost_usd = worst_usd(decision.model, round((item.max_tokens or CONTEXT - INPUT_TOKENS) * share))
+            longest = decision.max_tokens or item.max_tokens or CONTEXT - INPUT_TOKENS
+            cost_usd = worst_usd(decision.model, round(longest * share))
             self.generated_usd += cost_usd
             await asyncio.sleep(engine_s * random.random())
             done = Done(decision.id, cost_usd if told else None)

@@ -199,7 +199,7 @@ async def test_what_a_lost_router_had_reserved_for_nothing_is_released(start: St
     reserved_usd = (await second.router.state())["budget"]["reserved_usd"]
     assert reserved_usd == pytest.approx(worst_usd("heron", 10), abs=1e-9)
     if end == "refused":
-        await second.router.exchange(Report("i", items=(replace(again, max_tokens=1000),)), True)
+        await second.router.exchange(Report("i", items=(replace(again, ask=RoutingAsk(max_cost_usd=0.0)),)), True)
     elif end == "shed":
         await second.router.exchange(Report("i", items=(item("other", ask=RoutingAsk(max_cost_usd=0.0)), again)), True)
     elif end == "cancelled":

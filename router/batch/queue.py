@@ -289,7 +289,9 @@ class BatchQueue(Generic[T]):
 
     def _planned(self, task: asyncio.Task[None]) -> None:
         self._planning.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled():  # the event loop ends
+            return
+        if task.exception() is not None:
             logger.error("planning a batch failed: %s", type(task.exception()).__name__)
         if self._waiting:
             self._schedule()

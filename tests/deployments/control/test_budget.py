@@ -22,7 +22,7 @@ from apportion.router.batch.messages import Done, Reply, Report, RouteItem, Rout
 from apportion.router.budget import Account, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, LedgerError, UnavailableError
-from tests.deployments.local_router import CONTEXT, LocalService, configuration, make_router, worst_usd
+from tests.deployments.local_router import LocalService, configuration, make_router, worst_usd
 from tests.deployments.router_process import RouterProcess
 
 Start = Callable[..., Awaitable[LocalService]]
@@ -333,7 +333,7 @@ async def test_no_verdict_waits_for_the_endings_that_came_with_it(start: Start, 
     service.link = RouterLink(service.router.exchange)
     await service.run(item("first"))
     stall.clear()
-    report = Report("other", 1, items=(item("r", max_tokens=CONTEXT * 2),), done=(Done("gone", 1e-6),))
+    report = Report("other", 1, items=(item("r", ask=RoutingAsk(max_cost_usd=0.0)),), done=(Done("gone", 1e-6),))
     reply = await asyncio.wait_for(service.router.exchange(report, True), 2)
     assert [verdict.id for verdict in reply.verdicts] == ["r"]
     assert reply.settled == ()

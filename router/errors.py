@@ -5,6 +5,7 @@ ApportionError                      500  internal_error
 │   ├── UnknownModelError           404  model_not_found
 │   ├── PayloadTooLargeError        413  payload_too_large
 │   ├── UnsupportedEncodingError    415  unsupported_encoding
+│   ├── UploadTimeoutError          408  upload_timeout
 │   ├── ContextLengthError          400  context_length_exceeded
 │   ├── AuthenticationError         401  invalid_api_key
 │   └── PermissionDeniedError       403  permission_denied
@@ -69,6 +70,10 @@ class UnsupportedEncodingError(InvalidRequestError):
 
 class PayloadTooLargeError(InvalidRequestError):
     status, code = 413, "payload_too_large"
+
+
+class UploadTimeoutError(InvalidRequestError):
+    status, code = 408, "upload_timeout"
 
 
 class ContextLengthError(InvalidRequestError):

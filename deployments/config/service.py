@@ -25,6 +25,8 @@ from apportion.router.checked import Section, mistakes
 from apportion.router.errors import ArtefactError, ConfigurationError, InvalidRequestError
 from apportion.router.prediction.artefact import read_artefact
 
+LARGEST_WEIGHT = 70  # bytes of memory that one of a body may take, where it is all brackets and commas
+
 
 class BatchingConfig(Section):
     """Bounds of a batch; an idle service plans at once."""
@@ -169,6 +171,11 @@ class DispatchConfig(Section):
         300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
     )
     retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
+    client_stall_s: float = Field(
+        30.0,
+        gt=0,
+        description="A client that takes nothing of its answer for so long is given up.",
+    )
 
     @model_validator(mode="after")
     def _ports_are_a_range(self) -> DispatchConfig:
@@ -211,6 +218,18 @@ class IngressConfig(Section):
         "x-router-ignored, or answered with 400.",
     )
     cors: CorsConfig | None = Field(None, description="Web pages that may call the service; null: none.")
+    upload_timeout_s: float = Field(
+        60.0, gt=0, description="For a body to come, of its request's time; slower ones are answered with 408."
+    )
+    max_requests: int | None = Field(
+        None,
+        ge=1,
+        description="In flight in one replica; more are answered with 429. Null: by its descriptors, 10,000 at most.",
+    )
+    max_bytes_in_flight: int = Field(
+        1 << 30,
+        description="Memory of the bodies in one replica, parsed copies included; more are answered with 429.",
+    )
     bounds: InputBounds = Field(default_factory=lambda: InputBounds(), description="Bounds of a request.")
     batch_for_all: bool = Field(
         False,
@@ -218,6 +237,15 @@ class IngressConfig(Section):
         "his and what they may cost; false: with API keys only those whose key says `operator: true`.",
     )
     route: RouteConfig = Field(default_factory=lambda: RouteConfig(), description="Bounds of /v1/route.")
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> IngressConfig:
+        if self.max_bytes_in_flight < LARGEST_WEIGHT * self.max_body_bytes:
+            raise ValueError(
+                f"max_bytes_in_flight must be at least {LARGEST_WEIGHT} times max_body_bytes, or one body may not fit; "
+                f"make it {LARGEST_WEIGHT * self.max_body_bytes}"
+            )
+        return self
 
 
 class RolloutConfig(Section):

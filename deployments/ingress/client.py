@@ -4,38 +4,64 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from apportion.deployments.wire.asgi import disconnected
+from apportion.deployments.wire.asgi import abort_of, disconnected
 from apportion.deployments.wire.errors import error_event, error_response
 from apportion.router.errors import ApportionError
 
 EVENT_END = b"\n\n"
+FAREWELL_S = 1.0  # for a client that reads to learn why its stream ends
+
+
+class StalledClientError(Exception):
+    """The client takes nothing of what is there for it."""
 
 
 class Client:
-    """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it."""
+    """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it.
 
-    def __init__(self, send: Send, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        self._send = send
+    Args:
+        send: ASGI's.
+        headers: of every answer, beside what is answered.
+        abort: closes the connection at once.
+        stall_s: a client that lets a send wait for so long is given up with a `StalledClientError`; None: never.
+        on_start: called before the first byte; from then on no engine is asked again.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        abort: Callable[[], None] = lambda: None,
+        stall_s: float | None = None,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._to_client = send
         self._headers = headers
+        self.abort = abort
+        self._stall_s = stall_s
+        self._on_start = on_start
         self._streaming = False
         self._tail = b""  # the last bytes of a stream
         self.started = False
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """The whole answer."""
-        self.started = True
+        self._start()
         headers = [*headers, *self._headers, (b"content-length", str(len(body)).encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
     async def start_stream(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Status and headers; `chunk` and `end` follow."""
-        self.started = self._streaming = True
+        self._start()
+        self._streaming = True
         headers = [*headers, *self._headers, (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -48,14 +74,50 @@ class Client:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApportionError) -> None:
-        """Ends a stream that has begun with the error as an event; raises the error if nothing was sent."""
+        """Ends a stream that has begun with the error as an event; raises the error if nothing was sent.
+
+        A client that does not read it is cut off.
+        """
         if not self.started:
             raise error
-        if self._streaming:
-            # Half an event is ended first, so that the error is an event of its own.
-            end = b"" if self._tail in {b"", EVENT_END} else EVENT_END
-            await self.chunk(end + error_event(error))
-            await self.end()
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                if self._streaming:
+                    # Half an event is ended first, so that the error is an event of its own.
+                    end = b"" if self._tail in {b"", EVENT_END} else EVENT_END
+                    await self.chunk(end + error_event(error))
+                    await self.end()
+        except (TimeoutError, StalledClientError):
+            self.abort()
+
+    def _start(self) -> None:
+        self._on_start()
+        self.started = True
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s) as patience:
+                await self._to_client(message)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise StalledClientError from None
+
+
+class HeldResponse(Response):
+    """Answers with a response that something is held for until it is sent, however that ends.
+
+    Args:
+        make: makes the response, and gives back what is held.
+    """
+
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[Response]]) -> None:
+        super().__init__()
+        self._make = make
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._make() as response:
+            await response(scope, receive, send)
 
 
 class ServedResponse(Response):
@@ -64,17 +126,26 @@ class ServedResponse(Response):
     Args:
         serve: answers the client; raises an ApportionError only while nothing was sent.
         headers: of the answer, beside what is answered.
+        stall_s: as `Client`'s, and so is `on_start`.
     """
 
     def __init__(
-        self, serve: Callable[[Client], Coroutine[Any, Any, None]], headers: Sequence[tuple[bytes, bytes]] = ()
+        self,
+        serve: Callable[[Client], Coroutine[Any, Any, None]],
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        stall_s: float | None = None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._serve = serve
         self._extra = headers
+        self._stall_s = stall_s
+        self._on_start = on_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.create_task(self._serve(Client(send, self._extra)))
+        client = Client(send, self._extra, abort=abort_of(receive), stall_s=self._stall_s, on_start=self._on_start)
+        work = asyncio.create_task(self._serve(client))
         gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,7 +20,7 @@ import aiohttp
 
 from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.config.service import DispatchConfig
-from apportion.deployments.ingress.client import Client
+from apportion.deployments.ingress.client import Client, StalledClientError
 from apportion.deployments.ingress.connections import Connections, is_own_trouble
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
@@ -100,16 +100,21 @@ class Dispatcher:
         self._connections = Connections()
         self._lines: dict[str, _Line] = {}
 
-    async def serve(self, parsed: ParsedRequest, path: str, client: Client) -> None:
-        """Answers one request; waiting, planning, attempts and generation all consume its time.
+    async def serve(self, parsed: ParsedRequest, path: str, client: Client, *, arrived_s: float | None = None) -> None:
+        """Answers one request; upload, waiting, planning, attempts and generation all consume its time.
+
+        Args:
+            arrived_s: when the request came, by the event loop's clock; None: now.
 
         Raises:
             ApportionError: nothing has been sent to the client, and this is why nothing will be.
         """
         timeout_s = min(parsed.item.timeout_s, self._config.request_timeout_s)
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
+            async with asyncio.timeout_at((arrived_s or _now_s()) + timeout_s) as deadline:
                 await self._attempt(parsed, path, client, deadline)
+        except StalledClientError:
+            client.abort()
         except TimeoutError:
             if not deadline.expired():
                 raise

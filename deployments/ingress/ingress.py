@@ -5,7 +5,9 @@ A request is read, planned by the router, and then piped between the client and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -14,18 +16,20 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import ClientDisconnect
 
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.config.service import ServiceConfig
-from apportion.deployments.ingress.client import ServedResponse
+from apportion.deployments.ingress.client import HeldResponse, ServedResponse
 from apportion.deployments.ingress.dispatch import Dispatcher
-from apportion.deployments.ingress.encoding import decoded
+from apportion.deployments.ingress.door import MAX_REQUESTS, Door
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import Kind, parse
 from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
 from apportion.deployments.keys.authenticator import Authenticator
+from apportion.deployments.keys.caller import Caller
 from apportion.deployments.wire.asgi import HeadAsGet, PlainPaths
 from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.cors import Cors
@@ -33,7 +37,7 @@ from apportion.deployments.wire.errors import error_response
 from apportion.deployments.wire.headers import ignored_header, verdict_json
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import Verdict
-from apportion.router.errors import ApportionError, InvalidRequestError, PayloadTooLargeError, UnknownModelError
+from apportion.router.errors import ApportionError, InvalidRequestError, UnknownModelError
 
 logger = logging.getLogger(__name__)
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
@@ -68,13 +72,19 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
     return JSONResponse(body, status_code=error.status_code, headers=headers)
 
 
+@api.exception_handler(ClientDisconnect)
+async def on_client_gone(_: Request, __: ClientDisconnect) -> Response:
+    return Response(status_code=499)  # nginx's number for it; nobody reads it
+
+
 @api.exception_handler(Exception)
 async def on_any_error(_: Request, error: Exception) -> Response:
     logger.error("unexpected error", exc_info=error)
     return error_response(ApportionError("internal error; the log of the ingress has the details"))
 
 
-@serve.deployment(max_ongoing_requests=10_000)
+# More than the door lets in: Serve's own refusal is no envelope.
+@serve.deployment(max_ongoing_requests=2 * MAX_REQUESTS)
 @serve.ingress(api)
 class Ingress:
     """One replica of the HTTP front."""
@@ -91,6 +101,7 @@ class Ingress:
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
+        self._door = Door(config.ingress, config.dispatch.request_timeout_s)
 
     async def __del__(self) -> None:
         self._state.close()
@@ -125,12 +136,14 @@ class Ingress:
         caller = self._authenticator.admit_request(request.headers)
         caller.check_route()
         limits = self._config.ingress.route
-        raw = await self._body(request, min(limits.max_body_bytes, self._config.ingress.max_body_bytes))
-        parsed = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
-        response.raw_headers += ignored_header(sorted({name for one in parsed for name in one.ignored}))
-        items = [one.item for one in parsed]
-        timeout_s = min(limits.timeout_s, self._config.dispatch.request_timeout_s, *(item.timeout_s for item in items))
-        verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), timeout_s)
+        with self._door.request() as upload:
+            raw = await upload.body(request, limits.max_body_bytes)
+            parsed = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
+            response.raw_headers += ignored_header(sorted({name for one in parsed for name in one.ignored}))
+            items = [one.item for one in parsed]
+            longest_s = min(limits.timeout_s, self._config.dispatch.request_timeout_s)
+            left_s = min(longest_s, *(item.timeout_s for item in items)) - upload.seconds()
+            verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), left_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
     @api.get("/health")
@@ -152,20 +165,31 @@ class Ingress:
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
         caller = self._authenticator.admit_request(request.headers)
-        ingress = self._config.ingress
-        raw = await self._body(request, ingress.max_body_bytes)
-        refuse = ingress.unknown_fields == "refuse"
-        parsed = parse(kind, raw, request.headers, self._config.names, caller, ingress.bounds, refuse_unknown=refuse)
-        parsed.batch_told = caller.operator or ingress.batch_for_all
-        return ServedResponse(
-            partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind]), ignored_header(parsed.ignored)
-        )
+        return HeldResponse(partial(self._admitted, kind, request, caller))
 
-    async def _body(self, request: Request, limit: int) -> bytes:
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise PayloadTooLargeError(f"the body is larger than {limit} bytes; send less at once")
-            chunks.append(chunk)
-        return decoded(b"".join(chunks), request.headers.get("content-encoding"), limit)
+    @contextlib.asynccontextmanager
+    async def _admitted(self, kind: Kind, request: Request, caller: Caller) -> AsyncIterator[Response]:
+        ingress = self._config.ingress
+        with self._door.request() as upload:
+            # Nothing but `parsed` holds the content, so that it can be let go of while the answer still runs.
+            parsed = parse(
+                kind,
+                await upload.body(request),
+                request.headers,
+                self._config.names,
+                caller,
+                ingress.bounds,
+                refuse_unknown=ingress.unknown_fields == "refuse",
+            )
+            parsed.batch_told = caller.operator or ingress.batch_for_all
+
+            def forget() -> None:
+                parsed.forget()
+                upload.drop()
+
+            yield ServedResponse(
+                partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind], arrived_s=upload.arrived_s),
+                ignored_header(parsed.ignored),
+                stall_s=self._config.dispatch.client_stall_s,
+                on_start=forget,
+            )

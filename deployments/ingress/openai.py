@@ -9,6 +9,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -112,7 +113,12 @@ class ParsedRequest:
         if max_tokens is not None:
             fields = [name for name in ("max_tokens", "max_completion_tokens") if name in body] or ["max_tokens"]
             body |= {name: min(body.get(name, max_tokens), max_tokens) for name in fields}
-        return json.dumps(body, separators=(",", ":")).encode()
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def forget(self) -> None:
+        """Lets go of all content: no engine will be asked (again)."""
+        self._body = {}
+        self.item = replace(self.item, content="", tools=None)
 
 
 def parse(

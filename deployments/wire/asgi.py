@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,3 +42,14 @@ async def disconnected(receive: Receive) -> None:
     """Returns when the client has left; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def abort_of(receive: Receive) -> Callable[[], None]:
+    """What closes the client's connection at once, with all that it has not read; ASGI has no word for it.
+
+    Uvicorn's transport, where `receive` is its own or Serve's around it; elsewhere nothing, and the server closes the
+    connection of an answer that did not end when the client has read what there is.
+    """
+    cycle = getattr(getattr(receive, "_receive", receive), "__self__", None)
+    abort: Callable[[], None] | None = getattr(getattr(cycle, "transport", None), "abort", None)
+    return abort or (lambda: None)

@@ -1,0 +1,107 @@
+"""The real ingress in this process behind a real HTTP server; router and engine are played."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from apportion.deployments.config.service import parse_config
+from apportion.deployments.engine.server import EngineServer
+from apportion.deployments.ingress.ingress import Ingress, api
+from apportion.router.batch.messages import Reply, Report
+from tests.deployments.ingress.dispatching import PATH, StubLink, serving
+
+CONFIG = {
+    "models": [
+        {
+            "name": "small",
+            "source": "x",
+            "input_usd_per_million": 1,
+            "output_usd_per_million": 1,
+            "max_model_len": 1_000_000,
+        }
+    ],
+    "predictor": {"artefact": "zoo:predictor"},
+}
+
+
+class _Router(StubLink):
+    """Sends every request to the one engine at once."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.exchange = self.state = self.route = self
+
+    async def remote(self, report: Report, wait: bool) -> Reply:
+        self.done.extend(report.done)
+        if wait and not report.items:
+            await asyncio.sleep(0.2)
+        return Reply("router", tuple([await self.plan(item) for item in report.items]))
+
+
+class _Ingress(Ingress.func_or_class.__mro__[1]):
+    """As deployed, but for the part that Serve adds, and ended by the test."""
+
+    def __del__(self) -> None:
+        pass
+
+
+@dataclass
+class Front:
+    """Where it listens, and what is in it."""
+
+    server: EngineServer
+    ingress: Any
+    router: _Router
+
+    @property
+    def door(self) -> Any:
+        return self.ingress._door
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self.server.url.removeprefix("http://").split(":")
+        return await asyncio.open_connection(host, int(port))
+
+
+@contextlib.asynccontextmanager
+async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterator[Front]:
+    """An ingress with these sections of its configuration, in front of one engine."""
+    async with serving(engine) as engine_server:
+        router = _Router(engine_server.url)
+        ingress = _Ingress(parse_config(CONFIG | sections), router)
+
+        async def chat(request: Request) -> Response:
+            return await ingress._routed("chat", request)
+
+        app = Starlette(routes=[Route(PATH, chat, methods=["POST"])], exception_handlers=api.exception_handlers)
+        async with serving(app) as server:
+            yield Front(server, ingress, router)
+        ingress._state.close()
+        await ingress._link.close()
+        await ingress._dispatcher.close()
+
+
+def head(length: int, **headers: str) -> bytes:
+    lines = [f"POST {PATH} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {length}"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
+
+
+def chat_body(**fields: Any) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": "hi"}]} | fields).encode()
+
+
+async def answer_of(reader: asyncio.StreamReader, timeout_s: float = 10.0) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of a whole answer."""
+    async with asyncio.timeout(timeout_s):
+        said = await reader.readuntil(b"\r\n\r\n")
+        length = int(said.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        return int(said.split()[1]), json.loads(await reader.readexactly(length))

@@ -171,6 +171,12 @@ class DispatchConfig(Section):
         300.0, gt=0, description="Longest time of a request, from arrival to end; requests may ask for less."
     )
     retries: int = Field(2, ge=0, le=5, description="New plans for a request whose engine fails before it answers.")
+    retry_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Retries of begun work for each request; a burst and one a second beside.",
+    )
     client_stall_s: float = Field(
         30.0,
         gt=0,

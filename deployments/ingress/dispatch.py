@@ -24,6 +24,7 @@ from apportion.deployments.ingress.client import Client, StalledClientError
 from apportion.deployments.ingress.connections import Connections, is_own_trouble
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
+from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.errors import engine_error
 from apportion.deployments.wire.headers import decision_headers, server_timing
@@ -37,11 +38,14 @@ logger = logging.getLogger(__name__)
 _OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # An engine that had a request for so long without a byte of answer has failed it if the request's own time is up.
 LATE_S = 15.0
+_LOSSES = frozenset({Ending.connection_lost, Ending.engine_failed})
 _TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
 
 
 class _EngineFailureError(Exception):
     """The engine gave no answer, or broke it off; the message is for the client."""
+
+    ending = Ending.engine_failed  # of the attempt
 
 
 @dataclass(slots=True)
@@ -99,6 +103,8 @@ class Dispatcher:
         self._timeouts = timeouts
         self._connections = Connections()
         self._lines: dict[str, _Line] = {}
+        self._retries = RetryBudget(config.retry_share, time.monotonic)
+        self._suspects = Suspects(time.monotonic)
 
     async def serve(self, parsed: ParsedRequest, path: str, client: Client, *, arrived_s: float | None = None) -> None:
         """Answers one request; upload, waiting, planning, attempts and generation all consume its time.
@@ -126,18 +132,27 @@ class Dispatcher:
 
     async def _attempt(self, parsed: ParsedRequest, path: str, client: Client, deadline: asyncio.Timeout) -> None:
         failed: list[Decision] = []
+        losses = 0
+        self._retries.request()
         while True:
+            self._suspects.check(parsed.digest)
             left_s = (deadline.when() or 0.0) - _now_s()
             asked_s = time.perf_counter()
             decision = await self._link.plan(parsed.item.again(failed, left_s))
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(decision, planned_s, parsed, path, client, deadline)
+                self._suspects.answered(parsed.digest)
                 return
             except _EngineFailureError as failure:
                 logger.warning("request %s on replica %s: %s", decision.id, decision.replica, failure)
                 failed.append(decision)
-                if client.started or len(failed) > self._config.retries:
+                if failure.ending in _LOSSES:
+                    losses += 1
+                    self._suspects.lost(parsed.digest(), decision.replica or "")
+                # An engine that was lost may have died of this very request: it is tried on one more at most.
+                over = client.started or len(failed) > self._config.retries or losses > 1
+                if over or (failure.ending.worked and not self._retries.take()):
                     tried = f" ({len(failed)} replicas were tried)" if len(failed) > 1 else ""
                     await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
@@ -258,6 +273,9 @@ class Dispatcher:
         attempt = _Attempt(line)
         try:
             yield attempt
+        except _EngineFailureError as failure:
+            failure.ending = attempt.ending
+            raise
         finally:
             line.attempts -= 1
             if line.attempts == 0:

@@ -5,6 +5,7 @@ Sampling parameters, tools and response formats are vLLM's to check: its own lay
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import uuid
@@ -94,7 +95,7 @@ class ParsedRequest:
     `batch_told`: whether the answer's headers say in which batch of everybody's requests it was planned.
     """
 
-    __slots__ = ("_body", "batch_told", "ignored", "item", "stream")
+    __slots__ = ("_body", "_digest", "batch_told", "ignored", "item", "stream")
 
     def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool, ignored: tuple[str, ...] = ()) -> None:
         self.item = item
@@ -102,6 +103,7 @@ class ParsedRequest:
         self.ignored = ignored
         self.batch_told = True
         self._body = body
+        self._digest: bytes | None = None
 
     def engine_body(self, model: str, max_tokens: int | None = None) -> bytes:
         """The body as it came, but for the model's name, and without `routing` and what means nothing here.
@@ -115,8 +117,16 @@ class ParsedRequest:
             body |= {name: min(body.get(name, max_tokens), max_tokens) for name in fields}
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
+    def digest(self) -> bytes:
+        """Of the content, whatever model and sampling are asked for; what was forgotten keeps its own."""
+        if self._digest is None:
+            content = json.dumps([self.item.content, self.item.tools], ensure_ascii=False)
+            self._digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
+        return self._digest
+
     def forget(self) -> None:
         """Lets go of all content: no engine will be asked (again)."""
+        self.digest()
         self._body = {}
         self.item = replace(self.item, content="", tools=None)
 

@@ -152,7 +152,7 @@ async def fail(request: Request) -> Response:
 
 async def test_an_engine_that_fails_costs_another_attempt_elsewhere() -> None:
     async with serving(Starlette(routes=[Route(PATH, fail, methods=["POST"])])) as bad, serving(simulated()) as good:
-        link, client = StubLink(bad.url, bad.url, good.url), Browser()
+        link, client = StubLink(dead_url(), bad.url, good.url), Browser()
         async with dispatching(link) as dispatcher:
             await dispatcher.serve(parsed(), PATH, Client(client.send))
     assert client.status == 200

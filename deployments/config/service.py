@@ -175,7 +175,7 @@ class DispatchConfig(Section):
         0.1,
         ge=0,
         le=1,
-        description="Retries of begun work for each request; a burst and one a second beside.",
+        description="Share of the requests that begun work may be retried for; a burst and one a second beside.",
     )
     client_stall_s: float = Field(
         30.0,

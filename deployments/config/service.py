@@ -230,9 +230,9 @@ class IngressConfig(Section):
     max_requests: int | None = Field(
         None,
         ge=1,
-        description="In flight in one replica; more are answered with 429. Null: by its descriptors, 10,000 at most.",
+        description="Most requests in flight in a replica; more get 429. Null: by its descriptors, 10,000 at most.",
     )
-    max_bytes_in_flight: int = Field(
+    max_in_flight_bytes: int = Field(
         1 << 30,
         description="Memory of the bodies in one replica, parsed copies included; more are answered with 429.",
     )
@@ -246,9 +246,9 @@ class IngressConfig(Section):
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> IngressConfig:
-        if self.max_bytes_in_flight < LARGEST_WEIGHT * self.max_body_bytes:
+        if self.max_in_flight_bytes < LARGEST_WEIGHT * self.max_body_bytes:
             raise ValueError(
-                f"max_bytes_in_flight must be at least {LARGEST_WEIGHT} times max_body_bytes, or one body may not fit; "
+                f"max_in_flight_bytes must be at least {LARGEST_WEIGHT} times max_body_bytes, or one body may not fit; "
                 f"make it {LARGEST_WEIGHT * self.max_body_bytes}"
             )
         return self

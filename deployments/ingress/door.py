@@ -44,7 +44,7 @@ class Door:
     def __init__(self, config: IngressConfig, timeout_s: float) -> None:
         by_descriptors = requests_by_descriptors()
         self.max_requests = by_descriptors if config.max_requests is None else min(config.max_requests, by_descriptors)
-        self.max_bytes = config.max_bytes_in_flight
+        self.max_bytes = config.max_in_flight_bytes
         self.max_body_bytes = config.max_body_bytes
         self.upload_s = min(config.upload_timeout_s, timeout_s)
         self.requests = 0

@@ -77,7 +77,7 @@ async def test_more_requests_than_fit_are_told_so_at_the_door() -> None:
 
 
 async def test_bytes_in_flight_are_bounded_and_given_back() -> None:
-    bounds = {"max_body_bytes": 1024, "max_bytes_in_flight": 70 * 1024}
+    bounds = {"max_body_bytes": 1024, "max_in_flight_bytes": 70 * 1024}
     async with (
         ingress_before(simulated(first_token_s=0.5), ingress=bounds) as front,
         httpx.AsyncClient(base_url=front.server.url) as client,
@@ -138,7 +138,7 @@ print(taken, BYTE_WEIGHT * len(raw) + VALUE_WEIGHT * sum(map(raw.count, _BEGINNI
 
 def test_a_bound_that_one_body_does_not_fit_in_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"ingress: .*at least 70 times max_body_bytes.*make it 293"):
-        parse_config(CONFIG | {"ingress": {"max_bytes_in_flight": 1 << 20}})
+        parse_config(CONFIG | {"ingress": {"max_in_flight_bytes": 1 << 20}})
 
 
 def test_the_number_of_requests_follows_the_descriptors() -> None:

@@ -48,7 +48,8 @@ _QUANTISATIONS: dict[str, Quantisation] = {
 class ModelSpec:
     """One model. source: folder or hub id; gpu_types: those it may run on, None: all; max_model_len: tokens.
 
-    Replicas are counted over all types and shares together. max_replicas None: no limit.
+    Replicas are counted over all types and shares together. max_replicas None: no limit. prior_success: chance of a
+    good answer where the predictor does not know the model; None: it gets no requests but those that name it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelSpec:
     max_model_len: int = 4096
     dtype: str = DEFAULT_DTYPE
     quantisation: str | None = None
+    prior_success: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
@@ -100,6 +102,14 @@ class ModelDescription(Section):
         None, ge=0, description="Replicas that a plan may have at most; null: no limit; without a plan unused."
     )
 
+    prior_success: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Chance of a good answer while the predictor knows no outcomes of the model: routed with it, and "
+        "with answers as long as the longest of the others'; null: only requests that name the model go to it.",
+    )
+
     @model_validator(mode="after")
     def _limits_agree(self) -> ModelDescription:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
@@ -137,6 +147,7 @@ class ModelDescription(Section):
             max_model_len=self.max_model_len,
             dtype=self.dtype or _DTYPES.get(str(arguments.get("dtype")), DEFAULT_DTYPE),
             quantisation=self.quantisation or _quantisation(arguments.get("quantization")),
+            prior_success=self.prior_success,
         )
 
 

@@ -63,8 +63,9 @@ class AllocationProblem:
     """Requests in batches, the replica types that fit, a cluster, and requirements.
 
     success, cost_usd, tokens: (n_requests, n_models); tokens are output tokens, with input tokens at what reading
-    them takes of a replica. allowed: (n_requests, n_models) False where the context is too short. batch: (n_requests,)
-    number of the batch that a request runs in, from 0. weight: (n_requests,) requests that a row stands for.
+    them takes of a replica. allowed: (n_requests, n_models) False where the context is too short or the model does not
+    take the request. batch: (n_requests,) number of the batch that a request runs in, from 0. weight: (n_requests,)
+    requests that a row stands for.
     """
 
     cluster: Cluster
@@ -112,7 +113,7 @@ class AllocationProblem:
             success=estimates.success,
             cost_usd=estimates.cost_usd,
             tokens=outputs + estimates.input_tokens * reading_weight(names, usable),
-            allowed=workload.within_context(models)[rows],
+            allowed=workload.allowed(models)[rows],
             batch=np.repeat(np.arange(len(batches)), batches.shape[1]),
             weight=np.ones(len(rows)),
         )

@@ -67,7 +67,7 @@ def route(plan: Plan, workload: Workload) -> IntArray:
         raise InfeasibleError("plan: has no replicas, so nothing can be replayed against it; plan again")
     strategy = strategy_from("mip", gap=GAP)
     chosen = np.zeros(len(workload), dtype=np.int64)
-    allowed = workload.within_context(plan.models)
+    allowed = workload.allowed(plan.models)
     for first in range(0, len(workload), size):
         rows = np.arange(first, min(first + size, len(workload)))
         problem = workload.estimates.rows(rows).problem(

@@ -22,6 +22,7 @@ from apportion.router.texts import numbered_objects
 
 if TYPE_CHECKING:
     from apportion.router.outcomes.table import OutcomesTable
+    from apportion.router.prediction.fleet_predictor import FleetPredictor
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prediction.prompts import PromptRequest
     from apportion.router.prediction.tokens import TokenCounter
@@ -67,10 +68,15 @@ class Workload:
         """(N,) answers to each request."""
         return np.ones(len(self), np.int64) if self.sequences is None else self.sequences
 
-    def within_context(self, specs: Sequence[ModelSpec]) -> BoolArray:
-        """(N, M) where prompt and answer fit the context; specs: the workload's models, in order."""
+    def allowed(self, specs: Sequence[ModelSpec]) -> BoolArray:
+        """(N, M) where the model takes the request, and prompt and answer fit its context.
+
+        Args:
+            specs: the workload's models, in order.
+        """
         longest = np.array([spec.max_model_len for spec in specs])
-        return np.asarray(self.estimates.input_tokens + self.estimates.output_tokens <= longest, np.bool_)
+        fits = self.estimates.input_tokens + self.estimates.output_tokens <= longest
+        return np.asarray(fits & self.estimates.readable(), np.bool_)
 
     def subset(self, rows: IntArray) -> Workload:
         """These requests, in this order, at the same rate and without arrival times."""
@@ -142,7 +148,7 @@ def recorded_workload(table: OutcomesTable, specs: Sequence[ModelSpec], rate_per
 
 def predicted_workload(
     requests: Sequence[PromptRequest],
-    predictor: Predictor,
+    predictor: Predictor | FleetPredictor,
     specs: Sequence[ModelSpec],
     *,
     counter: TokenCounter | None = None,
@@ -160,10 +166,10 @@ def predicted_workload(
         ConfigurationError: the artefact predicts no lengths.
         InvalidRequestError: a request cannot be counted; gives its place.
     """
-    from apportion.router.prediction.estimation import RequestEstimator
+    from apportion.router.prediction.estimation import RequestEstimator, routed
 
     estimator = RequestEstimator(predictor, counter, np.array([spec.max_model_len for spec in specs], np.float64))
-    estimates = estimator.estimate(requests, [spec.price for spec in specs])
+    estimates = routed(estimator.estimate(requests, [spec.price for spec in specs]), predictor)
     for row, error in estimates.errors.items():
         raise InvalidRequestError(f"request {row + 1}: {error.message}")
     if not np.isfinite(estimates.output_tokens).all():

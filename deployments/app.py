@@ -12,8 +12,9 @@ from apportion.deployments.cluster.fitting import check_fits
 from apportion.deployments.cluster.ledger_home import check_ledger_home
 from apportion.deployments.cluster.nodes import live_nodes
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order, pin
+from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
-from apportion.deployments.config.service import ServiceConfig, mean_success, parse_config
+from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
@@ -53,9 +54,9 @@ def build_application(config: ServiceConfig) -> serve.Application:
 
     Raises:
         ConfigurationError: the Ray cluster that this process is connected to cannot run all that was planned.
-        ArtefactError: the predictor was trained for other models.
+        ArtefactError: the predictor knows none of the models.
     """
-    mean_success(config)  # an artefact for other models is refused before anything starts
+    Knowledge.of(config)  # an artefact that does not fit is refused before anything starts
     if ray.is_initialized():
         check_ledger_home(config, live_nodes())
     # Without a plan Ray may be about to add nodes for what is asked.

@@ -101,7 +101,7 @@ def _estimator(
     artefact: Path, config: Path | None, models: Path | None, encoder: str | None, device: str
 ) -> tuple[RequestEstimator, list[ModelPrice]]:
     """What estimates the requests, and the models' prices in its order."""
-    from apportion.deployments.cli.workloads import models_counter
+    from apportion.deployments.cli.workloads import fleet_predictor, models_counter
     from apportion.router.prediction.estimation import RequestEstimator
     from apportion.router.prediction.predictor import Predictor
 
@@ -109,9 +109,9 @@ def _estimator(
         predictor = Predictor.load(artefact, encoder=encoder, device=device)
         return RequestEstimator(predictor), _prices(predictor)
     specs = read_models(config, models).specs
-    predictor = Predictor.load(artefact, encoder=encoder, models=[spec.name for spec in specs], device=device)
+    fleet = fleet_predictor(artefact, specs, encoder, device)
     context = np.array([spec.max_model_len for spec in specs], dtype=np.float64)
-    return RequestEstimator(predictor, models_counter(specs), context), [spec.price for spec in specs]
+    return RequestEstimator(fleet, models_counter(specs), context), [spec.price for spec in specs]
 
 
 def _prices(predictor: Predictor) -> list[ModelPrice]:
@@ -125,7 +125,9 @@ def _prices(predictor: Predictor) -> list[ModelPrice]:
 
 
 def _estimates(estimator: RequestEstimator, requests: list[PromptRequest], prices: list[ModelPrice]) -> Estimates:
-    estimates = estimator.estimate(requests, prices)
+    from apportion.router.prediction.estimation import routed
+
+    estimates = routed(estimator.estimate(requests, prices), estimator.predictor)
     for row, error in estimates.errors.items():
         raise InvalidRequestError(f"request {row + 1}: {error.message}")
     if not np.isfinite(estimates.cost_usd).all():

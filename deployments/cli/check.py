@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apportion.deployments.cli.application import console
+from apportion.deployments.cli.application import console, warn
 
 
 def check(
@@ -19,14 +19,14 @@ def check(
 
     Example: `apportion check serve_config.yaml && serve deploy serve_config.yaml`
     """
+    from apportion.deployments.config.knowledge import Knowledge
     from apportion.deployments.config.reader import read_config
-    from apportion.deployments.config.service import mean_success
     from apportion.deployments.keys.check import check_keys
     from apportion.router.budget.schema import has_password
 
     found = read_config(file)
     service = found.service
-    mean_success(service)
+    notices = Knowledge.of(service).notices
     check_keys(found)
     budget = service.budget
     if budget is not None and budget.database is not None and has_password(budget.database):
@@ -36,4 +36,6 @@ def check(
             highlight=False,
             markup=False,
         )
+    for notice in notices:
+        warn(notice)
     console.print(f"{file}: right; it serves {', '.join(service.names)}", highlight=False, markup=False)

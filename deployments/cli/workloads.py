@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apportion.allocation.models import ModelSpec
     from apportion.allocation.workload import Workload
     from apportion.router.outcomes.table import OutcomesTable
+    from apportion.router.prediction.fleet_predictor import FleetPredictor
     from apportion.router.prediction.tokens import TokenCounter
 
 PromptsOption = Annotated[
@@ -91,11 +92,29 @@ def read_workload(
         raise InvalidRequestError("--predictor: missing, and prompts need one; give the artefact that scores them")
     else:
         requests, arrivals = read_timed_requests(prompts)
-    from apportion.router.prediction.predictor import Predictor
-
-    scorer = Predictor.load(predictor, encoder=encoder, models=[spec.name for spec in specs], device=device)
+    scorer = fleet_predictor(predictor, specs, encoder, device)
     counter = models_counter(specs)
     return predicted_workload(requests, scorer, specs, counter=counter, rate_per_s=rate_per_s, arrival_s=arrivals)
+
+
+def fleet_predictor(artefact: Path, specs: Sequence[ModelSpec], encoder: str | None, device: str) -> FleetPredictor:
+    """What predicts the models, in their order; warns of those that the artefact does not know."""
+    from apportion.router.prediction.fleet_predictor import FleetPredictor
+
+    loaded = FleetPredictor.load(
+        artefact, {spec.name: spec.prior_success for spec in specs}, encoder=encoder, device=device
+    )
+    for spec in specs:
+        if spec.name in loaded.known.models:
+            continue
+        if spec.prior_success is None:
+            warn(
+                f"the predictor does not know {spec.name}, so no request goes there; state its prior_success, or train "
+                "the predictor on outcomes of it"
+            )
+        else:
+            warn(f"the predictor does not know {spec.name}; its prior_success {spec.prior_success:g} stands for it")
+    return loaded
 
 
 def read_data(source: str, group: str | None) -> tuple[OutcomesTable, list[str]]:

@@ -5,25 +5,21 @@ Knows the shape and the limits of every field, and which fields must agree; open
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from apportion.deployments.config.bounds import InputBounds
 from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
 from apportion.deployments.config.keys import KeysConfig, Permissions
 from apportion.deployments.config.models import ModelConfig, Source, TimeoutsConfig, resolve_source
-from apportion.router.arrays import FloatArray
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.policy import Policy
 from apportion.router.checked import Section, mistakes
-from apportion.router.errors import ArtefactError, ConfigurationError, InvalidRequestError
-from apportion.router.prediction.artefact import read_artefact
+from apportion.router.errors import ConfigurationError, InvalidRequestError
 
 LARGEST_WEIGHT = 70  # bytes of memory that one of a body may take, where it is all brackets and commas
 
@@ -65,9 +61,16 @@ class RoutingConfig(Section):
         self.build_strategy()
         return self
 
-    def policy(self, models: Sequence[ModelConfig]) -> Policy:
-        """What batches are planned by, with the models at their prices in `models`."""
-        served = tuple(replace(model.served, clamps=self.long_max_tokens == "clamp") for model in models)
+    def policy(self, models: Sequence[ModelConfig], by_name_only: Collection[str]) -> Policy:
+        """What batches are planned by, with the models at their prices in `models`.
+
+        Args:
+            by_name_only: models that get no request that does not name them.
+        """
+        clamps = self.long_max_tokens == "clamp"
+        served = tuple(
+            replace(model.served, clamps=clamps, by_name_only=model.name in by_name_only) for model in models
+        )
         return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request)
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:
@@ -93,16 +96,15 @@ class LivePolicy(RoutingConfig):
         default_factory=dict, description="By model; the others keep the prices of `models`."
     )
 
-    def policy(self, models: Sequence[ModelConfig]) -> Policy:
-        """What batches are planned by, with the models at the prices of the moment."""
-        return super().policy(
-            [
-                model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True))
-                if model.name in self.prices
-                else model
-                for model in models
-            ]
-        )
+    def policy(self, models: Sequence[ModelConfig], by_name_only: Collection[str]) -> Policy:
+        """As that of `args`, with the models at the prices of the moment."""
+        priced = [
+            model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True))
+            if model.name in self.prices
+            else model
+            for model in models
+        ]
+        return super().policy(priced, by_name_only)
 
 
 class PredictorConfig(Section):
@@ -374,22 +376,6 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
             f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
         )
     return policy
-
-
-def mean_success(config: ServiceConfig) -> FloatArray:
-    """Each model's mean success in the training data, (n_models,): what is left to plan with without a predictor.
-
-    Raises:
-        ArtefactError: the artefact is missing, damaged, or was trained for other models.
-    """
-    description, _ = read_artefact(Path(config.predictor.artefact_path))
-    means = {model.name: model.mean_success for model in description.models}
-    if set(means) != set(config.names):
-        raise ArtefactError(
-            f"the predictor at {config.predictor.artefact} was trained for {', '.join(sorted(means))}; the "
-            f"configuration has {', '.join(sorted(config.names))}: train it for these, or correct the names"
-        )
-    return np.array([means[name] for name in config.names])
 
 
 def _describe(error: ValidationError) -> str:

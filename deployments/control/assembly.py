@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from apportion.deployments.config.service import ServiceConfig, mean_success
+from apportion.deployments.config.knowledge import Knowledge
+from apportion.deployments.config.service import RoutingConfig, ServiceConfig
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
@@ -16,6 +17,7 @@ from apportion.router.batch.gate import Gate
 from apportion.router.batch.messages import Verdict
 from apportion.router.batch.parts import Part
 from apportion.router.batch.planner import BatchPlanner
+from apportion.router.batch.policy import Policy
 from apportion.router.batch.preview import Preview
 from apportion.router.batch.reservations import Reservations
 from apportion.router.batch.rungs import Rungs, Solve
@@ -56,7 +58,8 @@ class BatchRoom:
     ) -> None:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
         longest = np.array([model.max_model_len for model in config.models], dtype=float)
-        patience_s, means = config.predictor.timeout_s, mean_success(config)
+        self._models, self.knowledge = config.models, Knowledge.of(config)
+        patience_s, means = config.predictor.timeout_s, self.knowledge.mean_success
         calls = config.predictor.num_replicas
         gate = Gate(calls, most_waiting=calls)
         limits = CallLimits(chars=config.predictor.max_call_chars, patience_s=patience_s)
@@ -73,7 +76,7 @@ class BatchRoom:
         fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
         self.reservations = Reservations(fleet, spending(config, wall_clock, clock, service), clock)
         self.scheduler = Scheduler(
-            config.routing.policy(config.models),
+            self.policy(config.routing),
             self.forecaster,
             self.planner,
             self.reservations,
@@ -82,6 +85,10 @@ class BatchRoom:
             clock,
             self.preview,
         )
+
+    def policy(self, routing: RoutingConfig) -> Policy:
+        """What batches are planned by under this configuration of the routing."""
+        return routing.policy(self._models, self.knowledge.by_name_only)
 
     def parts(self) -> dict[str, str]:
         """Whether predictor and solver are asked: their breakers' states."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ray import serve
@@ -11,6 +11,7 @@ from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.watch import Watch
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import RouteItem
+from apportion.router.errors import UnavailableError
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
@@ -26,30 +27,36 @@ class Predictor:
         import torch
 
         from apportion.router.prediction.estimation import RequestEstimator
-        from apportion.router.prediction.predictor import Predictor as LibraryPredictor
+        from apportion.router.prediction.fleet_predictor import FleetPredictor
         from apportion.router.prediction.tokens import TokenCounter
 
         torch.set_num_threads(config.predictor.threads)
         self._estimator = RequestEstimator(
-            predictor=LibraryPredictor.load(
+            predictor=FleetPredictor.load(
                 config.predictor.artefact_path,
+                {model.name: model.prior_success for model in config.models},
                 encoder=config.predictor.encoder_source,
-                models=config.names,
                 device="cuda" if config.predictor.num_gpus else "cpu",
             ),
             counter=TokenCounter.load({model.name: model.tokenizer_source for model in config.models}),
             context=np.array([model.max_model_len for model in config.models], dtype=float),
         )
-        self.predict([RouteItem("warm-up", "What is 1 plus 1?")], [model.price for model in config.models])
+        prices = {model.name: model.price for model in config.models}
+        self.predict([RouteItem("warm-up", "What is 1 plus 1?")], prices)
 
-    def predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+    def predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
         """Estimates for the items; one that cannot be read gets an error of its own and spoils nothing.
 
         Args:
-            prices: of the models at present, in the configuration's order.
+            prices: of the models at present; the estimates have a column for each, in this order.
+
+        Raises:
+            UnavailableError: it is the predictor of other models, since a deploy is changing them.
         """
+        if tuple(prices) != self._estimator.predictor.models:
+            raise UnavailableError("the router and its predictor have different models; the deploy is not done yet")
         with self._watch.call():
-            return self._estimator.estimate(items, prices)
+            return self._estimator.estimate(items, list(prices.values()))
 
     def check_health(self) -> None:
         """Raises: UnavailableError: it hangs, so that Serve starts another in its place."""

@@ -14,11 +14,14 @@ from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
 
-def predict_by(predictor: DeploymentHandle) -> Predict:
-    """The Predictor's answer."""
+def predict_by(predictor: DeploymentHandle, models: Sequence[str]) -> Predict:
+    """The Predictor's answer, which has a column for each of the models, in their order.
+
+    They go by name: while a deploy changes the models, the Predictor of the moment may have others.
+    """
 
     async def predict(items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        estimates: Estimates = await predictor.predict.remote(list(items), list(prices))
+        estimates: Estimates = await predictor.predict.remote(list(items), dict(zip(models, prices, strict=True)))
         return estimates
 
     return predict

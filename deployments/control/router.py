@@ -53,7 +53,11 @@ class Router:
         self._policy_error: str | None = None
         self._limits = () if config.budget is None else config.budget.limits
         self._sessions: dict[str, IngressSession] = {}
-        self._room = BatchRoom(config, predict_by(predictor), solve_by(solver), self._tell, service=service_name())
+        self._room = BatchRoom(
+            config, predict_by(predictor, config.names), solve_by(solver), self._tell, service=service_name()
+        )
+        for notice in self._room.knowledge.notices:
+            logger.warning("%s", notice)
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
         self._callers = Callers(config, self._reservations.spending)
@@ -85,7 +89,7 @@ class Router:
         if budget is not None:
             self._limits = budget.limits if live.limits is None else live.limits
             self._reservations.spending.set_limits(limit.limit() for limit in self._limits)
-        self._scheduler.policy = live.policy(self._config.models)
+        self._scheduler.policy = self._room.policy(live)
 
     def check_health(self) -> None:
         """Raises: UnavailableError: what is due every second is not done, or a newer router has taken over."""
@@ -167,6 +171,7 @@ class Router:
             "strategy": policy.strategy.name,
             "policy_error": self._policy_error,
             "keys_error": self._callers.error(self._limits),
+            "in_auto": {model.name: not model.by_name_only for model in policy.models},
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},
         }
 

@@ -70,16 +70,22 @@ class RouterState:
         return self._served if served and age_s <= PRESENT_S else []
 
     async def described(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Models as OpenAI lists them, with context and price where the name is one model's."""
-        prices = (await self._recent.within(STATE_AGE_S, PATIENCE_S) or {}).get("prices", {})
-        return [self._describe(name, prices.get(name)) for name in names]
+        """Models as OpenAI lists them; one model's name with its context, price, and whether `auto` may choose it."""
+        state = await self._recent.within(STATE_AGE_S, PATIENCE_S) or {}
+        return [self._describe(name, state) for name in names]
 
-    def _describe(self, name: str, price: dict[str, float] | None) -> dict[str, Any]:
+    def _describe(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
         common = {"id": name, "object": "model", "created": self._started, "owned_by": "apportion"}
         if name == AUTO_MODEL:
             return common
         model = self._models[name]
-        return common | {"max_model_len": model.max_model_len, **(price or asdict(model.price))}
+        price = state.get("prices", {}).get(name) or asdict(model.price)
+        in_auto = state.get("in_auto", {}).get(name)  # None: no router that has the model was heard of
+        return common | {
+            "max_model_len": model.max_model_len,
+            **price,
+            **({} if in_auto is None else {"in_auto": in_auto}),
+        }
 
     async def _told(self) -> dict[str, Any]:
         state = await answer_of(self._ask(STATE_AGE_S), STATE_TIMEOUT_S)

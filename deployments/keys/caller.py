@@ -41,13 +41,12 @@ class Caller:
         if models is None:
             return ask
         wanted = (named,) if named is not None else ask.models
-        allowed = models if wanted is None else tuple(model for model in wanted if model in models)
-        if not allowed:
+        if wanted is not None and not set(wanted) & set(models):
             raise ModelDeniedError(
-                f"{self.who} may not use {', '.join(wanted or ())}; it may use {', '.join(models)}",
+                f"{self.who} may not use {', '.join(wanted)}; it may use {', '.join(models)}",
                 param="model" if named is not None else "routing.models",
             )
-        return ask if named is not None else dataclasses.replace(ask, models=allowed)
+        return dataclasses.replace(ask, permitted=models)
 
     def check(self, item: RouteItem) -> None:
         """Raises: PermissionDeniedError: the request asks for more than the caller may; says what that is."""

@@ -14,7 +14,7 @@ TENANT_HEADER = f"{HEADER_PREFIX}tenant"
 
 
 def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:
-    """Why this model: its predicted success and cost, prices, batch and rung.
+    """Why this model: its predicted success (if anybody knows it) and cost, prices, batch and rung.
 
     Args:
         batch_told: say how large the batch was and what all of it may cost.
@@ -22,7 +22,7 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
     batch = decision.batch
     values = {
         "model": decision.model,
-        "success": f"{decision.success:.4f}",
+        **({} if decision.success is None else {"success": f"{decision.success:.4f}"}),
         "cost-usd": f"{decision.cost_usd:.6g}",
         "shadow-price": f"{batch.budget_price:.6g}",
         "slot-price": f"{decision.slot_price:.6g}",

@@ -17,13 +17,17 @@ ROUTER = "Router"  # the deployment that engines announce themselves to
 
 @dataclass(frozen=True, slots=True)
 class RoutingAsk:
-    """What a request asks of its routing; None: the service's policy decides."""
+    """What a request asks of its routing; None: the service's policy decides.
+
+    `models` are those that the request itself names, `permitted` those that its caller may use at all.
+    """
 
     strategy: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     max_cost_usd: float | None = None
     min_success: float | None = None
     models: tuple[str, ...] | None = None
+    permitted: tuple[str, ...] | None = None
     wait_for_budget: bool = False
 
 
@@ -88,12 +92,13 @@ class Candidate:
     """What was predicted for one model.
 
     `success` is what the plan goes by; `calibrated_success` is the same before the incumbent's was lifted over
-    claims that held-out outcomes did not prove. `reason` says why the model may not answer; None: it may.
+    claims that held-out outcomes did not prove; both are None where nobody knows. `reason` says why the model may not
+    answer; None: it may.
     """
 
     model: str
-    success: float
-    calibrated_success: float
+    success: float | None
+    calibrated_success: float | None
     cost_usd: float
     output_tokens: float
     allowed: bool
@@ -113,13 +118,13 @@ class PlanTiming:
 class Decision:
     """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run.
 
-    `token` is the replica's: it answers only who knows it. `max_tokens`: the longest answer that fits, where the
-    request allows a longer one; None: it does not.
+    `success` is None where nobody knows the model's. `token` is the replica's: it answers only who knows it.
+    `max_tokens`: the longest answer that fits, where the request allows a longer one; None: it does not.
     """
 
     id: str
     model: str
-    success: float
+    success: float | None
     cost_usd: float
     slot_price: float
     rung: str

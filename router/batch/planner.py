@@ -116,7 +116,7 @@ class BatchPlanner:
                 id=item.id,
                 model=model.name,
                 max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
-                success=float(problem.success[i, chosen]),
+                success=None if model.by_name_only else float(problem.success[i, chosen]),
                 cost_usd=float(problem.cost_usd[i, chosen]),
                 slot_price=float(assignment.prices.slots[chosen]),
                 rung=rungs[i],
@@ -132,8 +132,8 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
     return tuple(
         Candidate(
             model=model.name,
-            success=float(estimates.success[row, j]),
-            calibrated_success=float(estimates.before_lift()[row, j]),
+            success=None if model.by_name_only else float(estimates.success[row, j]),
+            calibrated_success=None if model.by_name_only else float(estimates.before_lift()[row, j]),
             cost_usd=float(estimates.cost_usd[row, j]),
             output_tokens=float(estimates.output_tokens[row, j]),
             allowed=bool(batch.allowed[row, j]),

@@ -13,12 +13,14 @@ class ServedModel:
     """A model as the batch knows it: its name, what it costs now, and its longest prompt plus answer in tokens.
 
     `clamps`: a request that allows a longer answer than fits beside its prompt gets what fits; else it is not for it.
+    `by_name_only`: nobody knows how well it answers, so that it gets no request that does not name it.
     """
 
     name: str
     price: ModelPrice
     max_model_len: int
     clamps: bool = True
+    by_name_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,12 +40,17 @@ def reasons(
     found = []
     for j, model in enumerate(models):
         limits = (
-            (not named[j], "the request names other models"),
+            (not named[j], _why_not_named(item, model)),
             (j in refusals, refusals.get(j)),
             (not fits[j], f"prompt and answer exceed its {model.max_model_len} tokens"),
             (not healthy[row, j], "no replica is ready, or it has failed this request"),
             (estimates.cost_usd[row, j] > most_usd, "its expected cost is above max_cost_usd"),
-            (estimates.success[row, j] < least, "its predicted success is below min_success"),
+            (
+                estimates.success[row, j] < least,
+                "its success is not known, and min_success asks for one"
+                if model.by_name_only
+                else "its predicted success is below min_success",
+            ),
         )
         found.append(next((reason for holds, reason in limits if holds), None))
     return tuple(found)
@@ -64,9 +69,10 @@ def refuse(
     """
     named = _named([item], models)[0]
     if not named.any():
-        return UnknownModelError(
-            f"the model is not served; use one of {', '.join(model.name for model in models)}", param="model"
-        )
+        what = "the model is not served"
+        if _names(item) is None:
+            what = "no model that you may use has outcomes yet to route by"
+        return UnknownModelError(f"{what}; name one of {', '.join(_may_be_named(item, models))}", param="model")
     refusals = {models[j].name: reason for j, reason in sorted(estimates.refusals.get(row, {}).items()) if named[j]}
     may = named & estimates.readable()[row]
     if not may.any():
@@ -101,9 +107,11 @@ def _limit(
                 param="routing.max_cost_usd",
             )
         may = affordable
+    known = may & ~np.array([model.by_name_only for model in models])
+    best = f"the best is {success[known].max():.3g}" if known.any() else "nobody knows yet how well they answer"
     return InfeasibleError(
-        f"no model within the request's limits reaches min_success {item.ask.min_success:.3g}; the best is "
-        f"{success[may].max():.3g}: lower it or allow more models",
+        f"no model within the request's limits reaches min_success {item.ask.min_success:.3g}; {best}: "
+        "lower it or allow more models",
         param="routing.min_success",
     )
 
@@ -123,15 +131,35 @@ def _too_long(item: RouteItem, one: Estimates, models: Sequence[ServedModel], ma
 
 
 def _named(items: Sequence[RouteItem], models: Sequence[ServedModel]) -> BoolArray:
-    column = {model.name: j for j, model in enumerate(models)}
-    named = np.ones((len(items), len(models)), dtype=bool)
+    """(N, M): models that the request names, or where it names none those that need no name; of these the permitted.
+
+    While a deploy changes the models, an ingress may name one that this router does not know.
+    """
+    nameless = [not model.by_name_only for model in models]
+    named = np.tile(nameless, (len(items), 1))
     for row, item in enumerate(items):
-        names = (item.model,) if item.model is not None else item.ask.models
-        if names is not None:
-            named[row] = False
-            # While a deploy changes the models, an ingress may name one that this router does not know.
-            named[row, [column[name] for name in names if name in column]] = True
+        if (names := _names(item)) is not None:
+            named[row] = [model.name in names for model in models]
+        if item.ask.permitted is not None:
+            named[row] &= [model.name in item.ask.permitted for model in models]
     return named
+
+
+def _names(item: RouteItem) -> tuple[str, ...] | None:
+    return (item.model,) if item.model is not None else item.ask.models
+
+
+def _may_be_named(item: RouteItem, models: Sequence[ServedModel]) -> list[str]:
+    permitted = item.ask.permitted
+    return [model.name for model in models if permitted is None or model.name in permitted]
+
+
+def _why_not_named(item: RouteItem, model: ServedModel) -> str:
+    if item.ask.permitted is not None and model.name not in item.ask.permitted:
+        return "the caller may not use it"
+    if _names(item) is None:
+        return "it has no outcomes yet to route by, so only requests that name it go there"
+    return "the request names other models"
 
 
 def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:

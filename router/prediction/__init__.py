@@ -15,6 +15,7 @@ _HOME = {
     "Estimator": "estimator",
     "Features": "features",
     "FittedEstimator": "estimator",
+    "FleetPredictor": "fleet_predictor",
     "HeadEstimator": "head_training",
     "KnnEstimator": "knn",
     "Prediction": "prediction",

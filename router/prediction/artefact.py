@@ -72,6 +72,11 @@ class Description(_Strict):
     estimator: Annotated[str, Field(description="Kind of estimator.")]
     settings: Annotated[dict[str, int | float], Field(description="Settings of the estimator.")]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models, in the order of columns."""
+        return tuple(record.name for record in self.models)
+
 
 def write_artefact(folder: Path, description: Description, arrays: Arrays) -> None:
     """Write the folder, made where it does not exist."""
@@ -82,11 +87,8 @@ def write_artefact(folder: Path, description: Description, arrays: Arrays) -> No
     (folder / DESCRIPTION_FILE).write_text(description.model_dump_json(indent=2) + "\n")
 
 
-def read_artefact(folder: Path) -> tuple[Description, Arrays]:
-    """Read the folder; raises ArtefactError when it is none, broken, or of another version."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
+def read_description(folder: Path) -> Description:
+    """Read what the folder says of itself; raises ArtefactError when it is none, broken, or of another version."""
     for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ArtefactError(
@@ -94,14 +96,26 @@ def read_artefact(folder: Path) -> tuple[Description, Arrays]:
             )
     try:
         description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
-        arrays = load_file(str(folder / WEIGHTS_FILE))
-    except (ValidationError, SafetensorError) as error:
-        what = mistakes(error)[0] if isinstance(error, ValidationError) else error
-        raise ArtefactError(
-            f"artefact {folder}: it is damaged or of another version ({what}), train it again"
-        ) from error
+    except ValidationError as error:
+        raise _damaged(folder, mistakes(error)[0]) from error
     if description.version != VERSION:
         raise ArtefactError(
             f"artefact {folder}: it has version {description.version}, this release reads {VERSION}, train it again"
         )
-    return description, arrays
+    return description
+
+
+def read_artefact(folder: Path) -> tuple[Description, Arrays]:
+    """As `read_description`, with the arrays."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    description = read_description(folder)
+    try:
+        return description, load_file(str(folder / WEIGHTS_FILE))
+    except SafetensorError as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, what: object) -> ArtefactError:
+    return ArtefactError(f"artefact {folder}: it is damaged or of another version ({what}), train it again")

@@ -14,6 +14,7 @@ from apportion.router.chat import prompt_text
 from apportion.router.costs import expected_cost
 from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.estimates import Estimates, concatenate
+from apportion.router.prediction.fleet_predictor import FleetPredictor
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import Counts, TokenCounter
 from apportion.router.prices import ModelPrice
@@ -58,7 +59,7 @@ class RequestEstimator:
         context: (M,), tokens of prompt and answer together; None: unknown, so only requests limit their answers.
     """
 
-    predictor: Predictor
+    predictor: Predictor | FleetPredictor
     counter: TokenCounter | None = None
     context: FloatArray | None = None
 
@@ -116,6 +117,18 @@ class RequestEstimator:
             [request.tools for request in requests],
             [request.template_variables for request in requests],
         )
+
+
+def routed(estimates: Estimates, predictor: Predictor | FleetPredictor) -> Estimates:
+    """The predictor's estimates of requests that name no model: a model of which nobody says how well it answers is
+    out.
+    """
+    out = predictor.by_name_only if isinstance(predictor, FleetPredictor) else ()
+    reasons = dict.fromkeys(out, "has no outcomes yet, and no prior_success is stated")
+    if not reasons:
+        return estimates
+    refusals = estimates.refusals
+    return replace(estimates, refusals={row: {**reasons, **refusals.get(row, {})} for row in range(len(estimates))})
 
 
 def request_text(content: Any) -> str:

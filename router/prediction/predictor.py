@@ -70,15 +70,15 @@ class Predictor:
     ) -> Predictor:
         """Read an artefact and load its encoder (or the given one, which must have the same weights).
 
-        `models`, where given, are the configured models in their order; predictions take that order.
-        Raises ArtefactError for a broken artefact, other models, or an encoder with other weights.
+        `models`, where given, are those to predict, in their order; predictions take that order.
+        Raises ArtefactError for a broken artefact, models that it does not know, none at all, or an encoder with other
+        weights.
         """
         from apportion.router.prediction.encoder import Encoder
 
         description, arrays = read_artefact(Path(artefact))
-        names = tuple(record.name for record in description.models)
-        if models is not None and sorted(models) != sorted(names):
-            _refuse_models(names, models)
+        if models is not None:
+            _check_models(description.names, models)
         record = description.encoder
         if encoder is None or isinstance(encoder, str):
             encoder = Encoder.load(encoder or record.source, device=device, max_tokens=record.max_tokens)
@@ -133,22 +133,22 @@ class Predictor:
 
 
 def _calibrated(description: Description, arrays: Arrays, device: str) -> Calibrated[StorableEstimator]:
-    names = tuple(record.name for record in description.models)
     return Calibrated(
-        estimator=restore(description.estimator, names, arrays, description.settings, device),
+        estimator=restore(description.estimator, description.names, arrays, description.settings, device),
         calibration=Calibration(*(arrays[f"calibration.{name}"] for name in _CALIBRATION)),
         incumbent=_incumbent(description),
         mean_success=np.array([record.mean_success for record in description.models]),
     )
 
 
-def _refuse_models(artefact: Sequence[str], configured: Sequence[str]) -> None:
-    raise ArtefactError(
-        f"models: the artefact predicts {sorted(artefact)}, the configuration has {sorted(configured)}; only in "
-        "the artefact: "
-        f"{sorted(set(artefact) - set(configured))}, only in the configuration: "
-        f"{sorted(set(configured) - set(artefact))}; train an artefact for the configured models"
-    )
+def _check_models(known: Sequence[str], asked: Sequence[str]) -> None:
+    unknown = sorted(set(asked) - set(known))
+    if unknown or not asked:
+        what = f"it knows nothing of {', '.join(unknown)}" if unknown else "none of its models is asked for"
+        raise ArtefactError(
+            f"models: the artefact predicts {', '.join(known)}, and {what}; correct the names, or train it on outcomes "
+            "of these models"
+        )
 
 
 def _check_encoder(encoder: Encoder, record: EncoderRecord) -> None:
@@ -165,7 +165,7 @@ def _check_encoder(encoder: Encoder, record: EncoderRecord) -> None:
 
 
 def _incumbent(description: Description) -> Incumbent:
-    names = [record.name for record in description.models]
+    names = description.names
     if description.incumbent not in names:
         raise ArtefactError(f"incumbent {description.incumbent!r}: it is none of the artefact's models, train it again")
     return Incumbent(names.index(description.incumbent), np.array([record.margin for record in description.models]))

@@ -12,6 +12,7 @@ from apportion.allocation.workload import Workload, predicted_workload, read_tim
 from apportion.router.costs import expected_cost
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.fleet_predictor import FleetPredictor
 from apportion.router.prediction.knn import KnnEstimator
 from apportion.router.prediction.prompts import PromptRequest
 from apportion.router.prediction.training import train_predictor
@@ -100,6 +101,21 @@ def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None
     assert faster.arrival_s[-1] == pytest.approx(29 / 4)
     with pytest.raises(InvalidRequestError, match="neither a rate nor arrival times"):
         predicted_workload(requests, predictor, specs)
+
+
+def test_a_model_without_outcomes_is_planned_for_with_its_stated_success_only(tmp_path: Path) -> None:
+    outcomes = make_outcomes(300, seed=0)
+    loaded = Encoder.load(str(save_encoder(tmp_path, seed=0)), device="cpu")
+    predictor = train_predictor(outcomes, loaded, estimator=KnnEstimator(5))
+    specs = [ModelSpec(name, "x", PRICES["small"]) for name in ("named", *outcomes.models, "stated")]
+    priors = dict.fromkeys([spec.name for spec in specs]) | {"stated": 0.8}
+    fleet = FleetPredictor(predictor, tuple(priors), priors)
+    requests = [PromptRequest(prompt) for prompt in outcomes.prompts[:30]]
+    work = predicted_workload(requests, fleet, specs, rate_per_s=1.0)
+    assert work.allowed(specs)[:, 1:].all()
+    assert not work.allowed(specs)[:, 0].any()
+    assert (work.estimates.success[:, 4] == 0.8).all()
+    assert not work.subset(np.arange(3)).allowed(specs)[:, 0].any()
 
 
 def test_prompts_in_another_encoding_are_named(tmp_path: Path) -> None:

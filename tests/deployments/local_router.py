@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ CONTEXT = 100
 INPUT_TOKENS = 10
 
 
-def configuration(database: Path | None, *, slots: int = 64, **sections: Any) -> ServiceConfig:
+def configuration(
+    database: Path | None, *, slots: int = 64, newcomers: Sequence[dict[str, Any]] = (), **sections: Any
+) -> ServiceConfig:
+    """Args: newcomers: fields of models behind the others, which the predictor does not know."""
     models = [
         {
             "name": name,
@@ -40,6 +43,7 @@ def configuration(database: Path | None, *, slots: int = 64, **sections: Any) ->
         }
         for name, price in zip(NAMES, PRICES, strict=True)
     ]
+    models += [models[0] | newcomer for newcomer in newcomers]
     if database is not None:
         sections["budget"] = {"database": f"sqlite:///{database}", **sections.get("budget", {})}
         if any(limit["scope"] == "key" for limit in sections["budget"].get("limits", ())):
@@ -72,8 +76,8 @@ class _Predictor:
     def __post_init__(self) -> None:
         self.predict = _Remote(self._predict)
 
-    async def _predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        n, usd_per_token = len(items), np.array([price.output_usd_per_million for price in prices]) / 1e6
+    async def _predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
+        n, usd_per_token = len(items), np.array([price.output_usd_per_million for price in prices.values()]) / 1e6
         most = np.array([item.max_tokens or CONTEXT - INPUT_TOKENS for item in items], dtype=float)
         tokens = np.repeat(most[:, None] / 2, len(prices), axis=1)
         random_ = np.random.default_rng(n)

@@ -24,3 +24,9 @@ def test_parts_that_hang_are_replaced_and_there_are_as_many_predictors_as_config
         told = part._deployment_config
         assert (told.health_check_period_s, told.health_check_timeout_s) == (CHECK_PERIOD_S, CHECK_TIMEOUT_S)
         assert callable(part.func_or_class.check_health)
+
+
+def test_a_model_that_the_predictor_does_not_know_gets_its_engine() -> None:
+    application = build_application(configuration(None, newcomers=[{"name": "owl"}]))
+    engines = deployment(deployment(application).init_args[1]).init_args[3]
+    assert "Engine-owl" in engines

@@ -117,6 +117,20 @@ def test_settings_reach_the_strategy(folder: Path) -> None:
     assert sure["expected_cost_usd"] + 2.32 * sure["cost_std_usd"] <= float(half)
 
 
+def test_a_model_without_outcomes_gets_what_its_stated_success_is_worth_or_nothing(folder: Path) -> None:
+    models = folder / "models.json"
+    for prior, expected in ((None, 0), (1.0, 40)):
+        fields = {"input_usd_per_million": 0.01, "output_usd_per_million": 0.01, "source": "nowhere"}
+        described = [{"name": name, **fields} for name in ("large", "new", "small")]
+        described[1]["prior_success"] = prior
+        models.write_text(json.dumps({"models": described}))
+        given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+        result = runner.invoke(app, ["assign", *given, "--models", str(models), "--json", "-"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["requests_by_model"]["new"] == expected
+        assert "the predictor does not know new" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

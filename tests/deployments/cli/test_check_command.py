@@ -77,3 +77,17 @@ def test_a_password_that_is_written_out_is_warned_of(document: dict, tmp_path: P
     code, said = checked(document, tmp_path)
     assert (code, "budget.database_env" in said) == (0, warned)
     assert "hunter2" not in said
+
+
+def test_models_that_the_predictor_does_not_know_are_told_and_served(document: dict, tmp_path: Path) -> None:
+    models = document["applications"][0]["args"]["models"]
+    models.append(models[0] | {"name": "owl"})
+    models.append(models[0] | {"name": "rook", "prior_success": 0.6})
+    left = models.pop(1)["name"]
+    code, said = checked(document, tmp_path)
+    assert code == 0
+    assert "owl: the predictor does not know it; only requests that name it go there" in said
+    assert "rook: the predictor does not know it; it is routed by its prior_success 0.6" in said
+    assert f"the predictor knows {left} too, which the configuration does not serve" in said
+    models[0]["prior_success"] = 1.5
+    assert "prior_success" in checked(document, tmp_path)[1]

@@ -168,7 +168,8 @@ def test_an_artefact_for_other_models_is_refused(tmp_path: Path) -> None:
 
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     args = document["applications"][0]["args"]
-    args["models"][0]["name"] = "ostrich"
+    for number, model in enumerate(args["models"]):
+        model["name"] = f"ostrich-{number}"
     with pytest.raises(ArtefactError, match="ostrich"):
         build(args)
 
@@ -211,6 +212,6 @@ def test_a_name_that_the_zoo_does_not_hold_is_named_with_those_it_holds() -> Non
 @pytest.mark.parametrize(("routing", "clamps"), [({}, True), ({"long_max_tokens": "refuse"}, False)])
 def test_the_policy_says_what_becomes_of_answers_that_are_too_long(routing: dict[str, Any], clamps: bool) -> None:
     config = parse_config(arguments() | {"routing": routing})
-    assert [model.clamps for model in config.routing.policy(config.models).models] == [clamps] * len(config.models)
+    assert [model.clamps for model in config.routing.policy(config.models, ()).models] == [clamps] * len(config.models)
     live = live_policy({"long_max_tokens": "refuse"}, config)
-    assert not any(model.clamps for model in live.policy(config.models).models)
+    assert not any(model.clamps for model in live.policy(config.models, ()).models)

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import RoutingConfig, ServiceConfig
 from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
@@ -45,7 +46,7 @@ class Predictor:
         self.broken = False
         self.predict = Call(self._predict)
 
-    async def _predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+    async def _predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
         self.calls += 1
         if self.broken:
             raise ConnectionError("gone")
@@ -53,7 +54,7 @@ class Predictor:
         return Estimates(
             success=np.tile([0.4, 0.9], (len(items), 1)),
             success_std=np.zeros(shape),
-            cost_usd=np.tile([price.output_usd_per_million / 1e6 for price in prices], (len(items), 1)),
+            cost_usd=np.tile([price.output_usd_per_million / 1e6 for price in prices.values()], (len(items), 1)),
             cost_std_usd=np.zeros(shape),
             input_tokens=np.full(shape, 10.0),
             output_tokens=np.full(shape, 5.0),
@@ -75,7 +76,8 @@ def predictor() -> Predictor:
 
 @pytest.fixture
 def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(assembly, "mean_success", lambda _: np.array([0.4, 0.9]))
+    knowledge = Knowledge(np.array([0.4, 0.9]), frozenset(), ())
+    monkeypatch.setattr(assembly.Knowledge, "of", lambda _: knowledge)
     monkeypatch.setattr(router_module, "POLL_S", 0.2)
     monkeypatch.setattr(assembly, "SETTLE_S", 0.0)
     models = [

@@ -132,3 +132,12 @@ async def test_a_model_that_is_to_have_no_replica_makes_nobody_unhealthy(router:
 
     assert (await RouterState(tell, (spare, *MODELS[1:]), clock).health())[0]
     assert not (await RouterState(tell, MODELS, clock).health())[0]
+
+
+async def test_a_model_says_whether_auto_may_choose_it(router: RouterOfTest, clock: Clock) -> None:
+    async def told(max_age_s: float) -> dict[str, Any]:
+        return await router.state(max_age_s) | {"in_auto": {NAMES[0]: True, NAMES[1]: False}}
+
+    described = await RouterState(told, MODELS, clock).described(("auto", *NAMES[:3]))
+    assert [one.get("in_auto") for one in described] == [None, True, False, None]
+    assert "in_auto" not in described[3], "a router that does not serve it yet says nothing of it"

@@ -121,10 +121,10 @@ def test_anything_else_is_401_and_says_nothing_of_what_was_sent(file: Path, head
 
 def test_a_key_may_use_its_models_only(file: Path) -> None:
     bob = caller(keyring(file, BOB), bearer("secret-b"))
-    assert parse("chat", CHAT + b"}", {}, MODELS, bob).item.ask.models == ("small",)
+    assert parse("chat", CHAT + b"}", {}, MODELS, bob).item.ask.permitted == ("small",)
     assert parse("chat", CHAT + b', "model": "small"}', {}, MODELS, bob).item.model == "small"
     both = b', "routing": {"models": ["small", "large"]}}'
-    assert parse("chat", CHAT + both, {}, MODELS, bob).item.ask.models == ("small",)
+    assert parse("chat", CHAT + both, {}, MODELS, bob).item.ask.permitted == ("small",)
     for wish in (b', "model": "large"}', b', "routing": {"models": ["large"]}}'):
         with pytest.raises(ModelDeniedError, match="may not use large; it may use small") as caught:
             parse("chat", CHAT + wish, {}, MODELS, bob)

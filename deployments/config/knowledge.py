@@ -1,0 +1,68 @@
+"""What the predictor's artefact knows of the models that are served, and what holds for those it does not know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apportion.deployments.config.service import ServiceConfig
+from apportion.router.arrays import FloatArray
+from apportion.router.errors import ArtefactError
+from apportion.router.prediction.artefact import read_artefact
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """How well models answer, as far as it is known before any request is read.
+
+    `mean_success` (M,) is each model's in its training data, or what is stated for it, or 0: what is left to plan with
+    without a predictor. `by_name_only` are the models of which nobody says anything. `notices` tell people of every
+    model that is served and not known, or known and not served.
+    """
+
+    mean_success: FloatArray
+    by_name_only: frozenset[str]
+    notices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: ServiceConfig) -> Knowledge:
+        """Reads the artefact.
+
+        Raises:
+            ArtefactError: it is missing or damaged, or knows none of the models.
+        """
+        description, _ = read_artefact(Path(config.predictor.artefact_path))
+        means = {model.name: model.mean_success for model in description.models}
+        unknown = [model for model in config.models if model.name not in means]
+        if len(unknown) == len(config.models):
+            raise ArtefactError(
+                f"the predictor at {config.predictor.artefact} was trained for {', '.join(means)}; the configuration "
+                f"has {', '.join(config.names)}: train it for one of these at least, or correct the names"
+            )
+        stated = {model.name: model.prior_success or 0.0 for model in unknown}
+        return cls(
+            np.array([(means | stated)[name] for name in config.names]),
+            frozenset(model.name for model in unknown if model.prior_success is None),
+            _notices(config, means),
+        )
+
+
+def _notices(config: ServiceConfig, means: dict[str, float]) -> tuple[str, ...]:
+    told = []
+    for model in config.models:
+        prior = model.prior_success
+        if model.name in means and prior is not None:
+            told.append(f"{model.name}: the predictor knows it, so its prior_success {prior:g} is not used; remove it")
+        elif model.name not in means and prior is not None:
+            told.append(f"{model.name}: the predictor does not know it; it is routed by its prior_success {prior:g}")
+        elif model.name not in means:
+            told.append(
+                f"{model.name}: the predictor does not know it; only requests that name it go there, until the "
+                "predictor is trained on outcomes of it or its prior_success is stated"
+            )
+    left = [name for name in means if name not in config.names]
+    if left:
+        told.append(f"the predictor knows {', '.join(left)} too, which the configuration does not serve")
+    return tuple(told)

@@ -82,6 +82,9 @@ class ModelDescription(Section):
     source: str = Field(description="Hugging Face hub id, or a folder (relative ones: to the project).")
     input_usd_per_million: float = Field(ge=0, description="Price of a million input tokens in USD.")
     output_usd_per_million: float = Field(ge=0, description="Price of a million output tokens in USD.")
+    cached_input_usd_per_million: float | None = Field(
+        None, ge=0, description="Price of a million input tokens that come from the prefix cache; null: as the others."
+    )
     max_model_len: int = Field(4096, ge=1, description="Longest prompt plus answer in tokens.")
     engine_args: dict[str, Any] = Field(
         default_factory=dict, description="vLLM's engine and server arguments, e.g. `dtype: bfloat16`."
@@ -117,6 +120,14 @@ class ModelDescription(Section):
         return self
 
     @model_validator(mode="after")
+    def _prices_agree(self) -> ModelDescription:
+        try:
+            _ = self.price
+        except ConfigurationError as error:
+            raise ValueError(error.message) from error
+        return self
+
+    @model_validator(mode="after")
     def _numbers_agree(self) -> ModelDescription:
         given = self.engine_args
         for field, argument, known in (("dtype", "dtype", _DTYPES), ("quantisation", "quantization", _QUANTISATIONS)):
@@ -124,6 +135,10 @@ class ModelDescription(Section):
             if own is not None and engines is not None and own != engines:
                 raise ValueError(f"{field} {own} and engine_args.{argument} {given[argument]} differ; give one of them")
         return self
+
+    @property
+    def price(self) -> ModelPrice:
+        return ModelPrice(self.input_usd_per_million, self.output_usd_per_million, self.cached_input_usd_per_million)
 
     @property
     def all_arguments(self) -> dict[str, Any]:
@@ -140,7 +155,7 @@ class ModelDescription(Section):
         return ModelSpec(
             name=self.name,
             source=self.source,
-            price=ModelPrice(self.input_usd_per_million, self.output_usd_per_million),
+            price=self.price,
             min_replicas=self.min_replicas,
             max_replicas=self.max_replicas,
             gpu_types=self.gpu_types,

@@ -128,12 +128,14 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
         entry = models[-1]
     else:
         following = take_tail(entry)
-    known = {
+    known: dict[str, Any] = {
         "source": spec.source,
         "input_usd_per_million": spec.price.input_usd_per_million,
         "output_usd_per_million": spec.price.output_usd_per_million,
         "max_model_len": spec.max_model_len,
     }
+    if spec.price.cached_input_usd_per_million is not None:
+        known["cached_input_usd_per_million"] = spec.price.cached_input_usd_per_million
     for name, value in known.items():
         if entry.get(name) != value:
             entry[name] = value

@@ -15,8 +15,9 @@ from apportion.deployments.cli.models import ConfigOption
 from apportion.router.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from apportion.deployments.collect.collector import Collector, Plan, Price
+    from apportion.deployments.collect.collector import Collector, Plan
     from apportion.deployments.collect.journal import Journal
+    from apportion.router.prices import ModelPrice
 
 INCOMPLETE = 1
 """Exit code where something is left to ask."""
@@ -132,17 +133,15 @@ def collect(
 
 def _fleet(
     config: Path | None, url: str | None, models: str | None, given: list[str]
-) -> tuple[str, list[str], dict[str, Price]]:
+) -> tuple[str, list[str], dict[str, ModelPrice]]:
     """Endpoint, models and prices that the options name."""
-    from apportion.deployments.collect.collector import Price
-
     names = [name.strip() for name in (models or "").split(",") if name.strip()]
-    prices: dict[str, Price] = {}
+    prices: dict[str, ModelPrice] = {}
     if config is not None:
         from apportion.deployments.config.reader import read_config
 
         found = read_config(config)
-        prices = {model.name: Price(model.price) for model in found.service.models}
+        prices = {model.name: model.price for model in found.service.models}
         unknown = sorted(set(names) - set(prices))
         if unknown and url is None:
             raise InvalidRequestError(f"--models: {unknown[0]!r} is not one of {', '.join(prices)}; correct it")
@@ -163,8 +162,7 @@ def _fleet(
     return url.rstrip("/") + "/", list(dict.fromkeys(names)), {n: p for n, p in prices.items() if n in names}
 
 
-def _price(entry: str) -> tuple[str, Price]:
-    from apportion.deployments.collect.collector import Price
+def _price(entry: str) -> tuple[str, ModelPrice]:
     from apportion.router.prices import ModelPrice
 
     name, _, numbers = entry.rpartition("=")
@@ -176,8 +174,7 @@ def _price(entry: str) -> tuple[str, Price]:
         raise InvalidRequestError(
             f"--price {entry!r}: write NAME=IN,OUT or NAME=IN,OUT,CACHED in USD per million tokens"
         )
-    listed = ModelPrice(usd[0], usd[1])
-    return name, Price(listed, ModelPrice(usd[2], 0).input_usd_per_million if len(usd) == 3 else None)
+    return name, ModelPrice(*usd)
 
 
 def _run(plan: Plan, journal: Journal, base: str, key: str | None, retries: int, timeout_s: float) -> None:

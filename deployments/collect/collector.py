@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
@@ -20,21 +20,6 @@ _TEMPLATE_TOKENS = 1024  # more than a chat template adds
 
 
 @dataclass(frozen=True)
-class Price:
-    """A model's list price, and what a million input tokens from a prefix cache cost; None: as others."""
-
-    listed: ModelPrice
-    cached_usd_per_million: float | None = None
-
-    def cost_usd(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0.0) -> float:
-        """What an answer of so many tokens costs."""
-        cost = self.listed.cost_usd(input_tokens, output_tokens)
-        if self.cached_usd_per_million is not None:
-            cost -= cached_tokens * (self.listed.input_usd_per_million - self.cached_usd_per_million) / 1e6
-        return cost
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is to be collected. parameters: sent with every request, unless its line says otherwise.
 
@@ -44,7 +29,7 @@ class Plan:
 
     questions: Sequence[Question]
     models: Sequence[str]
-    prices: Mapping[str, Price]
+    prices: Mapping[str, ModelPrice]
     judge: Judge
     judge_name: str
     parameters: Mapping[str, Any]
@@ -112,11 +97,7 @@ class Collector:
             ApportionError: the endpoint, or the judge, is at fault; what was answered is in the journal.
         """
         for model, price in self._plan.prices.items():
-            usd = [
-                price.listed.input_usd_per_million,
-                price.listed.output_usd_per_million,
-                price.cached_usd_per_million,
-            ]
+            usd = list(astuple(price))
             if model in self._plan.models and self._journal.prices.get(model) != usd:
                 self._journal.append({"kind": "price", "model": model, "usd_per_million": usd})
         todo = iter(self.left())

@@ -13,7 +13,6 @@ from apportion.deployments.config.counting import COUNTING_ARGUMENTS, tokenizer_
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes
 from apportion.router.prediction.tokens import TokenizerSource
-from apportion.router.prices import ModelPrice
 
 AUTO_MODEL = "auto"
 
@@ -47,6 +46,9 @@ class SimulatedConfig(Section):
     tokens: int = Field(16, ge=1, description="Output tokens of an answer (chunks of a stream).")
     first_token_s: float = Field(0.0, ge=0, description="Seconds until the first token.")
     token_s: float = Field(0.0, ge=0, description="Seconds between two tokens.")
+    cached_prompts: int = Field(
+        0, ge=0, description="Prompts that it remembers; what another one has in common with their beginning is cached."
+    )
 
 
 class TimeoutsConfig(Section):
@@ -158,10 +160,6 @@ class ModelConfig(ModelDescription):
     def all_arguments(self) -> dict[str, Any]:
         """With those of a group: a plan writes the same number format into all of them."""
         return self.engine_args | (self.replica_groups[0].engine_args if self.replica_groups else {})
-
-    @property
-    def price(self) -> ModelPrice:
-        return ModelPrice(self.input_usd_per_million, self.output_usd_per_million)
 
     @property
     def served(self) -> ServedModel:

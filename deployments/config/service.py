@@ -86,6 +86,9 @@ class PriceConfig(Section):
 
     input_usd_per_million: float | None = Field(None, ge=0, description="Price of a million input tokens in USD.")
     output_usd_per_million: float | None = Field(None, ge=0, description="Price of a million output tokens in USD.")
+    cached_input_usd_per_million: float | None = Field(
+        None, ge=0, description="Price of a million input tokens that come from the prefix cache."
+    )
 
 
 class LivePolicy(RoutingConfig):
@@ -357,9 +360,9 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
         values["options"] = of_args["options"] | options
     try:
         policy = LivePolicy.model_validate(values)
-        policy.build_strategy(len(config.models))
+        policy.policy(config.models)
         check_names(policy.limits or (), config.names, with_keys=config.keys is not None)
-    except ValueError as error:
+    except (ValueError, ConfigurationError) as error:
         message = _describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigurationError(f"Router.user_config: {message}") from error
     budget = config.budget

@@ -24,7 +24,7 @@ def count_at(core: Any, meter: Meter) -> None:
     async def add_request_async(request: Any) -> None:
         usage = usages[request.request_id] = current_usage()
         # The sequences of one prompt differ in `request_id` and share `external_req_id`.
-        usage.read(request.external_req_id, len(request.prompt_token_ids or ()))
+        usage.read(request.request_id, request.external_req_id, len(request.prompt_token_ids or ()))
         await add(request)
 
     async def get_output_async() -> Any:
@@ -34,6 +34,8 @@ def count_at(core: Any, meter: Meter) -> None:
             usage = usages.get(output.request_id)
             if usage is not None:
                 usage.generated(len(output.new_token_ids))
+                if output.prefill_stats is not None:  # with a sequence's first token
+                    usage.from_cache(output.request_id, output.prefill_stats.num_cached_tokens)
         return outputs
 
     core.add_request_async, core.get_output_async = add_request_async, get_output_async

@@ -35,12 +35,23 @@ class Usage:
     def __init__(self, price: ModelPrice) -> None:
         self.price = price
         self._prompts: dict[str, int] = {}
+        self._sequences: dict[str, str] = {}
+        self._cached: dict[str, int] = {}
         self._completion_tokens = 0
         self._settled_usd: float | None = None
 
-    def read(self, prompt: str, tokens: int) -> None:
-        """The engine has got one of the request's prompts; several sequences may share it."""
+    def read(self, sequence: str, prompt: str, tokens: int) -> None:
+        """The engine has got one of the request's sequences; several may share a prompt."""
+        self._sequences[sequence] = prompt
         self._prompts[prompt] = tokens
+
+    def from_cache(self, sequence: str, tokens: int) -> None:
+        """So many tokens of the sequence's prompt had been read before; what is not said was not.
+
+        A prompt is charged once: as for the sequence of it that found least.
+        """
+        prompt = self._sequences[sequence]
+        self._cached[prompt] = min(tokens, self._cached.get(prompt, tokens))
 
     def generated(self, tokens: int) -> None:
         """So many more output tokens, of whatever sequence."""
@@ -48,7 +59,7 @@ class Usage:
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> float:
         """The cost in USD of the complete answer, which is what is told from now on."""
-        self._settled_usd = self.price.cost_usd(prompt_tokens, completion_tokens)
+        self._settled_usd = self.price.cost_usd(prompt_tokens, completion_tokens, self._cached_tokens)
         return self._settled_usd
 
     @property
@@ -56,7 +67,11 @@ class Usage:
         """Of what was read and generated."""
         if self._settled_usd is not None:
             return self._settled_usd
-        return self.price.cost_usd(sum(self._prompts.values()), self._completion_tokens)
+        return self.price.cost_usd(sum(self._prompts.values()), self._completion_tokens, self._cached_tokens)
+
+    @property
+    def _cached_tokens(self) -> int:
+        return sum(self._cached.values())
 
 
 _current: ContextVar[Usage] = ContextVar("usage")

@@ -13,7 +13,8 @@ ENGINE_ENV = {
 }
 # An engine stands inside the network and fetches what URLs in messages point to, from anywhere if no domain is named;
 # this one can never exist (RFC 2606). Data in the message itself needs no fetching.
-ENGINE_ARGS = {"allowed_media_domains": ["nowhere.invalid"]}
+# Clients are told how much of their prompts came from the prefix cache, since they pay less for that.
+ENGINE_ARGS = {"allowed_media_domains": ["nowhere.invalid"], "enable_prompt_tokens_details": True}
 # Without a GPU: one child process an engine; no pinning, which would put all engines on the same core; one thread,
 # since a second one halves the speed of small models.
 CPU_ENGINE_ENV = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +31,7 @@ class SimulatedEngine:
             raise ValueError("a simulated engine needs its timings")
         self._model = model
         self._timings: SimulatedConfig = model.simulated
+        self._prompts: deque[str] = deque(maxlen=model.simulated.cached_prompts)
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._completion, methods=["POST"]),
@@ -57,14 +60,17 @@ class SimulatedEngine:
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
         body = await request.json()
-        prompt_tokens = len(json.dumps(body.get("messages") or body.get("prompt")))
+        prompt = json.dumps(body.get("messages") or body.get("prompt"))
+        prompt_tokens, cached_tokens = len(prompt), self._cached_tokens(prompt)
         tokens = min(self._timings.tokens, body.get("max_tokens") or self._timings.tokens)
         used = current_usage()
-        used.read("", prompt_tokens)
+        used.read("", "", prompt_tokens)
+        used.from_cache("", cached_tokens)
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": prompt_tokens + tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
         if body.get("stream"):
             return StreamingResponse(self._stream(tokens, used, usage, body, chat=chat), media_type="text/event-stream")
@@ -78,7 +84,7 @@ class SimulatedEngine:
         return Response(json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
     async def _stream(
-        self, tokens: int, used: Usage, usage: dict[str, int], body: dict[str, Any], *, chat: bool
+        self, tokens: int, used: Usage, usage: dict[str, Any], body: dict[str, Any], *, chat: bool
     ) -> AsyncIterator[str]:
         kind = "chat.completion.chunk" if chat else "text_completion"
         for i in range(tokens):
@@ -92,6 +98,12 @@ class SimulatedEngine:
             yield _event(self._envelope(kind, []) | {"usage": usage})
         yield settled_comment(used.settle(usage["prompt_tokens"], tokens))
         yield "data: [DONE]\n\n"
+
+    def _cached_tokens(self, prompt: str) -> int:
+        """How much of the prompt's beginning it has read before."""
+        found = max((len(os.path.commonprefix([prompt, one])) for one in self._prompts), default=0)  # noqa: RUF071 (text)
+        self._prompts.append(prompt)
+        return found
 
     def _pause_s(self, token: int) -> float:
         return self._timings.token_s if token else self._timings.first_token_s

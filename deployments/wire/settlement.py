@@ -18,7 +18,8 @@ PRICE_HEADER = "x-router-price-usd-per-million"  # between ingress and engine
 
 def price_header(price: ModelPrice) -> tuple[str, str]:
     """The price that the router planned with goes to the engine with the request, so that both mean the same one."""
-    return PRICE_HEADER, f"{price.input_usd_per_million!r} {price.output_usd_per_million!r}"
+    parts = (price.input_usd_per_million, price.output_usd_per_million, price.cached_input_usd_per_million)
+    return PRICE_HEADER, " ".join(repr(part) for part in parts if part is not None)
 
 
 def price_of(headers: Mapping[str, str], otherwise: ModelPrice) -> ModelPrice:

@@ -9,6 +9,7 @@ output_price_per_1M. Both may have a cached_input_price_per_1M beside the prices
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from apportion.router.outcomes.long import (
     PRICE_COLUMNS,
     SUFFIXES,
     costs_from_tokens,
+    price_of_columns,
     read_csv,
     read_long,
 )
@@ -65,8 +67,8 @@ def write_outcomes(table: OutcomesTable, target: str | Path) -> None:
         frame = pd.DataFrame(values, columns=list(table.models))
         frame.insert(0, "query_id", queries["query_id"].to_numpy())
         frame.to_parquet(folder / f"{name}.parquet", index=False)
-    rows = [(m, p.input_usd_per_million, p.output_usd_per_million) for m, p in table.prices.items()]
-    pd.DataFrame(rows, columns=["model", *PRICE_COLUMNS]).to_csv(folder / "models.csv", index=False)
+    rows = [(model, *astuple(price)) for model, price in table.prices.items()]
+    pd.DataFrame(rows, columns=["model", *PRICE_COLUMNS, CACHED_PRICE]).to_csv(folder / "models.csv", index=False)
 
 
 def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
@@ -75,7 +77,7 @@ def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
     scores = _parquet(folder / "scores.parquet")
     require(scores, ("query_id",), "scores.parquet")
     models = tuple(str(column) for column in scores.columns if column != "query_id")
-    prices, cached_usd_per_million = _read_prices(folder / "models.csv", models)
+    prices = _read_prices(folder / "models.csv", models)
     tokens = [
         _wide(folder / f"{kind}_tokens.parquet", ids, models, required=False) for kind in ("input", "output", "cached")
     ]
@@ -88,7 +90,7 @@ def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
         scores=_wide(folder / "scores.parquet", ids, models, required=True, at_most=1.0),
         input_tokens=tokens[0],
         output_tokens=tokens[1],
-        cost_usd=costs_from_tokens(cost_usd, tokens, models, prices, cached_usd_per_million),
+        cost_usd=costs_from_tokens(cost_usd, tokens, models, prices),
         prices=prices,
     )
 
@@ -143,18 +145,16 @@ def _wide(
     return pd.DataFrame(columns, index=known).reindex(ids).to_numpy(dtype=np.float64)
 
 
-def _read_prices(path: Path, models: tuple[str, ...]) -> tuple[dict[str, ModelPrice], dict[str, float]]:
-    """List prices, and those of cached input tokens, of the models that have them."""
+def _read_prices(path: Path, models: tuple[str, ...]) -> dict[str, ModelPrice]:
+    """List prices of the models that have them."""
     if not path.exists():
-        return {}, {}
+        return {}
     frame = read_csv(path)
     require(frame, ("model", *PRICE_COLUMNS), path.name)
     at = row_of(path.name)
-    listed, cached = {}, {}
     columns = [numbers(frame, column, at) for column in (*PRICE_COLUMNS, CACHED_PRICE)]
-    for model, input_usd, output_usd, cached_usd in zip(frame["model"], *columns, strict=True):
-        if model in models and not np.isnan([input_usd, output_usd]).any():
-            listed[model] = ModelPrice(input_usd, output_usd)
-            if not np.isnan(cached_usd):
-                cached[model] = float(cached_usd)
-    return listed, cached
+    return {
+        model: price_of_columns(*usd)
+        for model, *usd in zip(frame["model"], *columns, strict=True)
+        if model in models and not np.isnan(usd[:2]).any()
+    }

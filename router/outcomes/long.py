@@ -15,7 +15,7 @@ from apportion.router.chat import flattened
 from apportion.router.errors import OutcomesTableError
 from apportion.router.outcomes.columns import Place, check_same_ids, numbers, prompts, require, row_of, texts
 from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, OutcomesTable
-from apportion.router.prices import ModelPrice, price_arrays
+from apportion.router.prices import ModelPrice, cache_savings, price_arrays
 from apportion.router.texts import numbered_objects, read_text
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -69,20 +69,18 @@ def costs_from_tokens(
     tokens: Sequence[FloatArray],
     models: tuple[str, ...],
     prices: dict[str, ModelPrice],
-    cached_usd_per_million: dict[str, float],
 ) -> FloatArray:
     """Recorded costs, with tokens x list price where no cost was recorded.
 
     Args:
         tokens: of input, of output, and of the input what came from a prefix cache (unknown: nothing did).
-        cached_usd_per_million: what such tokens cost where that is less than the list price of input.
     """
     if not np.isnan(cost_usd).any() or len(prices) < len(models):
         return cost_usd
-    usd_per_input, usd_per_output = price_arrays(prices[model] for model in models)
-    usd_per_cached = np.array([cached_usd_per_million.get(m, prices[m].input_usd_per_million) / 1e6 for m in models])
+    listed = [prices[model] for model in models]
+    usd_per_input, usd_per_output = price_arrays(listed)
     input_tokens, output_tokens, cached = tokens[0], tokens[1], np.nan_to_num(tokens[2])
-    derived = (input_tokens - cached) * usd_per_input + cached * usd_per_cached + output_tokens * usd_per_output
+    derived = input_tokens * usd_per_input - cached * cache_savings(listed) + output_tokens * usd_per_output
     return np.where(np.isnan(cost_usd), derived, cost_usd)
 
 
@@ -125,20 +123,16 @@ def _table(frame: pd.DataFrame, name: str, at: Place, group: str | None) -> Outc
     arrays = {column: np.full((len(queries), len(models)), np.nan) for column in ("score", *_NUMBERS)}
     for column, values in arrays.items():
         values[rows, models_at] = cells[column]
-    prices, cached = _prices(frame, cells["model"], name, at)
+    prices = _prices(frame, cells["model"], name, at)
     tokens = [arrays[column] for column in ("input_tokens", "output_tokens", "cached_tokens")]
-    cost_usd = costs_from_tokens(arrays["cost_usd"], tokens, models, prices, cached)
+    cost_usd = costs_from_tokens(arrays["cost_usd"], tokens, models, prices)
     return OutcomesTable(queries, models, arrays["score"], tokens[0], tokens[1], cost_usd, prices)
 
 
-def _prices(
-    frame: pd.DataFrame, model: pd.Series, name: str, at: Place
-) -> tuple[dict[str, ModelPrice], dict[str, float]]:
-    """List prices, and those of cached input: a model's are what its rows say; rows that leave them empty do not
-    matter.
-    """
+def _prices(frame: pd.DataFrame, model: pd.Series, name: str, at: Place) -> dict[str, ModelPrice]:
+    """List prices: a model's are what its rows say; rows that leave them empty do not matter."""
     if not any(column in frame for column in PRICE_COLUMNS):
-        return {}, {}
+        return {}
     require(frame, PRICE_COLUMNS, name)
     columns = (*PRICE_COLUMNS, CACHED_PRICE)
     given = pd.DataFrame({"model": model} | {column: numbers(frame, column, at) for column in columns})
@@ -152,12 +146,13 @@ def _prices(
                 f"{at(row)}, column {column!r} is {given[column].iloc[row]}: give one price in all rows of model "
                 f"{model.iloc[row]!r}"
             )
-    known = by_model.first()
-    listed = known[list(PRICE_COLUMNS)].dropna()
-    return (
-        {str(model): ModelPrice(*row) for model, *row in listed.itertuples()},
-        {str(model): float(usd) for model, usd in known[CACHED_PRICE].dropna().items()},
-    )
+    listed = by_model.first().dropna(subset=list(PRICE_COLUMNS))
+    return {str(model): price_of_columns(*row) for model, *row in listed.itertuples()}
+
+
+def price_of_columns(input_usd: float, output_usd: float, cached_usd: float) -> ModelPrice:
+    """A price as tables hold it: of input, of output, and of cached input, which may be NaN."""
+    return ModelPrice(input_usd, output_usd, None if np.isnan(cached_usd) else cached_usd)
 
 
 def _check_pairs(cells: pd.DataFrame, at: Place) -> None:

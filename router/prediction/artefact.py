@@ -43,6 +43,9 @@ class ModelRecord(_Strict):
     name: Annotated[str, Field(description="Name, as in the configuration.")]
     input_usd_per_million: Annotated[float | None, Field(ge=0, description="USD per million input tokens.")]
     output_usd_per_million: Annotated[float | None, Field(ge=0, description="USD per million output tokens.")]
+    cached_input_usd_per_million: Annotated[
+        float | None, Field(ge=0, description="USD per million input tokens from a prefix cache.")
+    ] = None
     mean_success: Annotated[float, Field(ge=0, le=1, description="Mean score in the training data.")]
     margin: Annotated[float, Field(ge=0, le=1, description="Advantage it needs to count as better than the incumbent.")]
 

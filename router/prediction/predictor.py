@@ -127,6 +127,7 @@ class Predictor:
             name=self.models[column],
             input_usd_per_million=price.input_usd_per_million if price else None,
             output_usd_per_million=price.output_usd_per_million if price else None,
+            cached_input_usd_per_million=price.cached_input_usd_per_million if price else None,
             mean_success=float(self.mean_success[column]),
             margin=float(self.calibrated.incumbent.margins[column]),
         )
@@ -173,7 +174,7 @@ def _incumbent(description: Description) -> Incumbent:
 
 def _prices(records: Sequence[ModelRecord]) -> dict[str, ModelPrice]:
     return {
-        r.name: ModelPrice(r.input_usd_per_million, r.output_usd_per_million)
+        r.name: ModelPrice(r.input_usd_per_million, r.output_usd_per_million, r.cached_input_usd_per_million)
         for r in records
         if r.input_usd_per_million is not None and r.output_usd_per_million is not None
     }

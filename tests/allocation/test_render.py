@@ -112,6 +112,15 @@ def test_a_model_on_several_gpus_may_be_planned_on_one(tmp_path: Path) -> None:
     assert [group.num_gpus for group in large.groups] == [1]
 
 
+def test_all_parts_of_a_price_are_rendered() -> None:
+    one = ReplicaType("qwen2.5-72b", "B200", 1.0)
+    spec = ModelSpec(one.model, "Qwen/Qwen2.5-72B-Instruct", ModelPrice(0.4, 0.8, 0.1), max_model_len=16384)
+    cluster = Cluster((Node("b", "B200", 1),), GPU_TYPES)
+    plan = plan_of(((one, "b", (0,)),), (profile(one, 136.0, 20.0),), models=(spec,), cluster=cluster)
+    config = parsed(render(plan, ROOT / "serve_config.gpu.yaml", RenderOptions()))
+    assert next(model for model in config.models if model.name == one.model).spec().price == spec.price
+
+
 def test_without_pins_ray_chooses() -> None:
     config = parsed(render(plan_of(), GOLDEN / "before.yaml", RenderOptions(pin=False, num_cpus=2)))
     small = config.models[0].groups

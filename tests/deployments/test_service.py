@@ -121,6 +121,15 @@ def test_completions_and_stop(client: openai.OpenAI) -> None:
         assert stopped.choices[0].text == ""
 
 
+def test_what_an_engine_has_read_before_is_told(client: openai.OpenAI) -> None:
+    prompt = [3] * 150  # an engine on a CPU keeps whole blocks of 128 tokens
+    for cached in (0, 128):
+        usage = client.completions.create(model="wren", prompt=prompt, max_tokens=1).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        assert usage.prompt_tokens_details.cached_tokens == cached
+
+
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {"auto", *MODELS}
     assert client.models.retrieve("wren").id == "wren"

@@ -5,7 +5,7 @@ import pytest
 
 from apportion.router.costs import expected_cost
 from apportion.router.errors import ConfigurationError
-from apportion.router.prices import ModelPrice
+from apportion.router.prices import ModelPrice, cache_savings
 
 PRICES = (ModelPrice(1.0, 2.0), ModelPrice(10.0, 30.0))
 
@@ -69,3 +69,12 @@ def test_prices_must_make_sense() -> None:
     with pytest.raises(ConfigurationError, match="input_usd_per_million is nan"):
         ModelPrice(float("nan"), 1)
     assert ModelPrice(1, 2).cost_usd(1e6, 5e5) == 2.0
+
+
+def test_cached_input_costs_its_own_price_and_never_more_than_other_input() -> None:
+    assert ModelPrice(4, 8, 1).cost_usd(100, 10, cached_tokens=60) == pytest.approx((40 * 4 + 60 * 1 + 80) / 1e6)
+    assert ModelPrice(4, 8).cost_usd(100, 10, cached_tokens=60) == ModelPrice(4, 8).cost_usd(100, 10)
+    assert ModelPrice(4, 8, 0).cost_usd(100, 0, cached_tokens=100) == 0.0
+    with pytest.raises(ConfigurationError, match=r"cached_input_usd_per_million is 5, more than .* 4"):
+        ModelPrice(4, 8, 5)
+    np.testing.assert_allclose(cache_savings([ModelPrice(4, 8, 1), ModelPrice(4, 8)]), [3e-6, 0])

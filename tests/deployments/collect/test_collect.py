@@ -70,7 +70,7 @@ def test_a_fleet_is_asked_judged_and_recorded(server: FakeOpenAI, prompts: Path,
     assert table.models == ("good", "bad")
     np.testing.assert_array_equal(table.scores, [[1.0, 0.0]] * 5)
     assert table.prompts == [*(f"What is {i} plus 2?" for i in range(4)), "Add.\n\n4 and 2"]
-    assert table.prices == {"good": ModelPrice(4, 8), "bad": ModelPrice(1, 2)}
+    assert table.prices == {"good": ModelPrice(4, 8, 1), "bad": ModelPrice(1, 2)}
     np.testing.assert_allclose(table.cost_usd[0], [(6 * 4 + 4 * 1 + 5 * 8) / 1e6, 20e-6])
     summary = json.loads(result.stdout)
     assert (summary["outcomes"], summary["left"], summary["failures"]) == (10, 0, 0)

@@ -106,6 +106,13 @@ def test_a_wrong_user_config_is_refused(user_config: dict[str, Any], says: str) 
         live_policy(user_config, parse_config(arguments()))
 
 
+def test_cached_input_is_no_dearer_than_other_input() -> None:
+    one = MODEL | {"cached_input_usd_per_million": 0.0}
+    assert parse_config({"models": [one], "predictor": {"artefact": "x"}}).models[0].price.cached_usd_per_million == 0
+    with pytest.raises(ConfigurationError, match=r"models\.0: cached_input_usd_per_million is 9"):
+        parse_config({"models": [MODEL | {"cached_input_usd_per_million": 9}], "predictor": {"artefact": "x"}})
+
+
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="more than once"):
         parse_config({"models": [MODEL, MODEL], "predictor": {"artefact": "x"}})

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -264,17 +265,19 @@ async def test_the_cap_of_the_configuration_outlives_new_prices(router: Any) -> 
     router.reconfigure({"prices": {"large": {"output_usd_per_million": 3.0}}})
     state = await router.state()
     assert state["budget_usd_per_request"] == 2e-6
-    assert state["prices"]["large"] == {"input_usd_per_million": 10.0, "output_usd_per_million": 3.0}
+    assert state["prices"]["large"] == asdict(ModelPrice(10.0, 3.0))
 
 
 async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
     await join(router, ("s1", "small", 4), ("l1", "large", 4))
-    prices = {"large": {"input_usd_per_million": 3.0, "output_usd_per_million": 2.0}}
+    prices = {
+        "large": {"input_usd_per_million": 3.0, "output_usd_per_million": 2.0, "cached_input_usd_per_million": 0.5}
+    }
     router.reconfigure({"budget_usd_per_request": 2.5e-6, "prices": prices})
     reply = await router.exchange(Report("i", items=(item("a"),)), True)
     decision = reply.verdicts[0]
-    assert (decision.model, decision.cost_usd, decision.price) == ("large", 2e-6, ModelPrice(3.0, 2.0))
-    assert (await router.state())["prices"]["small"] == {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
+    assert (decision.model, decision.cost_usd, decision.price) == ("large", 2e-6, ModelPrice(3.0, 2.0, 0.5))
+    assert (await router.state())["prices"]["small"] == asdict(ModelPrice(1.0, 1.0))
     router.reconfigure({})
     assert (await router.state())["prices"]["large"]["output_usd_per_million"] == 10.0
 
@@ -283,6 +286,7 @@ async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
     ("user_config", "said"),
     [
         ({"prices": {"huge": {"input_usd_per_million": 1.0}}}, "huge, which are not served"),
+        ({"prices": {"small": {"cached_input_usd_per_million": 2.0}}}, "more than input_usd_per_million 1"),
         ({"strategy": "mipp"}, "mipp"),
         ({"strategi": "mip"}, "strategi"),
         ({"budget_usd_per_request": "a lot"}, "budget_usd_per_request"),

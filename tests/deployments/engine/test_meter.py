@@ -55,8 +55,12 @@ class Core:
     async def get_output_async(self) -> Any:
         return await self.out.get()
 
-    def put(self, **tokens: int) -> None:
-        outputs = [SimpleNamespace(request_id=name, new_token_ids=[0] * count) for name, count in tokens.items()]
+    def put(self, cached: int | None = None, **tokens: int) -> None:
+        stats = None if cached is None else SimpleNamespace(num_cached_tokens=cached)
+        outputs = [
+            SimpleNamespace(request_id=name, new_token_ids=[0] * count, prefill_stats=stats)
+            for name, count in tokens.items()
+        ]
         self.out.put_nowait(SimpleNamespace(outputs=outputs))
 
 
@@ -87,10 +91,40 @@ async def test_what_a_core_has_read_and_put_out_is_charged_when_its_request_is_b
     assert meter.sequences == 0
 
 
+async def test_what_a_core_had_read_before_costs_less_even_if_the_answer_is_lost() -> None:
+    core, price = Core(), ModelPrice(1.0, 10.0, 0.25)
+
+    async def app(scope: Any, *_: Any) -> None:
+        for child, prompt in (
+            ("0_a", "a"),
+            ("1_a", "a"),
+            ("2_b", "b"),
+        ):  # two sequences of a prompt, and another prompt
+            await core.add_request_async(
+                SimpleNamespace(request_id=child, external_req_id=prompt, prompt_token_ids=[1] * 70)
+            )
+        core.put(cached=16, **{"0_a": 1})
+        core.put(cached=64, **{"1_a": 1})  # what the first sequence has read
+        core.put(cached=32, **{"2_b": 1, "stranger": 1})
+        for _ in range(3):
+            await core.get_output_async()
+        if scope["path"] == "/settled":
+            current_usage().settle(140, 9)
+
+    meter = Meter(app, price)
+    count_at(core, meter)
+    await meter(scope("lost"), nothing, nothing)
+    await meter(scope("answered") | {"path": "/settled"}, nothing, nothing)
+    assert meter.costs(["lost", "answered"]) == {
+        "lost": pytest.approx((92 * 1 + 48 * 0.25 + 3 * 10) / 1e6),
+        "answered": pytest.approx((92 * 1 + 48 * 0.25 + 9 * 10) / 1e6),
+    }
+
+
 async def test_what_does_not_reach_the_engine_costs_nothing_and_a_complete_answer_what_it_said() -> None:
     async def app(scope: Any, *_: Any) -> None:
         if scope["path"] == "/settled":
-            current_usage().read("p", 7)
+            current_usage().read("s", "p", 7)
             current_usage().generated(9)
             current_usage().settle(7, 5)
 

@@ -1,6 +1,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 from functools import partial
 
 import aiohttp
@@ -226,6 +227,28 @@ async def test_the_price_that_was_planned_with_is_the_price_that_is_charged() ->
             await dispatcher.serve(parsed(), PATH, Client(client.send))
             await dispatcher.serve(parsed(stream=True), PATH, Client(Browser().send))
     assert [done.cost_usd for done in link.done] == [pytest.approx(3e-3), pytest.approx(3e-3)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_an_engine_has_read_before_is_charged_at_its_own_price(stream: bool) -> None:
+    class CachingLink(StubLink):
+        async def plan(self, item: RouteItem) -> Decision:
+            return dataclasses.replace(await super().plan(item), price=ModelPrice(100.0, 0.0, 10.0))
+
+    first = [{"role": "user", "content": "x" * 100}]
+    second = [*first, {"role": "assistant", "content": "a"}]
+    read = len(json.dumps(first)) - len("]")
+    async with serving(simulated(cached_prompts=4)) as engine:
+        link, client = CachingLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(messages=first), PATH, Client(Browser().send))
+            asked = parsed(messages=second, stream=stream, stream_options={"include_usage": True} if stream else None)
+            await dispatcher.serve(asked, PATH, Client(client.send))
+    assert re.findall(rb'"cached_tokens": ?([0-9]+)', client.body) == [str(read).encode()]
+    assert [done.cost_usd for done in link.done] == [
+        pytest.approx(len(json.dumps(first)) * 1e-4),
+        pytest.approx((len(json.dumps(second)) - read) * 1e-4 + read * 1e-5),
+    ]
 
 
 async def test_an_engine_keeps_an_idle_connection_longer_than_its_callers_do() -> None:

@@ -14,6 +14,7 @@ import pytest
 from apportion.router.chat import prompt_text
 from apportion.router.errors import OutcomesTableError
 from apportion.router.outcomes import read_outcomes, write_outcomes
+from apportion.router.prices import ModelPrice
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 CHAT = [
@@ -199,7 +200,10 @@ def test_cached_tokens_of_a_folder_cost_what_they_cost(tmp_path: Path) -> None:
     (tmp_path / "models.csv").write_text(
         "model,input_price_per_1M,output_price_per_1M,cached_input_price_per_1M\nm,4,8,1\n"
     )
-    np.testing.assert_allclose(read_outcomes(tmp_path).cost_usd, [[(40 * 4 + 60 * 1 + 80) / 1e6]])
+    table = read_outcomes(tmp_path)
+    np.testing.assert_allclose(table.cost_usd, [[(40 * 4 + 60 * 1 + 80) / 1e6]])
+    write_outcomes(table, tmp_path / "again")
+    assert read_outcomes(tmp_path / "again").prices == table.prices == {"m": ModelPrice(4, 8, 1)}
 
 
 def test_a_group_is_read_kept_and_written(tmp_path: Path) -> None:

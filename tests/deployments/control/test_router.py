@@ -253,7 +253,7 @@ async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> Non
 
 async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     await join(router, ("s1", "small", 1))
-    monkeypatch.setattr(router._scheduler._queue, "_max_queue", 2)
+    monkeypatch.setattr(router._scheduler._queue._held, "_max_entries", 2)
     await router.exchange(Report("i", items=(item("running"),)), True)
     items = tuple(item(f"r{number}") for number in range(4))
     reply = await router.exchange(Report("i", items=items), True)

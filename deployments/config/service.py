@@ -360,7 +360,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
         values["options"] = of_args["options"] | options
     try:
         policy = LivePolicy.model_validate(values)
-        policy.policy(config.models)
+        policy.policy(config.models, ())
         check_names(policy.limits or (), config.names, with_keys=config.keys is not None)
     except (ValueError, ConfigurationError) as error:
         message = _describe(error) if isinstance(error, ValidationError) else str(error)

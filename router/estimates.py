@@ -134,13 +134,14 @@ class Estimates:
         return {name: array for name, array in found.items() if array is not None}
 
 
-def unreadable(reasons: Mapping[str, str]) -> InvalidRequestError:
-    """The error of a request that none of the models that it may go to can read.
+def unreadable(reasons: Mapping[str, str], param: str | None = "messages") -> InvalidRequestError:
+    """The error of a request that none of the models that it may go to can read, or do what it asks for.
 
     Args:
         reasons: by model.
+        param: the request's field that asks for it.
     """
-    return InvalidRequestError(f"no model can answer these messages; {told(reasons)}", param="messages")
+    return InvalidRequestError(f"no model can answer this request; {told(reasons)}", param=param)
 
 
 def told(reasons: Mapping[str, str]) -> str:

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from apportion.allocation.models import ModelDescription
 from apportion.deployments import zoo
+from apportion.deployments.config.capabilities import CAPABILITY_ARGUMENTS, CapabilitiesConfig
 from apportion.deployments.config.counting import COUNTING_ARGUMENTS, tokenizer_source
+from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes
 from apportion.router.prediction.tokens import TokenizerSource
@@ -118,6 +120,9 @@ class ModelConfig(ModelDescription):
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
     max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
     timeouts: TimeoutsConfig | None = Field(None, description="Null: those of `dispatch.engine_timeouts`.")
+    capabilities: CapabilitiesConfig = Field(
+        default_factory=lambda: CapabilitiesConfig(), description="What it can do, where its engine_args do not tell."
+    )
     simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
     replica_groups: tuple[ReplicaGroup, ...] | None = Field(
         None,
@@ -164,7 +169,15 @@ class ModelConfig(ModelDescription):
     @property
     def served(self) -> ServedModel:
         """The model as a batch knows it."""
-        return ServedModel(self.name, self.price, self.max_model_len)
+        tokens = self.capabilities.tokens_per_image or 0, self.capabilities.tokens_per_audio or 0
+        return ServedModel(
+            self.name, self.price, self.max_model_len, capabilities=self.all_capabilities, media_tokens=tokens
+        )
+
+    @property
+    def all_capabilities(self) -> Capabilities:
+        """All that it can do, stated or told by its arguments."""
+        return self.capabilities.of(self.all_arguments, self.tokenizer_source)
 
     @property
     def resolved_source(self) -> str:
@@ -194,7 +207,7 @@ class ModelConfig(ModelDescription):
     def _shares_agree(self) -> ModelConfig:
         if (self.engine == "simulated") != (self.simulated is not None):
             raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
-        tokenizer_source(self.source, self.engine_args)
+        self.capabilities.of(self.all_arguments, tokenizer_source(self.source, self.engine_args))
         if self.replica_groups is not None:
             self._groups_are_right(self.replica_groups)
             return self
@@ -216,11 +229,12 @@ class ModelConfig(ModelDescription):
         owned = {"num_replicas", "num_gpus", "num_cpus", "max_num_seqs"} & self.model_fields_set
         if owned:
             raise ValueError(f"{sorted(owned)} belong into the replica_groups of this model; remove them beside these")
-        counting = [{name: group.engine_args.get(name) for name in COUNTING_ARGUMENTS} for group in groups]
-        if any(one != counting[0] for one in counting):
+        common = (*COUNTING_ARGUMENTS, *CAPABILITY_ARGUMENTS)
+        said = [{name: group.engine_args.get(name) for name in common} for group in groups]
+        if any(one != said[0] for one in said):
             raise ValueError(
-                f"replica_groups: {', '.join(COUNTING_ARGUMENTS)} of all groups must be the same, since prompts are "
-                "counted before a replica is chosen; set them in the model's engine_args"
+                f"replica_groups: {', '.join(common)} of all groups must be the same, since prompts are counted and "
+                "models chosen before a replica is; set them in the model's engine_args"
             )
         for group in groups:
             try:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields
+from apportion.deployments.ingress.needs import needs_of
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
@@ -201,6 +202,7 @@ def parse_object(
         max_tokens=max_tokens,
         tools=tools,
         template_variables=template_variables(body) if kind == "chat" else {},
+        needs=needs_of(kind, body),
         ask=ask,
         account=caller.account,
         priority=field.priority,

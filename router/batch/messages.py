@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from apportion.router.batch.capabilities import NO_NEEDS, Capabilities
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
@@ -36,7 +37,8 @@ class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
     `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `template_variables` what the
-    request tells chat templates beside it; `unread_prompt` where the engine may add what the router has not counted.
+    request tells chat templates beside it; pictures and clips stand there as placeholders. `needs` is what a model must
+    be able to do for it; `unread_prompt` where the engine may add what the router has not counted.
     The higher `priority`, the sooner and the weightier; `timeout_s` is what is left of the request's time. `account`
     says who pays. `resent`: a router has been told of it before, and may have decided, counted and reserved it before
     it was lost.
@@ -49,6 +51,7 @@ class RouteItem:
     max_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    needs: Capabilities = NO_NEEDS
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)
     prompts: int = 1

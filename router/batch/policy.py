@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from apportion.router.assignment import Strategy
+from apportion.router.batch.capabilities import EVERYTHING, Capabilities
 from apportion.router.prices import ModelPrice
 
 
@@ -12,6 +13,7 @@ from apportion.router.prices import ModelPrice
 class ServedModel:
     """A model as the batch knows it: its name, what it costs now, and its longest prompt plus answer in tokens.
 
+    `capabilities` are what it can do, `media_tokens` the most that a picture and an audio clip count for in its prompt.
     `clamps`: a request that allows a longer answer than fits beside its prompt gets what fits; else it is not for it.
     `by_name_only`: nobody knows how well it answers, so that it gets no request that does not name it.
     """
@@ -21,6 +23,8 @@ class ServedModel:
     max_model_len: int
     clamps: bool = True
     by_name_only: bool = False
+    capabilities: Capabilities = EVERYTHING
+    media_tokens: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

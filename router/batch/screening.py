@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray
+from apportion.router.batch.capabilities import Lack, able, lack
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import ServedModel
 from apportion.router.errors import (
@@ -21,8 +22,9 @@ from apportion.router.estimates import Estimates, told, unreadable
 
 
 def possible_models(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
-    """(N, M): False where a name, an allow-list, a template, the context, or a limit of the request forbids."""
+    """(N, M): False where a name, a capability, a template, the context, or a limit of the request forbids."""
     possible = _named(items, models) & estimates.readable() & _fits(items, estimates, models)
+    possible &= able([item.needs for item in items], [model.capabilities for model in models])
     most_usd = np.array([_or(item.ask.max_cost_usd, np.inf) for item in items])
     least = np.array([_or(item.ask.min_success, 0.0) for item in items])
     possible &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
@@ -35,13 +37,13 @@ def reasons(
 ) -> tuple[str | None, ...]:
     """Why each model may not answer the request; None: no limit of the request's or the model's forbids it."""
     named, fits = _named([item], models)[0], _fits([item], estimates.rows([row]), models)[0]
-    refusals = estimates.refusals.get(row, {})
+    unable = _unable(item, estimates, row, models)
     most_usd, least = _or(item.ask.max_cost_usd, np.inf), _or(item.ask.min_success, 0.0)
     found = []
     for j, model in enumerate(models):
         limits = (
             (not named[j], _why_not_named(item, model)),
-            (j in refusals, refusals.get(j)),
+            (j in unable, unable[j].reason if j in unable else None),
             (not fits[j], f"prompt and answer exceed its {model.max_model_len} tokens"),
             (not healthy[row, j], "no replica is ready, or it has failed this request"),
             (estimates.cost_usd[row, j] > most_usd, "its expected cost is above max_cost_usd"),
@@ -65,7 +67,7 @@ def refuse(
 ) -> ApportionError:
     """The error for a request that no model may answer: the first limit that leaves none.
 
-    Models that cannot read the request are told with their reasons, unless the request does not name them.
+    Models that cannot do or read what it holds are told with their reasons, unless the request does not name them.
     """
     named = _named([item], models)[0]
     if not named.any():
@@ -73,17 +75,27 @@ def refuse(
         if _names(item) is None:
             what = "no model that you may use has outcomes yet to route by"
         return UnknownModelError(f"{what}; name one of {', '.join(_may_be_named(item, models))}", param="model")
-    refusals = {models[j].name: reason for j, reason in sorted(estimates.refusals.get(row, {}).items()) if named[j]}
-    may = named & estimates.readable()[row]
+    unable = {j: why for j, why in _unable(item, estimates, row, models).items() if named[j]}
+    reasons_by_name = {models[j].name: why.reason for j, why in sorted(unable.items())}
+    may = named.copy()
+    may[list(unable)] = False
     if not may.any():
-        return unreadable(refusals)
+        params = {why.param for why in unable.values()}
+        return unreadable(reasons_by_name, params.pop() if len(params) == 1 else None)
     if row in estimates.errors:
         return estimates.errors[row]
     error = _limit(item, estimates.rows([row]), models, may, healthy[row])
-    if refusals:
-        message = f"{error.message}; {told(refusals)}"
+    if unable:
+        message = f"{error.message}; {told(reasons_by_name)}"
         return type(error)(message, param=error.param, retry_after_s=error.retry_after_s)
     return error
+
+
+def _unable(item: RouteItem, estimates: Estimates, row: int, models: Sequence[ServedModel]) -> dict[int, Lack]:
+    """Why models cannot answer the request whatever it may cost, by their columns."""
+    lacks = ((j, lack(item.needs, model.capabilities)) for j, model in enumerate(models))
+    refused = {j: Lack("messages", reason) for j, reason in estimates.refusals.get(row, {}).items()}
+    return {j: why for j, why in lacks if why is not None} | refused
 
 
 def _limit(

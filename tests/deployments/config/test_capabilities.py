@@ -1,0 +1,83 @@
+"""What a model can do is stated, or told by its engine's arguments."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from apportion.deployments import zoo
+from apportion.deployments.config.models import ModelConfig
+from apportion.router.batch.capabilities import UNLIMITED, Capabilities
+
+MODEL = {"name": "m", "source": "org/m", "input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
+PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20)
+
+
+def read(arguments: dict[str, Any], source: str = "org/m", **stated: Any) -> ModelConfig:
+    return ModelConfig.model_validate(MODEL | {"source": source, "engine_args": arguments, "capabilities": stated})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ({}, {}),
+        ({"tool_call_parser": "hermes"}, {}),  # vLLM needs both
+        (
+            {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"},
+            {"tools": 1, "tool_choice": 1, "parallel_tool_calls": 1},
+        ),
+        ({"reasoning_parser": "qwen3"}, {"reasoning": 1}),
+        ({"max_logprobs": 5}, {"logprobs": 5}),
+        ({"max_logprobs": -1}, {"logprobs": UNLIMITED}),
+        ({"runner": "pooling"}, {"chat": 0, "completions": 0}),
+    ],
+)
+def test_arguments_tell(arguments: dict[str, Any], changes: dict[str, int]) -> None:
+    assert read(arguments).all_capabilities == PLAIN._replace(**changes)
+
+
+def test_what_is_stated_wins() -> None:
+    parser = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "limit_mm_per_prompt": {"image": 4}}
+    said = read(parser, tools=False, structured_outputs=False, logprobs=False, images=0, reasoning=True, audio=2,
+                tokens_per_audio=9)  # fmt: skip
+    assert said.all_capabilities == Capabilities(chat=1, completions=1, reasoning=1, audio=2)
+    assert read({}, tools=True, parallel_tool_calls=False).all_capabilities == PLAIN._replace(tools=1, tool_choice=1)
+    assert read({}, tool_choice=True).all_capabilities.tools == 1
+
+
+@pytest.mark.parametrize("limit", [3, {"count": 3, "width": 640, "height": 480}])
+def test_pictures_are_as_many_as_the_engine_takes(limit: Any) -> None:
+    arguments = {"limit_mm_per_prompt": {"image": limit, "video": 1}}
+    model = read(arguments, tokens_per_image=1500)
+    assert (model.all_capabilities.images, model.all_capabilities.audio) == (3, 0)
+    assert model.served.media_tokens == (1500, 0)
+    with pytest.raises(ValidationError, match="tokens_per_image: say how many tokens"):
+        read(arguments)
+
+
+def test_a_folder_without_a_chat_template_answers_no_chats(tmp_path: Path) -> None:
+    for file in zoo.folder_of("zoo:wren").glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    assert read({}, source="zoo:wren").all_capabilities == PLAIN
+    assert read({}, source=str(tmp_path)).all_capabilities == PLAIN._replace(chat=0)
+    assert read({"chat_template": "{{ messages }}"}, source=str(tmp_path)).all_capabilities == PLAIN
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert read({}, source=str(tmp_path)).all_capabilities == PLAIN
+
+
+def test_kinds_of_calls_are_calls() -> None:
+    with pytest.raises(ValidationError, match="kinds of tool calls"):
+        read({}, tools=False, tool_choice=True)
+
+
+def test_groups_of_a_model_can_do_the_same() -> None:
+    parser = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    groups = [{"name": "a", "engine_args": parser}, {"name": "b"}]
+    with pytest.raises(ValidationError, match="tool_call_parser of all groups must be the same"):
+        ModelConfig.model_validate(MODEL | {"replica_groups": groups})
+    groups[1]["engine_args"] = parser
+    assert ModelConfig.model_validate(MODEL | {"replica_groups": groups}).all_capabilities.tools == 1

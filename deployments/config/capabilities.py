@@ -41,13 +41,13 @@ class CapabilitiesConfig(Section):
     )
     logprobs: bool = Field(True, description="Tells log probabilities, of as many tokens as max_logprobs allows.")
     images: int | None = Field(
-        None, ge=0, description="Pictures that a request may hold. Null: as limit_mm_per_prompt says, else none."
+        None, ge=0, description="Most pictures of a request. Null: as limit_mm_per_prompt says, else none."
     )
     tokens_per_image: int | None = Field(
         None, ge=1, description="Most tokens of a picture with what stands around it; each is counted as so many."
     )
     audio: int | None = Field(
-        None, ge=0, description="Audio clips that a request may hold. Null: as limit_mm_per_prompt says, else none."
+        None, ge=0, description="Most audio clips of a request. Null: as limit_mm_per_prompt says, else none."
     )
     tokens_per_audio: int | None = Field(None, ge=1, description="Most tokens of an audio clip; as tokens_per_image.")
 

@@ -13,11 +13,12 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TypeAlias
 
 Lane: TypeAlias = Hashable
 SPARE = 16  # entries of no use that a heap may have besides those of use
-SPARE_CLOCKS = 1_000  # clocks of accounts that wait for nothing, which are kept as long as they are ahead
+SPARE_CLOCKS = 10_000  # of accounts that wait for nothing; when there are more, half of so many are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,11 @@ class FairLine:
         return place
 
     def _forget_clocks(self) -> None:
+        """Keeps the clocks of those that wait and those furthest ahead; so many are gone that the next time is far."""
         if len(self._clocks) > 2 * len(self._waiting) + SPARE_CLOCKS:
-            self._clocks = {a: s for a, s in self._clocks.items() if a in self._waiting or s > self._now}
+            ahead = ((s, a) for a, s in self._clocks.items() if s > self._now and a not in self._waiting)
+            kept = heapq.nlargest(SPARE_CLOCKS // 2, ahead, key=itemgetter(0))
+            self._clocks = {a: self._clocks[a] for a in self._waiting} | {a: s for s, a in kept}
 
     def _first_of(self, own: _Own) -> str:
         while not self._stands(own.heap[0]):

@@ -97,6 +97,24 @@ def throughput(
 
 
 @app.command()
+def room(
+    requests: Annotated[int, typer.Option(min=8, help="Requests of a case in a round.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 9,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The Router's CPU for a request: idle, overloaded, and with many budgets; without Ray and HTTP."""
+    from benchmarks.load.report import write
+    from benchmarks.room import report
+    from benchmarks.room.run import run
+
+    result = run(requests, rounds, seed, console)
+    report.show(result, console)
+    if json_file is not None:
+        write(result, report, json_file)
+
+
+@app.command()
 def outcomes(
     out: Annotated[Path, typer.Option(help="Folder for the outcomes table.")],
     config: Config = CONFIG,

@@ -26,10 +26,11 @@ EXPERIMENTS = {
     "allocation": "benchmarks.allocation.report",
     "planning": "benchmarks.allocation.scale",
 }
-# With commands of their own, since they start the service; on the page of results all the same.
+# With commands of their own, since they measure the service; on the page of results all the same.
 OTHERS = {
     "throughput": "benchmarks.throughput.report",
     "overhead": "benchmarks.overhead.report",
+    "room": "benchmarks.room.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",

@@ -50,7 +50,7 @@ def served(config: ServiceConfig) -> Estimates:
         parse_object("chat" if "messages" in body else "completion", body, {}, tuple(config.names)).item
         for body in BODIES
     ]
-    return Predictor.func_or_class(config).predict(items, [model.price for model in config.models])
+    return Predictor.func_or_class(config).predict(items, {model.name: model.price for model in config.models})
 
 
 @pytest.fixture(scope="module")

@@ -76,9 +76,9 @@ class CapabilitiesConfig(Section):
             tools=tools,
             tool_choice=_or(self.tool_choice, bool(tools)),
             parallel_tool_calls=_or(self.parallel_tool_calls, bool(tools)),
-            structured_outputs=int(self.structured_outputs),
+            structured_outputs=int(self.structured_outputs and generates),
             reasoning=_or(self.reasoning, bool(arguments.get("reasoning_parser"))),
-            logprobs=max_logprobs(arguments.get("max_logprobs")) if self.logprobs else 0,
+            logprobs=max_logprobs(arguments.get("max_logprobs")) if self.logprobs and generates else 0,
             images=_items("image", self.images, self.tokens_per_image, arguments),
             audio=_items("audio", self.audio, self.tokens_per_audio, arguments),
         )

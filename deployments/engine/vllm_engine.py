@@ -25,6 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.engine.capabilities import EngineAbilities
 from apportion.deployments.engine.core_border import count_at
 from apportion.deployments.engine.meter import Meter, Usage, current_usage
 from apportion.deployments.wire.settlement import settled_comment, settled_header
@@ -48,12 +49,18 @@ class VLLMEngine:
         """Loads the model and answers one chat and one completion, so that the first user does not pay for warming.
 
         Raises:
-            ConfigurationError: vLLM does not take `engine_args`.
+            ConfigurationError: vLLM does not take `engine_args`, or the engine cannot do what is said of the model.
         """
         args = parse_engine_args(model)
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
         api = FastAPI(openapi_url=None)
-        await init_app_state(llm, api.state, args, supported_tasks=await llm.get_supported_tasks())
+        tasks = await llm.get_supported_tasks()
+        await init_app_state(llm, api.state, args, supported_tasks=tasks)
+        try:
+            EngineAbilities.of(llm, api.state, tasks).check(model)
+        except ConfigurationError:
+            llm.shutdown()
+            raise
         init_exception_handler(api)
         _add_routes(api)
         engine = cls(model, llm, api)

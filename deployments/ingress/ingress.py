@@ -120,15 +120,16 @@ class Ingress:
     @api.get("/v1/models")
     async def models(self, request: Request) -> dict[str, Any]:
         caller = self._authenticator.admit(request.headers)
-        names = (AUTO_MODEL, *(name for name in self._config.names if caller.may_use(name)))
-        return {"object": "list", "data": await self._state.described(names)}
+        usable = self._usable(caller)
+        return {"object": "list", "data": await self._state.described((AUTO_MODEL, *usable), usable)}
 
     @api.get("/v1/models/{name:path}")
     async def model(self, name: str, request: Request) -> dict[str, Any]:
         caller = self._authenticator.admit(request.headers)
-        if name != AUTO_MODEL and not (name in self._config.names and caller.may_use(name)):
+        usable = self._usable(caller)
+        if name not in (AUTO_MODEL, *usable):
             raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
-        return (await self._state.described((name,)))[0]
+        return (await self._state.described((name,), usable))[0]
 
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)
     async def route(self, request: Request, response: Response) -> dict[str, Any]:
@@ -162,6 +163,9 @@ class Ingress:
         models = self._state.ready()
         told = {"models": models} if self._authenticator.is_operator(request.headers) else {}
         return JSONResponse({"ready": bool(models), **told}, status_code=200 if models else 503)
+
+    def _usable(self, caller: Caller) -> tuple[str, ...]:
+        return tuple(name for name in self._config.names if caller.may_use(name))
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
         caller = self._authenticator.admit_request(request.headers)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import asdict
 from typing import Any
 
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig
+from apportion.deployments.ingress.model_cards import auto_card, card
 from apportion.deployments.wire.calls import answer_of
 from apportion.router.batch.recent import Recent
 
@@ -69,20 +70,26 @@ class RouterState:
         served = self._clock() - age_s - self._served_s <= SETTLING_S  # when the router was last heard
         return self._served if served and age_s <= PRESENT_S else []
 
-    async def described(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Models as OpenAI lists them; one model's name with its context, price, and whether `auto` may choose it."""
-        state = await self._recent.within(STATE_AGE_S, PATIENCE_S) or {}
-        return [self._describe(name, state) for name in names]
+    async def described(self, names: Sequence[str], usable: Sequence[str]) -> list[dict[str, Any]]:
+        """Models as OpenAI lists them, with what they can do; one model's name with its price, and whether `auto` may
+        choose it.
 
-    def _describe(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        Args:
+            usable: models that the caller may use, which `auto` is for it.
+        """
+        state = await self._recent.within(STATE_AGE_S, PATIENCE_S) or {}
+        return [self._describe(name, usable, state) for name in names]
+
+    def _describe(self, name: str, usable: Sequence[str], state: dict[str, Any]) -> dict[str, Any]:
         common = {"id": name, "object": "model", "created": self._started, "owned_by": "apportion"}
+        known = state.get("in_auto", {})
         if name == AUTO_MODEL:
-            return common
+            return common | auto_card([self._models[one] for one in usable if known.get(one) is not False])
         model = self._models[name]
         price = state.get("prices", {}).get(name) or asdict(model.price)
-        in_auto = state.get("in_auto", {}).get(name)  # None: no router that has the model was heard of
+        in_auto = known.get(name)  # None: no router that has the model was heard of
         return common | {
-            "max_model_len": model.max_model_len,
+            **card(model),
             **price,
             **({} if in_auto is None else {"in_auto": in_auto}),
         }

@@ -33,7 +33,7 @@ def read(arguments: dict[str, Any], source: str = "org/m", **stated: Any) -> Mod
         ({"reasoning_parser": "qwen3"}, {"reasoning": 1}),
         ({"max_logprobs": 5}, {"logprobs": 5}),
         ({"max_logprobs": -1}, {"logprobs": UNLIMITED}),
-        ({"runner": "pooling"}, {"chat": 0, "completions": 0}),
+        ({"runner": "pooling"}, {"chat": 0, "completions": 0, "structured_outputs": 0, "logprobs": 0}),
     ],
 )
 def test_arguments_tell(arguments: dict[str, Any], changes: dict[str, int]) -> None:

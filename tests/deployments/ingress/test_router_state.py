@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from apportion.deployments.config.capabilities import CapabilitiesConfig
 from apportion.deployments.ingress import router_state
 from apportion.deployments.ingress.router_state import PRESENT_S, SETTLING_S, STATE_AGE_S, RouterState
 from tests.deployments.local_router import NAMES, configuration
@@ -119,7 +120,7 @@ async def test_prices_outlive_a_router_that_is_away(state: RouterState, router: 
     await state.health()
     router.away = True
     clock.now_s += 5
-    assert (await state.described((NAMES[0],)))[0]["input_usd_per_million"] == 7.0
+    assert (await state.described((NAMES[0],), NAMES))[0]["input_usd_per_million"] == 7.0
 
 
 async def test_a_model_that_is_to_have_no_replica_makes_nobody_unhealthy(router: RouterOfTest, clock: Clock) -> None:
@@ -138,6 +139,34 @@ async def test_a_model_says_whether_auto_may_choose_it(router: RouterOfTest, clo
     async def told(max_age_s: float) -> dict[str, Any]:
         return await router.state(max_age_s) | {"in_auto": {NAMES[0]: True, NAMES[1]: False}}
 
-    described = await RouterState(told, MODELS, clock).described(("auto", *NAMES[:3]))
+    described = await RouterState(told, MODELS, clock).described(("auto", *NAMES[:3]), NAMES)
     assert [one.get("in_auto") for one in described] == [None, True, False, None]
     assert "in_auto" not in described[3], "a router that does not serve it yet says nothing of it"
+
+
+async def test_auto_can_do_what_any_of_its_models_can_and_tells_what_all_can(router: RouterOfTest) -> None:
+    parser = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "max_logprobs": -1}
+    wren = MODELS[0].model_copy(update={"engine_args": parser, "max_model_len": 50})
+    eyes = CapabilitiesConfig(images=2, tokens_per_image=9, logprobs=False)
+    owl = MODELS[1].model_copy(update={"capabilities": eyes})
+    state = RouterState(router.state, (wren, owl, *MODELS[2:]))
+    auto, told, seeing = await state.described(("auto", "wren", "finch"), NAMES)
+    assert (told["capabilities"]["tools"], told["max_logprobs"], told["max_model_len"]) == (True, None, 50)
+    assert (seeing["input_modalities"], seeing["max_images"]) == (["text", "image"], 2)
+    assert (auto["max_model_len"], auto["input_modalities"], auto["max_images"]) == (100, ["text", "image"], 2)
+    assert (auto["capabilities"]["tools"], auto["capabilities"]["reasoning"]) == (True, False)
+    sure = auto["guaranteed"]
+    assert (sure["max_model_len"], sure["input_modalities"], sure["max_logprobs"]) == (50, ["text"], 0)
+    assert [name for name, can in sure["capabilities"].items() if can] == ["chat", "completions", "structured_outputs"]
+    (narrow,) = await state.described(("auto",), ("lark", "heron"))
+    assert not narrow["capabilities"]["tools"], "the caller may not use the model that has them"
+    assert (await state.described(("auto",), ()))[0].keys() == {"id", "object", "created", "owned_by"}
+
+
+async def test_auto_is_without_models_that_are_served_by_name_only(router: RouterOfTest) -> None:
+    async def told(max_age_s: float) -> dict[str, Any]:
+        return await router.state(max_age_s) | {"in_auto": dict.fromkeys(NAMES, True) | {"wren": False}}
+
+    wren = MODELS[0].model_copy(update={"max_model_len": 500})
+    (auto,) = await RouterState(told, (wren, *MODELS[1:])).described(("auto",), NAMES)
+    assert auto["max_model_len"] == 100

@@ -5,30 +5,23 @@ Imported in engine replicas only, since it imports vLLM. Annotations stay real o
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import FastAPI
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
-from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.capabilities import EngineAbilities
 from apportion.deployments.engine.core_border import count_at
-from apportion.deployments.engine.meter import Meter, Usage, current_usage
-from apportion.deployments.wire.settlement import settled_comment, settled_header
+from apportion.deployments.engine.meter import Meter
+from apportion.deployments.engine.vllm_routes import add_routes
 from apportion.router.errors import ConfigurationError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -62,7 +55,7 @@ class VLLMEngine:
             llm.shutdown()
             raise
         init_exception_handler(api)
-        _add_routes(api)
+        add_routes(api)
         engine = cls(model, llm, api)
         await engine._warm_up()
         return engine
@@ -134,53 +127,3 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM ships no ty
 
     def error(self, message: str) -> None:
         raise ConfigurationError(f"engine_args: {message}; see `vllm serve --help` for what vLLM takes")
-
-
-def _add_routes(app: FastAPI) -> None:
-    state = app.state
-
-    @app.post("/v1/chat/completions", dependencies=[Depends(validate_json_request)])
-    @with_cancellation  # type: ignore[untyped-decorator]
-    async def create_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
-        return await _answer(state.openai_serving_chat.create_chat_completion, request, raw_request)
-
-    @app.post("/v1/completions", dependencies=[Depends(validate_json_request)])
-    @with_cancellation  # type: ignore[untyped-decorator]
-    async def create_completion(request: CompletionRequest, raw_request: Request) -> Response:
-        return await _answer(state.openai_serving_completion.create_completion, request, raw_request)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        """vLLM's own numbers, for Prometheus."""
-        return Response(generate_latest(get_prometheus_registry()), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _answer(
-    create: Callable[..., Awaitable[Any]],
-    request: ChatCompletionRequest | CompletionRequest,
-    raw_request: Request,
-) -> Response:
-    """vLLM's answer, with the settled cost in a header or, streamed, in a comment before the end."""
-    options = request.stream_options
-    wants_usage = bool(options and options.include_usage)
-    if request.stream and not wants_usage:
-        request.stream_options = StreamOptions(include_usage=True)
-    used = current_usage()
-    answer = await create(request, raw_request)
-    if isinstance(answer, ErrorResponse):
-        return JSONResponse(answer.model_dump(), status_code=answer.error.code)
-    if isinstance(answer, AsyncGenerator):
-        return StreamingResponse(_settled(answer, used, wants_usage), media_type="text/event-stream")
-    usage = answer.usage
-    cost_usd = used.settle(usage.prompt_tokens, usage.completion_tokens or 0)
-    return Response(answer.model_dump_json(), media_type="application/json", headers=dict([settled_header(cost_usd)]))
-
-
-async def _settled(events: AsyncGenerator[str, None], used: Usage, wants_usage: bool) -> AsyncGenerator[str, None]:
-    async for event in events:
-        if '"choices":[]' in event and '"usage":{' in event:
-            usage = json.loads(event.removeprefix("data: "))["usage"]
-            cost_usd = used.settle(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
-            yield event + settled_comment(cost_usd) if wants_usage else settled_comment(cost_usd)
-        else:
-            yield event

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from apportion.deployments.config.bounds import InputBounds
-from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS
+from apportion.deployments.ingress.known_fields import FIELDS, Kind
 from apportion.router.errors import InvalidRequestError
 
 MAX_DEPTH = 64  # of nested lists and objects; far below what recursion stands
@@ -41,25 +42,31 @@ def decode(raw: bytes) -> Any:
     return body
 
 
-def known_fields(
-    kind: Literal["chat", "completion"], body: dict[str, Any], *, refuse_unknown: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def known_fields(kind: Kind, body: dict[str, Any], *, refuse_unknown: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields that mean something here, those that are null left out, and the names of the others.
 
     Raises:
         InvalidRequestError: a field is unknown and may not be; names it.
     """
     given = {name: value for name, value in body.items() if value is not None}
-    known = CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS
+    known = FIELDS[kind]
     unknown = tuple(sorted(given.keys() - known))
-    if unknown and refuse_unknown:
-        raise InvalidRequestError(f"Unrecognized request argument supplied: {unknown[0][:64]}", param=unknown[0][:64])
+    if refuse_unknown:
+        refuse(unknown)
     return {name: value for name, value in given.items() if name in known}, unknown
+
+
+def refuse(unknown: Sequence[str]) -> None:
+    """Raises: InvalidRequestError: there is any; names the first, as OpenAI does."""
+    if unknown:
+        name = unknown[0][:64]
+        raise InvalidRequestError(f"Unrecognized request argument supplied: {name}", param=name)
 
 
 def check_bounds(body: dict[str, Any], bounds: InputBounds) -> None:
     """Raises: InvalidRequestError: a field is larger than the bounds allow; names it."""
     _at_most(body, "messages", bounds.max_messages)
+    _at_most(body, "input", bounds.max_messages)
     _at_most(body, "tools", bounds.max_tools)
     _at_most(body, "logit_bias", bounds.max_logit_bias)
     stop = body.get("stop")

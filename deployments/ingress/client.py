@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from apportion.deployments.wire.asgi import abort_of, disconnected
-from apportion.deployments.wire.errors import error_event, error_response
+from apportion.deployments.wire.errors import engine_error, error_response, style_of
 from apportion.router.errors import ApportionError
 
 EVENT_END = b"\n\n"
@@ -28,6 +29,7 @@ class Client:
     Args:
         send: ASGI's.
         headers: of every answer, beside what is answered.
+        path: of the endpoint that was asked, whose clients know errors in a style of their own.
         abort: closes the connection at once.
         stall_s: a client that lets a send wait for so long is given up with a `StalledClientError`; None: never.
         on_start: called before the first byte; from then on no engine is asked again.
@@ -38,17 +40,20 @@ class Client:
         send: Send,
         headers: Sequence[tuple[bytes, bytes]] = (),
         *,
+        path: str = "",
         abort: Callable[[], None] = lambda: None,
         stall_s: float | None = None,
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._to_client = send
+        self._style = style_of(path)
         self._headers = headers
         self.abort = abort
         self._stall_s = stall_s
         self._on_start = on_start
         self._streaming = False
         self._tail = b""  # the last bytes of a stream
+        self._events = 0
         self.started = False
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -58,6 +63,11 @@ class Client:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
+    async def refuse(self, status: int, headers: list[tuple[bytes, bytes]], said: bytes) -> None:
+        """The engine's refusal, whose status stays."""
+        body = json.dumps(self._style.body(engine_error(status, said)), separators=(",", ":"))
+        await self.answer(status, headers, body.encode())
+
     async def start_stream(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Status and headers; `chunk` and `end` follow."""
         self._start()
@@ -66,6 +76,7 @@ class Client:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def chunk(self, data: bytes) -> None:
+        self._events += (self._tail[-1:] + data).count(EVENT_END)
         self._tail = (self._tail + data)[-len(EVENT_END) :]
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -85,7 +96,7 @@ class Client:
                 if self._streaming:
                     # Half an event is ended first, so that the error is an event of its own.
                     end = b"" if self._tail in {b"", EVENT_END} else EVENT_END
-                    await self.chunk(end + error_event(error))
+                    await self.chunk(end + self._style.event(error, self._events))
                     await self.end()
         except (TimeoutError, StalledClientError):
             self.abort()
@@ -144,7 +155,14 @@ class ServedResponse(Response):
         self._on_start = on_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = Client(send, self._extra, abort=abort_of(receive), stall_s=self._stall_s, on_start=self._on_start)
+        client = Client(
+            send,
+            self._extra,
+            path=scope.get("path", ""),
+            abort=abort_of(receive),
+            stall_s=self._stall_s,
+            on_start=self._on_start,
+        )
         work = asyncio.create_task(self._serve(client))
         gone = asyncio.create_task(disconnected(receive))
         try:
@@ -160,6 +178,6 @@ class ServedResponse(Response):
     async def _answer_errors(self, work: asyncio.Task[None], scope: Scope, receive: Receive, send: Send) -> None:
         error = work.exception()
         if isinstance(error, ApportionError):
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope.get("path", ""))(scope, receive, send)
         elif error is not None:
             raise error

@@ -26,9 +26,13 @@ from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.wire.engine_headers import engine_headers
-from apportion.deployments.wire.errors import engine_error
 from apportion.deployments.wire.headers import decision_headers, server_timing
-from apportion.deployments.wire.settlement import COMMENT_MAX_BYTES, SETTLED_HEADER, find_settled
+from apportion.deployments.wire.settlement import (
+    COMMENT_MAX_BYTES,
+    LAST_EVENT_MAX_BYTES,
+    SETTLED_HEADER,
+    find_settled,
+)
 from apportion.router.batch.messages import Decision, Done, Ending
 from apportion.router.errors import DeadlineError, UnavailableError
 
@@ -39,7 +43,7 @@ _OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # An engine that had a request for so long without a byte of answer has failed it if the request's own time is up.
 LATE_S = 15.0
 _LOSSES = frozenset({Ending.connection_lost, Ending.engine_failed})
-_TAIL_BYTES = COMMENT_MAX_BYTES + len("data: [DONE]\n\n")
+_TAIL_BYTES = COMMENT_MAX_BYTES + LAST_EVENT_MAX_BYTES
 
 
 class _EngineFailureError(Exception):
@@ -301,8 +305,9 @@ async def _pipe(
     attempt.ending = Ending.answered
     if answer.status >= 400:
         attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
-        body = engine_error(answer.status, body)
-    await client.answer(answer.status, headers, body)
+        await client.refuse(answer.status, headers, body)
+    else:
+        await client.answer(answer.status, headers, body)
 
 
 async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, attempt: _Attempt, client: Client) -> None:

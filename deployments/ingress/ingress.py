@@ -23,9 +23,15 @@ from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.ingress.client import HeldResponse, ServedResponse
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.door import MAX_REQUESTS, Door
+from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.link import RouterLink
-from apportion.deployments.ingress.openai import Kind, parse
-from apportion.deployments.ingress.openapi import CHAT_OPERATION, COMPLETION_OPERATION, ROUTE_OPERATION
+from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.openapi import (
+    CHAT_OPERATION,
+    COMPLETION_OPERATION,
+    RESPONSE_OPERATION,
+    ROUTE_OPERATION,
+)
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
 from apportion.deployments.keys.authenticator import Authenticator
@@ -33,7 +39,7 @@ from apportion.deployments.keys.caller import Caller
 from apportion.deployments.wire.asgi import HeadAsGet, PlainPaths
 from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.cors import Cors
-from apportion.deployments.wire.errors import error_response
+from apportion.deployments.wire.errors import error_response, style_of
 from apportion.deployments.wire.headers import ignored_header, verdict_json
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import Verdict
@@ -47,17 +53,21 @@ api.add_middleware(Cors)
 
 
 # The engines', whatever prefix this application is served under.
-ENGINE_PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+ENGINE_PATHS: dict[Kind, str] = {
+    "chat": "/v1/chat/completions",
+    "completion": "/v1/completions",
+    "response": "/v1/responses",
+}
 
 
 @api.exception_handler(ApportionError)
-async def on_apportion_error(_: Request, error: ApportionError) -> Response:
-    return error_response(error)
+async def on_apportion_error(request: Request, error: ApportionError) -> Response:
+    return error_response(error, request.url.path)
 
 
 @api.exception_handler(RequestValidationError)
-async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
-    return error_response(InvalidRequestError(str(error)))
+async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    return error_response(InvalidRequestError(str(error)), request.url.path)
 
 
 @api.exception_handler(HTTPException)
@@ -65,7 +75,7 @@ async def on_validation_error(_: Request, error: RequestValidationError) -> Resp
 @api.exception_handler(405)
 async def on_http_error(request: Request, error: HTTPException) -> Response:
     message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what is served here"
-    body = InvalidRequestError(message).envelope()
+    body = style_of(request.url.path).body(InvalidRequestError(message))
     headers = dict(error.headers or {})
     if "GET" in (allowed := headers.get("allow", headers.get("Allow", ""))).split(", "):
         headers = {"allow": f"{allowed}, HEAD"}
@@ -78,9 +88,9 @@ async def on_client_gone(_: Request, __: ClientDisconnect) -> Response:
 
 
 @api.exception_handler(Exception)
-async def on_any_error(_: Request, error: Exception) -> Response:
+async def on_any_error(request: Request, error: Exception) -> Response:
     logger.error("unexpected error", exc_info=error)
-    return error_response(ApportionError("internal error; the log of the ingress has the details"))
+    return error_response(ApportionError("internal error; the log of the ingress has the details"), request.url.path)
 
 
 # More than the door lets in: Serve's own refusal is no envelope.
@@ -116,6 +126,10 @@ class Ingress:
     @api.post("/v1/completions", openapi_extra=COMPLETION_OPERATION)
     async def completion(self, request: Request) -> Response:
         return await self._routed("completion", request)
+
+    @api.post("/v1/responses", openapi_extra=RESPONSE_OPERATION)
+    async def response(self, request: Request) -> Response:
+        return await self._routed("response", request)
 
     @api.get("/v1/models")
     async def models(self, request: Request) -> dict[str, Any]:

@@ -7,6 +7,11 @@ client's business.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
+Kind = Literal["chat", "completion", "response"]
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -33,3 +38,17 @@ CHAT_FIELDS = _BOTH | _names(
     media_io_kwargs mm_processor_kwargs return_prompt_text"""
 )
 COMPLETION_FIELDS = _BOTH | _names("best_of prompt suffix")
+RESPONSE_FIELDS = _names(
+    """background conversation include input instructions max_output_tokens max_tool_calls metadata model
+    parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_retention reasoning routing
+    safety_identifier service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p
+    truncation user
+
+    cache_salt chat_template_kwargs frequency_penalty ignore_eos include_reasoning include_stop_str_in_output logit_bias
+    min_p presence_penalty repetition_penalty seed skip_special_tokens stop stop_token_ids structured_outputs top_k"""
+)
+FIELDS: Mapping[Kind, frozenset[str]] = {
+    "chat": CHAT_FIELDS,
+    "completion": COMPLETION_FIELDS,
+    "response": RESPONSE_FIELDS,
+}

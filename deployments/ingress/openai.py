@@ -1,4 +1,4 @@
-"""Reads what routing needs from OpenAI request bodies; everything else passes to the engine as it came.
+"""Reads what routing needs from request bodies; everything else passes to the engine as it came.
 
 Sampling parameters, tools and response formats are vLLM's to check: its own layer does so in the engine.
 """
@@ -9,16 +9,19 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
-from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields
+from apportion.deployments.ingress import responses
+from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields, refuse
+from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.needs import needs_of
+from apportion.deployments.ingress.translation import Translated
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
@@ -28,6 +31,7 @@ from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prediction.conversation import check_text_only, template_variables
 
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
+Tokens = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 # Fields of vLLM's that can make a prompt longer than it is counted.
 UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template"})
 
@@ -60,12 +64,12 @@ class _Message(BaseModel):
 
 
 class _Common(BaseModel):
-    """Fields of both endpoints that the router reads."""
+    """Fields of all endpoints that the router reads."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(AUTO_MODEL, min_length=1)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: Tokens = None
     n: int | None = Field(None, ge=1, le=128)
     stream: bool | None = None
     routing: RoutingField | None = None
@@ -73,19 +77,39 @@ class _Common(BaseModel):
 
 class ChatBody(_Common):
     messages: list[_Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: Tokens = None
     tools: list[dict[str, Any]] | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest answer; None: what fits."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class CompletionBody(_Common):
     prompt: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
 
+    @property
+    def longest(self) -> int:
+        return self.max_tokens or 16  # OpenAI's default for completions
 
-_BODIES: Mapping[str, TypeAdapter[Any]] = {
+
+class ResponseBody(_Common):
+    input: str | list[dict[str, Any]] = Field(min_length=1)
+    instructions: str | None = None
+    max_output_tokens: Tokens = None
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_output_tokens
+
+
+_BODIES: Mapping[Kind, TypeAdapter[Any]] = {
     "chat": TypeAdapter(ChatBody),
     "completion": TypeAdapter(CompletionBody),
+    "response": TypeAdapter(ResponseBody),
 }
-Kind = Literal["chat", "completion"]
+_TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {"response": responses.as_chat}
 
 
 class ParsedRequest:
@@ -96,9 +120,12 @@ class ParsedRequest:
     `batch_told`: whether the answer's headers say in which batch of everybody's requests it was planned.
     """
 
-    __slots__ = ("_body", "_digest", "batch_told", "ignored", "item", "stream")
+    __slots__ = ("_body", "_digest", "batch_told", "ignored", "item", "kind", "stream")
 
-    def __init__(self, item: RouteItem, body: dict[str, Any], stream: bool, ignored: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, kind: Kind, item: RouteItem, body: dict[str, Any], stream: bool, ignored: tuple[str, ...] = ()
+    ) -> None:
+        self.kind = kind
         self.item = item
         self.stream = stream
         self.ignored = ignored
@@ -114,7 +141,8 @@ class ParsedRequest:
         """
         body = {**self._body, "model": model}
         if max_tokens is not None:
-            fields = [name for name in ("max_tokens", "max_completion_tokens") if name in body] or ["max_tokens"]
+            names = ("max_output_tokens",) if self.kind == "response" else ("max_tokens", "max_completion_tokens")
+            fields = [name for name in names if name in body] or names[:1]
             body |= {name: min(body.get(name, max_tokens), max_tokens) for name in fields}
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -182,15 +210,17 @@ def parse_object(
     if named is not None:
         _check_models([named], models, "model")
     ask = caller.restrict(named, ask)
-    if kind == "chat":
-        content = [_without_nulls(message) for message in body["messages"]]
-        check_text_only(content)
-        max_tokens = checked.max_completion_tokens or checked.max_tokens
-        prompts, tools = 1, checked.tools
-    else:
+    read = _TRANSLATE[kind](body) if kind in _TRANSLATE else Translated(body, body)
+    ignored = (*ignored, *read.ignored)
+    if refuse_unknown:
+        refuse(read.ignored)
+    if kind == "completion":
         content, tools = checked.prompt, None
-        max_tokens = checked.max_tokens or 16  # OpenAI's default for completions
         prompts = _count_prompts(checked.prompt, named)
+    else:
+        content = [_without_nulls(message) for message in read.chat["messages"]]
+        check_text_only(content)
+        prompts, tools = 1, read.chat.get("tools")
     check_sequences(prompts, checked.n or 1, bounds)
     item = RouteItem(
         id=uuid.uuid4().hex,
@@ -199,20 +229,20 @@ def parse_object(
         sequences=(checked.n or 1) * prompts,
         prompts=prompts,
         unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
-        max_tokens=max_tokens,
+        max_tokens=checked.longest,
         tools=tools,
-        template_variables=template_variables(body) if kind == "chat" else {},
-        needs=needs_of(kind, body),
+        template_variables={} if kind == "completion" else template_variables(read.chat),
+        needs=needs_of("completion" if kind == "completion" else "chat", read.chat),
         ask=ask,
         account=caller.account,
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )
     caller.check(item)
-    forwarded = {name: value for name, value in body.items() if name != "routing"}
+    forwarded = {name: value for name, value in read.body.items() if name != "routing"}
     if kind == "chat":
         forwarded["messages"] = content
-    return ParsedRequest(item, forwarded, bool(checked.stream), ignored)
+    return ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
 
 
 def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:

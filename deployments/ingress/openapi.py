@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS
-from apportion.deployments.ingress.openai import ChatBody, CompletionBody
+from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS, RESPONSE_FIELDS
+from apportion.deployments.ingress.openai import ChatBody, CompletionBody, ResponseBody
 
 _ERROR = {
     "type": "object",
@@ -37,7 +37,7 @@ ERRORS = {
 }
 
 
-def _schema(body: type[ChatBody] | type[CompletionBody], fields: frozenset[str]) -> dict[str, Any]:
+def _schema(body: type[ChatBody | CompletionBody | ResponseBody], fields: frozenset[str]) -> dict[str, Any]:
     raw = body.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = raw.pop("$defs", {})
     schema: dict[str, Any] = _inlined(raw, definitions)
@@ -69,6 +69,7 @@ _CHAT = _schema(ChatBody, CHAT_FIELDS)
 _COMPLETION = _schema(CompletionBody, COMPLETION_FIELDS)
 CHAT_OPERATION = _operation(_CHAT)
 COMPLETION_OPERATION = _operation(_COMPLETION)
+RESPONSE_OPERATION = _operation(_schema(ResponseBody, RESPONSE_FIELDS))
 ROUTE_OPERATION = _operation(
     {
         "type": "object",

@@ -7,7 +7,8 @@ from typing import Any
 
 from apportion.deployments.config.service import IngressConfig
 from apportion.deployments.ingress.bounds import decode
-from apportion.deployments.ingress.openai import Kind, ParsedRequest, parse_object
+from apportion.deployments.ingress.known_fields import Kind
+from apportion.deployments.ingress.openai import ParsedRequest, parse_object
 from apportion.deployments.keys.caller import Caller
 from apportion.router.errors import ApportionError, InvalidRequestError
 

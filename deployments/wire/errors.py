@@ -1,9 +1,10 @@
-"""Errors as OpenAI's clients expect them: an envelope with a status, or an event in a stream."""
+"""Errors as the clients of each API expect them: an envelope with a status, or an event in a stream."""
 
 from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
@@ -13,23 +14,55 @@ from apportion.router.errors import ApportionError, InvalidRequestError, Unavail
 LONGEST_WAIT_S = 60.0
 
 
-def error_response(error: ApportionError) -> Response:
+class ErrorStyle:
+    """How OpenAI's chats and completions tell errors, and all that is no API of another kind."""
+
+    def body(self, error: ApportionError) -> dict[str, Any]:
+        """The body of an answer."""
+        return error.envelope()
+
+    def event(self, error: ApportionError, number: int) -> bytes:
+        """The last events of a stream that breaks after its status was sent and so many events."""
+        return f"data: {_compact(self.body(error))}\n\ndata: [DONE]\n\n".encode()
+
+
+class ResponseStyle(ErrorStyle):
+    """How OpenAI's Responses tell errors."""
+
+    def event(self, error: ApportionError, number: int) -> bytes:
+        said = error.envelope()["error"]
+        body = {"type": "error", "sequence_number": number} | {
+            name: said[name] for name in ("code", "message", "param")
+        }
+        return f"event: error\ndata: {_compact(body)}\n\n".encode()
+
+
+_SAID = ("code", "message", "param")
+_RESPONSES = ResponseStyle()
+_OTHERS = ErrorStyle()
+
+
+def style_of(path: str) -> ErrorStyle:
+    """The style of an endpoint, by its path under whatever prefix."""
+    return _RESPONSES if path.endswith("/v1/responses") else _OTHERS
+
+
+def error_response(error: ApportionError, path: str = "") -> Response:
+    """An error as an answer.
+
+    Args:
+        path: of the endpoint that was asked.
+    """
     retry_after_s = error.retry_after_s
     if retry_after_s is None and error.status in {429, 503}:
         retry_after_s = 1.0
     headers = {} if retry_after_s is None else {"retry-after": str(max(1, math.ceil(retry_after_s)))}
     if retry_after_s is not None and retry_after_s > LONGEST_WAIT_S:
         headers["x-should-retry"] = "false"
-    return JSONResponse(error.envelope(), status_code=error.status, headers=headers)
+    return JSONResponse(style_of(path).body(error), status_code=error.status, headers=headers)
 
 
-def error_event(error: ApportionError) -> bytes:
-    """The last events of a stream that breaks after its status was sent."""
-    body = json.dumps(error.envelope(), separators=(",", ":"))
-    return f"data: {body}\n\ndata: [DONE]\n\n".encode()
-
-
-def engine_error(status: int, body: bytes) -> bytes:
+def engine_error(status: int, body: bytes) -> ApportionError:
     """An engine's error in the same words as our own: vLLM names its types after classes and its codes after HTTP's.
 
     Args:
@@ -42,5 +75,8 @@ def engine_error(status: int, body: bytes) -> bytes:
     except (ValueError, KeyError, TypeError):
         message, param = f"the engine refused the request with status {status}", None
     kind = InvalidRequestError if status < 500 else UnavailableError
-    error = kind(message, param=param.removeprefix("body.") if isinstance(param, str) else None)
-    return json.dumps(error.envelope(), separators=(",", ":")).encode()
+    return kind(message, param=param.removeprefix("body.") if isinstance(param, str) else None)
+
+
+def _compact(body: dict[str, Any]) -> str:
+    return json.dumps(body, separators=(",", ":"))

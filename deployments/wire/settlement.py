@@ -1,4 +1,4 @@
-"""How an engine tells what an answer cost: a header, or a comment just before a stream's end.
+"""How an engine tells what an answer cost: a header, or a comment just before or after a stream's last event.
 
 Clients that follow the SSE standard skip comments, so streams stay what OpenAI's clients expect.
 """
@@ -13,6 +13,7 @@ from apportion.router.prices import ModelPrice
 SETTLED_HEADER = "x-router-settled-cost-usd"
 _COMMENT = re.compile(rb"(?:^|\n): " + SETTLED_HEADER.encode() + rb" ([0-9.e+-]+)\n")
 COMMENT_MAX_BYTES = 96
+LAST_EVENT_MAX_BYTES = 96  # what may follow the comment: the end that the API's streams have, which says nothing else
 PRICE_HEADER = "x-router-price-usd-per-million"  # between ingress and engine
 
 

@@ -1,13 +1,10 @@
-import json
-
 import pytest
 
 from apportion.deployments.wire.errors import engine_error
 
 
 def message(body: bytes) -> str:
-    text: str = json.loads(engine_error(400, body))["error"]["message"]
-    return text
+    return engine_error(400, body).message
 
 
 def test_an_engines_envelope_keeps_its_message() -> None:

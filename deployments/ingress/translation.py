@@ -1,0 +1,73 @@
+"""A request of another API as the chat that it is to models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apportion.router.errors import InvalidRequestError
+from apportion.router.prediction.conversation import TEXT_PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """What the router reads, and what the engine gets.
+
+    `chat` is a body of the chat endpoint that models are told the same with; `body` the request's own, brought into the
+    shape that vLLM's layer reads as `chat` says; `ignored` names what nothing here understands.
+    """
+
+    chat: dict[str, Any]
+    body: dict[str, Any]
+    ignored: tuple[str, ...] = ()
+
+
+def objects(value: Any, place: str) -> Sequence[Mapping[str, Any]]:
+    """A list of objects; nothing given is none.
+
+    Raises:
+        InvalidRequestError: it is something else; names the place.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise InvalidRequestError(f"{place}: give a list of objects", param=place)
+    for i, one in enumerate(value):
+        if not isinstance(one, dict):
+            raise InvalidRequestError(f"{place}[{i}]: give an object", param=f"{place}[{i}]")
+    return value
+
+
+def text_at(holder: Mapping[str, Any], field: str, place: str) -> str:
+    """The text in a field.
+
+    Raises:
+        InvalidRequestError: it holds none; names the place.
+    """
+    value = holder.get(field)
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{place}.{field}: give a text", param=f"{place}.{field}")
+    return value
+
+
+def texts(content: Any, place: str) -> list[str]:
+    """The texts of a content: one, or parts that are all text.
+
+    Raises:
+        InvalidRequestError: a part is no text; names its place and its type.
+    """
+    if isinstance(content, str):
+        return [content]
+    found = []
+    for k, part in enumerate(objects(content, place)):
+        kind = part.get("type")
+        text = part.get(TEXT_PARTS[kind]) if isinstance(kind, str) and kind in TEXT_PARTS else None
+        if not isinstance(text, str):
+            raise InvalidRequestError(
+                f"{place}[{k}] is a part of type {str(kind)[:64]!r}, and the models here read text only; send parts of "
+                "type text",
+                param=f"{place}[{k}]",
+            )
+        found.append(text)
+    return found

@@ -156,6 +156,19 @@ def _chosen(by_row: Mapping[int, Any], chosen: IntArray) -> dict[int, Any]:
     return {new: by_row[old] for new, old in enumerate(chosen.tolist()) if old in by_row}
 
 
+def gathered(rows: Sequence[tuple[Estimates, int]]) -> Estimates:
+    """Rows of several tables, in their order, as one table."""
+    tables: dict[int, tuple[Estimates, list[int], list[int]]] = {}  # by identity, with old and new rows
+    for place, (table, row) in enumerate(rows):
+        _, old, new = tables.setdefault(id(table), (table, [], []))
+        old.append(row)
+        new.append(place)
+    together = concatenate([table.rows(old) for table, old, _ in tables.values()])
+    if len(tables) == 1:
+        return together
+    return together.rows(np.argsort([place for _, _, new in tables.values() for place in new]))
+
+
 def concatenate(parts: Sequence[Estimates]) -> Estimates:
     """Puts batches one after the other; spreads and samples survive only where every part has them."""
     if len(parts) == 1:

@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from apportion.deployments.config.knowledge import Knowledge
-from apportion.deployments.config.service import RoutingConfig, ServiceConfig
+from apportion.deployments.config.service import PredictorConfig, RoutingConfig, ServiceConfig
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.forecaster import CallLimits, Forecaster, Predict
-from apportion.router.batch.gate import Gate
 from apportion.router.batch.messages import Verdict
 from apportion.router.batch.parts import Part
 from apportion.router.batch.planner import BatchPlanner
@@ -24,11 +23,14 @@ from apportion.router.batch.rungs import Rungs, Solve
 from apportion.router.batch.scheduler import BatchLimits, Scheduler
 from apportion.router.batch.spending import Spending
 from apportion.router.batch.steady_clock import SteadyClock
+from apportion.router.batch.turns import Turns
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
 PREVIEW_SOLVE_S = 0.1  # less than the grace, so that no batch behind a preview is late
-# Some tenth of a second of a CPU: what a batch waits for at most if a preview came first.
-PREVIEW_CALLS = CallLimits(items=32, chars=100_000, urgent=False)
+# Some tenth of a second of a CPU, and so long whoever comes next waits.
+CPU_CALL_ITEMS = 32
+PREVIEW_CALLS = CallLimits(items=16, chars=50_000, urgent=False)
+PATIENCE = 0.25  # of the predictor's time-out: who stands in line for longer goes without a prediction
 SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
 Clock = Callable[[], float]
 
@@ -59,15 +61,14 @@ class BatchRoom:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
         longest = np.array([model.max_model_len for model in config.models], dtype=float)
         self._models, self.knowledge = config.models, Knowledge.of(config)
-        patience_s, means = config.predictor.timeout_s, self.knowledge.mean_success
-        calls = config.predictor.num_replicas
-        gate = Gate(calls, most_waiting=calls)
-        limits = CallLimits(chars=config.predictor.max_call_chars, patience_s=patience_s)
-        self.forecaster = Forecaster(predict, Part("predictor", patience_s, clock), means, longest, gate, limits)
+        timeout_s, means = config.predictor.timeout_s, self.knowledge.mean_success
+        turns = Turns(config.predictor.num_replicas)
+        limits = calls(config.predictor)
+        self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, limits)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.preview = Preview(
-            Forecaster(predict, Part("predictor of previews", patience_s, clock), means, longest, gate, PREVIEW_CALLS),
+            Forecaster(predict, Part("predictor of previews", timeout_s, clock), means, longest, turns, PREVIEW_CALLS),
             BatchPlanner(
                 Rungs(_briefly(solve), Part("solver of previews", solve_timeout_s, clock), len(means), solve_timeout_s)
             ),
@@ -98,6 +99,12 @@ class BatchRoom:
         """Asks parts that were left alone for long enough, so that no request has to, and none has to come for it."""
         await self.forecaster.try_again()
         await self.rungs.try_again()
+
+
+def calls(config: PredictorConfig) -> CallLimits:
+    """What a predictor gets at once: little on a CPU, where a call takes as long as its requests together."""
+    items = CallLimits().items if config.num_gpus else CPU_CALL_ITEMS
+    return CallLimits(items, config.max_call_chars, PATIENCE * config.timeout_s)
 
 
 def _briefly(solve: Solve) -> Solve:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from apportion.router.batch.messages import RouteItem
-from apportion.router.estimates import Estimates, concatenate
+from apportion.router.estimates import Estimates, gathered
 from apportion.router.prices import ModelPrice
 
 
@@ -42,14 +40,7 @@ class Entry:
 
 def estimates_of(entries: Sequence[Entry]) -> Estimates:
     """The entries' estimates in their order, from then on in one table of their own."""
-    tables: dict[int, tuple[Estimates, list[int]]] = {}  # by identity, with the entries' places
-    for place, entry in enumerate(entries):
-        if entry.estimates is not None:
-            tables.setdefault(id(entry.estimates), (entry.estimates, []))[1].append(place)
-    parts = [table.rows([entries[place].row for place in places]) for table, places in tables.values()]
-    together = concatenate(parts)
-    if len(parts) > 1:
-        together = together.rows(np.argsort([place for _, places in tables.values() for place in places]))
+    together = gathered([(entry.estimates, entry.row) for entry in entries if entry.estimates is not None])
     for row, entry in enumerate(entries):
         entry.estimates, entry.row = together, row
     return together

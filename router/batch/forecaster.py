@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,10 @@ import numpy as np
 from apportion.router.arrays import FloatArray
 from apportion.router.batch.breaker import BreakerState
 from apportion.router.batch.estimates import TypicalLengths, prior_estimates
-from apportion.router.batch.gate import Gate
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.parts import Part
-from apportion.router.estimates import Estimates, concatenate
+from apportion.router.batch.turns import Asked, Row, Turns
+from apportion.router.estimates import Estimates, gathered
 from apportion.router.prices import ModelPrice
 
 Predict = Callable[[Sequence[RouteItem], Sequence[ModelPrice]], Awaitable[Estimates]]
@@ -24,8 +23,7 @@ Predict = Callable[[Sequence[RouteItem], Sequence[ModelPrice]], Awaitable[Estima
 class CallLimits:
     """What the predictor gets in one call; what is larger alone is not predicted.
 
-    `patience_s`: a batch has begun its last call by then. `urgent`: goes before all that is not, and does without a
-    prediction where too many wait.
+    `patience_s`: a request whose call has not begun by then goes without. `urgent`: goes before all that is not.
     """
 
     items: int = 256
@@ -42,7 +40,7 @@ class Forecaster:
         part: guards the calls.
         mean_success: (M,), each model's in its training data, in the order of every array.
         max_model_len: (M,), tokens.
-        gate: how many calls the predictor has at once, from everyone.
+        turns: the line of all who ask the predictor.
     """
 
     def __init__(
@@ -51,14 +49,14 @@ class Forecaster:
         part: Part,
         mean_success: FloatArray,
         max_model_len: FloatArray,
-        gate: Gate,
+        turns: Turns,
         limits: CallLimits = CallLimits(),
     ) -> None:
         self._predict = predict
         self._part = part
         self._mean_success = mean_success
         self._lengths = TypicalLengths(np.asarray(max_model_len, dtype=float))
-        self._gate = gate
+        self._turns = turns
         self._limits = limits
 
     @property
@@ -68,14 +66,14 @@ class Forecaster:
 
     async def estimate(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
         """Predictions for the items at these prices; the models' means for those that the predictor has none for."""
-        until_s = asyncio.get_running_loop().time() + self._limits.patience_s
-        parts = []
-        for chunk in self._chunks(items):
-            estimates = await self._predicted(chunk, prices, until_s)
-            if estimates is None:
-                estimates = prior_estimates(chunk, self._mean_success, prices, self._lengths.tokens)
-            parts.append(estimates)
-        return concatenate(parts)
+        answers = await self._answers(items, prices)
+        missing = [row for row, answer in enumerate(answers) if answer is None]
+        if missing:
+            left = [items[row] for row in missing]
+            prior = prior_estimates(left, self._mean_success, prices, self._lengths.tokens)
+            for place, row in enumerate(missing):
+                answers[row] = prior, place
+        return gathered([answer for answer in answers if answer is not None])
 
     async def try_again(self) -> None:
         """Asks a predictor that was left alone for long enough, so that no request has to."""
@@ -83,30 +81,29 @@ class Forecaster:
             free = [ModelPrice(0, 0)] * len(self._mean_success)
             await self._part.ask(lambda: self._checked([RouteItem("trial", "What is 1 plus 1?")], free))
 
-    def _chunks(self, items: Sequence[RouteItem]) -> Iterator[Sequence[RouteItem]]:
-        """The items in order, as many in each call as its limits allow."""
-        start, chars = 0, 0
-        for end, item in enumerate(items):
-            more = content_chars(item)
-            if end > start and (end - start == self._limits.items or chars + more > self._limits.chars):
-                yield items[start:end]
-                start, chars = end, 0
-            chars += more
-        yield items[start:]
+    async def _answers(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> list[Row | None]:
+        answers: list[Row | None] = [None] * len(items)
+        if self._part.asked:
+            await self.try_again()
+        if not self._part.asked:  # nobody stands in line for what is left alone, or tried again by another
+            return answers
+        chars = [content_chars(item) for item in items]
+        readable = [row for row, size in enumerate(chars) if size <= self._limits.chars]
+        asked = Asked(
+            [items[row] for row in readable],
+            [chars[row] for row in readable],
+            lambda chunk: self._predicted(chunk, prices),
+            self._limits.items,
+            self._limits.chars,
+            self._limits.urgent,
+        )
+        found = await self._turns.ask(asked, self._limits.patience_s)
+        for row, answer in zip(readable, found, strict=True):
+            answers[row] = answer
+        return answers
 
-    async def _predicted(
-        self, chunk: Sequence[RouteItem], prices: Sequence[ModelPrice], until_s: float
-    ) -> Estimates | None:
-        if len(chunk) == 1 and content_chars(chunk[0]) > self._limits.chars:
-            return None
-        urgent = self._limits.urgent
-        # More than the predictor can do: some do without at once, so that not everybody is late and does.
-        if not self._part.asked or (urgent and self._gate.crowded):
-            return None
-        async with self._gate.place(urgent=urgent):
-            if asyncio.get_running_loop().time() > until_s:
-                return None
-            estimates = await self._part.ask(lambda: self._checked(chunk, prices))
+    async def _predicted(self, chunk: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates | None:
+        estimates = await self._part.ask(lambda: self._checked(chunk, prices))
         if estimates is not None:
             self._lengths.learn(estimates)
         return estimates

@@ -13,7 +13,6 @@ from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy,
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.forecaster import CallLimits, Forecaster
-from apportion.router.batch.gate import Gate
 from apportion.router.batch.messages import EngineReplica, RouteItem, Verdict
 from apportion.router.batch.parts import Part
 from apportion.router.batch.planner import BatchPlanner
@@ -23,6 +22,7 @@ from apportion.router.batch.reservations import Reservations
 from apportion.router.batch.rungs import Rungs
 from apportion.router.batch.scheduler import BatchLimits, Scheduler
 from apportion.router.batch.spending import Spending
+from apportion.router.batch.turns import Turns
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
@@ -77,9 +77,9 @@ class PlainRoom:
         models = self.policy.models
         means = np.linspace(0.4, 0.9, len(models))
         longest = np.array([model.max_model_len for model in models], dtype=float)
-        self.gate = Gate(1, most_waiting=1)
+        self.turns = Turns(1)
         self.forecaster = Forecaster(
-            self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.gate, self.calls
+            self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.turns, self.calls
         )
         self.rungs = Rungs(self.solver, Part("solver", self.solver_timeout_s, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
@@ -88,7 +88,7 @@ class PlainRoom:
         self.reservations = Reservations(self.fleet, self.spending, self.clock)
         previews = Part("predictor of previews", self.predict_s, self.clock)
         self.preview = Preview(
-            Forecaster(self.predict, previews, means, longest, self.gate, CallLimits(items=2, urgent=False)),
+            Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False)),
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.preview_s,
         )

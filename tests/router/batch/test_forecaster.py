@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from apportion.router.batch.forecaster import CallLimits, Forecaster
 from apportion.router.batch.messages import Decision, RouteItem
 from apportion.router.batch.policy import Policy
+from apportion.router.budget import Account
 from apportion.router.errors import DeadlineError
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
@@ -112,9 +114,34 @@ async def test_previews_that_fail_open_no_breaker_but_their_own() -> None:
 
 
 async def test_a_preview_that_gets_no_turn_is_told_so() -> None:
-    room = PlainRoom(predict=Slow(0.0), preview_s=0.05)
-    async with room.gate.place(urgent=True):
+    slow = Slow(0.0)
+    room = PlainRoom(predict=slow, predict_s=1.0, preview_s=0.05)
+    async with slow.turn:
+        real = asyncio.create_task(room.forecaster.estimate(items(1), POLICY.prices))
+        await asyncio.sleep(0)
         (told,) = await asyncio.gather(room.scheduler.preview(items(1)), return_exceptions=True)
     assert isinstance(told, DeadlineError)
+    await real
     await until(lambda: room.preview._waiting == 0)
     assert await room.scheduler.preview(items(1))
+
+
+async def test_a_flood_goes_without_predictions_before_anybody_else_does() -> None:
+    # 300 requests that take 0.6 s to predict, and a time-out of 0.2 s for those of one call.
+    room = PlainRoom(predict=Slow(0.002), predict_s=0.2, calls=CallLimits(items=32, patience_s=0.1))
+    room.join(small=500, large=500)
+    flood = items(300, account=Account(key="flood"))
+    others = [RouteItem(f"o{n}", "hello", account=Account(key=f"other-{n}")) for n in range(20)]
+    room.submit(*flood)
+    rungs = []
+    for other in others:
+        await asyncio.sleep(0.01)
+        room.submit(other)
+    for other in others:
+        verdict = await room.verdict(other.id)
+        assert isinstance(verdict, Decision)
+        rungs.append(verdict.rung)
+    assert set(rungs) == {"mip"}
+    verdicts = [await room.verdict(item.id) for item in flood]
+    flooded = Counter(verdict.rung for verdict in verdicts if isinstance(verdict, Decision))
+    assert flooded["static"] > flooded["mip"] > 0

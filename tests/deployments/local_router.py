@@ -69,14 +69,10 @@ class _Remote:
         self.remote = method
 
 
-@dataclass
-class _Predictor:
+class DearIsGood:
     """Dearer models are better; answers take half of what they may."""
 
-    def __post_init__(self) -> None:
-        self.predict = _Remote(self._predict)
-
-    async def _predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
+    def predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
         n, usd_per_token = len(items), np.array([price.output_usd_per_million for price in prices.values()]) / 1e6
         most = np.array([item.max_tokens or CONTEXT - INPUT_TOKENS for item in items], dtype=float)
         tokens = np.repeat(most[:, None] / 2, len(prices), axis=1)
@@ -100,8 +96,19 @@ class _Solver:
         return assign(problem, strategy)
 
 
-def make_router(config: ServiceConfig) -> Any:
-    router = Router.func_or_class(config, _Predictor(), _Solver(), {})
+class _Handle:
+    """A deployment's handle, of the Predictor in this process."""
+
+    def __init__(self, predictor: Any) -> None:
+        async def predict(*given: Any) -> Estimates:
+            found: Estimates = predictor.predict(*given)
+            return found
+
+        self.predict = _Remote(predict)
+
+
+def make_router(config: ServiceConfig, predictor: Any = None) -> Any:
+    router = Router.func_or_class(config, _Handle(predictor or DearIsGood()), _Solver(), {})
     router.reconfigure(config.routing.model_dump())
     return router
 
@@ -111,12 +118,13 @@ class LocalService:
     """A router and one ingress's line to it; `generated_usd` is what engines have worked."""
 
     config: ServiceConfig
+    predictor: Any = field(default_factory=DearIsGood)
     router: Any = None
     link: RouterLink = field(init=False)
     generated_usd: float = 0.0
 
     def __post_init__(self) -> None:
-        self.router = make_router(self.config)
+        self.router = make_router(self.config, self.predictor)
         self.link = RouterLink(lambda report, wait: self.router.exchange(report, wait))
         self._beat = asyncio.create_task(self._heartbeats())
 

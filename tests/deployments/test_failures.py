@@ -224,6 +224,7 @@ def test_a_rolling_deploy_of_prices_budget_and_a_new_model_loses_nothing(
     port = service.document["http_options"]["port"]
     changed = make_document(folder, (*FIRST_MODELS, LATER_MODEL), port)
     args = changed["applications"][0]["args"]
+    args["predictor"]["artefact"] = str(make_artefact(folder, FIRST_MODELS))  # which does not know the new model
     args["routing"]["budget_usd_per_request"] = 2 * BUDGET_USD
     args["models"][0]["output_usd_per_million"] *= 2
     before = {p.pid for name in ("Ingress", "Engine-wren", "Router") for p in replicas(name)}
@@ -240,7 +241,10 @@ def test_a_rolling_deploy_of_prices_budget_and_a_new_model_loses_nothing(
         rolled_at = load.sent
         wait_for(lambda: load.sent > rolled_at + 16, 30, "and is used")
     assert set(load.ends) == {"whole"}, load.ends
-    assert service.chat(model=LATER_MODEL).status_code == 200
+    answer = service.chat(model=LATER_MODEL)
+    assert (answer.status_code, answer.headers.get("x-router-success")) == (200, None)
+    in_auto = {one["id"]: one.get("in_auto") for one in httpx.get(f"{service.url}/v1/models").json()["data"]}
+    assert in_auto == {"auto": None, **dict.fromkeys(FIRST_MODELS, True), LATER_MODEL: False}
     listed = httpx.get(f"{service.url}/v1/models/wren").json()
     assert listed["output_usd_per_million"] == args["models"][0]["output_usd_per_million"]
 

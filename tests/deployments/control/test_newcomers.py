@@ -77,7 +77,24 @@ def test_the_predictor_has_a_column_for_every_model_of_the_configuration(predict
 
 
 def test_a_predictor_of_other_models_mixes_up_none(predictor: Any) -> None:
-    """While a deploy changes them, a batch is planned without it instead."""
     for names in (NAMES, ("owl", "rook", *NAMES[::-1])):
         with pytest.raises(UnavailableError, match="different models"):
             predictor.predict([item("a")], dict.fromkeys(names, ModelPrice(1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("newcomers", "rung"), [([], "static"), ([ROOK, OWL], "static"), ([OWL, ROOK], "mip")], ids=str
+)
+async def test_while_a_deploy_changes_the_models_batches_are_planned_without_a_predictor_of_others(
+    predictor: Any, newcomers: list[dict[str, Any]], rung: str
+) -> None:
+    """The same models in another order included."""
+    config = configuration(None, newcomers=newcomers)
+    service = LocalService(config.model_copy(update={"models": config.models[::-1]}), predictor)
+    await service.announce()
+    try:
+        decisions = await asyncio.gather(*(service.plan(item(f"r{i}")) for i in range(3)))
+        assert [one.rung for one in decisions] == [rung] * 3
+        assert "owl" not in {one.model for one in decisions}
+    finally:
+        await service.close()

@@ -58,6 +58,10 @@ class Estimates:
         """(N,) whether a predictor was there for the request."""
         return np.array([row not in self.guessed for row in range(len(self))], dtype=bool)
 
+    def counted_tokens(self, row: int, column: int) -> float:
+        """Tokens of the request's prompt; 0 where nobody has counted them."""
+        return 0.0 if row in self.guessed else float(self.input_tokens[row, column])
+
     def __len__(self) -> int:
         return len(self.success)
 

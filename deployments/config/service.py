@@ -56,6 +56,14 @@ class RoutingConfig(Section):
         "and told in the header x-router-max-tokens; or no model for the request.",
     )
 
+    stay_value: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="What it counts for, in chance of a good answer, that a conversation stays on its model, beside "
+        "the input that is cached there.",
+    )
+
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:
         self.build_strategy()
@@ -71,7 +79,7 @@ class RoutingConfig(Section):
         served = tuple(
             replace(model.served, clamps=clamps, by_name_only=model.name in by_name_only) for model in models
         )
-        return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request)
+        return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request, self.stay_value)
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:
         """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""
@@ -228,6 +236,9 @@ class IngressConfig(Section):
         description="Request fields that neither OpenAI nor vLLM knows: left out and named in the header "
         "x-router-ignored, or answered with 400.",
     )
+    session_by_user: bool = Field(
+        False, description="Requests that name no session belong to one of their field `user`, if they have it."
+    )
     cors: CorsConfig | None = Field(None, description="Web pages that may call the service; null: none.")
     upload_timeout_s: float = Field(
         60.0, gt=0, description="For a body to come, of its request's time; slower ones are answered with 408."
@@ -259,6 +270,13 @@ class IngressConfig(Section):
         return self
 
 
+class SessionsConfig(Section):
+    """Conversations, which requests name by `routing.session`, `x-session-id` or `prompt_cache_key`."""
+
+    max_sessions: int = Field(100_000, ge=1, description="Sessions that are remembered: the last ones.")
+    ttl_s: float = Field(1800.0, gt=0, description="A session that is silent for longer is forgotten.")
+
+
 class RolloutConfig(Section):
     """How a deploy replaces replicas: in whose place a new one is started first, an old one serves until it is ready.
 
@@ -284,6 +302,7 @@ class ServiceConfig(Section):
     solver: SolverConfig = Field(default_factory=lambda: SolverConfig(), description="The solver actor.")
     dispatch: DispatchConfig = Field(default_factory=lambda: DispatchConfig(), description="Engines' calls.")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
+    sessions: SessionsConfig = Field(default_factory=lambda: SessionsConfig(), description="Conversations.")
     rollout: RolloutConfig = Field(default_factory=lambda: RolloutConfig(), description="How a deploy goes about it.")
     keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
     anonymous: Permissions = Field(

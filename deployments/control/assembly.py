@@ -10,6 +10,7 @@ import numpy as np
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import PredictorConfig, RoutingConfig, ServiceConfig
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
+from apportion.router.batch.conversations import Conversations
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.forecaster import CallLimits, Forecaster, Predict
@@ -75,7 +76,8 @@ class BatchRoom:
             config.ingress.route.timeout_s,
         )
         fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
-        self.reservations = Reservations(fleet, spending(config, wall_clock, clock, service), clock)
+        sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
+        self.reservations = Reservations(fleet, spending(config, wall_clock, clock, service), sessions, clock)
         self.scheduler = Scheduler(
             self.policy(config.routing),
             self.forecaster,

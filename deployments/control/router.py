@@ -163,6 +163,8 @@ class Router:
             **self._reservations.fleet.describe(),
             "parts": self._room.parts(),
             "rungs": dict(self._room.planner.rungs_used),
+            "sessions": len(self._reservations.conversations),
+            "turns": {turn.value: count for turn, count in self._reservations.conversations.turns.items()},
             "waiting": self._scheduler.waiting,
             "waiting_for_budget": self._scheduler.waiting_for_budget,
             "in_flight": self._reservations.fleet.in_flight,

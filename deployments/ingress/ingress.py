@@ -198,6 +198,7 @@ class Ingress:
                 caller,
                 ingress.bounds,
                 refuse_unknown=ingress.unknown_fields == "refuse",
+                session_by_user=ingress.session_by_user,
             )
             parsed.batch_told = caller.operator or ingress.batch_for_all
 

@@ -30,6 +30,7 @@ from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prediction.conversation import check_text_only, template_variables
 
+SESSION_HEADER = "x-session-id"
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
 Tokens = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 # Fields of vLLM's that can make a prompt longer than it is counted.
@@ -54,6 +55,13 @@ class RoutingField(BaseModel):
     wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
     priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
     timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
+    session: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="The conversation that it is a turn of, by a name of the caller's; else the header x-session-id or "
+        "the field prompt_cache_key.",
+    )
 
 
 class _Message(BaseModel):
@@ -169,6 +177,7 @@ def parse(
     bounds: InputBounds = DEFAULT_BOUNDS,
     *,
     refuse_unknown: bool = False,
+    session_by_user: bool = False,
 ) -> ParsedRequest:
     """Reads one request.
 
@@ -176,13 +185,23 @@ def parse(
         models: that are served.
         caller: who asks; may be allowed only some of the models.
         refuse_unknown: fields that mean nothing here; else they are left out.
+        session_by_user: a request that names no session belongs to one of its `user`.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
         UnknownModelError: a model is not served here; names those that are.
         PermissionDeniedError: the caller may not ask for this.
     """
-    return parse_object(kind, decode(raw), headers, models, caller, bounds, refuse_unknown=refuse_unknown)
+    return parse_object(
+        kind,
+        decode(raw),
+        headers,
+        models,
+        caller,
+        bounds,
+        refuse_unknown=refuse_unknown,
+        session_by_user=session_by_user,
+    )
 
 
 def parse_object(
@@ -194,6 +213,7 @@ def parse_object(
     bounds: InputBounds = DEFAULT_BOUNDS,
     *,
     refuse_unknown: bool = False,
+    session_by_user: bool = False,
 ) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
@@ -235,6 +255,7 @@ def parse_object(
         needs=needs_of("completion" if kind == "completion" else "chat", read.chat),
         ask=ask,
         account=caller.account,
+        session=_session(field, headers, body, by_user=session_by_user),
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )
@@ -243,6 +264,13 @@ def parse_object(
     if kind == "chat":
         forwarded["messages"] = content
     return ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
+
+
+def _session(field: RoutingField, headers: Mapping[str, str], body: Mapping[str, Any], *, by_user: bool) -> str | None:
+    """The request's session, as a digest: names may be long, and tell something of people."""
+    names = (field.session, headers.get(SESSION_HEADER), body.get("prompt_cache_key"), by_user and body.get("user"))
+    name = next((name for name in names if name and isinstance(name, str)), None)
+    return None if name is None else hashlib.blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +285,16 @@ def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
 def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:
     """The field `routing`, with headers for what it does not say."""
     values: dict[str, Any] = {} if field is None else field.model_dump(exclude_unset=True)
-    for name in ("strategy", "max-cost-usd", "min-success", "models", "priority", "timeout-s", "wait-for-budget"):
+    for name in (
+        "strategy",
+        "max-cost-usd",
+        "min-success",
+        "models",
+        "priority",
+        "timeout-s",
+        "wait-for-budget",
+        "session",
+    ):
         value = headers.get(HEADER_PREFIX + name)
         key = name.replace("-", "_")
         if value is not None and key not in values:

@@ -42,7 +42,16 @@ def _item(
     kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
     try:
         refuse = config.unknown_fields == "refuse"
-        return parse_object(kind, body, headers, models, caller, config.bounds, refuse_unknown=refuse)
+        return parse_object(
+            kind,
+            body,
+            headers,
+            models,
+            caller,
+            config.bounds,
+            refuse_unknown=refuse,
+            session_by_user=config.session_by_user,
+        )
     except ApportionError as error:
         param = f"requests.{index}" + (f".{error.param}" if error.param else "")
         raise type(error)(f"requests.{index}: {error.message}", param=param) from None

@@ -31,6 +31,8 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
     }
     if decision.max_tokens is not None:
         values["max-tokens"] = str(decision.max_tokens)
+    if decision.turn is not None:
+        values["turn"] = decision.turn.value
     if batch_told:
         values["batch"] = (
             f"id={batch.id}; size={batch.size}; planned-usd={batch.planned_cost_usd:.6g}; cap-usd={batch.cap_usd:.6g}"
@@ -100,6 +102,7 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
                 "calibrated_success": candidate.calibrated_success,
                 "cost_usd": candidate.cost_usd,
                 "output_tokens": candidate.output_tokens,
+                "stay_value": candidate.stay_value,
                 "allowed": candidate.allowed,
                 "reason": candidate.reason,
             }

@@ -8,6 +8,7 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.batch.batch_budget import BatchBudget
+from apportion.router.batch.conversations import Stays
 from apportion.router.budget.standing import Claim
 
 
@@ -21,6 +22,7 @@ class Availability:
         capacity: (M,), slots of replicas that work; a model with none may not answer.
         avoided: (N, M), models that have failed a request; None: no request has failed.
         budget: what the limits on money leave each request, in their order; None: there are no limits.
+        stays: where the requests' sessions were last; None: no request has one.
     """
 
     free_slots: IntArray
@@ -28,6 +30,7 @@ class Availability:
     room: IntArray | None = None
     avoided: BoolArray | None = None
     budget: BatchBudget | None = None
+    stays: Stays | None = None
 
     def healthy(self, n_requests: int) -> BoolArray:
         """(N, M): models that have a replica for the request."""

@@ -19,6 +19,7 @@ from apportion.router.batch.admission import (
     pay_for_themselves,
 )
 from apportion.router.batch.batch_budget import ROUNDING, BatchBudget
+from apportion.router.batch.conversations import Stays
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import ApportionError
@@ -32,7 +33,7 @@ class Batch:
     """A batch on its way to verdicts.
 
     `allowed` and `healthy` (models that have a replica for the request) are (N, M); `remaining` (M,) are the slots that
-    no group has taken yet.
+    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case.
     """
 
     items: Sequence[RouteItem]
@@ -43,6 +44,8 @@ class Batch:
     policy: Policy
     explain: bool
     budget: BatchBudget | None = None
+    stays: Stays | None = None
+    elsewhere: BoolArray | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
@@ -57,6 +60,19 @@ class Batch:
         for row in np.flatnonzero(self.allowed.any(axis=1) & ~paid.any(axis=1)).tolist():
             self.refuse(row, self.budget.error(row, self.allowed[row]))
         self.allowed = paid
+
+    def keep_loops(self) -> None:
+        """Lets tool loops have no other model than theirs where it may answer within what the request brings.
+
+        Where money is paced nobody knows what that is; there the value of staying has to do.
+        """
+        if self.stays is None or (self.budget is not None and self.budget.pacer is not None):
+            return
+        most_usd = self.policy.budget_usd_per_request
+        self.elsewhere = self.stays.elsewhere(
+            self.allowed, self.estimates.cost_usd, np.inf if most_usd is None else most_usd
+        )
+        self.allowed = self.allowed & ~self.elsewhere
 
     def let_wait_what_has_no_room(self, room: IntArray | None) -> None:
         """Requests of many answers go where one replica has room for them; the others may have its slots meanwhile.
@@ -96,7 +112,10 @@ class Batch:
         priority = np.array([self.items[row].priority for row in rows], dtype=float)
         # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
         most = max(1, int(self.remaining.max(initial=1)))
-        return self.estimates.rows(rows).problem(
+        estimates = self.estimates.rows(rows)
+        if self.stays is not None:
+            estimates = self.stays.valued(estimates, rows, self.policy.stay_value)
+        return estimates.problem(
             self.remaining.copy(),
             allowed=self.allowed[rows],
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),

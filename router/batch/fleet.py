@@ -98,9 +98,13 @@ class Fleet:
                 avoided[row, column] = not others or name in item.avoid_models
         return avoided
 
-    def seat(self, item: RouteItem, model: str) -> EngineReplica | None:
-        """Takes the request's slots on a replica of the model; None if they are gone."""
-        name = self._slots.reserve(item.id, self._columns[model], item.sequences, item.avoid_replicas)
+    def seat(self, item: RouteItem, model: str, rather: str | None = None) -> EngineReplica | None:
+        """Takes the request's slots on a replica of the model; None if they are gone.
+
+        Args:
+            rather: the replica that has read the most of the request, unless others have far more room.
+        """
+        name = self._slots.reserve(item.id, self._columns[model], item.sequences, item.avoid_replicas, rather)
         return None if name is None else self._replicas[name]
 
     def adopt(self, held: Held) -> None:

@@ -39,9 +39,9 @@ class RouteItem:
     `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `template_variables` what the
     request tells chat templates beside it; pictures and clips stand there as placeholders. `needs` is what a model must
     be able to do for it; `unread_prompt` where the engine may add what the router has not counted.
-    The higher `priority`, the sooner and the weightier; `timeout_s` is what is left of the request's time. `account`
-    says who pays. `resent`: a router has been told of it before, and may have decided, counted and reserved it before
-    it was lost.
+    `session` names the conversation, among the account's own, that it is a turn of. The higher `priority`, the sooner
+    and the weightier; `timeout_s` is what is left of the request's time. `account` says who pays. `resent`: a router
+    has been told of it before, and may have decided, counted and reserved it before it was lost.
     """
 
     id: str
@@ -54,6 +54,7 @@ class RouteItem:
     needs: Capabilities = NO_NEEDS
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)
+    session: str | None = None
     prompts: int = 1
     unread_prompt: bool = False
     priority: int = 0
@@ -90,13 +91,21 @@ class BatchInfo:
     binding: tuple[str, ...]
 
 
+class Turn(enum.StrEnum):
+    """What a decision is to the session of its request."""
+
+    first = enum.auto()  # nothing is known of the session
+    stays = enum.auto()  # its model answers again
+    moves = enum.auto()  # another one does
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """What was predicted for one model.
 
     `success` is what the plan goes by; `calibrated_success` is the same before the incumbent's was lifted over
     claims that held-out outcomes did not prove; both are None where nobody knows. `reason` says why the model may not
-    answer; None: it may.
+    answer; None: it may. `stay_value` is what the plan added to `success` since the request's session was there last.
     """
 
     model: str
@@ -106,6 +115,7 @@ class Candidate:
     output_tokens: float
     allowed: bool
     reason: str | None = None
+    stay_value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,7 @@ class Decision:
     timing: PlanTiming | None = None
     candidates: tuple[Candidate, ...] = ()
     price: ModelPrice | None = None
+    turn: Turn | None = None
     token: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
 

@@ -61,15 +61,28 @@ class BatchPlanner:
             starting: (N,), those that may have slots; the others wait unless they have to be refused. None: all may.
             explain: decisions carry the predictions for every model.
         """
+        if available.stays is not None:
+            estimates = available.stays.cheaper(estimates, policy.prices)
         healthy = available.healthy(len(items))
         possible = possible_models(items, estimates, policy.models)
         allowed = possible & healthy
         batch = Batch(
-            items, estimates, allowed, healthy, available.free_slots.copy(), policy, explain, available.budget
+            items,
+            estimates,
+            allowed,
+            healthy,
+            available.free_slots.copy(),
+            policy,
+            explain,
+            available.budget,
+            available.stays,
         )
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
         batch.leave_out_what_cannot_be_paid()
+        batch.keep_loops()
+        if batch.elsewhere is not None:
+            possible &= ~batch.elsewhere
         if starting is not None:
             batch.let_wait(~starting)
         batch.let_wait_what_has_no_room(available.room)
@@ -116,18 +129,21 @@ class BatchPlanner:
                 id=item.id,
                 model=model.name,
                 max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
-                success=None if model.by_name_only else float(problem.success[i, chosen]),
+                success=None if model.by_name_only else float(batch.estimates.success[row, chosen]),
                 cost_usd=float(problem.cost_usd[i, chosen]),
                 slot_price=float(assignment.prices.slots[chosen]),
                 rung=rungs[i],
                 strategy=assignment.strategy,
                 batch=info,
                 candidates=_candidates(batch, row) if batch.explain else (),
+                turn=None if batch.stays is None else batch.stays.turn(row, chosen),
             )
 
 
 def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
     estimates, policy = batch.estimates, batch.policy
+    stays = batch.stays
+    value = np.zeros(len(policy.models)) if stays is None else stays.value(len(policy.models), policy.stay_value)[row]
     whys = reasons(batch.items[row], estimates, row, policy.models, batch.healthy)
     return tuple(
         Candidate(
@@ -137,8 +153,15 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
             cost_usd=float(estimates.cost_usd[row, j]),
             output_tokens=float(estimates.output_tokens[row, j]),
             allowed=bool(batch.allowed[row, j]),
+            stay_value=float(value[j]),
             # What no limit of the request's forbids is forbidden by those on money, or by slots that are taken.
-            reason=None if batch.allowed[row, j] else whys[j] or "there is no money or no room for it at the moment",
+            reason=None if batch.allowed[row, j] else whys[j] or _passing_reason(batch, row, j),
         )
         for j, model in enumerate(policy.models)
     )
+
+
+def _passing_reason(batch: Batch, row: int, column: int) -> str:
+    if batch.elsewhere is not None and batch.elsewhere[row, column]:
+        return "the request brings the results of another model's calls"
+    return "there is no money or no room for it at the moment"

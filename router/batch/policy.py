@@ -32,12 +32,14 @@ class Policy:
     """How batches are planned from now on.
 
     `models` are in the order of every array. A batch may spend `budget_usd_per_request` times its requests; None: no
-    cap. `names` and `prices` (list prices) follow from the models.
+    cap. A model counts as better by `stay_value` where it answered the request's session last. `names` and `prices`
+    (list prices) follow from the models.
     """
 
     models: tuple[ServedModel, ...]
     strategy: Strategy
     budget_usd_per_request: float | None = None
+    stay_value: float = 0.0
 
     names: tuple[str, ...] = field(init=False)
     prices: tuple[ModelPrice, ...] = field(init=False)

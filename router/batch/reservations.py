@@ -10,6 +10,7 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray
 from apportion.router.batch.availability import Availability
+from apportion.router.batch.conversations import Conversations
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.lanes import SlotRoom
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, RouteItem
@@ -24,15 +25,19 @@ from apportion.router.estimates import Estimates
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a decided request needs: slots of its model, and its worst case in money where there are limits."""
+    """What a decided request needs: slots of its model, and its worst case in money where there are limits.
+
+    `prompt_tokens` are those of its prompt on that model; 0: nobody has counted them.
+    """
 
     item: RouteItem
     decision: Decision
     claim: Claim | None
+    prompt_tokens: float = 0.0
 
 
 class Reservations:
-    """The one place where slots and money change hands.
+    """The one place where slots and money change hands; and which remembers where conversations went.
 
     A request takes both or nothing. It gives back its slots when it has ended, and its money when it is known what it
     cost: where the ingress does not know, its engine is asked, and where that does not say in time, the worst case is
@@ -42,15 +47,18 @@ class Reservations:
         clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, fleet: Fleet, spending: Spending, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, fleet: Fleet, spending: Spending, conversations: Conversations, clock: Callable[[], float]
+    ) -> None:
         self.fleet = fleet
         self.spending = spending
+        self.conversations = conversations
         self._unsettled = Unsettled(clock)
 
-    def empty(self) -> Availability:
-        """What there would be if nothing were in flight, without limits on money."""
+    def empty(self, items: Sequence[RouteItem], policy: Policy) -> Availability:
+        """What there would be for a batch if nothing were in flight, without limits on money."""
         capacity = self.fleet.capacity()
-        return Availability(capacity, capacity)
+        return Availability(capacity, capacity, stays=self.conversations.look(items, policy.names))
 
     def room(self) -> SlotRoom:
         """The slots that are free now, for the queue to know who can start."""
@@ -70,7 +78,10 @@ class Reservations:
         """
         budget = await self.spending.look(items, estimates, policy)
         room = np.where(patient[:, None], UNBOUNDED, self.fleet.room()[None, :])
-        return Availability(self.fleet.free_slots(), self.fleet.capacity(), room, self.fleet.avoided(items), budget)
+        stays = self.conversations.look(items, policy.names)
+        return Availability(
+            self.fleet.free_slots(), self.fleet.capacity(), room, self.fleet.avoided(items), budget, stays
+        )
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:
         """Takes each request's slots, then its money; whoever gets no money gives the slots back.
@@ -83,7 +94,7 @@ class Reservations:
             LedgerError: the database does not answer; nobody holds anything.
         """
         taken: list[EngineReplica | Shortage | None] = []
-        taken += [self.fleet.seat(wish.item, wish.decision.model) for wish in wishes]
+        taken += [self._seat(wish) for wish in wishes]
         seated = [row for row, replica in enumerate(taken) if replica is not None]
         claims = [claim for row in seated if (claim := wishes[row].claim) is not None]
         try:
@@ -93,12 +104,20 @@ class Reservations:
                 self.fleet.release(wishes[row].item.id)
             raise
         for row, shortage in zip(seated, shortages, strict=True):
-            if shortage is None:
-                self.spending.plan(wishes[row].item.id, wishes[row].decision.cost_usd)
-            else:
-                self.fleet.release(wishes[row].item.id)
+            wish, replica = wishes[row], taken[row]
+            if shortage is not None:
+                self.fleet.release(wish.item.id)
                 taken[row] = shortage
+            elif isinstance(replica, EngineReplica):
+                self.spending.plan(wish.item.id, wish.decision.cost_usd)
+                self.conversations.remember(
+                    wish.item, wish.decision.turn, replica.model, replica.id, wish.prompt_tokens
+                )
         return taken
+
+    def _seat(self, wish: Wish) -> EngineReplica | None:
+        last = self.conversations.last(wish.item)
+        return self.fleet.seat(wish.item, wish.decision.model, None if last is None else last.replica)
 
     def adopt(self, held: Held) -> None:
         """Takes over a request in flight that a router before this one had decided."""

@@ -134,7 +134,7 @@ class Scheduler:
 
     async def preview(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """What would be decided for the items as one batch with all slots free; takes nothing."""
-        return await self._preview.plan(items, self.policy, self._reservations.empty())
+        return await self._preview.plan(items, self.policy, self._reservations.empty(items, self.policy))
 
     async def _plan_batch(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
         for row, entry in enumerate(entries):
@@ -224,7 +224,8 @@ class Scheduler:
                 continue
             timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
             decision = replace(verdict, timing=timing, price=policy.price_of(verdict.model))
-            chosen.append((entry, Wish(entry.item, decision, available.claim(row, verdict.model))))
+            counted = estimates.counted_tokens(row, policy.names.index(decision.model))
+            chosen.append((entry, Wish(entry.item, decision, available.claim(row, decision.model), counted)))
         waiting = plan.waiting | await self._dispatch(chosen)
         left = [row for row, entry in enumerate(entries) if entry.item.id in waiting and not entry.cancelled]
         if not left:

@@ -115,8 +115,17 @@ class SlotLedger:
             most[replica.model] = max(most[replica.model], here)
         return most
 
-    def reserve(self, request_id: str, model: int, sequences: int, avoid: Collection[str] = frozenset()) -> str | None:
+    def reserve(
+        self,
+        request_id: str,
+        model: int,
+        sequences: int,
+        avoid: Collection[str] = frozenset(),
+        rather: str | None = None,
+    ) -> str | None:
         """Takes slots on the model's least used replica, but on none that is to be avoided.
+
+        The replica that the request would rather have goes before that one, unless it has less than half as much free.
 
         A restricted replica that has nothing to do goes first: else it would never show that it works again where
         the others have room.
@@ -132,7 +141,12 @@ class SlotLedger:
         ]
         if not candidates or request_id in self._seats:
             return None
-        name, chosen = max(candidates, key=lambda pair: (pair[1].on_trial, pair[1].free))
+
+        def room(one: tuple[str, _Replica]) -> tuple[bool, int]:
+            name, replica = one
+            return replica.on_trial, replica.free * (2 if name == rather else 1)
+
+        name, chosen = max(candidates, key=room)
         self._seat(request_id, name, min(sequences, chosen.free))
         return name
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from apportion.router.batch.messages import (
     Reply,
     Report,
     RouteItem,
+    Turn,
 )
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, RateLimitError
@@ -280,6 +281,24 @@ async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
     assert (await router.state())["prices"]["small"] == asdict(ModelPrice(1.0, 1.0))
     router.reconfigure({})
     assert (await router.state())["prices"]["large"]["output_usd_per_million"] == 10.0
+
+
+async def test_what_a_conversation_counts_for_changes_without_a_restart(router: Any) -> None:
+    await join(router, ("s1", "small", 4), ("l1", "large", 4))
+
+    async def turn(number: int, model: str | None = None) -> Decision:
+        asked = replace(item(f"r{number}"), model=model, session="s")
+        decision = (await router.exchange(Report("i", items=(asked,)), True)).verdicts[-1]
+        assert isinstance(decision, Decision)
+        return decision
+
+    router.reconfigure({"stay_value": 1.0})
+    assert (await turn(1, "small")).turn is Turn.first
+    assert (await turn(2)).model == "small"
+    router.reconfigure({"stay_value": 0.0})
+    assert (await turn(3)).model == "large"
+    state = await router.state()
+    assert (state["sessions"], state["turns"]) == (1, {"first": 1, "stays": 1, "moves": 1})
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,22 @@ def test_the_longest_answer_is_what_the_endpoint_defines() -> None:
     assert read("completion", {"prompt": "a"}).item.max_tokens == 16
 
 
+def test_a_session_has_a_name_of_the_callers_which_nobody_else_reads() -> None:
+    by_field = read("chat", CHAT | {"routing": {"session": "s"}, "prompt_cache_key": "t"}, {"x-session-id": "t"})
+    assert by_field.item.session not in {None, "s"}
+    for body, headers in (
+        ({}, {"x-session-id": "s"}),
+        ({}, {"x-router-session": "s"}),
+        ({"prompt_cache_key": "s", "user": "u"}, {}),
+    ):
+        assert read("chat", CHAT | body, headers).item.session == by_field.item.session
+    assert read("chat", CHAT | {"user": "s", "prompt_cache_key": 7}).item.session is None
+    raw = json.dumps(CHAT | {"user": "s"}).encode()
+    assert parse("chat", raw, {}, MODELS, session_by_user=True).item.session == by_field.item.session
+    assert read("completion", {"prompt": "a"}, {"x-session-id": "t"}).item.session not in {None, by_field.item.session}
+    assert json.loads(by_field.engine_body("small"))["prompt_cache_key"] == "t", "vLLM's own layer reads it"
+
+
 def test_headers_ask_what_the_field_does_not() -> None:
     headers = {
         "x-router-min-success": "0.7",

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from apportion.deployments.wire.headers import decision_headers, server_timing, verdict_json
-from apportion.router.batch.messages import BatchInfo, Candidate, Decision, PlanTiming
+from apportion.router.batch.messages import BatchInfo, Candidate, Decision, PlanTiming, Turn
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
 
@@ -42,6 +42,13 @@ def test_what_everybodys_batch_holds_is_told_to_those_who_may_know_it() -> None:
     told = dict(decision_headers(decision(None)))
     kept = dict(decision_headers(decision(None), batch_told=False))
     assert told.keys() - kept.keys() == {b"x-router-batch"}
+
+
+def test_a_turn_of_a_conversation_is_told() -> None:
+    assert dict(decision_headers(replace(decision(None), turn=Turn.stays)))[b"x-router-turn"] == b"stays"
+    assert b"x-router-turn" not in dict(decision_headers(decision(None)))
+    candidate = Candidate("small", 0.5, 0.5, 1e-6, 8.0, True, stay_value=0.05)
+    assert verdict_json(0, replace(decision(None), candidates=(candidate,)))["candidates"][0]["stay_value"] == 0.05
 
 
 def test_an_answer_that_was_cut_to_what_fits_is_told() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
+from apportion.router.batch.conversations import Conversations
 from apportion.router.batch.entry import Entry
 from apportion.router.batch.fleet import Fleet
 from apportion.router.batch.forecaster import CallLimits, Forecaster
@@ -85,7 +86,7 @@ class PlainRoom:
         self.planner = BatchPlanner(self.rungs)
         self.fleet = Fleet(self.policy.names, self.clock)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
-        self.reservations = Reservations(self.fleet, self.spending, self.clock)
+        self.reservations = Reservations(self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock)
         previews = Part("predictor of previews", self.predict_s, self.clock)
         self.preview = Preview(
             Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False)),

@@ -26,6 +26,19 @@ def test_reserving_takes_the_least_used_replica_and_releasing_gives_it_back() ->
     assert slots.in_flight == 0
 
 
+def test_a_replica_that_is_rather_had_is_taken_unless_another_has_far_more_room() -> None:
+    slots = SlotLedger(1)
+    slots.join("a", 0, 8)
+    slots.join("b", 0, 8)
+    slots.reserve("r0", 0, 3, avoid={"b"})
+    assert slots.reserve("r1", 0, 1, rather="a") == "a"
+    assert slots.reserve("r2", 0, 1, avoid={"a"}, rather="a") == "b"
+    slots.release("r2")
+    slots.reserve("r3", 0, 1, avoid={"b"})
+    assert slots.reserve("r4", 0, 1, rather="a") == "b", "three are free on a, eight on b"
+    assert slots.reserve("r5", 0, 1, rather="gone") == "b"
+
+
 def test_releasing_twice_frees_once() -> None:
     slots = make_slots()
     slots.reserve("r1", 1, 1)

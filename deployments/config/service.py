@@ -273,8 +273,8 @@ class IngressConfig(Section):
 class SessionsConfig(Section):
     """Conversations, which requests name by `routing.session`, `x-session-id` or `prompt_cache_key`."""
 
-    max_sessions: int = Field(100_000, ge=1, description="Sessions that are remembered: the last ones.")
-    ttl_s: float = Field(1800.0, gt=0, description="A session that is silent for longer is forgotten.")
+    max_sessions: int = Field(100_000, ge=1, description="Conversations that are remembered, the last ones.")
+    ttl_s: float = Field(1800.0, gt=0, description="One that is silent for longer is forgotten.")
 
 
 class RolloutConfig(Section):

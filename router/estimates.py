@@ -12,6 +12,7 @@ import numpy as np
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem
 from apportion.router.errors import ApportionError, InvalidRequestError
+from apportion.router.prices import ModelPrice, price_arrays
 
 _TABLES = (
     "success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd", "calibrated_success",
@@ -48,6 +49,11 @@ class Estimates:
         for row, refusals in self.refusals.items():
             readable[row, list(refusals)] = False
         return readable
+
+    def with_input(self, tokens: IntArray, prices: Sequence[ModelPrice]) -> Estimates:
+        """The estimates of prompts that are longer by so many tokens, (N, M)."""
+        more_usd = tokens * price_arrays(prices)[0]
+        return replace(self, input_tokens=self.input_tokens + tokens, cost_usd=self.cost_usd + more_usd)
 
     def before_lift(self) -> FloatArray:
         """(N, M) calibrated success of every model, the incumbent's not lifted."""

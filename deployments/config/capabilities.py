@@ -57,6 +57,11 @@ class CapabilitiesConfig(Section):
             raise ValueError("tool_choice and parallel_tool_calls are kinds of tool calls; leave `tools` out or true")
         return self
 
+    @property
+    def media_tokens(self) -> tuple[int, int]:
+        """The most that a picture and an audio clip count for."""
+        return self.tokens_per_image or 0, self.tokens_per_audio or 0
+
     def of(self, arguments: Mapping[str, Any], tokenizer: TokenizerSource) -> Capabilities:
         """All that the model can do.
 

@@ -169,9 +169,12 @@ class ModelConfig(ModelDescription):
     @property
     def served(self) -> ServedModel:
         """The model as a batch knows it."""
-        tokens = self.capabilities.tokens_per_image or 0, self.capabilities.tokens_per_audio or 0
         return ServedModel(
-            self.name, self.price, self.max_model_len, capabilities=self.all_capabilities, media_tokens=tokens
+            self.name,
+            self.price,
+            self.max_model_len,
+            capabilities=self.all_capabilities,
+            media_tokens=self.capabilities.media_tokens,
         )
 
     @property

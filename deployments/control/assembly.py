@@ -65,11 +65,14 @@ class BatchRoom:
         timeout_s, means = config.predictor.timeout_s, self.knowledge.mean_success
         turns = Turns(config.predictor.num_replicas)
         limits = calls(config.predictor)
-        self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, limits)
+        media = np.array([model.capabilities.media_tokens for model in config.models])
+        self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, limits, media)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.preview = Preview(
-            Forecaster(predict, Part("predictor of previews", timeout_s, clock), means, longest, turns, PREVIEW_CALLS),
+            Forecaster(
+                predict, Part("predictor of previews", timeout_s, clock), means, longest, turns, PREVIEW_CALLS, media
+            ),
             BatchPlanner(
                 Rungs(_briefly(solve), Part("solver of previews", solve_timeout_s, clock), len(means), solve_timeout_s)
             ),

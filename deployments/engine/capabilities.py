@@ -79,7 +79,7 @@ class EngineAbilities:
             for name, claimed, most in zip(said._fields, said, self.capabilities, strict=True)
             if claimed > most
         ]
-        for (kind, name), stated in zip(KINDS.items(), model.served.media_tokens, strict=True):
+        for (kind, name), stated in zip(KINDS.items(), model.capabilities.media_tokens, strict=True):
             most = self.media_tokens.get(kind, 0)
             if getattr(said, name) and most > stated:
                 wrong.append(f"tokens_per_{kind}: one is up to {most} tokens, not {stated}; raise it to {most}")

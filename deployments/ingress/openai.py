@@ -20,6 +20,7 @@ from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress import responses
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields, refuse
 from apportion.deployments.ingress.known_fields import Kind
+from apportion.deployments.ingress.media import Media, read_media
 from apportion.deployments.ingress.needs import needs_of
 from apportion.deployments.ingress.translation import Translated
 from apportion.deployments.keys.caller import ANYBODY, Caller
@@ -28,13 +29,13 @@ from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, che
 from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
-from apportion.router.prediction.conversation import check_text_only, template_variables
+from apportion.router.prediction.conversation import template_variables
 
 SESSION_HEADER = "x-session-id"
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
 Tokens = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 # Fields of vLLM's that can make a prompt longer than it is counted.
-UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template"})
+UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template", "media_io_kwargs", "mm_processor_kwargs"})
 
 
 class RoutingField(BaseModel):
@@ -157,7 +158,7 @@ class ParsedRequest:
     def digest(self) -> bytes:
         """Of the content, whatever model and sampling are asked for; what was forgotten keeps its own."""
         if self._digest is None:
-            content = json.dumps([self.item.content, self.item.tools], ensure_ascii=False)
+            content = json.dumps([self._body.get("messages", self.item.content), self.item.tools], ensure_ascii=False)
             self._digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
         return self._digest
 
@@ -235,11 +236,11 @@ def parse_object(
     if refuse_unknown:
         refuse(read.ignored)
     if kind == "completion":
-        content, tools = checked.prompt, None
+        content, tools, media = checked.prompt, None, Media([], [])
         prompts = _count_prompts(checked.prompt, named)
     else:
-        content = [_without_nulls(message) for message in read.chat["messages"]]
-        check_text_only(content)
+        media = read_media([_without_nulls(message) for message in read.chat["messages"]])
+        content = media.content
         prompts, tools = 1, read.chat.get("tools")
     check_sequences(prompts, checked.n or 1, bounds)
     item = RouteItem(
@@ -252,7 +253,9 @@ def parse_object(
         max_tokens=checked.longest,
         tools=tools,
         template_variables={} if kind == "completion" else template_variables(read.chat),
-        needs=needs_of("completion" if kind == "completion" else "chat", read.chat),
+        needs=needs_of(
+            "completion" if kind == "completion" else "chat", read.chat, images=media.images, audio=media.audio
+        ),
         ask=ask,
         account=caller.account,
         session=_session(field, headers, body, by_user=session_by_user),
@@ -262,7 +265,7 @@ def parse_object(
     caller.check(item)
     forwarded = {name: value for name, value in read.body.items() if name != "routing"}
     if kind == "chat":
-        forwarded["messages"] = content
+        forwarded["messages"] = media.messages
     return ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
 
 

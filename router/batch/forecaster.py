@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apportion.router.arrays import FloatArray
+from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.batch.breaker import BreakerState
 from apportion.router.batch.estimates import TypicalLengths, prior_estimates
 from apportion.router.batch.messages import RouteItem
@@ -41,6 +41,7 @@ class Forecaster:
         mean_success: (M,), each model's in its training data, in the order of every array.
         max_model_len: (M,), tokens.
         turns: the line of all who ask the predictor.
+        media_tokens: (M, 2), the most that a picture and an audio clip count for; None: nothing.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Forecaster:
         max_model_len: FloatArray,
         turns: Turns,
         limits: CallLimits = CallLimits(),
+        media_tokens: IntArray | None = None,
     ) -> None:
         self._predict = predict
         self._part = part
@@ -58,6 +60,7 @@ class Forecaster:
         self._lengths = TypicalLengths(np.asarray(max_model_len, dtype=float))
         self._turns = turns
         self._limits = limits
+        self._media_tokens = np.zeros((len(mean_success), 2), dtype=np.int64) if media_tokens is None else media_tokens
 
     @property
     def state(self) -> BreakerState:
@@ -73,7 +76,12 @@ class Forecaster:
             prior = prior_estimates(left, self._mean_success, prices, self._lengths.tokens)
             for place, row in enumerate(missing):
                 answers[row] = prior, place
-        return gathered([answer for answer in answers if answer is not None])
+        return self._with_media(gathered([answer for answer in answers if answer is not None]), items, prices)
+
+    def _with_media(self, estimates: Estimates, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+        """Pictures and clips count at their most: they were not there when the text was counted."""
+        counts = np.array([(item.needs.images, item.needs.audio) for item in items])
+        return estimates.with_input(counts @ self._media_tokens.T, prices) if counts.any() else estimates
 
     async def try_again(self) -> None:
         """Asks a predictor that was left alone for long enough, so that no request has to."""

@@ -72,7 +72,9 @@ def _one_system_turn(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(system) == 1 and turns[0]["role"] == "system":
         return turns
     texts = [
-        turn["content"] if isinstance(turn["content"], str) else "\n".join(part["text"] for part in turn["content"])
+        turn["content"]
+        if isinstance(turn["content"], str)
+        else "\n".join(part["text"] for part in turn["content"] if "text" in part)
         for turn in system
     ]
     merged = {"role": "system", "content": "\n\n".join(text for text in texts if text)}

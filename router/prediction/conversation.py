@@ -21,22 +21,20 @@ MEDIA_FIELDS = frozenset(
     | {"prompt_embeds", "video_embeds", "video_url"}
 )
 
+# What stands in a content for a picture and an audio clip, here and in what templates are given.
+PLACEHOLDERS: tuple[Mapping[str, str], ...] = ({"type": "image"}, {"type": "audio"})
+
 Message = Mapping[str, Any]
 
 
-def check_text_only(messages: Sequence[Message]) -> None:
+def check_text(part: Any, place: str) -> None:
     """Raises: InvalidRequestError: a content part is no text; names its place and its type."""
-    for i, message in enumerate(messages):
-        content = message.get("content")
-        for k, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, str):
-                continue
-            kind = _kind(part)
-            if kind is not None:
-                place = f"messages[{i}].content[{k}]"
-                raise InvalidRequestError(
-                    f"{place} is {kind}, and the models here read text only; send parts of type text", param=place
-                )
+    kind = None if isinstance(part, str) else _kind(part)
+    if kind is not None:
+        raise InvalidRequestError(
+            f"{place} is {kind}, which no model here reads; send parts of type text, image_url or input_audio",
+            param=place,
+        )
 
 
 def _kind(part: Any) -> str | None:
@@ -59,22 +57,27 @@ def conversation(messages: Sequence[Message], *, as_parts: bool) -> list[dict[st
     """The messages as a template is given them.
 
     Args:
-        as_parts: content as a list of parts, for templates that walk through it; else as one text.
+        as_parts: content as a list of parts, for templates that walk through it; else as one text, without what stands
+            in for pictures and clips.
 
     Raises:
-        InvalidRequestError: a content part is no text, or a tool call is none of a function.
+        InvalidRequestError: a content part is no text and no placeholder, or a tool call is none of a function.
     """
-    check_text_only(messages)
+    for i, message in enumerate(messages):
+        content = message.get("content")
+        for k, part in enumerate(content if isinstance(content, list) else ()):
+            if part not in PLACEHOLDERS:
+                check_text(part, f"messages[{i}].content[{k}]")
     return [_message(message, i, as_parts) for i, message in enumerate(messages)]
 
 
 def _message(message: Message, index: int, as_parts: bool) -> dict[str, Any]:
     role = message.get("role")
-    texts = _texts(message.get("content"))
-    parts = as_parts and role != "tool"  # few templates can walk through a tool's answer
+    parts = _parts(message.get("content"))
+    walked = as_parts and role != "tool"  # few templates can walk through a tool's answer
     found: dict[str, Any] = {
         "role": role,
-        "content": [{"type": "text", "text": text} for text in texts] if parts else "\n".join(texts),
+        "content": parts if walked else "\n".join(part["text"] for part in parts if "text" in part),
     }
     if role == "assistant":
         calls = message.get("tool_calls")
@@ -93,13 +96,19 @@ def _message(message: Message, index: int, as_parts: bool) -> dict[str, Any]:
     return found
 
 
-def _texts(content: Any) -> list[str]:
+def _parts(content: Any) -> list[dict[str, str]]:
+    """Texts and placeholders in their order, those without a text left out."""
     if content is None:
         return []
-    if isinstance(content, str):
-        return [content]
-    texts = [part if isinstance(part, str) else part.get(TEXT_PARTS[part["type"]]) for part in content]
-    return [text for text in texts if text is not None]
+    found = [_part(part) for part in ([content] if isinstance(content, str) else content)]
+    return [part for part in found if part is not None]
+
+
+def _part(part: Any) -> dict[str, str] | None:
+    if part in PLACEHOLDERS:
+        return dict(part)
+    text = part if isinstance(part, str) else part.get(TEXT_PARTS[part["type"]])
+    return None if text is None else {"type": "text", "text": text}
 
 
 def _call(call: Any, index: int, number: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ STYLES: dict[str, str | None] = {
 }
 BY_ARGUMENT = STYLES["mapping"]
 
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
 USER = {"role": "user", "content": "How many bolts?"}
 
 
@@ -81,7 +82,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "two_calls": {"messages": [USER, _called(_call(), _call("bolts0002", "not JSON")), USER]},
     "tool_result": {"messages": [USER, _called(_call()), _result(), USER]},
     "long_id": {"messages": [USER, _called(_call("call_0123456789")), _result("call_0123456789"), USER]},
-    "picture": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]},
+    "picture": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]},
     "prefix": {
         "messages": [USER, {"role": "assistant", "content": "There are"}],
         "continue_final_message": True,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from apportion.deployments import zoo
+from apportion.deployments.config.capabilities import CapabilitiesConfig
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.ingress.openai import parse
 from apportion.deployments.wire.headers import verdict_json
@@ -59,11 +60,15 @@ def predictor() -> Predictor:
     return Predictor.load(zoo.folder_of("zoo:predictor"), models=NAMES, device="cpu")
 
 
+EYES = CapabilitiesConfig(images=2, tokens_per_image=90)
+
+
 class MixedFleet:
     """The real predictor, the zoo's tokenizers with these templates, and the batch room."""
 
-    def __init__(self, predictor: Predictor, folder: Path, *styles: str) -> None:
+    def __init__(self, predictor: Predictor, folder: Path, *styles: str, seeing: tuple[str, ...] = ()) -> None:
         models = [model(name, style, folder) for name, style in zip(NAMES, styles, strict=True)]
+        models = [one.model_copy(update={"capabilities": EYES}) if one.name in seeing else one for one in models]
         counter = TokenCounter.load({one.name: one.tokenizer_source for one in models}, download=False)
         self._estimator = RequestEstimator(predictor, counter, np.full(4, 256.0))
         self.room = PlainRoom(self._predict, policy=Policy(tuple(one.served for one in models), Mip()), predict_s=60.0)
@@ -115,10 +120,44 @@ async def test_what_no_model_reads_is_refused_with_all_reasons(style: str, predi
             assert all(name in verdict.error.message for name in NAMES)
 
 
-@pytest.mark.parametrize("to", ["auto", "heron"])
-def test_a_picture_is_refused_before_a_model_is_asked(to: str) -> None:
-    with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.content\[0\] is a part of type 'image_url'"):
-        item("picture", to)
+@pytest.mark.parametrize("style", [style for style in STYLES if style != "no_template"])
+async def test_a_picture_goes_where_it_is_seen_and_counts_at_its_most(
+    style: str, predictor: Predictor, folder: Path
+) -> None:
+    fleet = MixedFleet(predictor, folder, "mapping", style, "no_template", "thinking", seeing=("finch", "lark"))
+    told = await fleet.ask(("picture", "auto"), ("picture", "finch"), ("picture", "wren"), ("plain", "finch"))
+    plain, seen = told["plain", "finch"], told["picture", "finch"]
+    assert isinstance(told["picture", "auto"], Decision)
+    assert told["picture", "auto"].model == seen.model == "finch"
+    assert seen.cost_usd > plain.cost_usd + 80 * 2e-6 * 0.9, "a picture is 90 tokens at 2 USD a million, its text less"
+    assert isinstance(told["picture", "wren"], Refusal)
+    assert told["picture", "wren"].error.message.endswith("wren: takes no pictures")
+
+
+async def test_what_no_model_sees_is_refused_with_all_reasons(predictor: Predictor, folder: Path) -> None:
+    fleet = MixedFleet(predictor, folder, "mapping", "mapping", "no_template", "mapping", seeing=("lark",))
+    (told,) = (await fleet.ask(("picture", "auto"))).values()
+    assert isinstance(told, Refusal)
+    assert (told.error.status, told.error.param) == (400, "messages")
+    assert "wren, finch, heron: takes no pictures; lark: has no chat template" in told.error.message
+
+
+async def test_pictures_that_no_context_holds_are_too_long(predictor: Predictor, folder: Path) -> None:
+    fleet = MixedFleet(predictor, folder, *["mapping"] * 4, seeing=NAMES)
+    pictures = [SHAPES["picture"]["messages"][0]] * 3
+    body = {"messages": pictures, "max_tokens": 8}
+    one, two, three = (
+        replace(parse("chat", json.dumps(body | {"messages": pictures[:n]}).encode(), {}, NAMES).item, id=f"p{n}")
+        for n in (1, 2, 3)
+    )
+    told = await fleet.room.verdicts(one, two, three)
+    assert [type(verdict) for verdict in told] == [Decision, Decision, Refusal]
+    assert "takes at most 2 pictures in a request" in told[2].error.message
+    words = [{"role": "user", "content": "count " * 120}, *pictures[:2]]
+    (told,) = await fleet.room.verdicts(
+        replace(parse("chat", json.dumps(body | {"messages": words}).encode(), {}, NAMES).item, id="long")
+    )
+    assert told.error.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +169,17 @@ def test_a_picture_is_refused_before_a_model_is_asked(to: str) -> None:
         {"type": "file", "file": {}},
         {"type": "text", "text": {"a": 1}},
         {"text": "x"},
+        {"type": "image"},  # what stands in for a picture inside
+        {"type": "image_url", "image_url": {"url": "http://inside/secret"}},
+        {"type": "image_url", "image_url": None, "uuid": "somebody-elses"},
+        {"type": "image_url", "image_url": {"url": "data:text/html;base64,QQ=="}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,no"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}},
+        {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "x;base64,http://a"}},
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,QQ=="}},
     ],
 )
-def test_parts_that_are_no_text_are_refused_by_place(part: dict[str, Any]) -> None:
+def test_parts_that_nobody_reads_are_refused_by_place(part: dict[str, Any]) -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
     with pytest.raises(InvalidRequestError) as caught:
         parse("chat", json.dumps(body).encode(), {}, NAMES)

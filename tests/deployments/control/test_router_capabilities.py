@@ -16,7 +16,7 @@ async def test_tools_go_where_calls_are_parsed() -> None:
     wren = config.models[0].model_copy(update={"engine_args": PARSER})
     service = LocalService(config.model_copy(update={"models": (wren, *config.models[1:])}))
 
-    async def ask(prompt: str, **fields: object) -> str:
+    async def ask(prompt: object, **fields: object) -> str:
         body = {"max_tokens": 16, "messages": [{"role": "user", "content": prompt}], **fields}
         return await service.run(parse("chat", json.dumps(body).encode(), {}, NAMES).item)
 
@@ -26,5 +26,7 @@ async def test_tools_go_where_calls_are_parsed() -> None:
         assert {await ask(f"How many in {i}?", tools=TOOLS, tool_choice="none") for i in range(5)} != {"wren"}
         assert await ask("How many?", tools=TOOLS, model="heron") == "invalid_request"
         assert await ask("How many?", reasoning_effort="high") == "invalid_request"
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+        assert await ask([{"type": "text", "text": "What is shown?"}, picture]) == "invalid_request"
     finally:
         await service.close()

@@ -78,9 +78,10 @@ class PlainRoom:
         models = self.policy.models
         means = np.linspace(0.4, 0.9, len(models))
         longest = np.array([model.max_model_len for model in models], dtype=float)
+        media = np.array([model.media_tokens for model in models])
         self.turns = Turns(1)
         self.forecaster = Forecaster(
-            self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.turns, self.calls
+            self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.turns, self.calls, media
         )
         self.rungs = Rungs(self.solver, Part("solver", self.solver_timeout_s, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
@@ -89,7 +90,7 @@ class PlainRoom:
         self.reservations = Reservations(self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock)
         previews = Part("predictor of previews", self.predict_s, self.clock)
         self.preview = Preview(
-            Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False)),
+            Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False), media),
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.preview_s,
         )

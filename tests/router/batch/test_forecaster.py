@@ -6,6 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import pytest
+
+from apportion.router.assignment import Mip
+from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.forecaster import CallLimits, Forecaster
 from apportion.router.batch.messages import Decision, RouteItem
 from apportion.router.batch.policy import Policy
@@ -13,7 +18,7 @@ from apportion.router.budget import Account
 from apportion.router.errors import DeadlineError
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
-from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, estimates, items, until
+from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, broken, estimates, items, until
 
 
 @dataclass
@@ -145,3 +150,19 @@ async def test_a_flood_goes_without_predictions_before_anybody_else_does() -> No
     verdicts = [await room.verdict(item.id) for item in flood]
     flooded = Counter(verdict.rung for verdict in verdicts if isinstance(verdict, Decision))
     assert flooded["static"] > flooded["mip"] > 0
+
+
+@pytest.mark.parametrize("predicted", [True, False])
+async def test_pictures_and_clips_count_at_their_most(predicted: bool) -> None:
+    async def predict(batch, prices):
+        return estimates(len(batch))
+
+    models = (replace(MODELS[0], media_tokens=(50, 7)), replace(MODELS[1], media_tokens=(90, 0)))
+    room = PlainRoom(predict if predicted else broken, policy=Policy(models, Mip()), predict_s=5.0)
+    seeing = RouteItem("a", "hello", needs=Capabilities(images=2, audio=1))
+    plain = await room.forecaster.estimate([RouteItem("b", "hello")], POLICY.prices)
+    more = await room.forecaster.estimate([seeing], POLICY.prices)
+    np.testing.assert_array_equal(more.input_tokens - plain.input_tokens, [[107, 180]])
+    np.testing.assert_allclose(more.cost_usd - plain.cost_usd, [[107e-6, 1800e-6]])
+    both = await room.forecaster.estimate([RouteItem("b", "hello"), seeing], POLICY.prices)
+    np.testing.assert_array_equal(both.input_tokens, np.concatenate([plain.input_tokens, more.input_tokens]))

@@ -94,3 +94,13 @@ def test_tools_have_the_fields_that_templates_print() -> None:
         "type": "function",
         "function": {"name": "f", "description": None, "parameters": None, "strict": True},
     }
+
+
+@pytest.mark.parametrize("as_parts", [True, False])
+def test_what_stands_in_for_pictures_keeps_its_place(as_parts: bool) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "a"}, {"type": "audio"}, "b"]
+    (turn,) = conversation([{"role": "user", "content": parts}], as_parts=as_parts)
+    walked = [{"type": "image"}, {"type": "text", "text": "a"}, {"type": "audio"}, {"type": "text", "text": "b"}]
+    assert turn["content"] == (walked if as_parts else "a\nb")
+    with pytest.raises(InvalidRequestError):
+        conversation([{"role": "user", "content": [{"type": "image", "image": "x"}]}], as_parts=as_parts)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+from apportion.deployments.ingress.openai import parse
+from apportion.router.batch.capabilities import Capabilities
+from apportion.router.batch.entry import size_bytes
+
+PIXELS = base64.b64encode(bytes(range(256)) * 2000).decode()
+TEXT = {"type": "text", "text": "What is shown?"}
+CLIP = {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}}
+
+
+def picture(data: str = PIXELS, **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}", **more}}
+
+
+def read(*parts: Any):
+    body = {"messages": [{"role": "system", "content": "Look."}, {"role": "user", "content": list(parts)}]}
+    return parse("chat", json.dumps(body).encode(), {}, ("m",))
+
+
+def test_the_router_counts_what_the_engine_gets() -> None:
+    parsed = read(TEXT, picture(detail="low"), picture("QUJD"), CLIP)
+    assert parsed.item.needs == Capabilities(chat=1, images=2, audio=1)
+    kinds = [TEXT, {"type": "image"}, {"type": "image"}, {"type": "audio"}]
+    assert parsed.item.content == [{"role": "system", "content": "Look."}, {"role": "user", "content": kinds}]
+    assert size_bytes(parsed.item) < 5_000, "no pixel goes through the router"
+    sent = json.loads(parsed.engine_body("m"))["messages"]
+    assert sent[1]["content"] == [TEXT, picture(detail="low"), picture("QUJD"), CLIP]
+
+
+def test_of_a_part_the_engine_gets_no_more_than_its_data() -> None:
+    tricky = picture() | {"uuid": "somebody-elses", "image_embeds": "x", "image_pil": None}
+    tricky["image_url"] |= {"path": "/etc/passwd", "detail": 5}
+    (sent,) = json.loads(read(tricky).engine_body("m"))["messages"][1]["content"]
+    assert sent == picture()
+
+
+def test_other_pictures_are_other_requests() -> None:
+    one, other = read(TEXT, picture("QUJD")), read(TEXT, picture("QUJE"))
+    assert one.item.content == other.item.content
+    assert one.digest() != other.digest()
+    before = one.digest()
+    one.forget()
+    assert one.digest() == before
+    assert replace(one.item, id="x").content == ""
+
+
+def test_what_could_make_pictures_larger_is_not_counted() -> None:
+    body = {"messages": [{"role": "user", "content": [picture()]}], "mm_processor_kwargs": {"max_pixels": 10**9}}
+    assert parse("chat", json.dumps(body).encode(), {}, ("m",)).item.unread_prompt

@@ -64,8 +64,8 @@ def _image(given: Any, place: str) -> dict[str, Any]:
     head = _IMAGE.match(url) if isinstance(url, str) else None
     if not isinstance(url, str) or head is None:
         raise InvalidRequestError(
-            f"{place}.image_url.url is no picture's data, and nothing is fetched here; send the picture itself, as "
-            "data:image/png;base64,...",
+            f"{place}.image_url.url is no picture's data, and nothing is fetched here; send the picture itself, in "
+            "a URL that begins with data:image/png;base64",
             param=place,
         )
     _check_base64(url[head.end() :], f"{place}.image_url.url", place)

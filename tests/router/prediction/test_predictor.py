@@ -71,15 +71,17 @@ def test_no_model_passes_the_best_single_one_by_a_claim_that_held_out_rows_do_no
     assert (predictor.predict(texts).success.argmax(axis=1) == 2).all()
 
 
-def test_the_report_tells_calibration_on_rows_not_trained_on(predictor: Predictor) -> None:
-    assert [(report.split, report.rows) for report in predictor.reports] == [("calibration", 60), ("test", 120)]
+def test_the_report_tells_calibration_on_rows_not_trained_on(predictor: Predictor, outcomes: OutcomesTable) -> None:
+    _, calibration, test = outcomes.split_rows(0)
+    told = [(report.split, report.rows) for report in predictor.reports]
+    assert told == [("calibration", len(calibration)), ("test", len(test))]
     assert all(report.brier_after < 0.2 for report in predictor.reports)
 
 
 def test_the_report_is_about_what_is_predicted(encoder: Encoder, outcomes: OutcomesTable) -> None:
     """The lift of the incumbent included, which few neighbours with their noisy claims often bring about."""
     predictor = train_predictor(outcomes, encoder, estimator=KnnEstimator(k=3, members=2))
-    rows = np.random.default_rng(0).permutation(len(outcomes))[480:]
+    _, _, rows = outcomes.split_rows(0)
     features, scores = encode_in_steps(outcomes.prompts, encoder).subset(rows), outcomes.scores[rows]
     predicted = predictor.predict_features(features).success
     assert predictor.reports[1].brier_after == pytest.approx(brier_score(predicted, scores))
@@ -170,10 +172,10 @@ def test_without_a_score_nothing_is_calibrated(
 ) -> None:
     with pytest.raises(OutcomesTableError, match="none of the 600 rows to calibrate with has one"):
         recalibrate(predictor, _without_scores(outcomes, slice(None)))
-    order = np.random.default_rng(0).permutation(len(outcomes))
-    with pytest.raises(OutcomesTableError, match="none of the 60 rows to calibrate with has one"):
-        train_predictor(_without_scores(outcomes, order[420:480]), encoder, estimator=KnnEstimator())
-    untested = train_predictor(_without_scores(outcomes, order[480:]), encoder, estimator=KnnEstimator())
+    _, calibration, test = outcomes.split_rows(0)
+    with pytest.raises(OutcomesTableError, match=f"none of the {len(calibration)} rows to calibrate with has one"):
+        train_predictor(_without_scores(outcomes, calibration), encoder, estimator=KnnEstimator())
+    untested = train_predictor(_without_scores(outcomes, test), encoder, estimator=KnnEstimator())
     untested.save(tmp_path)
     assert [report.split for report in Predictor.load(tmp_path, device="cpu").reports] == ["calibration"]
 

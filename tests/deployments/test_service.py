@@ -121,6 +121,19 @@ def test_completions_and_stop(client: openai.OpenAI) -> None:
         assert stopped.choices[0].text == ""
 
 
+def test_a_conversation_is_known_again(client: openai.OpenAI) -> None:
+    turns = [
+        client.chat.completions.with_raw_response.create(
+            model="wren",
+            messages=[{"role": "user", "content": "What is 1 plus 1?"}],
+            max_tokens=1,
+            extra_headers={"x-session-id": "a conversation"},
+        ).headers.get("x-router-turn")
+        for _ in range(2)
+    ]
+    assert turns == ["first", "stays"]
+
+
 def test_what_an_engine_has_read_before_is_told(client: openai.OpenAI) -> None:
     prompt = [3] * 150  # an engine on a CPU keeps whole blocks of 128 tokens
     for cached in (0, 128):

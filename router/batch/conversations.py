@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.batch.forecaster import chars
 from apportion.router.batch.messages import RouteItem, Turn
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
@@ -21,16 +23,27 @@ from apportion.router.prices import ModelPrice, cache_savings
 
 LOOP_VALUE = 1.0  # of staying within a tool loop: no other model is better by more
 _Key = tuple[Account, str]
+Content = str | list[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class LastTurn:
-    """Who answered a session's last turn, and how long its prompt was (0: nobody has counted it)."""
+    """Who answered a session's last turn, and how long its prompt was (0: nobody has counted it).
+
+    A prompt that goes on from it begins with `parts` messages or characters, which `sign` stands for.
+    """
 
     model: str
     replica: str
     prompt_tokens: float
+    parts: int
+    sign: int
     at_s: float
+
+    def tokens_in(self, content: Content) -> float:
+        """Tokens of this prompt that another one is likely to begin with: all or none."""
+        goes_on = len(content) >= self.parts and _sign(content[: self.parts]) == self.sign
+        return self.prompt_tokens if goes_on else 0.0
 
 
 class Conversations:
@@ -64,7 +77,7 @@ class Conversations:
         if turn is not None:
             self.turns[turn] += 1
         now_s, key = self._clock(), (item.account, item.session)
-        self._last[key] = LastTurn(model, replica, prompt_tokens, now_s)
+        self._last[key] = LastTurn(model, replica, prompt_tokens, len(item.content), _sign(item.content), now_s)
         self._last.move_to_end(key)
         while len(self._last) > self._most or now_s - next(iter(self._last.values())).at_s > self._ttl_s:
             self._last.popitem(last=False)
@@ -81,7 +94,9 @@ class Conversations:
         turns = [self.last(item) for item in items]
         return Stays(
             column=np.array([-1 if turn is None else columns.get(turn.model, -1) for turn in turns], dtype=np.int64),
-            cached_tokens=np.array([0.0 if turn is None else turn.prompt_tokens for turn in turns]),
+            cached_tokens=np.array(
+                [0.0 if turn is None else turn.tokens_in(item.content) for item, turn in zip(items, turns, strict=True)]
+            ),
             in_loop=np.array([in_tool_loop(item) for item in items], dtype=bool),
             in_session=np.array([item.session is not None for item in items], dtype=bool),
         )
@@ -149,6 +164,11 @@ class Stays:
             return None
         last = int(self.column[row])
         return Turn.first if last < 0 else Turn.stays if last == column else Turn.moves
+
+
+def _sign(content: Content) -> int:
+    """By which a prompt's beginning is known again, without reading megabytes of messages for that."""
+    return hash(content) if isinstance(content, str) else chars(content)
 
 
 def in_tool_loop(item: RouteItem) -> bool:

@@ -124,14 +124,15 @@ class Forecaster:
 
 def content_chars(item: RouteItem) -> int:
     """About how much text there is to read in a request."""
-    return sum(map(_chars, (item.content, item.tools or (), dict(item.template_variables))))
+    return sum(map(chars, (item.content, item.tools or (), dict(item.template_variables))))
 
 
-def _chars(value: object) -> int:
+def chars(value: object) -> int:
+    """About how much text there is in a part of a request; quick, since it reads none."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(map(_chars, value.values()))
+        return sum(map(chars, value.values()))
     if isinstance(value, list | tuple):
-        return len(value) if value and isinstance(value[0], int) else sum(map(_chars, value))
+        return len(value) if value and isinstance(value[0], int) else sum(map(chars, value))
     return 1

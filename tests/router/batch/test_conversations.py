@@ -104,6 +104,19 @@ async def test_what_is_cached_makes_its_model_cheaper() -> None:
     assert (await decided(here, turn(3, session="other"))).model == "small", "large is above the cap"
 
 
+@pytest.mark.parametrize("chat", [False, True])
+async def test_only_what_a_prompt_goes_on_from_is_taken_for_cached(chat: bool) -> None:
+    def said(*words: str) -> Any:
+        return [{"role": "user", "content": word} for word in words] if chat else " ".join(words)
+
+    here = room(Policy(CACHING, Mip(), stay_value=1.0))
+    costs_usd = []
+    for number, words in enumerate([("a", "b"), ("a", "b", "c"), ("other",), ("other", "d"), ("other",)]):
+        decision = await decided(here, turn(number, model="large", content=said(*words)))
+        costs_usd.append(decision.cost_usd)
+    assert costs_usd == pytest.approx([1.5e-4, 5e-5, 1.5e-4, 5e-5, 1.5e-4])
+
+
 async def test_what_nobody_has_counted_is_not_taken_for_cached() -> None:
     here = PlainRoom(policy=Policy(CACHING, Mip(), stay_value=1.0))  # its predictor is broken
     here.join(small=8, large=8)

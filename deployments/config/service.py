@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from apportion.deployments.config.bounds import InputBounds
 from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
 from apportion.deployments.config.keys import KeysConfig, Permissions
-from apportion.deployments.config.models import ModelConfig, Source, TimeoutsConfig, resolve_source
+from apportion.deployments.config.models import AUTO_MODEL, ModelConfig, Source, TimeoutsConfig, resolve_source
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.policy import Policy
@@ -239,6 +240,11 @@ class IngressConfig(Section):
     session_by_user: bool = Field(
         False, description="Requests that name no session belong to one of their field `user`, if they have it."
     )
+    model_aliases: dict[str, str] = Field(
+        default_factory=dict,
+        description="Models by the names that clients insist on, which may hold `*`: `claude-*: auto`; the first that "
+        "fits holds.",
+    )
     cors: CorsConfig | None = Field(None, description="Web pages that may call the service; null: none.")
     upload_timeout_s: float = Field(
         60.0, gt=0, description="For a body to come, of its request's time; slower ones are answered with 408."
@@ -317,6 +323,17 @@ class ServiceConfig(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _aliases_are_models(self) -> ServiceConfig:
+        served = {AUTO_MODEL, *self.names}
+        for alias, model in self.ingress.model_aliases.items():
+            if model not in served:
+                raise ValueError(f"ingress.model_aliases.{alias}: {model!r} is no model; use one of {sorted(served)}")
+            hidden = sorted(name for name in served if fnmatchcase(name, alias))
+            if hidden:
+                raise ValueError(f"ingress.model_aliases.{alias}: hides the model {hidden[0]!r}; narrow it")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -21,6 +22,8 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from apportion.deployments.engine.meter import Usage, current_usage
 from apportion.deployments.wire.settlement import settled_comment, settled_header
 
+# Tokens of a prompt that Anthropic's API does not count among those of the input.
+_BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
 # A stream's text with the settled cost, from vLLM's events.
 Settle = Callable[[AsyncGenerator[Any, None], Usage], AsyncIterator[str]]
 
@@ -45,6 +48,17 @@ def add_routes(app: FastAPI) -> None:
     async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
         answer = state.openai_serving_responses.create_responses(request, raw_request)
         return await _answer(answer, _response_events)
+
+    @app.post("/v1/messages", dependencies=checked)
+    @with_cancellation  # type: ignore[untyped-decorator]
+    async def create_message(request: AnthropicMessagesRequest, raw_request: Request) -> Response:
+        answer = state.anthropic_serving_messages.create_messages(request, raw_request)
+        return await _answer(answer, _message_events, exclude_none=True)
+
+    @app.post("/v1/messages/count_tokens", dependencies=checked)
+    @with_cancellation  # type: ignore[untyped-decorator]
+    async def count_message(request: AnthropicCountTokensRequest, raw_request: Request) -> Response:
+        return await _unpaid(state.anthropic_serving_messages.count_tokens(request, raw_request))
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -71,7 +85,7 @@ async def _complete(
     return await _answer(create(request, raw_request), settled)
 
 
-async def _answer(answering: Awaitable[Any], settle: Settle) -> Response:
+async def _answer(answering: Awaitable[Any], settle: Settle, *, exclude_none: bool = False) -> Response:
     """vLLM's answer, with the settled cost in a header or, streamed, in a comment at the end."""
     used = current_usage()
     answer = await answering
@@ -80,7 +94,24 @@ async def _answer(answering: Awaitable[Any], settle: Settle) -> Response:
     if isinstance(answer, AsyncGenerator):
         return StreamingResponse(settle(answer, used), media_type="text/event-stream")
     headers = dict([settled_header(_settle(used, answer.usage.model_dump()))])
-    return Response(answer.model_dump_json(by_alias=True), media_type="application/json", headers=headers)
+    body = answer.model_dump_json(by_alias=True, exclude_none=exclude_none)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+async def _unpaid(answering: Awaitable[Any]) -> Response:
+    """vLLM's answer to what generates nothing."""
+    answer = await answering
+    if isinstance(answer, ErrorResponse):
+        return JSONResponse(answer.model_dump(), status_code=answer.error.code)
+    headers = dict([settled_header(current_usage().settle(0, 0))])
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
+
+
+async def _message_events(events: AsyncGenerator[str, None], used: Usage) -> AsyncIterator[str]:
+    async for event in events:
+        if event.startswith("event: message_delta\n"):
+            event += settled_comment(_settle(used, json.loads(event.split("data: ", 1)[1])["usage"]))
+        yield event
 
 
 async def _response_events(events: AsyncGenerator[Any, None], used: Usage) -> AsyncIterator[str]:
@@ -93,6 +124,7 @@ async def _response_events(events: AsyncGenerator[Any, None], used: Usage) -> As
 
 def _settle(used: Usage, counted: dict[str, Any]) -> float:
     """The cost in USD of what an answer counts in the names of its API."""
-    prompt_tokens = counted.get("prompt_tokens") or counted.get("input_tokens") or 0
+    names = ("prompt_tokens", "input_tokens", *_BESIDE_INPUT)
+    prompt_tokens = sum(counted.get(name) or 0 for name in names)
     completion_tokens = counted.get("completion_tokens") or counted.get("output_tokens") or 0
     return used.settle(prompt_tokens, completion_tokens)

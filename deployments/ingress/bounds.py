@@ -69,17 +69,22 @@ def check_bounds(body: dict[str, Any], bounds: InputBounds) -> None:
     _at_most(body, "input", bounds.max_messages)
     _at_most(body, "tools", bounds.max_tools)
     _at_most(body, "logit_bias", bounds.max_logit_bias)
-    stop = body.get("stop")
-    if isinstance(stop, list):
-        _at_most(body, "stop", bounds.max_stop)
-    for text in [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []:
-        if isinstance(text, str) and len(text) > bounds.max_stop_chars:
-            raise InvalidRequestError(
-                f"stop: a sequence of {len(text)} characters; at most {bounds.max_stop_chars} are allowed", param="stop"
-            )
+    for field in ("stop", "stop_sequences"):
+        _check_stop(body, field, bounds)
     routing = body.get("routing")
     if isinstance(routing, dict):
         _at_most(routing, "models", bounds.max_models, prefix="routing.")
+
+
+def _check_stop(body: dict[str, Any], field: str, bounds: InputBounds) -> None:
+    stop = body.get(field)
+    _at_most(body, field, bounds.max_stop)
+    for text in [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []:
+        if isinstance(text, str) and len(text) > bounds.max_stop_chars:
+            raise InvalidRequestError(
+                f"{field}: a sequence of {len(text)} characters; at most {bounds.max_stop_chars} are allowed",
+                param=field,
+            )
 
 
 def check_sequences(prompts: int, n: int, bounds: InputBounds) -> None:

@@ -29,6 +29,8 @@ from apportion.deployments.ingress.openai import parse
 from apportion.deployments.ingress.openapi import (
     CHAT_OPERATION,
     COMPLETION_OPERATION,
+    MESSAGE_COUNT_OPERATION,
+    MESSAGE_OPERATION,
     RESPONSE_OPERATION,
     ROUTE_OPERATION,
 )
@@ -57,6 +59,8 @@ ENGINE_PATHS: dict[Kind, str] = {
     "chat": "/v1/chat/completions",
     "completion": "/v1/completions",
     "response": "/v1/responses",
+    "message": "/v1/messages",
+    "message_count": "/v1/messages/count_tokens",
 }
 
 
@@ -131,6 +135,15 @@ class Ingress:
     async def response(self, request: Request) -> Response:
         return await self._routed("response", request)
 
+    @api.post("/v1/messages", openapi_extra=MESSAGE_OPERATION)
+    async def message(self, request: Request) -> Response:
+        return await self._routed("message", request)
+
+    @api.post("/v1/messages/count_tokens", openapi_extra=MESSAGE_COUNT_OPERATION)
+    async def count_message(self, request: Request) -> Response:
+        """Input tokens of a message, on the model that would answer it."""
+        return await self._routed("message_count", request)
+
     @api.get("/v1/models")
     async def models(self, request: Request) -> dict[str, Any]:
         caller = self._authenticator.admit(request.headers)
@@ -199,6 +212,7 @@ class Ingress:
                 ingress.bounds,
                 refuse_unknown=ingress.unknown_fields == "refuse",
                 session_by_user=ingress.session_by_user,
+                aliases=ingress.model_aliases,
             )
             parsed.batch_told = caller.operator or ingress.batch_for_all
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Kind = Literal["chat", "completion", "response"]
+Kind = Literal["chat", "completion", "response", "message", "message_count"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -47,8 +47,19 @@ RESPONSE_FIELDS = _names(
     cache_salt chat_template_kwargs frequency_penalty ignore_eos include_reasoning include_stop_str_in_output logit_bias
     min_p presence_penalty repetition_penalty seed skip_special_tokens stop stop_token_ids structured_outputs top_k"""
 )
+MESSAGE_FIELDS = _names(
+    """max_tokens messages metadata model output_config routing service_tier stop_sequences stream system temperature
+    thinking tool_choice tools top_k top_p
+
+    cache_salt chat_template_kwargs"""
+)
+MESSAGE_COUNT_FIELDS = _names(
+    "chat_template_kwargs messages model output_config routing system thinking tool_choice tools"
+)
 FIELDS: Mapping[Kind, frozenset[str]] = {
     "chat": CHAT_FIELDS,
     "completion": COMPLETION_FIELDS,
     "response": RESPONSE_FIELDS,
+    "message": MESSAGE_FIELDS,
+    "message_count": MESSAGE_COUNT_FIELDS,
 }

@@ -11,13 +11,14 @@ import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
-from apportion.deployments.ingress import responses
+from apportion.deployments.ingress import anthropic, responses
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields, refuse
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.media import Media, read_media
@@ -33,6 +34,7 @@ from apportion.router.prediction.conversation import template_variables
 
 SESSION_HEADER = "x-session-id"
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
+_NO_ALIASES: Mapping[str, str] = {}
 Tokens = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 # Fields of vLLM's that can make a prompt longer than it is counted.
 UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template", "media_io_kwargs", "mm_processor_kwargs"})
@@ -113,12 +115,40 @@ class ResponseBody(_Common):
         return self.max_output_tokens
 
 
+class MessageCountBody(_Common):
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    system: str | list[dict[str, Any]] | None = None
+
+    @property
+    def longest(self) -> int:
+        return 1  # of nothing that is generated
+
+
+class MessageBody(MessageCountBody):
+    max_tokens: int = Field(ge=1, le=MAX_TOKENS)
+
+    @property
+    def longest(self) -> int:
+        return self.max_tokens
+
+
 _BODIES: Mapping[Kind, TypeAdapter[Any]] = {
     "chat": TypeAdapter(ChatBody),
     "completion": TypeAdapter(CompletionBody),
     "response": TypeAdapter(ResponseBody),
+    "message": TypeAdapter(MessageBody),
+    "message_count": TypeAdapter(MessageCountBody),
 }
-_TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {"response": responses.as_chat}
+_TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {
+    "response": responses.as_chat,
+    "message": anthropic.as_chat,
+    "message_count": anthropic.as_chat,
+}
+# The field that says how long an answer may be; the first, where the request has none.
+_LENGTHS: Mapping[Kind, tuple[str, ...]] = {
+    "response": ("max_output_tokens",),
+    "message_count": (),
+}
 
 
 class ParsedRequest:
@@ -150,7 +180,7 @@ class ParsedRequest:
         """
         body = {**self._body, "model": model}
         if max_tokens is not None:
-            names = ("max_output_tokens",) if self.kind == "response" else ("max_tokens", "max_completion_tokens")
+            names = _LENGTHS.get(self.kind, ("max_tokens", "max_completion_tokens"))
             fields = [name for name in names if name in body] or names[:1]
             body |= {name: min(body.get(name, max_tokens), max_tokens) for name in fields}
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
@@ -179,6 +209,7 @@ def parse(
     *,
     refuse_unknown: bool = False,
     session_by_user: bool = False,
+    aliases: Mapping[str, str] = _NO_ALIASES,
 ) -> ParsedRequest:
     """Reads one request.
 
@@ -187,6 +218,7 @@ def parse(
         caller: who asks; may be allowed only some of the models.
         refuse_unknown: fields that mean nothing here; else they are left out.
         session_by_user: a request that names no session belongs to one of its `user`.
+        aliases: models by other names, which may hold `*`; the first that fits holds.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
@@ -202,6 +234,7 @@ def parse(
         bounds,
         refuse_unknown=refuse_unknown,
         session_by_user=session_by_user,
+        aliases=aliases,
     )
 
 
@@ -215,6 +248,7 @@ def parse_object(
     *,
     refuse_unknown: bool = False,
     session_by_user: bool = False,
+    aliases: Mapping[str, str] = _NO_ALIASES,
 ) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
@@ -227,7 +261,8 @@ def parse_object(
         raise _invalid(error) from None
     field = _routing(checked.routing, headers)
     ask = _ask(field, models)
-    named = None if checked.model == AUTO_MODEL else checked.model
+    model = next((aliases[name] for name in aliases if fnmatchcase(checked.model, name)), checked.model)
+    named = None if model == AUTO_MODEL else model
     if named is not None:
         _check_models([named], models, "model")
     ask = caller.restrict(named, ask)

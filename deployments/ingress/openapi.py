@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS, RESPONSE_FIELDS
-from apportion.deployments.ingress.openai import ChatBody, CompletionBody, ResponseBody
+from apportion.deployments.ingress.known_fields import FIELDS
+from apportion.deployments.ingress.openai import ChatBody, CompletionBody, MessageBody, MessageCountBody, ResponseBody
 
 _ERROR = {
     "type": "object",
@@ -37,7 +37,9 @@ ERRORS = {
 }
 
 
-def _schema(body: type[ChatBody | CompletionBody | ResponseBody], fields: frozenset[str]) -> dict[str, Any]:
+def _schema(
+    body: type[ChatBody | CompletionBody | ResponseBody | MessageCountBody], fields: frozenset[str]
+) -> dict[str, Any]:
     raw = body.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = raw.pop("$defs", {})
     schema: dict[str, Any] = _inlined(raw, definitions)
@@ -65,11 +67,13 @@ def _operation(schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_CHAT = _schema(ChatBody, CHAT_FIELDS)
-_COMPLETION = _schema(CompletionBody, COMPLETION_FIELDS)
+_CHAT = _schema(ChatBody, FIELDS["chat"])
+_COMPLETION = _schema(CompletionBody, FIELDS["completion"])
 CHAT_OPERATION = _operation(_CHAT)
 COMPLETION_OPERATION = _operation(_COMPLETION)
-RESPONSE_OPERATION = _operation(_schema(ResponseBody, RESPONSE_FIELDS))
+RESPONSE_OPERATION = _operation(_schema(ResponseBody, FIELDS["response"]))
+MESSAGE_OPERATION = _operation(_schema(MessageBody, FIELDS["message"]))
+MESSAGE_COUNT_OPERATION = _operation(_schema(MessageCountBody, FIELDS["message_count"]))
 ROUTE_OPERATION = _operation(
     {
         "type": "object",

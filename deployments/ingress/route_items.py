@@ -51,6 +51,7 @@ def _item(
             config.bounds,
             refuse_unknown=refuse,
             session_by_user=config.session_by_user,
+            aliases=config.model_aliases,
         )
     except ApportionError as error:
         param = f"requests.{index}" + (f".{error.param}" if error.param else "")

@@ -37,6 +37,28 @@ class ResponseStyle(ErrorStyle):
         return f"event: error\ndata: {_compact(body)}\n\n".encode()
 
 
+class MessageStyle(ErrorStyle):
+    """How Anthropic's API tells errors."""
+
+    def body(self, error: ApportionError) -> dict[str, Any]:
+        kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+    def event(self, error: ApportionError, number: int) -> bytes:
+        return f"event: error\ndata: {_compact(self.body(error))}\n\n".encode()
+
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_MESSAGES = MessageStyle()
 _SAID = ("code", "message", "param")
 _RESPONSES = ResponseStyle()
 _OTHERS = ErrorStyle()
@@ -44,7 +66,9 @@ _OTHERS = ErrorStyle()
 
 def style_of(path: str) -> ErrorStyle:
     """The style of an endpoint, by its path under whatever prefix."""
-    return _RESPONSES if path.endswith("/v1/responses") else _OTHERS
+    if path.endswith("/v1/responses"):
+        return _RESPONSES
+    return _MESSAGES if path.endswith(("/v1/messages", "/v1/messages/count_tokens")) else _OTHERS
 
 
 def error_response(error: ApportionError, path: str = "") -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -107,3 +108,75 @@ def test_a_response_that_cannot_be_is_refused_in_openais_words(
     assert answer.status_code == status
     assert set(error) == {"message", "type", "param", "code"}
     assert param is None or error["param"] == param
+
+
+ASKED: list[Any] = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture
+def anthropic_client(service: Service) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=service.url, api_key="none", max_retries=0, timeout=60)
+
+
+def test_a_message_is_answered_and_settled(service: Service, anthropic_client: anthropic.Anthropic) -> None:
+    raw = anthropic_client.messages.with_raw_response.create(model="auto", max_tokens=16, messages=ASKED)
+    message = raw.parse()
+    assert (message.type, message.role, message.stop_reason) == ("message", "assistant", "end_turn")
+    assert raw.headers["x-router-model"] == message.model
+    assert message.model in MODELS
+    used = message.usage
+    read = used.input_tokens + (used.cache_read_input_tokens or 0) + (used.cache_creation_input_tokens or 0)
+    expected_usd = cost_usd(service, message.model, read, used.output_tokens)
+    assert float(raw.headers["x-router-settled-cost-usd"]) == pytest.approx(expected_usd, rel=1e-6)
+
+
+def test_a_message_streams_the_events_of_its_clients(anthropic_client: anthropic.Anthropic) -> None:
+    events = list(
+        anthropic_client.messages.create(
+            model="finch", max_tokens=16, messages=ASKED, temperature=0, system="Add.", stream=True
+        )
+    )
+    texts = [event.delta.text for event in events if event.type == "content_block_delta"]
+    assert [event.type for event in events] == [
+        "message_start",
+        "content_block_start",
+        *["content_block_delta"] * len(texts),
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+    with anthropic_client.messages.stream(
+        model="finch", max_tokens=16, messages=ASKED, temperature=0, system="Add."
+    ) as stream:
+        final = stream.get_final_message()
+    assert final.content[0].text == "".join(texts)
+    assert final.usage.output_tokens > 0
+
+
+def test_a_streamed_message_settles_its_cost_before_the_end(service: Service) -> None:
+    body = {"model": "finch", "max_tokens": 16, "messages": ASKED, "stream": True}
+    *_, before, settled, last, end = service.post("/v1/messages", body).text.split("\n\n")
+    assert before.startswith("event: message_delta\n")
+    assert (last, end) == ('event: message_stop\ndata: {"type":"message_stop"}', "")
+    assert float(settled.removeprefix(SETTLED)) > 0
+    wait_for(lambda: holds_nothing(service.health()), 20, "nothing is held")
+
+
+def test_tokens_of_a_message_are_counted_as_its_answer_counts_them(anthropic_client: anthropic.Anthropic) -> None:
+    raw = anthropic_client.messages.with_raw_response.count_tokens(model="finch", messages=ASKED, system="Add.")
+    used = anthropic_client.messages.create(model="finch", max_tokens=4, messages=ASKED, system="Add.").usage
+    assert raw.parse().input_tokens == used.input_tokens + (used.cache_read_input_tokens or 0)
+    assert float(raw.headers["x-router-settled-cost-usd"]) == 0
+
+
+def test_a_message_that_cannot_be_is_refused_in_anthropics_words(anthropic_client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError) as unknown:
+        anthropic_client.messages.create(model="nobody", max_tokens=4, messages=ASKED)
+    assert unknown.value.body["error"]["type"] == "not_found_error"
+    with pytest.raises(anthropic.BadRequestError) as wrong:
+        anthropic_client.messages.create(model="finch", max_tokens=4, messages=ASKED, temperature=-3)
+    assert set(wrong.value.body) == {"type", "error"}
+    assert wrong.value.body["error"]["type"] == "invalid_request_error"
+    long = [{"role": "user", "content": "word " * 2000}]
+    with pytest.raises(anthropic.BadRequestError, match="maximum context length"):
+        anthropic_client.messages.create(model="auto", max_tokens=4, messages=long)

@@ -113,6 +113,16 @@ def test_cached_input_is_no_dearer_than_other_input() -> None:
         parse_config({"models": [MODEL | {"cached_input_usd_per_million": 9}], "predictor": {"artefact": "x"}})
 
 
+@pytest.mark.parametrize(
+    ("aliases", "says"),
+    [({"claude-*": "large"}, "'large' is no model; use one of"), ({"sm*": "auto"}, "hides the model 'small'")],
+)
+def test_other_names_lead_to_models_and_hide_none(aliases: dict[str, str], says: str) -> None:
+    parse_config(arguments() | {"ingress": {"model_aliases": {"claude-*": "auto", "gpt-5": "small"}}})
+    with pytest.raises(ConfigurationError, match=says):
+        parse_config(arguments() | {"ingress": {"model_aliases": aliases}})
+
+
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="more than once"):
         parse_config({"models": [MODEL, MODEL], "predictor": {"artefact": "x"}})

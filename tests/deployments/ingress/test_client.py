@@ -8,7 +8,15 @@ import pytest
 
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.wire.errors import error_response
-from apportion.router.errors import RateLimitError, UnavailableError
+from apportion.router.errors import (
+    ApportionError,
+    AuthenticationError,
+    ContextLengthError,
+    InvalidRequestError,
+    RateLimitError,
+    UnavailableError,
+    UnknownModelError,
+)
 from tests.deployments.ingress.dispatching import Browser
 
 ERROR = UnavailableError("the engine broke off; send the request again")
@@ -52,3 +60,32 @@ def test_errors_before_a_stream_are_openais() -> None:
     assert body == {
         "error": {"message": "slower", "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidRequestError("x"), "invalid_request_error"),
+        (ContextLengthError("x"), "invalid_request_error"),
+        (AuthenticationError("x"), "authentication_error"),
+        (UnknownModelError("x"), "not_found_error"),
+        (RateLimitError("x"), "rate_limit_error"),
+        (UnavailableError("x"), "overloaded_error"),
+        (ApportionError("x"), "api_error"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/any/v1/messages/count_tokens"])
+async def test_anthropics_clients_are_told_in_their_words(error: ApportionError, kind: str, path: str) -> None:
+    types = pytest.importorskip("anthropic.types")
+    told = error_response(error, path)
+    body = json.loads(bytes(told.body))
+    assert (told.status_code, body) == (error.status, {"type": "error", "error": {"type": kind, "message": "x"}})
+    types.ErrorResponse.model_validate(body | {"request_id": None})
+
+
+async def test_a_broken_message_ends_with_the_error_event_of_its_clients() -> None:
+    *_, last, end = (await broken_stream("/v1/messages", b"event: ping\ndata: {}\n\n")).split(b"\n\n")
+    kind, data = last.split(b"\n")
+    assert (kind, end) == (b"event: error", b"")
+    said = {"type": "overloaded_error", "message": ERROR.message}
+    assert json.loads(data.removeprefix(b"data: ")) == {"type": "error", "error": said}

@@ -12,13 +12,14 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.engine.meter import Meter, Usage, current_usage
 from apportion.deployments.wire.asgi import disconnected
 from apportion.deployments.wire.settlement import settled_comment, settled_header
+from apportion.router.errors import UnknownModelError
 
 CLIENT_LEFT = 499  # nobody reads it
 
@@ -35,6 +36,7 @@ class SimulatedEngine:
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._completion, methods=["POST"]),
+            Route("/{path:path}", _elsewhere, methods=["POST"]),
         ]
         self.app = Meter(Starlette(routes=routes), model.price)
 
@@ -120,6 +122,12 @@ class SimulatedEngine:
             "model": self._model.name,
             "choices": choices,
         }
+
+
+async def _elsewhere(request: Request) -> Response:
+    """404: a played engine has nothing to say in other APIs."""
+    error = UnknownModelError(f"a simulated engine answers chats and completions only, and not {request.url.path}")
+    return JSONResponse(error.envelope(), status_code=error.status)
 
 
 async def _wait(request: Request, seconds: float) -> bool:

@@ -16,6 +16,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
@@ -59,6 +60,16 @@ def add_routes(app: FastAPI) -> None:
     @with_cancellation  # type: ignore[untyped-decorator]
     async def count_message(request: AnthropicCountTokensRequest, raw_request: Request) -> Response:
         return await _unpaid(state.anthropic_serving_messages.count_tokens(request, raw_request))
+
+    @app.post("/tokenize", dependencies=checked)
+    @with_cancellation  # type: ignore[untyped-decorator]
+    async def tokenize(request: TokenizeRequest, raw_request: Request) -> Response:
+        return await _unpaid(state.serving_tokenization.create_tokenize(request, raw_request))
+
+    @app.post("/detokenize", dependencies=checked)
+    @with_cancellation  # type: ignore[untyped-decorator]
+    async def detokenize(request: DetokenizeRequest, raw_request: Request) -> Response:
+        return await _unpaid(state.serving_tokenization.create_detokenize(request, raw_request))
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -29,10 +29,12 @@ from apportion.deployments.ingress.openai import parse
 from apportion.deployments.ingress.openapi import (
     CHAT_OPERATION,
     COMPLETION_OPERATION,
+    DETOKENIZE_OPERATION,
     MESSAGE_COUNT_OPERATION,
     MESSAGE_OPERATION,
     RESPONSE_OPERATION,
     ROUTE_OPERATION,
+    TOKENIZE_OPERATION,
 )
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
@@ -61,6 +63,8 @@ ENGINE_PATHS: dict[Kind, str] = {
     "response": "/v1/responses",
     "message": "/v1/messages",
     "message_count": "/v1/messages/count_tokens",
+    "tokenize": "/tokenize",
+    "detokenize": "/detokenize",
 }
 
 
@@ -143,6 +147,27 @@ class Ingress:
     async def count_message(self, request: Request) -> Response:
         """Input tokens of a message, on the model that would answer it."""
         return await self._routed("message_count", request)
+
+    @api.post("/tokenize", openapi_extra=TOKENIZE_OPERATION)
+    async def tokenize(self, request: Request) -> Response:
+        """A named model's tokens of a prompt or of messages, as its engine reads them."""
+        return await self._routed("tokenize", request)
+
+    @api.post("/detokenize", openapi_extra=DETOKENIZE_OPERATION)
+    async def detokenize(self, request: Request) -> Response:
+        """The text of a named model's tokens."""
+        return await self._routed("detokenize", request)
+
+    @api.post("/v1/embeddings", include_in_schema=False)
+    async def embeddings(self, request: Request) -> Response:
+        """404: says what there is instead."""
+        caller = self._authenticator.admit_request(request.headers)
+        names = ", ".join(name for name in self._config.names if caller.may_use(name))
+        raise UnknownModelError(
+            f"no model here makes embeddings; {names} answer at /v1/chat/completions, /v1/completions, /v1/responses "
+            "and /v1/messages",
+            param="model",
+        )
 
     @api.get("/v1/models")
     async def models(self, request: Request) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Kind = Literal["chat", "completion", "response", "message", "message_count"]
+Kind = Literal["chat", "completion", "response", "message", "message_count", "tokenize", "detokenize"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -56,10 +56,17 @@ MESSAGE_FIELDS = _names(
 MESSAGE_COUNT_FIELDS = _names(
     "chat_template_kwargs messages model output_config routing system thinking tool_choice tools"
 )
+TOKENIZE_FIELDS = _names(
+    """add_generation_prompt add_special_tokens chat_template_kwargs continue_final_message messages model prompt
+    return_token_strs routing tools"""
+)
+DETOKENIZE_FIELDS = _names("model routing tokens")
 FIELDS: Mapping[Kind, frozenset[str]] = {
     "chat": CHAT_FIELDS,
     "completion": COMPLETION_FIELDS,
     "response": RESPONSE_FIELDS,
     "message": MESSAGE_FIELDS,
     "message_count": MESSAGE_COUNT_FIELDS,
+    "tokenize": TOKENIZE_FIELDS,
+    "detokenize": DETOKENIZE_FIELDS,
 }

@@ -12,142 +12,46 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ValidationError
 
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress import anthropic, responses
+from apportion.deployments.ingress.bodies import BODIES, RoutingField
 from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields, refuse
 from apportion.deployments.ingress.known_fields import Kind
-from apportion.deployments.ingress.media import Media, read_media
+from apportion.deployments.ingress.media import read_media
 from apportion.deployments.ingress.needs import needs_of
 from apportion.deployments.ingress.translation import Translated
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
-from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
+from apportion.router.assignment.options import checked_strategy
 from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prediction.conversation import template_variables
 
 SESSION_HEADER = "x-session-id"
-MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
 _NO_ALIASES: Mapping[str, str] = {}
-Tokens = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 # Fields of vLLM's that can make a prompt longer than it is counted.
 UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template", "media_io_kwargs", "mm_processor_kwargs"})
-
-
-class RoutingField(BaseModel):
-    """The optional request field `routing`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, values: Any) -> Any:
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
-
-    strategy: str | None = Field(None, description=STRATEGY_HELP)
-    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of that strategy. {OPTIONS_HELP}")
-    max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
-    min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
-    models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
-    wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
-    priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")
-    timeout_s: float | None = Field(None, gt=0, description="Its time in seconds, from arrival to the last token.")
-    session: str | None = Field(
-        None,
-        min_length=1,
-        max_length=1024,
-        description="The conversation that it is a turn of, by a name of the caller's; else the header x-session-id or "
-        "the field prompt_cache_key.",
-    )
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    role: str = Field(min_length=1)
-    content: str | list[dict[str, Any] | str] | None = None
-
-
-class _Common(BaseModel):
-    """Fields of all endpoints that the router reads."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str = Field(AUTO_MODEL, min_length=1)
-    max_tokens: Tokens = None
-    n: int | None = Field(None, ge=1, le=128)
-    stream: bool | None = None
-    routing: RoutingField | None = None
-
-
-class ChatBody(_Common):
-    messages: list[_Message] = Field(min_length=1)
-    max_completion_tokens: Tokens = None
-    tools: list[dict[str, Any]] | None = None
-
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest answer; None: what fits."""
-        return self.max_completion_tokens or self.max_tokens
-
-
-class CompletionBody(_Common):
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
-
-    @property
-    def longest(self) -> int:
-        return self.max_tokens or 16  # OpenAI's default for completions
-
-
-class ResponseBody(_Common):
-    input: str | list[dict[str, Any]] = Field(min_length=1)
-    instructions: str | None = None
-    max_output_tokens: Tokens = None
-
-    @property
-    def longest(self) -> int | None:
-        return self.max_output_tokens
-
-
-class MessageCountBody(_Common):
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    system: str | list[dict[str, Any]] | None = None
-
-    @property
-    def longest(self) -> int:
-        return 1  # of nothing that is generated
-
-
-class MessageBody(MessageCountBody):
-    max_tokens: int = Field(ge=1, le=MAX_TOKENS)
-
-    @property
-    def longest(self) -> int:
-        return self.max_tokens
-
-
-_BODIES: Mapping[Kind, TypeAdapter[Any]] = {
-    "chat": TypeAdapter(ChatBody),
-    "completion": TypeAdapter(CompletionBody),
-    "response": TypeAdapter(ResponseBody),
-    "message": TypeAdapter(MessageBody),
-    "message_count": TypeAdapter(MessageCountBody),
-}
 _TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {
     "response": responses.as_chat,
     "message": anthropic.as_chat,
     "message_count": anthropic.as_chat,
 }
+# What only an engine's tokenizer is asked for; the router finds the engine, and has nothing to predict from.
+_TOKEN_KINDS = frozenset({"tokenize", "detokenize"})
+_NOTHING_TO_READ = "1"
+_AS_CHATS = frozenset({"chat", "tokenize"})  # their messages are a chat's, and go to the engine as they are read here
 # The field that says how long an answer may be; the first, where the request has none.
 _LENGTHS: Mapping[Kind, tuple[str, ...]] = {
     "response": ("max_output_tokens",),
     "message_count": (),
+    "tokenize": (),
+    "detokenize": (),
 }
 
 
@@ -256,7 +160,7 @@ def parse_object(
     body, ignored = known_fields(kind, body, refuse_unknown=refuse_unknown)
     check_bounds(body, bounds)
     try:
-        checked = _BODIES[kind].validate_python(body)
+        checked = BODIES[kind].validate_python(body)
     except ValidationError as error:
         raise _invalid(error) from None
     field = _routing(checked.routing, headers)
@@ -270,27 +174,14 @@ def parse_object(
     ignored = (*ignored, *read.ignored)
     if refuse_unknown:
         refuse(read.ignored)
-    if kind == "completion":
-        content, tools, media = checked.prompt, None, Media([], [])
-        prompts = _count_prompts(checked.prompt, named)
-    else:
-        media = read_media([_without_nulls(message) for message in read.chat["messages"]])
-        content = media.content
-        prompts, tools = 1, read.chat.get("tools")
-    check_sequences(prompts, checked.n or 1, bounds)
-    item = RouteItem(
-        id=uuid.uuid4().hex,
-        content=content,
+    seen, messages = _seen(kind, checked, read.chat, named)
+    check_sequences(seen.prompts, checked.n or 1, bounds)
+    item = replace(
+        seen,
         model=named,
-        sequences=(checked.n or 1) * prompts,
-        prompts=prompts,
-        unread_prompt=not UNREAD_FIELDS.isdisjoint(body),
+        sequences=(checked.n or 1) * seen.prompts,
+        unread_prompt=kind not in _TOKEN_KINDS and not UNREAD_FIELDS.isdisjoint(body),
         max_tokens=checked.longest,
-        tools=tools,
-        template_variables={} if kind == "completion" else template_variables(read.chat),
-        needs=needs_of(
-            "completion" if kind == "completion" else "chat", read.chat, images=media.images, audio=media.audio
-        ),
         ask=ask,
         account=caller.account,
         session=_session(field, headers, body, by_user=session_by_user),
@@ -299,8 +190,8 @@ def parse_object(
     )
     caller.check(item)
     forwarded = {name: value for name, value in read.body.items() if name != "routing"}
-    if kind == "chat":
-        forwarded["messages"] = media.messages
+    if "messages" in forwarded and kind in _AS_CHATS:
+        forwarded["messages"] = messages
     return ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
 
 
@@ -309,6 +200,33 @@ def _session(field: RoutingField, headers: Mapping[str, str], body: Mapping[str,
     names = (field.session, headers.get(SESSION_HEADER), body.get("prompt_cache_key"), by_user and body.get("user"))
     name = next((name for name in names if name and isinstance(name, str)), None)
     return None if name is None else hashlib.blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> tuple[RouteItem, list[dict[str, Any]]]:
+    """What models would read and must be able to do for it, and a chat's messages as engines get them."""
+    name = uuid.uuid4().hex
+    if kind == "completion":
+        prompts = _count_prompts(checked.prompt, named)
+        return RouteItem(name, checked.prompt, prompts=prompts, needs=needs_of("completion", chat)), []
+    media = read_media([_without_nulls(message) for message in chat.get("messages", ())])
+    if kind in _TOKEN_KINDS:
+        _check_tokens_request(kind, chat, named)
+        return RouteItem(name, _NOTHING_TO_READ), media.messages
+    item = RouteItem(
+        name,
+        media.content,
+        tools=chat.get("tools"),
+        template_variables=template_variables(chat),
+        needs=needs_of("chat", chat, images=media.images, audio=media.audio),
+    )
+    return item, media.messages
+
+
+def _check_tokens_request(kind: Kind, body: dict[str, Any], named: str | None) -> None:
+    if named is None:
+        raise InvalidRequestError("model: tokens are one model's; name it", param="model")
+    if kind == "tokenize" and ("prompt" in body) == ("messages" in body):
+        raise InvalidRequestError("prompt: give either a prompt or messages", param="prompt")
 
 
 def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from apportion.deployments.ingress.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    MessageBody,
+    MessageCountBody,
+    ResponseBody,
+    TokenizeBody,
+)
 from apportion.deployments.ingress.known_fields import FIELDS
-from apportion.deployments.ingress.openai import ChatBody, CompletionBody, MessageBody, MessageCountBody, ResponseBody
 
 _ERROR = {
     "type": "object",
@@ -23,6 +33,18 @@ _ERROR = {
         }
     },
 }
+_MESSAGE_ERROR = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
 ERRORS = {
     "400": "The request is wrong; `param` names the field.",
     "401": "The API key is missing or not known.",
@@ -37,9 +59,7 @@ ERRORS = {
 }
 
 
-def _schema(
-    body: type[ChatBody | CompletionBody | ResponseBody | MessageCountBody], fields: frozenset[str]
-) -> dict[str, Any]:
+def _schema(body: type[BaseModel], fields: frozenset[str]) -> dict[str, Any]:
     raw = body.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = raw.pop("$defs", {})
     schema: dict[str, Any] = _inlined(raw, definitions)
@@ -59,8 +79,8 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
     return {name: _inlined(child, definitions) for name, child in node.items()}
 
 
-def _operation(schema: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": _ERROR}}
+def _operation(schema: dict[str, Any], error: dict[str, Any] = _ERROR) -> dict[str, Any]:
+    content = {"application/json": {"schema": error}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {status: {"description": text, "content": content} for status, text in ERRORS.items()},
@@ -71,9 +91,11 @@ _CHAT = _schema(ChatBody, FIELDS["chat"])
 _COMPLETION = _schema(CompletionBody, FIELDS["completion"])
 CHAT_OPERATION = _operation(_CHAT)
 COMPLETION_OPERATION = _operation(_COMPLETION)
+TOKENIZE_OPERATION = _operation(_schema(TokenizeBody, FIELDS["tokenize"]))
+DETOKENIZE_OPERATION = _operation(_schema(DetokenizeBody, FIELDS["detokenize"]))
 RESPONSE_OPERATION = _operation(_schema(ResponseBody, FIELDS["response"]))
-MESSAGE_OPERATION = _operation(_schema(MessageBody, FIELDS["message"]))
-MESSAGE_COUNT_OPERATION = _operation(_schema(MessageCountBody, FIELDS["message_count"]))
+MESSAGE_OPERATION = _operation(_schema(MessageBody, FIELDS["message"]), _MESSAGE_ERROR)
+MESSAGE_COUNT_OPERATION = _operation(_schema(MessageCountBody, FIELDS["message_count"]), _MESSAGE_ERROR)
 ROUTE_OPERATION = _operation(
     {
         "type": "object",

@@ -65,8 +65,8 @@ def texts(content: Any, place: str) -> list[str]:
         text = part.get(TEXT_PARTS[kind]) if isinstance(kind, str) and kind in TEXT_PARTS else None
         if not isinstance(text, str):
             raise InvalidRequestError(
-                f"{place}[{k}] is a part of type {str(kind)[:64]!r}, and the models here read text only; send parts of "
-                "type text",
+                f"{place}[{k}] is a part of type {str(kind)[:64]!r}, and this endpoint takes text only; send other parts "
+                "to /v1/chat/completions",
                 param=f"{place}[{k}]",
             )
         found.append(text)

@@ -111,6 +111,7 @@ def test_a_response_that_cannot_be_is_refused_in_openais_words(
 
 
 ASKED: list[Any] = [{"role": "user", "content": QUESTION}]
+COLD = {"temperature": 0}  # for which Anthropic's client has no argument
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_a_message_is_answered_and_settled(service: Service, anthropic_client: a
 def test_a_message_streams_the_events_of_its_clients(anthropic_client: anthropic.Anthropic) -> None:
     events = list(
         anthropic_client.messages.create(
-            model="finch", max_tokens=16, messages=ASKED, temperature=0, system="Add.", stream=True
+            model="finch", max_tokens=16, messages=ASKED, system="Add.", extra_body=COLD, stream=True
         )
     )
     texts = [event.delta.text for event in events if event.type == "content_block_delta"]
@@ -146,7 +147,7 @@ def test_a_message_streams_the_events_of_its_clients(anthropic_client: anthropic
         "message_stop",
     ]
     with anthropic_client.messages.stream(
-        model="finch", max_tokens=16, messages=ASKED, temperature=0, system="Add."
+        model="finch", max_tokens=16, messages=ASKED, system="Add.", extra_body=COLD
     ) as stream:
         final = stream.get_final_message()
     assert final.content[0].text == "".join(texts)
@@ -174,9 +175,27 @@ def test_a_message_that_cannot_be_is_refused_in_anthropics_words(anthropic_clien
         anthropic_client.messages.create(model="nobody", max_tokens=4, messages=ASKED)
     assert unknown.value.body["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.BadRequestError) as wrong:
-        anthropic_client.messages.create(model="finch", max_tokens=4, messages=ASKED, temperature=-3)
+        anthropic_client.messages.create(model="finch", max_tokens=4, messages=ASKED, extra_body={"temperature": -3})
     assert set(wrong.value.body) == {"type", "error"}
     assert wrong.value.body["error"]["type"] == "invalid_request_error"
     long = [{"role": "user", "content": "word " * 2000}]
     with pytest.raises(anthropic.BadRequestError, match="maximum context length"):
         anthropic_client.messages.create(model="auto", max_tokens=4, messages=long)
+
+
+def test_tokens_are_those_that_an_answer_counts(service: Service) -> None:
+    counted = service.post("/tokenize", {"model": "finch", "messages": ASKED})
+    tokens = counted.json()["tokens"]
+    assert (
+        len(tokens) == counted.json()["count"] == service.chat(QUESTION, model="finch").json()["usage"]["prompt_tokens"]
+    )
+    assert counted.headers["x-router-model"] == "finch"
+    assert float(counted.headers["x-router-settled-cost-usd"]) == 0
+    assert QUESTION in service.post("/detokenize", {"model": "finch", "tokens": tokens}).json()["prompt"]
+    plain = service.post("/tokenize", {"model": "finch", "prompt": "word " * 2000})
+    assert plain.json()["count"] > plain.json()["max_model_len"]
+
+
+def test_embeddings_are_told_what_there_is_instead(openai_client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no model here makes embeddings; wren, finch"):
+        openai_client.embeddings.create(model="wren", input="x")

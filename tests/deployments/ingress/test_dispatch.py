@@ -256,3 +256,12 @@ async def test_an_engine_keeps_an_idle_connection_longer_than_its_callers_do() -
     async with aiohttp.TCPConnector() as pool:
         assert server._server.config.timeout_keep_alive > pool._keepalive_timeout
     server._socket.close()
+
+
+async def test_a_simulated_engine_says_what_it_does_not_play() -> None:
+    async with serving(simulated()) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link) as dispatcher:
+            await dispatcher.serve(parsed(), "/v1/messages", Client(client.send, path="/v1/messages"))
+    assert (client.status, [done.cost_usd for done in link.done]) == (404, [0.0])
+    assert "chats and completions only" in json.loads(client.body)["error"]["message"]

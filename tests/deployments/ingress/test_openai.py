@@ -143,3 +143,29 @@ def test_errors_have_openais_envelope() -> None:
     error = caught.value.envelope()["error"]
     assert error["type"] == "invalid_request_error"
     assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param"),
+    [
+        ("tokenize", {"prompt": "x"}, "model"),
+        ("tokenize", {"model": "auto", "prompt": "x"}, "model"),
+        ("tokenize", {"model": "small"}, "prompt"),
+        ("tokenize", CHAT | {"model": "small", "prompt": "x"}, "prompt"),
+        ("tokenize", {"model": "small", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+        ("detokenize", {"tokens": [1]}, "model"),
+        ("detokenize", {"model": "small"}, "tokens"),
+        ("detokenize", {"model": "small", "tokens": ["x"]}, "tokens.0"),
+    ],
+)
+def test_tokens_are_one_models(kind: str, body: dict, param: str | None) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read(kind, body)
+    assert caught.value.param == (param or "messages[0].content[0]")
+
+
+def test_a_prompt_whose_tokens_are_asked_for_may_be_longer_than_any_context() -> None:
+    parsed = read("tokenize", {"model": "small", "prompt": "word " * 10_000, "add_special_tokens": False})
+    assert (parsed.item.model, parsed.item.max_tokens, len(parsed.item.content)) == ("small", 1, 1)
+    assert not parsed.item.unread_prompt
+    assert len(json.loads(parsed.engine_body("small", 1))["prompt"]) == 50_000

@@ -128,7 +128,7 @@ def _block(
         messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
         return {"type": "tool_result", "tool_use_id": call_id, "content": text}
     raise InvalidRequestError(
-        f"{place} is a block of type {str(kind)[:64]!r}, which this endpoint does not take in a message of role {role}; "
+        f"{place} is a block of type {str(kind)[:64]!r}, which is not taken here in a message of role {role}; "
         "send text, or other parts to /v1/chat/completions",
         param=place,
     )

@@ -65,7 +65,7 @@ def texts(content: Any, place: str) -> list[str]:
         text = part.get(TEXT_PARTS[kind]) if isinstance(kind, str) and kind in TEXT_PARTS else None
         if not isinstance(text, str):
             raise InvalidRequestError(
-                f"{place}[{k}] is a part of type {str(kind)[:64]!r}, and this endpoint takes text only; send other parts "
+                f"{place}[{k}] is a part of type {str(kind)[:64]!r}, and text only is taken here; send other parts "
                 "to /v1/chat/completions",
                 param=f"{place}[{k}]",
             )

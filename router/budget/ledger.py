@@ -138,7 +138,7 @@ class BudgetLedger:
             self._check_owner(connection)
             self._write(connection, self._end(connection, ends))
             self._find(connection, keys)
-            self._fill(connection, standing, [key for key in keys if key in self._ids])
+            self._fill(connection, standing, self._known(keys))
 
         self._transact(read)
         return standing
@@ -210,8 +210,8 @@ class BudgetLedger:
             self._find(connection, keys)
             shortages = self._hopeless(connection, claims, standing, keys, changes)
             groups = {(c.account, c.model) for c, short in zip(claims, shortages, strict=True) if short is None}
-            self._make(connection, sorted({key for group in groups for key in keys_of[group]} - self._ids.keys()))
-            self._fill(connection, standing, keys & self._ids.keys(), changes)
+            self._make(connection, sorted({key for group in groups for key in keys_of[group] if key not in self._ids}))
+            self._fill(connection, standing, self._known(keys), changes)
             shortages = [short or standing.take(claim) for claim, short in zip(claims, shortages, strict=True)]
             entered = {group: json.dumps([self._ids[key] for key in keys_of[group]]) for group in groups}
             rows = []
@@ -238,9 +238,10 @@ class BudgetLedger:
         changes: _Changes,
     ) -> list[Shortage | None]:
         """What is short even with all counters at zero that are not there yet: what is refused leaves none behind."""
-        if keys <= self._ids.keys():
+        known = self._known(keys)
+        if len(known) == len(keys):
             return [None] * len(claims)
-        self._fill(connection, standing, keys & self._ids.keys(), changes)
+        self._fill(connection, standing, known, changes)
         shortages = [standing.take(claim) for claim in claims]
         standing.balances.clear()
         return shortages
@@ -279,6 +280,10 @@ class BudgetLedger:
                 cost = amount if told is None else told
                 changes.add(entered, cost - amount if charged else cost, 0 if charged else -amount)
         return changes
+
+    def _known(self, keys: Iterable[CounterKey]) -> list[CounterKey]:
+        """Those whose ids are known. Asks for one after the other: sets and views of a dict would walk all ids."""
+        return [key for key in keys if key in self._ids]
 
     def _forget_if_many(self) -> None:
         """Only between transactions: one needs all that it has found."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from apportion.router.budget.money import spelled
 from apportion.router.errors import BudgetExceededError, BudgetExhaustedError, ConfigurationError
@@ -21,6 +22,8 @@ class Window(StrEnum):
     day = "day"
     month = "month"
     total = "total"
+
+    __hash__ = str.__hash__  # an enum's own takes several times as long, and counters are looked up by it
 
     def bounds(self, now_s: float) -> tuple[float, float]:
         """Start and end of the window that `now_s` falls into; minus and plus infinity for `total`."""
@@ -46,12 +49,13 @@ class Scope(StrEnum):
     tenant = "tenant"
     model = "model"
 
+    __hash__ = str.__hash__
+
 
 UNNAMED = "unnamed"  # the key or tenant of all that have none: they share its limits, for nobody is without
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """Who pays: the name of an API key and a tenant, where there are any."""
 
     key: str | None = None

@@ -447,3 +447,24 @@ def test_only_the_newest_router_of_a_service_writes(url: str) -> None:
     assert balance(new) == (4, 3)
     for ledger in (old, other, anyone, new):
         ledger.close()
+
+
+def test_a_batch_costs_the_same_however_many_counters_are_known(open_ledger: Open) -> None:
+    ledger = open_ledger(Limit(Scope.key, Window.day, 1000))
+
+    def quickest_s() -> float:
+        took = []
+        for number in range(20):
+            began_s = time.thread_time()
+            assert reserve(ledger, claim(f"{len(made)}-{number}", 1, key="a")) == [True]
+            took.append(time.thread_time() - began_s)
+        return min(took)
+
+    made: list[int] = []
+    few_s = quickest_s()
+    made += range(10_000)
+    for start in range(0, len(made), 2_000):
+        ledger.reserve(
+            [claim(f"r{i}", 1, key=f"k{i}") for i in made[start : start + 2_000]], now_s=NOW_S, expires_s=LATER_S
+        )
+    assert quickest_s() < 2 * few_s + 0.0005

@@ -22,9 +22,34 @@ def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None
     # Half of the rounding that is allowed for, so that sums in another order stay within it too.
     program = replace(program, budget=program.budget * (1 - RELATIVE_SLACK / 2))
     goal = Goal.within(time_limit_s)
-    if np.isfinite(program.value).any():
-        return most_admitted(program, goal)
-    return np.zeros(problem.n_requests, np.bool_)
+    if not np.isfinite(program.value).any():
+        return np.zeros(problem.n_requests, np.bool_)
+    plain = _cheapest_of_each(program)
+    return most_admitted(program, goal) if plain is None else plain
+
+
+def _cheapest_of_each(program: Program) -> BoolArray | None:
+    """The answer where it is plain: each model has those that are cheapest on it; else None.
+
+    Nothing gets more requests of one slot than there are slots that the budget pays for, were each model's filled with
+    those that are cheapest there, whoever else has them. Where as many can be had by giving the dearest model its own
+    first, they are the most.
+    """
+    if (program.load != 1).any():
+        return None
+    cost = np.where(np.isfinite(program.value), program.cost, np.inf)
+    seats = np.where(np.arange(len(cost))[:, None] < program.slots, np.sort(cost, axis=0), np.inf)
+    cheapest = np.argsort(seats, axis=None, kind="stable")[: len(cost)]
+    spent = np.cumsum(seats.flat[cheapest])
+    paid = np.isfinite(spent) & (spent <= program.budget_limit)
+    counts = np.bincount(cheapest[paid] % program.n_models, minlength=program.n_models)
+    admitted, total = np.zeros(len(cost), np.bool_), 0.0
+    for model in np.argsort(-seats[0]).tolist():
+        theirs = np.where(admitted, np.inf, cost[:, model])
+        mine = np.argsort(theirs, kind="stable")[: counts[model]]
+        total += float(theirs[mine].sum())
+        admitted[mine] = True
+    return admitted if total < np.inf and total <= program.budget_limit else None
 
 
 def first_in_line(problem: BatchProblem) -> BoolArray:

@@ -3,7 +3,14 @@ import itertools
 import numpy as np
 import pytest
 
-from apportion.router.assignment import BatchProblem, assign, first_in_line, largest_feasible_subset, strategy_from
+from apportion.router.assignment import (
+    BatchProblem,
+    admission,
+    assign,
+    first_in_line,
+    largest_feasible_subset,
+    strategy_from,
+)
 
 
 def problem(allowed: np.ndarray, slots: list[int], sequences: list[int] | None = None) -> BatchProblem:
@@ -54,3 +61,14 @@ def test_a_large_request_keeps_the_slots_that_it_waits_for() -> None:
     allowed = np.ones((3, 1), bool)
     assert first_in_line(problem(allowed, [2], [3, 1, 1])).tolist() == [False, False, False]
     assert first_in_line(problem(allowed, [2], [1, 3, 1])).tolist() == [True, False, False]
+
+
+def test_those_who_can_pay_together_are_found_without_a_search_where_dear_slots_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "most_admitted", None)
+    cost = np.random.default_rng(0).uniform(0.9, 1.1, (20, 3)) * [1.0, 10.0, 100.0]
+    batch = BatchProblem(np.full((20, 3), 0.5), cost, np.array([8, 2, 4]), 8 * 1.1 + 2 * 11 + 110)
+    admitted = largest_feasible_subset(batch)
+    assert admitted.sum() == 11
+    assert assign(batch.subset(admitted)).feasible

@@ -191,7 +191,8 @@ def test_tokens_are_those_that_an_answer_counts(service: Service) -> None:
     )
     assert counted.headers["x-router-model"] == "finch"
     assert float(counted.headers["x-router-settled-cost-usd"]) == 0
-    assert QUESTION in service.post("/detokenize", {"model": "finch", "tokens": tokens}).json()["prompt"]
+    text = service.post("/detokenize", {"model": "finch", "tokens": tokens}).json()["prompt"]
+    assert QUESTION.replace(" ", "") in text.replace(" ", "")  # the tokenizer does not give all spaces back
     plain = service.post("/tokenize", {"model": "finch", "prompt": "word " * 2000})
     assert plain.json()["count"] > plain.json()["max_model_len"]
 

@@ -46,6 +46,7 @@ async def _rounds(requests: int, rounds: int, seed: int, folder: Path, console: 
         rooms.append(LoadedRoom(case, folder, seed))
         await rooms[-1].fill()
     gc.collect()
+    gc.freeze()  # else a case now and then looks for garbage in the rooms of all the others
     found = []
     for number in range(rounds):
         # Each round from another case on: what follows on what is not always the same.
@@ -54,6 +55,7 @@ async def _rounds(requests: int, rounds: int, seed: int, folder: Path, console: 
         console.print(f"round {number + 1} of {rounds}")
     for room in rooms:
         await room.close()
+    gc.unfreeze()
     return found
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from starlette.requests import Request
 
 from apportion.deployments.config.service import IngressConfig
 from apportion.deployments.ingress.encoding import decoded
+from apportion.deployments.wire.headers import TIMEOUT_HEADER
 from apportion.router.errors import OverloadedError, PayloadTooLargeError, UploadTimeoutError
 
 MAX_REQUESTS = 10_000
@@ -68,6 +70,15 @@ class Door:
             upload.drop()
 
 
+def asked_s(headers: Mapping[str, str]) -> float:
+    """The time that the headers give a request; infinite where they give none, or none that can be read here."""
+    try:
+        asked = float(headers.get(TIMEOUT_HEADER, "inf"))
+    except ValueError:
+        return math.inf
+    return asked if asked > 0 else math.inf
+
+
 class Upload:
     """The body of one request, and the memory that it takes in all its copies."""
 
@@ -89,7 +100,8 @@ class Upload:
             OverloadedError: there is no memory for it.
             ClientDisconnect: the client has left.
         """
-        limit, limit_s = min(self._door.max_body_bytes, most_bytes or self._door.max_body_bytes), self._door.upload_s
+        limit = min(self._door.max_body_bytes, most_bytes or self._door.max_body_bytes)
+        limit_s = min(self._door.upload_s, asked_s(request.headers))
         chunks, size = [], 0
         try:
             async with asyncio.timeout(limit_s):

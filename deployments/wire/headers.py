@@ -11,6 +11,7 @@ from apportion.router.batch.messages import Decision, Refusal, Verdict
 
 HEADER_PREFIX = "x-router-"
 TENANT_HEADER = f"{HEADER_PREFIX}tenant"
+TIMEOUT_HEADER = f"{HEADER_PREFIX}timeout-s"
 
 
 def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:

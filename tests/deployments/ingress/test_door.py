@@ -18,10 +18,13 @@ async def until(condition) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_body_that_trickles_in_ends_with_408_and_leaves_nothing() -> None:
-    async with ingress_before(simulated(), ingress={"upload_timeout_s": 0.5}) as front:
+@pytest.mark.parametrize(("bound_s", "headers"), [(0.5, {}), (60.0, {"x-router-timeout-s": "0.5"})])
+async def test_a_body_that_trickles_in_ends_with_408_and_leaves_nothing(
+    bound_s: float, headers: dict[str, str]
+) -> None:
+    async with ingress_before(simulated(), ingress={"upload_timeout_s": bound_s}) as front:
         reader, writer = await front.connect()
-        writer.write(head(1000))
+        writer.write(head(1000, **headers))
         for _ in range(3):
             writer.write(b" ")
             await asyncio.sleep(0.1)

@@ -111,7 +111,7 @@ def test_added_models_leave_the_others_to_the_bit(
     np.testing.assert_array_equal(after.output_tokens[:, :3], before.output_tokens)
     np.testing.assert_array_equal(after.output_tokens_std[:, :3], before.output_tokens_std)
     truth = split[2][1].scores[:, 1]
-    mean = np.full(120, split[0][1].scores[:, 1].mean())
+    mean = np.full(len(truth), split[0][1].scores[:, 1].mean())
     assert _log_loss(after.success[:, 3], truth) < 0.9 * _log_loss(mean, truth)
     with pytest.raises(OutcomesTableError, match="the head has columns for them already"):
         quick.add_models(head, *split[0], split[1])

@@ -110,12 +110,16 @@ class Keyring:
         return True
 
     def watch(self, period_s: float = WATCH_PERIOD_S) -> Callable[[], None]:
-        """Refreshes in a thread of its own until what it returns is called."""
+        """Refreshes in a thread of its own until what it returns is called; no mistake in it ends the thread."""
         ended = threading.Event()
 
         def look() -> None:
             while not ended.wait(period_s):
-                self.refresh()
+                try:
+                    self.refresh()
+                except Exception as error:  # its class only: what it says may quote the file
+                    self.error = f"the API keys stay as they were: {type(error).__name__}"
+                    logger.error("%s", self.error)
 
         if self._config.file is not None:
             threading.Thread(target=look, name="keys", daemon=True).start()

@@ -271,6 +271,24 @@ def test_a_watched_file_is_read_without_a_request(file: Path) -> None:
     assert set(ring.keys.by_name) == {"bob"}
 
 
+def test_nothing_ends_the_watch(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = keyring(file, ALICE)
+    looks = []
+
+    def fails() -> bool:
+        looks.append(ring.error)
+        raise RuntimeError("secret-a")
+
+    monkeypatch.setattr(ring, "refresh", fails)
+    stop = ring.watch(0.01)
+    deadline_s = time.monotonic() + 10
+    while len(looks) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    stop()
+    assert looks[:1] == [None]
+    assert looks[2] == "the API keys stay as they were: RuntimeError"
+
+
 def test_a_key_may_be_kept_from_planning_only() -> None:
     Caller().check_route()
     with pytest.raises(PermissionDeniedError, match="may not use /v1/route"):

@@ -83,8 +83,8 @@ def test_an_empty_folder_serves_the_zoo_beside_folders_of_the_same_names(
     log, before = tmp_path / "log", temporary_sockets()
     with serving(installed, log):
         assert answer(240, log).headers["x-router-model"] in {"wren", "finch", "lark", "heron"}
-        with httpx.stream("HEAD", f"{URL}/ready", timeout=30) as head:
-            assert (head.status_code, head.read()) == (200, b"")
+        # An ingress hears of replicas every few seconds.
+        wait_for(lambda: httpx.head(f"{URL}/ready", timeout=30).status_code == 200, 15, "the ingress says so")
         wait_for(lambda: "Ready in" in log.read_text(), 120, "all engines are ready")
     assert "Stopped; no process is left." in log.read_text()
     assert not [process.cmdline() for process in started_in(installed.environment)]

@@ -178,7 +178,7 @@ async def test_only_who_knows_its_token_is_answered() -> None:
             async with session.post(server.url + PATH, data=body, headers=headers) as answer:
                 assert answer.status == status
         async with session.get(server.url + "/metrics") as answer:
-            assert answer.status == 404, "of the application: metrics need no token"
+            assert answer.status == 405, "of the application: metrics need no token"
     await server.stop()
 
 
@@ -190,7 +190,7 @@ async def test_an_engine_listens_on_ipv6() -> None:
     assert server.url.startswith("http://[::1]:")
     await server.start()
     async with aiohttp.ClientSession() as session, session.get(server.url + "/") as answer:
-        assert answer.status == 404
+        assert answer.status == 405, "of the application"
     await server.stop()
 
 

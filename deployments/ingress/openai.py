@@ -90,10 +90,14 @@ class ParsedRequest:
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
     def digest(self) -> bytes:
-        """Of the content, whatever model and sampling are asked for; what was forgotten keeps its own."""
+        """Of account and content, whatever model and sampling are asked for; what was forgotten keeps its own.
+
+        Of the account, so that nobody can have another's prompts refused by making engines fail with them.
+        """
         if self._digest is None:
-            content = json.dumps([self._body.get("messages", self.item.content), self.item.tools], ensure_ascii=False)
-            self._digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
+            content = self._body.get("messages", self.item.content)
+            text = json.dumps([self.item.account, content, self.item.tools], ensure_ascii=False)
+            self._digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         return self._digest
 
     def forget(self) -> None:

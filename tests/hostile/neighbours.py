@@ -140,23 +140,24 @@ def watch_closely(field: Field) -> None:
         list(pool.map(watcher, ("/health", "/ready", "/health", "/ready")))
 
 
-STRATEGIES = [chat(routing={"strategy": "mip", "options": {"gap": gap / 10_000}}) for gap in range(1, 61)]
+FLOOD = f"{MARKER}, what is 3 plus 4?"  # none of what engines fail with elsewhere
+STRATEGIES = [chat(FLOOD, routing={"strategy": "mip", "options": {"gap": gap / 10_000}}) for gap in range(1, 61)]
 
 NEIGHBOURS = (
     Attack(
         "one key asks for a hundred answers at once",
-        all_at_once([chat(max_tokens=40)] * 100, "stranger"),
+        all_at_once([chat(FLOOD, max_tokens=40)] * 100, "stranger"),
         frozenset({"200", "429"}),
         always=True,
     ),
     Attack(
         "a key asks for more at once than it may",
-        all_at_once([chat(max_tokens=60)] * 120, "greedy"),
+        all_at_once([chat(FLOOD, max_tokens=60)] * 120, "greedy"),
         frozenset({"200", "429"}),
     ),
     Attack(
         "twenty requests of 64 answers at once",
-        all_at_once([chat(n=64, max_tokens=8, temperature=1)] * 20, "stranger"),
+        all_at_once([chat(FLOOD, n=64, max_tokens=8, temperature=1)] * 20, "stranger"),
         frozenset({"200", "429", "402"}),
     ),
     Attack(

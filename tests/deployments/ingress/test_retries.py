@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -6,6 +8,7 @@ from starlette.routing import Route
 
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.retries import RETRY_BURST, SUSPECTS, RetryBudget, Suspects
+from apportion.router.budget import Account
 from apportion.router.errors import UnavailableError
 from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
 
@@ -95,3 +98,11 @@ def test_suspects_are_bounded() -> None:
     suspects.check(lambda: (0).to_bytes(4))
     with pytest.raises(UnavailableError):
         suspects.check(lambda: (SUSPECTS).to_bytes(4))
+
+
+def test_nobody_has_anothers_prompt_refused_by_what_engines_failed_with() -> None:
+    mine, anothers = parsed(), parsed(structured_outputs={"regex": "a"})
+    assert mine.digest() == anothers.digest()
+    strangers = parsed()
+    strangers.item = replace(strangers.item, account=Account(key="stranger"))
+    assert strangers.digest() != mine.digest()

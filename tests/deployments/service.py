@@ -45,10 +45,10 @@ class Service:
         return next(str(replica["url"]) for replica in self.replicas().values() if replica["model"] == model)
 
 
-def health(url: str, timeout_s: float) -> dict[str, Any]:
+def health(url: str, timeout_s: float, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """What /health says; without numbers when the router does not answer, empty when no ingress does."""
     try:
-        state: dict[str, Any] = httpx.get(f"{url}/health", timeout=timeout_s).json()
+        state: dict[str, Any] = httpx.get(f"{url}/health", headers=headers, timeout=timeout_s).json()
     except (httpx.HTTPError, ValueError):
         return {}
     return state

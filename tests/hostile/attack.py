@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.hostile.stage import Stage
@@ -34,14 +33,10 @@ class Field:
     stage: Stage
     seen: Counter[str] = field(default_factory=Counter)
     struck_s: float = NEVER_S
-    mended_s: float = NEVER_S
 
-    @contextmanager
-    def damage(self) -> Iterator[None]:
-        """What is done within is the damage; once it ends, nothing but the recovery is left."""
+    def damaged(self) -> None:
+        """The damage is done now."""
         self.struck_s = time.monotonic()
-        yield
-        self.mended_s = time.monotonic()
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def killed(find: Callable[[], psutil.Process], name: str) -> Callable[[Field], N
     def run(field: Field) -> None:
         living = len(replicas(name))
         victim = find()
-        with field.damage():
-            kill(victim)
+        field.damaged()
+        kill(victim)
         wait_for(
             lambda: (
                 not victim.is_running() and len(replicas(name)) >= living and bool(field.stage.health().get("healthy"))
@@ -60,11 +60,11 @@ def stopped(find: Callable[[], psutil.Process], name: str, seconds: float) -> Ca
 
     def run(field: Field) -> None:
         victim = find()
-        with field.damage():
-            victim.suspend()
-            until_s = time.monotonic() + seconds
-            while time.monotonic() < until_s and victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.2)
+        field.damaged()
+        victim.suspend()
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s and victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.2)
         gone = not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE
         field.seen["given up" if gone else "waited for"] += 1
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -78,18 +78,19 @@ def starve_an_ingress(field: Field) -> None:
     """No further descriptor for one of the two ingresses."""
     victim = part("Ingress")
     soft, hard = victim.rlimit(psutil.RLIMIT_NOFILE)
-    with field.damage():
-        victim.rlimit(psutil.RLIMIT_NOFILE, (victim.num_fds() + 1, hard))
-        time.sleep(10)
-        if victim.is_running():
-            victim.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+    field.damaged()
+    victim.rlimit(psutil.RLIMIT_NOFILE, (victim.num_fds() + 1, hard))
+    time.sleep(10)
+    if victim.is_running():
+        victim.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
     state = field.stage.health()
     field.seen["engines that are still offered"] += len(state.get("replicas", {}))
 
 
 def stall_the_database(field: Field) -> None:
     """Somebody holds the ledger's write lock."""
-    with contextlib.closing(sqlite3.connect(field.stage.ledger, isolation_level=None)) as database, field.damage():
+    with contextlib.closing(sqlite3.connect(field.stage.ledger, isolation_level=None)) as database:
+        field.damaged()
         database.execute("BEGIN IMMEDIATE")
         time.sleep(4)
         database.execute("ROLLBACK")
@@ -178,10 +179,10 @@ def deploy_under_long_answers(field: Field) -> None:
     for model in args["models"]:
         model["output_usd_per_million"] *= 1.5
     args["batching"]["max_wait_ms"] = 40
-    with field.damage():
-        deploy(changed)
-        for thread in threads:
-            thread.join()
+    field.damaged()
+    deploy(changed)
+    for thread in threads:
+        thread.join()
     field.seen.update(ends)
     field.stage.document.clear()
     field.stage.document.update(changed)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from rich.console import Console
 
 from apportion.deployments.cluster.launch import running_service
 from tests.deployments.conftest import free_port
-from tests.deployments.service import CONFIG, holds_nothing, wait_for
+from tests.deployments.service import CONFIG, health, holds_nothing, wait_for
 from tests.hostile.innocents import CLIENTS
 
 SLOW_MODEL = "heron"  # simulated: its streams take a minute
@@ -67,11 +65,7 @@ class Stage:
 
     def health(self) -> dict[str, Any]:
         """What an operator sees; empty when nobody answers."""
-        try:
-            state: dict[str, Any] = httpx.get(f"{self.url}/health", headers=key("operator"), timeout=10).json()
-        except (httpx.HTTPError, ValueError):
-            return {}
-        return state
+        return health(self.url, timeout_s=10, headers=key("operator"))
 
     def calm(self) -> bool:
         """Whether every part works, every model has its replica, and nothing is held for anybody."""
@@ -83,11 +77,9 @@ class Stage:
             and len(state["replicas"]) == len(FAST_MODELS) + 1
         )
 
-    def wait_until_calm(self) -> float:
-        """Seconds until then. Raises: AssertionError: it does not come."""
-        began_s = time.monotonic()
-        wait_for(self.calm, CALM_S, f"every part works and nothing is held: {self.health()}")
-        return time.monotonic() - began_s
+    def wait_until_calm(self) -> None:
+        """Raises: AssertionError: it does not come."""
+        wait_for(self.calm, CALM_S, "every part works and nothing is held")
 
     def spent_nano(self, tenant: str) -> int:
         """What the ledger holds for a tenant, in nano-USD."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.chaos.kills import Outage
 from tests.hostile.attack import Attack, Excuse
 from tests.hostile.innocents import Answer, p95_s
 from tests.hostile.inputs import MARKER
 
 LATE_RATIO = 2.0
-UNKNOWN_S = 3.0  # so long a part that was struck may still be asked
 WORST_NANO = 256 * 1_420  # of one innocent request: a whole context of the dearest model that it may have
 QUIET_FLOOR_S = 0.4  # a quiet p95 below this is taken for this: the machine's own noise is of its size
 
@@ -79,5 +79,6 @@ def owed_nano(answers: Sequence[Answer], struck_s: float) -> tuple[int, int]:
     What was under way when a part was struck may have been begun twice, or have ended unheard.
     """
     told = sum(round(answer.told_usd * 1e9) for answer in answers if answer.told_usd is not None)
-    struck = sum(answer.started_s <= struck_s + UNKNOWN_S and answer.ended_s >= struck_s for answer in answers)
+    outage = Outage("any", struck_s)
+    struck = sum(outage.struck(answer.started_s, answer.ended_s) for answer in answers)
     return told, told + struck * WORST_NANO

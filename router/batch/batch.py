@@ -33,7 +33,8 @@ class Batch:
     """A batch on its way to verdicts.
 
     `allowed` and `healthy` (models that have a replica for the request) are (N, M); `remaining` (M,) are the slots that
-    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case.
+    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case, `crowded`
+    (N, M) those that may answer a request but have no room for its many answers yet.
     """
 
     items: Sequence[RouteItem]
@@ -46,6 +47,7 @@ class Batch:
     budget: BatchBudget | None = None
     stays: Stays | None = None
     elsewhere: BoolArray | None = None
+    crowded: BoolArray | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
@@ -85,6 +87,7 @@ class Batch:
             return
         fitting = self.allowed & ((sequences <= room) | (sequences == 1))
         self.wait(np.flatnonzero(self.allowed.any(axis=1) & ~fitting.any(axis=1)))
+        self.crowded = self.allowed & ~fitting
         self.allowed = fitting
 
     def let_wait(self, those: BoolArray) -> None:
@@ -161,13 +164,20 @@ class Batch:
     ) -> None:
         """Refuses what the cap can never pay; what it could, were cheap models not full, waits, as do the paced."""
         cheapest = cheapest_usd(problem)
-        waits = cheapest * (1 + ROUNDING / 2) <= own_usd
+        waits = np.minimum(cheapest, self._crowded_usd(rows)) * (1 + ROUNDING / 2) <= own_usd
         if self.budget is not None and self.budget.pacer is not None:
             waits[:] = True
         self.wait(rows[~funded & waits])
         refused = ~funded & ~waits
         for row, cost_usd in zip(rows[refused].tolist(), cheapest[refused], strict=True):
             self.refuse(row, over_budget(cost_usd, problem, self.policy))
+
+    def _crowded_usd(self, rows: IntArray) -> FloatArray:
+        """(N,) what the cheapest model costs that has no room for the requests yet; inf where none lacks it."""
+        if self.crowded is None:
+            return np.full(len(rows), np.inf)
+        costs_usd: FloatArray = np.where(self.crowded[rows], self.estimates.cost_usd[rows], np.inf).min(axis=1)
+        return costs_usd
 
 
 def by_strategy(items: Sequence[RouteItem]) -> list[list[int]]:

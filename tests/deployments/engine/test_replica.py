@@ -51,10 +51,10 @@ class Whole:
     engine: Any
     dispatcher: Dispatcher
 
-    async def ask(self, timeout_s: float, *, stream: bool) -> Browser:
+    async def ask(self, timeout_s: float, *, stream: bool, tokens: int = 60) -> Browser:
         browser = Browser()
         with contextlib.suppress(DeadlineError):
-            request = asking(stream=stream, max_tokens=60, routing={"timeout_s": timeout_s})
+            request = asking(stream=stream, max_tokens=tokens, routing={"timeout_s": timeout_s})
             await self.dispatcher.serve(request, PATH, Client(browser.send))
         return browser
 
@@ -78,7 +78,7 @@ async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         simulated=SimulatedConfig(tokens=1000, token_s=0.02),
         input_usd_per_million=1,
         output_usd_per_million=10,
-        max_model_len=100,
+        max_model_len=1000,
     )
     config = configuration(tmp_path / "b.db", budget={"limits": [LIMIT]})
     config = config.model_copy(update={"models": (model, *config.models[1:])})
@@ -112,9 +112,9 @@ async def test_a_complete_answer_costs_what_it_says(whole: Whole) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_that_is_given_up_costs_what_was_generated(whole: Whole, stream: bool) -> None:
-    await whole.ask(0.4, stream=stream)
+    await whole.ask(2.0, stream=stream, tokens=900)  # for which the engine would need 18 s
     spent_usd = await whole.spent_usd()
-    assert PROMPT_TOKENS / 1e6 < spent_usd < (PROMPT_TOKENS + 30 * 10) / 1e6
+    assert PROMPT_TOKENS / 1e6 < spent_usd < (PROMPT_TOKENS + 110 * 10) / 1e6
     (cost_usd,) = whole.engine._meter._ended.values()
     assert round(1e9 * spent_usd) == round(1e9 * cost_usd)
 

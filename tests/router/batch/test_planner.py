@@ -93,6 +93,14 @@ async def test_what_the_cap_cannot_pay_is_refused_and_the_batch_goes_on() -> Non
     assert "budget_usd_per_request" in refusal.error.message
 
 
+async def test_what_only_lacks_room_for_its_answers_on_the_cheap_model_waits_for_it() -> None:
+    policy = Policy(MODELS, Mip(), 5e-6)
+    crowded = Availability(SLOTS, SLOTS, room=np.array([[2, 8]]))
+    result = await PlainRoom().planner.plan(items(1, sequences=4), estimates(1), crowded, policy)
+    assert not result.verdicts
+    assert result.waiting == {"r0"}
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "says"),
     [

@@ -34,15 +34,17 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
     ]
 
 
-def room(name: str) -> str:
-    """The folder of a module; a layer's own files are its ground floor."""
-    return ".".join(name.split(".")[:2]) if (ROOT / Path(*name.split(".")[:2])).is_dir() else name
+def room(name: str, depth: int) -> str:
+    """The folder of a module, so many deep; files above that depth are the ground floor, each by itself."""
+    folder = name.split(".")[:depth]
+    return ".".join(folder) if (ROOT / Path(*folder)).is_dir() else name
 
 
-def between_rooms(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+def between_rooms(graph: dict[str, set[str]], depth: int) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, targets in graph.items():
-        found.setdefault(room(name), set()).update(room(target) for target in targets if room(target) != room(name))
+        mine = room(name, depth)
+        found.setdefault(mine, set()).update({room(target, depth) for target in targets} - {mine})
     return found
 
 
@@ -54,8 +56,9 @@ def test_no_file_is_part_of_a_circle() -> None:
     assert not circle(ARROWS)
 
 
-def test_no_room_is_part_of_a_circle() -> None:
-    assert not circle(between_rooms(ARROWS))
+@pytest.mark.parametrize("depth", [2, 3])
+def test_no_room_is_part_of_a_circle(depth: int) -> None:
+    assert not circle(between_rooms(ARROWS, depth))
 
 
 @pytest.mark.parametrize("place", FORBIDDEN)
@@ -91,3 +94,11 @@ def test_a_planted_upward_import_is_seen(module: str, planted: str) -> None:
 def test_a_planted_circle_is_seen(module: str, planted: str) -> None:
     assert not circle(ARROWS)
     assert module in circle(arrows(SOURCES | {module: f"{SOURCES[module]}\n{planted}\n"}))
+
+
+def test_a_planted_circle_of_rooms_within_a_room_is_seen() -> None:
+    module, planted = "router.batch.queueing.pace", "from apportion.router.batch.reservations.slots import UNBOUNDED"
+    graph = arrows(SOURCES | {module: f"{SOURCES[module]}\n{planted}\n"})
+
+    assert not circle(graph)
+    assert "router.batch.queueing" in circle(between_rooms(graph, 3))

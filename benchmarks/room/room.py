@@ -16,8 +16,8 @@ import numpy as np
 from apportion.deployments.config.service import parse_config
 from apportion.deployments.control.assembly import BatchRoom
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch.entry import Entry
 from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Verdict
+from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from apportion.router.batch.spending import Pacing
+from apportion.router.batch.money.spending import Pacing
 from apportion.router.budget import UNNAMED, Limit, Pacer, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.pacers import PACER_OPTIONS_HELP, checked_pacer

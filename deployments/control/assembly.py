@@ -10,21 +10,21 @@ import numpy as np
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import PredictorConfig, RoutingConfig, ServiceConfig
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
-from apportion.router.batch.conversations import Conversations
-from apportion.router.batch.entry import Entry
-from apportion.router.batch.fleet import Fleet
-from apportion.router.batch.forecaster import CallLimits, Forecaster, Predict
+from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster, Predict
+from apportion.router.batch.forecasting.turns import Turns
+from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.messages import Verdict
-from apportion.router.batch.parts import Part
-from apportion.router.batch.planner import BatchPlanner
+from apportion.router.batch.money.spending import Spending
+from apportion.router.batch.money.steady_clock import SteadyClock
+from apportion.router.batch.planning.planner import BatchPlanner
+from apportion.router.batch.planning.rungs import Rungs, Solve
 from apportion.router.batch.policy import Policy
-from apportion.router.batch.preview import Preview
-from apportion.router.batch.reservations import Reservations
-from apportion.router.batch.rungs import Rungs, Solve
-from apportion.router.batch.scheduler import BatchLimits, Scheduler
-from apportion.router.batch.spending import Spending
-from apportion.router.batch.steady_clock import SteadyClock
-from apportion.router.batch.turns import Turns
+from apportion.router.batch.reservations.conversations import Conversations
+from apportion.router.batch.reservations.fleet import Fleet
+from apportion.router.batch.reservations.reservations import Reservations
+from apportion.router.batch.scheduling.entry import Entry
+from apportion.router.batch.scheduling.preview import Preview
+from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
 PREVIEW_SOLVE_S = 0.1  # less than the grace, so that no batch behind a preview is late

@@ -12,8 +12,8 @@ from apportion.deployments.config.keys import Permissions
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import who
 from apportion.deployments.keys.keyring import Keyring, rates_of
-from apportion.router.batch.rate import RateLimiter
-from apportion.router.batch.spending import Spending
+from apportion.router.batch.guards.rate import RateLimiter
+from apportion.router.batch.money.spending import Spending
 from apportion.router.budget import UNNAMED, Account
 from apportion.router.errors import RateLimitError
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ray.serve.handle import DeploymentHandle
 
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
-from apportion.router.batch.forecaster import Predict
+from apportion.router.batch.forecasting.forecaster import Predict
 from apportion.router.batch.messages import RouteItem
-from apportion.router.batch.rungs import Solve
+from apportion.router.batch.planning.rungs import Solve
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 

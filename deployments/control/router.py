@@ -24,9 +24,9 @@ from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.control.sole import service_name
 from apportion.deployments.wire.logs import log_to_serve
-from apportion.router.batch.entry import Entry
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Refusal, Reply, Report, RouteItem, Verdict
-from apportion.router.batch.spending import GRACE_S
+from apportion.router.batch.money.spending import GRACE_S
+from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.errors import ConfigurationError, RateLimitError, UnavailableError
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from apportion.router.batch.entry import Entry
 from apportion.router.batch.messages import Decision, Reply, Verdict
+from apportion.router.batch.scheduling.entry import Entry
 
 MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
 

@@ -17,7 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 
 from apportion.deployments.ingress.endings import Endings
-from apportion.router.batch.cancellation import is_cancelled
+from apportion.router.batch.guards.cancellation import is_cancelled
 from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.errors import UnavailableError
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from apportion.router.batch.breaker import Breaker
+from apportion.router.batch.guards.breaker import Breaker
 from apportion.router.errors import UnavailableError
 
 RETRY_BURST = 100.0  # retries at once, as when an engine dies with all that it was answering

@@ -13,7 +13,7 @@ from typing import Any
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig
 from apportion.deployments.ingress.model_cards import auto_card, card
 from apportion.deployments.wire.calls import answer_of
-from apportion.router.batch.recent import Recent
+from apportion.router.batch.guards.recent import Recent
 
 STATE_AGE_S = 1.0  # numbers may be told again for so long
 STATE_TIMEOUT_S = 2.0

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import Caller, caller_of
 from apportion.deployments.keys.keyring import Keyring, rates_of
-from apportion.router.batch.rate import RateLimiter
+from apportion.router.batch.guards.rate import RateLimiter
 from apportion.router.budget import UNNAMED
 from apportion.router.errors import ApportionError
 

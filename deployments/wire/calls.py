@@ -9,7 +9,7 @@ from typing import TypeVar
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from apportion.router.batch.cancellation import is_cancelled
+from apportion.router.batch.guards.cancellation import is_cancelled
 from apportion.router.errors import DeadlineError, UnavailableError
 
 T = TypeVar("T")

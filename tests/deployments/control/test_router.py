@@ -15,8 +15,6 @@ from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch import fleet as fleet_module
-from apportion.router.batch import unsettled
 from apportion.router.batch.messages import (
     Decision,
     Done,
@@ -29,6 +27,8 @@ from apportion.router.batch.messages import (
     RouteItem,
     Turn,
 )
+from apportion.router.batch.reservations import fleet as fleet_module
+from apportion.router.batch.reservations import unsettled
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, RateLimitError
 from apportion.router.estimates import Estimates

@@ -7,7 +7,7 @@ from typing import Any
 
 from apportion.deployments.ingress.openai import parse
 from apportion.router.batch.capabilities import Capabilities
-from apportion.router.batch.entry import size_bytes
+from apportion.router.batch.scheduling.entry import size_bytes
 
 PIXELS = base64.b64encode(bytes(range(256)) * 2000).decode()
 TEXT = {"type": "text", "text": "What is shown?"}

@@ -29,8 +29,8 @@ def serve_file(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_line_is_written_once_with_the_name_of_its_module(serve_file: Path) -> None:
-    logging.getLogger("apportion.router.batch.queue").info("%d wait", 3)
-    assert serve_file.read_text() == "INFO apportion.router.batch.queue 3 wait\n"
+    logging.getLogger("apportion.router.batch.queueing.queue").info("%d wait", 3)
+    assert serve_file.read_text() == "INFO apportion.router.batch.queueing.queue 3 wait\n"
 
 
 def test_outside_of_a_replica_the_program_decides_where_lines_go() -> None:

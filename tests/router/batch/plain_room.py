@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
-from apportion.router.batch.conversations import Conversations
-from apportion.router.batch.entry import Entry
-from apportion.router.batch.fleet import Fleet
-from apportion.router.batch.forecaster import CallLimits, Forecaster
+from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster
+from apportion.router.batch.forecasting.turns import Turns
+from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.messages import EngineReplica, RouteItem, Verdict
-from apportion.router.batch.parts import Part
-from apportion.router.batch.planner import BatchPlanner
+from apportion.router.batch.money.spending import Spending
+from apportion.router.batch.planning.planner import BatchPlanner
+from apportion.router.batch.planning.rungs import Rungs
 from apportion.router.batch.policy import Policy, ServedModel
-from apportion.router.batch.preview import Preview
-from apportion.router.batch.reservations import Reservations
-from apportion.router.batch.rungs import Rungs
-from apportion.router.batch.scheduler import BatchLimits, Scheduler
-from apportion.router.batch.spending import Spending
-from apportion.router.batch.turns import Turns
+from apportion.router.batch.reservations.conversations import Conversations
+from apportion.router.batch.reservations.fleet import Fleet
+from apportion.router.batch.reservations.reservations import Reservations
+from apportion.router.batch.scheduling.entry import Entry
+from apportion.router.batch.scheduling.preview import Preview
+from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 

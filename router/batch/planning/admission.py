@@ -1,0 +1,96 @@
+"""Which requests of a batch its slots and its cap can take, before anyone decides who answers them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment import BatchProblem, first_in_line, largest_feasible_subset
+from apportion.router.batch.messages import RouteItem
+from apportion.router.batch.money.batch_budget import ROUNDING, allowed_usd
+from apportion.router.batch.planning.search import searching
+from apportion.router.batch.policy import Policy
+from apportion.router.errors import ApportionError, BudgetExceededError
+
+logger = logging.getLogger(__name__)
+
+ADMISSION_LIMIT_S = 0.1
+
+
+async def admitted(problem: BatchProblem) -> BoolArray:
+    """(N,): which requests the budget has room for, as many as can be; nearly always all, seen at a glance."""
+    cost_usd = allowed_usd(problem)
+    cheapest = cost_usd.argmin(axis=1)
+    use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
+    if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
+        return np.ones(problem.n_requests, dtype=bool)
+    try:
+        return await searching(partial(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S))
+    except Exception:
+        logger.exception("the search for requests that can pay together failed")
+        return np.zeros(problem.n_requests, dtype=bool)
+
+
+def seatable(problem: BatchProblem) -> BoolArray:
+    """(N,): which requests there are slots for, those in front first; nearly always all, seen at a glance."""
+    if problem.load.sum() <= problem.slots.min():
+        return np.ones(problem.n_requests, dtype=bool)
+    return first_in_line(problem)
+
+
+def cheapest_usd(problem: BatchProblem) -> FloatArray:
+    """Each request's cheapest allowed cost in USD: (N,)."""
+    cheapest: FloatArray = allowed_usd(problem).min(axis=1)
+    return cheapest
+
+
+def allowances(
+    rows: IntArray,
+    items: Sequence[RouteItem],
+    problem: BatchProblem,
+    policy: Policy,
+    *,
+    predicted: BoolArray | None = None,
+) -> FloatArray:
+    """(N,) USD that the requests bring; together they are the batch's cap.
+
+    A request that names its model brings that model's price if it is higher: whoever names a model has decided
+    what to pay, which must not take from the others' allowance nor be refused for it. So does whoever is not
+    `predicted`: costs are bounds then, and a cap on expected costs must not refuse what it has always paid for.
+    """
+    if policy.budget_usd_per_request is None:
+        return np.full(len(rows), np.inf)
+    bringing = np.array([items[row].model is not None for row in rows])
+    if predicted is not None:
+        bringing |= ~predicted
+    # A hair more than the price, so that no rounding refuses it.
+    brought = np.where(bringing, cheapest_usd(problem) * (1 + ROUNDING), 0.0)
+    together: FloatArray = np.maximum(brought, policy.budget_usd_per_request)
+    return together
+
+
+def over_budget(cheapest: float, problem: BatchProblem, policy: Policy) -> ApportionError:
+    return BudgetExceededError(
+        f"the cheapest model that may answer costs {cheapest:.3g} USD, and the batch's cap of "
+        f"{problem.budget_usd:.3g} USD ({policy.budget_usd_per_request:.3g} USD a request) cannot pay for it; "
+        "shorten the prompt, lower max_tokens, or raise budget_usd_per_request"
+    )
+
+
+def pay_for_themselves(problem: BatchProblem, own_usd: FloatArray) -> BoolArray:
+    """(N,): requests that their own allowances pay for, each on its cheapest model, as far as that has slots.
+
+    Args:
+        own_usd: (N,), from `allowances`.
+    """
+    cost_usd = allowed_usd(problem)
+    column = cost_usd.argmin(axis=1)
+    pays: BoolArray = cost_usd.min(axis=1) * (1 + ROUNDING / 2) <= own_usd
+    for model in range(problem.n_models):
+        mine = np.flatnonzero(pays & (column == model))
+        pays[mine] = np.cumsum(problem.load[mine]) <= problem.slots[model]
+    return pays

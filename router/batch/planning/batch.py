@@ -1,0 +1,190 @@
+"""A batch on its way to verdicts: who can be answered by whom, who pays, who waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment import BatchProblem, Strategy
+from apportion.router.assignment.options import checked_strategy
+from apportion.router.batch.messages import Refusal, RouteItem, Verdict
+from apportion.router.batch.money.batch_budget import ROUNDING, BatchBudget
+from apportion.router.batch.planning.admission import (
+    admitted,
+    allowances,
+    cheapest_usd,
+    over_budget,
+    pay_for_themselves,
+)
+from apportion.router.batch.policy import Policy
+from apportion.router.batch.reservations.conversations import Stays
+from apportion.router.errors import ApportionError
+from apportion.router.estimates import Estimates
+
+ADMISSION_ROUNDS = 6  # each nearly always the last
+
+
+@dataclass
+class Batch:
+    """A batch on its way to verdicts.
+
+    `allowed` and `healthy` (models that have a replica for the request) are (N, M); `remaining` (M,) are the slots that
+    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case, `crowded`
+    (N, M) those that may answer a request but have no room for its many answers yet.
+    """
+
+    items: Sequence[RouteItem]
+    estimates: Estimates
+    allowed: BoolArray
+    healthy: BoolArray
+    remaining: IntArray
+    policy: Policy
+    explain: bool
+    budget: BatchBudget | None = None
+    stays: Stays | None = None
+    elsewhere: BoolArray | None = None
+    crowded: BoolArray | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+
+    def refuse(self, row: int, error: ApportionError) -> None:
+        self.verdicts[self.items[row].id] = Refusal(self.items[row].id, error)
+
+    def leave_out_what_cannot_be_paid(self) -> None:
+        """Models whose worst case some limit on money has no room for; refuses requests that have no other."""
+        if self.budget is None or self.budget.affordable.all():
+            return
+        paid = self.allowed & self.budget.affordable
+        for row in np.flatnonzero(self.allowed.any(axis=1) & ~paid.any(axis=1)).tolist():
+            self.refuse(row, self.budget.error(row, self.allowed[row]))
+        self.allowed = paid
+
+    def keep_loops(self) -> None:
+        """Lets tool loops have no other model than theirs where it may answer within what the request brings.
+
+        Where money is paced nobody knows what that is; there the value of staying has to do.
+        """
+        if self.stays is None or (self.budget is not None and self.budget.pacer is not None):
+            return
+        most_usd = self.policy.budget_usd_per_request
+        self.elsewhere = self.stays.elsewhere(
+            self.allowed, self.estimates.cost_usd, np.inf if most_usd is None else most_usd
+        )
+        self.allowed = self.allowed & ~self.elsewhere
+
+    def let_wait_what_has_no_room(self, room: IntArray | None) -> None:
+        """Requests of many answers go where one replica has room for them; the others may have its slots meanwhile.
+
+        Args:
+            room: (N, M), the most sequences that the request may have; None: any number.
+        """
+        sequences = np.array([item.sequences for item in self.items])[:, None]
+        if room is None or (sequences == 1).all():
+            return
+        fitting = self.allowed & ((sequences <= room) | (sequences == 1))
+        self.wait(np.flatnonzero(self.allowed.any(axis=1) & ~fitting.any(axis=1)))
+        self.crowded = self.allowed & ~fitting
+        self.allowed = fitting
+
+    def let_wait(self, those: BoolArray) -> None:
+        """Requests (N,) whose turn it is not yet, if they need not be refused."""
+        self.wait(np.flatnonzero(those & self.allowed.any(axis=1)))
+        self.allowed = self.allowed & ~those[:, None]
+
+    def wait(self, rows: IntArray) -> None:
+        self.waiting.update(self.items[row].id for row in rows)
+
+    def by_strategy(self) -> list[tuple[Strategy, IntArray]]:
+        """Requests that ask for a strategy of their own are planned apart, each group with its own allowance."""
+        answerable = set(np.flatnonzero(self.allowed.any(axis=1)).tolist())
+        groups = []
+        for rows in by_strategy(self.items):
+            ask = self.items[rows[0]].ask
+            strategy = self.policy.strategy if ask.strategy is None else checked_strategy(ask.strategy, ask.options)
+            if kept := [row for row in rows if row in answerable]:
+                groups.append((strategy, np.array(kept)))
+        return groups
+
+    def problem(self, rows: IntArray, *, with_samples: bool) -> BatchProblem:
+        """The rows' problem under the remaining slots, and no budget yet."""
+        sequences = np.array([self.items[row].sequences for row in rows], dtype=np.int64)
+        priority = np.array([self.items[row].priority for row in rows], dtype=float)
+        # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
+        most = max(1, int(self.remaining.max(initial=1)))
+        estimates = self.estimates.rows(rows)
+        if self.stays is not None:
+            estimates = self.stays.valued(estimates, rows, self.policy.stay_value)
+        return estimates.problem(
+            self.remaining.copy(),
+            allowed=self.allowed[rows],
+            sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
+            weight=None if (priority == 0).all() else np.exp2(priority),
+            with_samples=with_samples,
+        )
+
+    def kept(self, rows: IntArray, problem: BatchProblem, keep: BoolArray) -> tuple[IntArray, BatchProblem]:
+        """The kept requests and their problem, with the allowance that they bring."""
+        rows, problem = rows[keep], problem.subset(keep)
+        if self.budget is None or self.budget.pacer is None:
+            cap_usd = float(self._allowances(rows, problem).sum())
+            return rows, replace(problem, budget_usd=cap_usd)
+        if problem.budget_usd == float("inf"):  # asked once a batch, since a pacer learns from each
+            problem = replace(problem, budget_usd=self.budget.allowance_usd(self.budget.pacer, problem))
+        return rows, problem
+
+    def _allowances(self, rows: IntArray, problem: BatchProblem) -> FloatArray:
+        return allowances(rows, self.items, problem, self.policy, predicted=self.estimates.predicted[rows])
+
+    async def those_who_can_pay(self, rows: IntArray, problem: BatchProblem) -> tuple[IntArray, BatchProblem]:
+        """The requests that can pay for each other; with each that is turned away the cap is smaller."""
+        for attempt in range(ADMISSION_ROUNDS + 1):
+            last = attempt == ADMISSION_ROUNDS
+            own_usd = self._allowances(rows, problem)
+            funded = pay_for_themselves(problem, own_usd)
+            if not last and (together := await admitted(problem)).sum() >= funded.sum():
+                funded = together  # else the search ran out of time with less
+            self._turn_away(rows, problem, own_usd, funded)
+            if funded.all():
+                break
+            if not funded.any():
+                return rows[:0], problem
+            rows, problem = self.kept(rows, problem, funded)
+        return rows, problem
+
+    def _turn_away(
+        self,
+        rows: IntArray,
+        problem: BatchProblem,
+        own_usd: FloatArray,
+        funded: BoolArray,
+    ) -> None:
+        """Refuses what the cap can never pay; what it could, were cheap models not full, waits, as do the paced."""
+        cheapest = cheapest_usd(problem)
+        waits = np.minimum(cheapest, self._crowded_usd(rows)) * (1 + ROUNDING / 2) <= own_usd
+        if self.budget is not None and self.budget.pacer is not None:
+            waits[:] = True
+        self.wait(rows[~funded & waits])
+        refused = ~funded & ~waits
+        for row, cost_usd in zip(rows[refused].tolist(), cheapest[refused], strict=True):
+            self.refuse(row, over_budget(cost_usd, problem, self.policy))
+
+    def _crowded_usd(self, rows: IntArray) -> FloatArray:
+        """(N,) what the cheapest model costs that has no room for the requests yet; inf where none lacks it."""
+        if self.crowded is None:
+            return np.full(len(rows), np.inf)
+        costs_usd: FloatArray = np.where(self.crowded[rows], self.estimates.cost_usd[rows], np.inf).min(axis=1)
+        return costs_usd
+
+
+def by_strategy(items: Sequence[RouteItem]) -> list[list[int]]:
+    """Rows of the requests that ask for the same strategy with the same options; first those that ask for none."""
+    groups: dict[str, list[int]] = {"": []}
+    for row, item in enumerate(items):
+        ask = item.ask
+        key = "" if ask.strategy is None else json.dumps([ask.strategy, ask.options], sort_keys=True)
+        groups.setdefault(key, []).append(row)
+    return [rows for rows in groups.values() if rows]

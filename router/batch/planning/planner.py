@@ -1,0 +1,167 @@
+"""Plans one batch: which requests can go anywhere, what they may spend together, and which model answers each."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.assignment import Assignment, BatchProblem, Strategy
+from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
+from apportion.router.batch.planning.admission import seatable
+from apportion.router.batch.planning.batch import Batch
+from apportion.router.batch.planning.rungs import Rungs
+from apportion.router.batch.planning.screening import possible_models, reasons, refuse
+from apportion.router.batch.policy import Policy
+from apportion.router.batch.reservations.availability import Availability
+from apportion.router.estimates import Estimates
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch's verdicts by request id, and the ids that have to wait for a slot.
+
+    `possible` is (N, M): False where a model can never answer the request, whatever is free.
+    """
+
+    verdicts: dict[str, Verdict]
+    waiting: set[str]
+    possible: BoolArray
+
+
+class BatchPlanner:
+    """Turns items and what there is for them into decisions; holds no reservation and no queue.
+
+    `rungs_used` counts the requests that were decided on each rung; what has no prediction is on rung `static`.
+    """
+
+    def __init__(self, rungs: Rungs) -> None:
+        self._rungs = rungs
+        self._batch_ids = itertools.count(1)
+        self.rungs_used: Counter[str] = Counter()
+
+    async def plan(
+        self,
+        items: Sequence[RouteItem],
+        estimates: Estimates,
+        available: Availability,
+        policy: Policy,
+        *,
+        starting: BoolArray | None = None,
+        explain: bool = False,
+    ) -> Plan:
+        """Decides a batch.
+
+        Args:
+            items: those in front are seated first where slots are short.
+            starting: (N,), those that may have slots; the others wait unless they have to be refused. None: all may.
+            explain: decisions carry the predictions for every model.
+        """
+        if available.stays is not None:
+            estimates = available.stays.cheaper(estimates, policy.prices)
+        healthy = available.healthy(len(items))
+        possible = possible_models(items, estimates, policy.models)
+        allowed = possible & healthy
+        batch = Batch(
+            items,
+            estimates,
+            allowed,
+            healthy,
+            available.free_slots.copy(),
+            policy,
+            explain,
+            available.budget,
+            available.stays,
+        )
+        for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
+            batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
+        batch.leave_out_what_cannot_be_paid()
+        batch.keep_loops()
+        if batch.elsewhere is not None:
+            possible &= ~batch.elsewhere
+        if starting is not None:
+            batch.let_wait(~starting)
+        batch.let_wait_what_has_no_room(available.room)
+        for strategy, rows in batch.by_strategy():
+            await self._plan_group(batch, strategy, rows)
+        return Plan(batch.verdicts, batch.waiting, possible)
+
+    async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> None:
+        """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
+        problem = batch.problem(rows, with_samples=strategy.needs_samples)
+        seated = seatable(problem)
+        batch.wait(rows[~seated])
+        if not seated.any():
+            return
+        rows, problem = await batch.those_who_can_pay(*batch.kept(rows, problem, seated))
+        if not len(rows):
+            return
+        assignment, rung = await self._rungs.assign(problem, strategy)
+        rungs = ["static" if row in batch.estimates.guessed else rung for row in rows.tolist()]
+        self.rungs_used.update(rungs)
+        self._decide(batch, rows, problem, assignment, rungs)
+
+    def _decide(
+        self, batch: Batch, rows: IntArray, problem: BatchProblem, assignment: Assignment, rungs: Sequence[str]
+    ) -> None:
+        info = BatchInfo(
+            id=next(self._batch_ids),
+            size=len(rows),
+            planned_cost_usd=assignment.expected_cost_usd,
+            cap_usd=problem.budget_usd,
+            budget_price=assignment.prices.budget,
+            objective=assignment.objective,
+            bound=assignment.bound,
+            binding=assignment.binding,
+        )
+        placed = assignment.model >= 0
+        batch.wait(rows[~placed])
+        np.subtract.at(batch.remaining, assignment.model[placed], problem.load[placed])
+        for i in np.flatnonzero(placed).tolist():
+            row, chosen = int(rows[i]), int(assignment.model[i])
+            item, model = batch.items[row], batch.policy.models[chosen]
+            room = model.max_model_len - int(batch.estimates.input_tokens[row, chosen])
+            batch.verdicts[item.id] = Decision(
+                id=item.id,
+                model=model.name,
+                max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
+                success=None if model.by_name_only else float(batch.estimates.success[row, chosen]),
+                cost_usd=float(problem.cost_usd[i, chosen]),
+                slot_price=float(assignment.prices.slots[chosen]),
+                rung=rungs[i],
+                strategy=assignment.strategy,
+                batch=info,
+                candidates=_candidates(batch, row) if batch.explain else (),
+                turn=None if batch.stays is None else batch.stays.turn(row, chosen),
+            )
+
+
+def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
+    estimates, policy = batch.estimates, batch.policy
+    stays = batch.stays
+    value = np.zeros(len(policy.models)) if stays is None else stays.value(len(policy.models), policy.stay_value)[row]
+    whys = reasons(batch.items[row], estimates, row, policy.models, batch.healthy)
+    return tuple(
+        Candidate(
+            model=model.name,
+            success=None if model.by_name_only else float(estimates.success[row, j]),
+            calibrated_success=None if model.by_name_only else float(estimates.before_lift()[row, j]),
+            cost_usd=float(estimates.cost_usd[row, j]),
+            output_tokens=float(estimates.output_tokens[row, j]),
+            allowed=bool(batch.allowed[row, j]),
+            stay_value=float(value[j]),
+            # What no limit of the request's forbids is forbidden by those on money, or by slots that are taken.
+            reason=None if batch.allowed[row, j] else whys[j] or _passing_reason(batch, row, j),
+        )
+        for j, model in enumerate(policy.models)
+    )
+
+
+def _passing_reason(batch: Batch, row: int, column: int) -> str:
+    if batch.elsewhere is not None and batch.elsewhere[row, column]:
+        return "the request brings the results of another model's calls"
+    return "there is no money or no room for it at the moment"

@@ -1,0 +1,42 @@
+"""What a batch may take: slots, models, money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.batch.money.batch_budget import BatchBudget
+from apportion.router.batch.reservations.conversations import Stays
+from apportion.router.budget.standing import Claim
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What there is for N requests at the moment of their planning.
+
+    Args:
+        free_slots: (M,), what may be taken now.
+        room: (N, M), the most sequences that the request may have to start on a replica of the model now; None: any.
+        capacity: (M,), slots of replicas that work; a model with none may not answer.
+        avoided: (N, M), models that have failed a request; None: no request has failed.
+        budget: what the limits on money leave each request, in their order; None: there are no limits.
+        stays: where the requests' sessions were last; None: no request has one.
+    """
+
+    free_slots: IntArray
+    capacity: IntArray
+    room: IntArray | None = None
+    avoided: BoolArray | None = None
+    budget: BatchBudget | None = None
+    stays: Stays | None = None
+
+    def healthy(self, n_requests: int) -> BoolArray:
+        """(N, M): models that have a replica for the request."""
+        healthy: BoolArray = np.tile(self.capacity > 0, (n_requests, 1))
+        return healthy if self.avoided is None else healthy & ~self.avoided
+
+    def claim(self, row: int, model: str) -> Claim | None:
+        """What the request sets aside to go to the model; None where there are no limits."""
+        return None if self.budget is None else self.budget.claim(row, model)

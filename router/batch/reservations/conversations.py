@@ -1,0 +1,177 @@
+"""Conversations: which model and replica answered a session last, and what it is worth to stay there.
+
+An engine that has read a conversation keeps it in its prefix cache, and another model would go on in another voice.
+Both are values in a batch's objective: the tokens that are likely to be cached make the model cheaper, and
+`Policy.stay_value` counts as so much more success. Whoever is not told of a session, or forgets it, loses only these.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.batch.forecasting.forecaster import chars
+from apportion.router.batch.messages import RouteItem, Turn
+from apportion.router.budget import Account
+from apportion.router.estimates import Estimates
+from apportion.router.prices import ModelPrice, cache_savings
+
+LOOP_VALUE = 1.0  # of staying within a tool loop: no other model is better by more
+_Key = tuple[Account, str]
+Content = str | list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LastTurn:
+    """Who answered a session's last turn, and how long its prompt was (0: nobody has counted it).
+
+    A prompt that goes on from it begins with `parts` messages or characters, which `sign` stands for.
+    """
+
+    model: str
+    replica: str
+    prompt_tokens: float
+    parts: int
+    sign: int
+    at_s: float
+
+    def tokens_in(self, content: Content) -> float:
+        """Tokens of this prompt that another one is likely to begin with: all or none."""
+        goes_on = len(content) >= self.parts and _sign(content[: self.parts]) == self.sign
+        return self.prompt_tokens if goes_on else 0.0
+
+
+class Conversations:
+    """The last turns of the sessions of late, each account's its own.
+
+    Args:
+        most: sessions that are remembered; of more, those that were silent longest are forgotten.
+        ttl_s: a session that is silent for longer is forgotten.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(self, most: int, ttl_s: float, clock: Callable[[], float]) -> None:
+        self._most = most
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._last: OrderedDict[_Key, LastTurn] = OrderedDict()  # the most silent ones first
+        self.turns: Counter[Turn] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def last(self, item: RouteItem) -> LastTurn | None:
+        """The last turn of the request's session, if it has one that is known."""
+        found = None if item.session is None else self._last.get((item.account, item.session))
+        return None if found is None or self._clock() - found.at_s > self._ttl_s else found
+
+    def remember(self, item: RouteItem, turn: Turn | None, model: str, replica: str, prompt_tokens: float) -> None:
+        """The request goes to this replica; a request without a session leaves nothing."""
+        if item.session is None:
+            return
+        if turn is not None:
+            self.turns[turn] += 1
+        now_s, key = self._clock(), (item.account, item.session)
+        self._last[key] = LastTurn(model, replica, prompt_tokens, len(item.content), _sign(item.content), now_s)
+        self._last.move_to_end(key)
+        while len(self._last) > self._most or now_s - next(iter(self._last.values())).at_s > self._ttl_s:
+            self._last.popitem(last=False)
+
+    def look(self, items: Sequence[RouteItem], names: Sequence[str]) -> Stays | None:
+        """Where the requests' sessions were last; None if no request has a session.
+
+        Args:
+            names: of the models, in the order of every array.
+        """
+        if not any(item.session is not None for item in items):
+            return None
+        columns = {name: column for column, name in enumerate(names)}
+        turns = [self.last(item) for item in items]
+        return Stays(
+            column=np.array([-1 if turn is None else columns.get(turn.model, -1) for turn in turns], dtype=np.int64),
+            cached_tokens=np.array(
+                [0.0 if turn is None else turn.tokens_in(item.content) for item, turn in zip(items, turns, strict=True)]
+            ),
+            in_loop=np.array([in_tool_loop(item) for item in items], dtype=bool),
+            in_session=np.array([item.session is not None for item in items], dtype=bool),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """Where the sessions of N requests were last: every array is (N,).
+
+    `column` is the model's, -1 for what has no session or whose session is new; `cached_tokens` are likely to be in its
+    cache; `in_loop` says that the request brings the results of the model's own calls.
+    """
+
+    column: IntArray
+    cached_tokens: FloatArray
+    in_loop: BoolArray
+    in_session: BoolArray
+
+    def cheaper(self, estimates: Estimates, prices: Sequence[ModelPrice]) -> Estimates:
+        """The estimates with what is likely to be cached at its own price; where tokens are guessed, none is."""
+        rows = np.flatnonzero((self.column >= 0) & estimates.predicted)
+        at = rows, self.column[rows]
+        cached = np.minimum(self.cached_tokens[rows], estimates.input_tokens[at])
+        cost_usd = estimates.cost_usd.copy()
+        cost_usd[at] = np.maximum(cost_usd[at] - cached * cache_savings(prices)[at[1]], 0.0)
+        return replace(estimates, cost_usd=cost_usd)
+
+    def value(self, n_models: int, stay_value: float) -> FloatArray:
+        """(N, M) what staying counts for, in success."""
+        value = np.zeros((len(self.column), n_models))
+        known = np.flatnonzero(self.column >= 0)
+        value[known, self.column[known]] = np.where(self.in_loop[known], LOOP_VALUE, stay_value)
+        return value
+
+    def valued(self, estimates: Estimates, rows: IntArray, stay_value: float) -> Estimates:
+        """The estimates of these rows as a plan goes by them: with what staying counts for.
+
+        Success ends at 1, above which no other model is better anyway.
+        """
+        more = self.value(estimates.success.shape[1], stay_value)[rows]
+        success, samples = np.minimum(estimates.success + more, 1.0), estimates.success_samples
+        if samples is not None:
+            samples = np.minimum(samples + more, 1.0)
+        return replace(estimates, success=success, success_samples=samples)
+
+    def elsewhere(self, may_stay: BoolArray, cost_usd: FloatArray, most_usd: float) -> BoolArray:
+        """(N, M) True where a tool loop would leave its model though it may stay.
+
+        Args:
+            may_stay: (N, M), models that may answer the request.
+            cost_usd: (N, M), expected.
+            most_usd: a loop whose model costs more may go on elsewhere.
+        """
+        known = np.flatnonzero(self.in_loop & (self.column >= 0))
+        at = known, self.column[known]
+        rows = known[may_stay[at] & (cost_usd[at] <= most_usd)]
+        elsewhere = np.zeros(may_stay.shape, dtype=bool)
+        elsewhere[rows] = True
+        elsewhere[rows, self.column[rows]] = False
+        return elsewhere
+
+    def turn(self, row: int, column: int) -> Turn | None:
+        """What it is to a request's session to be answered by the model of this column."""
+        if not self.in_session[row]:
+            return None
+        last = int(self.column[row])
+        return Turn.first if last < 0 else Turn.stays if last == column else Turn.moves
+
+
+def _sign(content: Content) -> int:
+    """By which a prompt's beginning is known again, without reading megabytes of messages for that."""
+    return hash(content) if isinstance(content, str) else chars(content)
+
+
+def in_tool_loop(item: RouteItem) -> bool:
+    """Whether the request brings the result of a call that a model has made, for that model to go on."""
+    last = item.content[-1] if isinstance(item.content, list) else None
+    return isinstance(last, dict) and last.get("role") == "tool"

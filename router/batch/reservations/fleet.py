@@ -1,0 +1,173 @@
+"""The engines' replicas: where they answer, the slots that they have, and whether they work.
+
+A replica that failed several times in a row gets no requests for a while, then one as a trial.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.batch.guards.breaker import Breaker, BreakerState
+from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
+from apportion.router.batch.reservations.slots import SlotLedger
+
+logger = logging.getLogger(__name__)
+
+REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead, and what it was answering is given up
+BREAKER_MEMORY_S = 300.0  # so long, a replica that was away is known to have failed before
+
+
+class Fleet:
+    """Replicas by their announcements, and the requests on them.
+
+    Args:
+        models: names in the order of every array.
+        clock: seconds of a monotonic clock.
+        expected: models that are to have replicas; None: all.
+    """
+
+    def __init__(
+        self, models: Sequence[str], clock: Callable[[], float], *, expected: Iterable[str] | None = None
+    ) -> None:
+        self._expected = frozenset(models if expected is None else expected)
+        self._clock = clock
+        self._columns = {name: column for column, name in enumerate(models)}
+        self._slots = SlotLedger(len(models))
+        self._replicas: dict[str, EngineReplica] = {}
+        self._heard_s: dict[str, float] = {}
+        self._breakers: dict[str, Breaker] = {}
+        self._left_s: dict[str, float] = {}  # when those left whose breakers are still known
+        self._silent: dict[str, None] = {}  # those of them that did not say so
+
+    @property
+    def in_flight(self) -> int:
+        return self._slots.in_flight
+
+    @property
+    def complete(self) -> bool:
+        """Whether every model that is to have replicas has one."""
+        return self._expected <= {replica.model for replica in self._replicas.values()}
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Replicas whose heartbeats have ceased in the last minutes without a word."""
+        return tuple(self._silent)
+
+    def capacity(self) -> IntArray:
+        """(M,) slots of the replicas that work, used or not."""
+        return self._slots.capacity()
+
+    def free_slots(self) -> IntArray:
+        """(M,) slots that may be taken now."""
+        return self._slots.free_slots()
+
+    def room(self) -> IntArray:
+        """(M,) the most sequences that a request can start with now on one replica."""
+        return self._slots.room()
+
+    def announce(self, replica: EngineReplica) -> bool:
+        """A replica's heartbeat; True if its slots are new."""
+        self._silent.pop(replica.id, None)
+        if replica.draining or replica.model not in self._columns:
+            self._drop(replica.id)
+            return False
+        is_new = replica.id not in self._replicas
+        self._heard_s[replica.id] = self._clock()
+        self._replicas[replica.id] = replica
+        self._slots.join(replica.id, self._columns[replica.model], replica.slots)
+        if is_new:
+            self._left_s.pop(replica.id, None)
+            self._breakers.setdefault(replica.id, Breaker())
+            self._restrict(replica.id)  # to go silent and come back is no proof that it works
+            logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
+        return is_new
+
+    def avoided(self, items: Sequence[RouteItem]) -> BoolArray | None:
+        """(N, M) True for models that the request is not to go to again; None where there is nothing to avoid."""
+        if not any(item.avoid_replicas for item in items):
+            return None
+        avoided = np.zeros((len(items), len(self._columns)), dtype=bool)
+        for row, item in enumerate(items):
+            for name, column in self._columns.items():
+                others = set(self._slots.replicas_of(column)) - set(item.avoid_replicas)
+                avoided[row, column] = not others or name in item.avoid_models
+        return avoided
+
+    def seat(self, item: RouteItem, model: str, rather: str | None = None) -> EngineReplica | None:
+        """Takes the request's slots on a replica of the model; None if they are gone.
+
+        Args:
+            rather: the replica that has read the most of the request, unless others have far more room.
+        """
+        name = self._slots.reserve(item.id, self._columns[model], item.sequences, item.avoid_replicas, rather)
+        return None if name is None else self._replicas[name]
+
+    def adopt(self, held: Held) -> None:
+        """Seats what is in flight already and was seated by a router before this one."""
+        if held.model in self._columns:
+            self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica)
+
+    def end(self, done: Done) -> str | None:
+        """A request ended: its slots are free, and its replica did well or not.
+
+        Returns:
+            The replica that it was on; None if it was on none.
+        """
+        replica = self._slots.replica_of(done.id)
+        self._slots.release(done.id)
+        if replica is not None and replica in self._breakers:
+            breaker = self._breakers[replica]
+            # One ingress that cannot reach it says little: it may be the ingress. Its heartbeats say whether it lives.
+            if done.ending.failed:
+                breaker.failure(self._clock())
+            elif done.cost_usd is not None:
+                breaker.success()
+            self._restrict(replica)
+        return replica
+
+    def release(self, request_id: str) -> None:
+        """Frees the slots of a request that no engine has seen."""
+        self._slots.release(request_id)
+
+    def sweep(self) -> bool:
+        """Forgets replicas that are silent and lets trials begin; True if what waits may be served or refused now."""
+        now_s = self._clock()
+        silent = [replica for replica, heard_s in self._heard_s.items() if now_s - heard_s > REPLICA_TTL_S]
+        for replica in silent:
+            self._drop(replica)
+            self._silent[replica] = None
+        for replica in [name for name, left_s in self._left_s.items() if now_s - left_s > BREAKER_MEMORY_S]:
+            del self._breakers[replica], self._left_s[replica]
+            self._silent.pop(replica, None)
+        trials = [self._restrict(replica) for replica in self._replicas]
+        return bool(silent) or any(trials)
+
+    def describe(self) -> dict[str, Any]:
+        """Slots by model and replicas by name, as JSON."""
+        capacity, free = self.capacity().tolist(), self.free_slots().tolist()
+        now_s = self._clock()
+        return {
+            "models": {name: {"slots": capacity[j], "free_slots": free[j]} for name, j in self._columns.items()},
+            "replicas": {
+                name: {"model": replica.model, "url": replica.url, "breaker": self._breakers[name].state(now_s)}
+                for name, replica in self._replicas.items()
+            },
+        }
+
+    def _restrict(self, replica: str) -> bool:
+        state = self._breakers[replica].state(self._clock())
+        most = {BreakerState.closed: None, BreakerState.half_open: 1, BreakerState.open: 0}[state]
+        self._slots.restrict(replica, most)
+        return state is BreakerState.half_open
+
+    def _drop(self, replica: str) -> None:
+        if self._replicas.pop(replica, None) is not None:
+            logger.info("replica %s left", replica)
+            self._left_s[replica] = self._clock()
+        self._heard_s.pop(replica, None)
+        self._slots.leave(replica)

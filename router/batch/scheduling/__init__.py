@@ -1,0 +1,1 @@
+"""A request's way from its arrival to its verdict."""

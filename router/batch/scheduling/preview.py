@@ -1,0 +1,60 @@
+"""Plans what is never run: as a batch of its own, in no request's way and behind breakers of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from apportion.router.batch.forecasting.forecaster import Forecaster
+from apportion.router.batch.messages import Refusal, RouteItem, Verdict
+from apportion.router.batch.planning.planner import BatchPlanner
+from apportion.router.batch.policy import Policy
+from apportion.router.batch.reservations.availability import Availability
+from apportion.router.errors import ApportionError, DeadlineError, OverloadedError
+
+MOST_WAITING = 16
+
+
+class Preview:
+    """Plans one list of requests after the other.
+
+    Args:
+        forecaster: lets every request that is to be run go first.
+        planner: asks the solver for short answers only.
+        timeout_s: for a list, waiting included.
+    """
+
+    def __init__(self, forecaster: Forecaster, planner: BatchPlanner, timeout_s: float) -> None:
+        self._forecaster = forecaster
+        self._planner = planner
+        self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def plan(self, items: Sequence[RouteItem], policy: Policy, available: Availability) -> list[Verdict]:
+        """What would be decided for the items as one batch; takes nothing.
+
+        Args:
+            available: what there is for them.
+
+        Raises:
+            OverloadedError: too many lists wait already.
+            DeadlineError: requests that are to be run left no time for it.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise OverloadedError(f"{self._waiting} lists wait to be planned already; try again later")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline, self._turn:
+                estimates = await self._forecaster.estimate(items, policy.prices)
+                plan = await self._planner.plan(items, estimates, available, policy, explain=True)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise DeadlineError(
+                f"no plan within {self._timeout_s:g} s, since requests that are run go first; send fewer, or later"
+            ) from None
+        finally:
+            self._waiting -= 1
+        waiting = ApportionError("more requests than slots: this one would wait for the next batch")
+        return [plan.verdicts.get(item.id) or Refusal(item.id, waiting) for item in items]

@@ -17,10 +17,12 @@ from typing import Any
 
 import aiohttp
 
+from apportion.deployments.wire.headers import STREAM_COST_HEADER
 from apportion.deployments.wire.settlement import SETTLED_HEADER
 
 PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
+_TELL_COST = {STREAM_COST_HEADER: "true"}
 _SPAN = re.compile(r"([\w-]+);dur=([\d.]+)")
 _COMMENT = f": {SETTLED_HEADER} ".encode()
 _DATA = b"data: "
@@ -85,7 +87,7 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
     answer = Answer()
     started_s = time.perf_counter()
     try:
-        async with session.post(url, data=json.dumps(body), headers=JSON) as response:
+        async with session.post(url, data=json.dumps(body), headers=JSON | _TELL_COST) as response:
             answer.status = response.status
             answer.headers = response.headers
             answer.model = answer.headers.get("x-router-model", "")

@@ -196,6 +196,12 @@ class DispatchConfig(Section):
         gt=0,
         description="A client that takes nothing of its answer for so long is given up.",
     )
+    keep_alive_s: float | None = Field(
+        15.0,
+        gt=0,
+        description="A stream that its engine has begun, and that says nothing for so long, gets an SSE comment, which "
+        "keeps connections open on the way; null: never.",
+    )
 
     @model_validator(mode="after")
     def _ports_are_a_range(self) -> DispatchConfig:

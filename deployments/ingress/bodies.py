@@ -40,6 +40,7 @@ class RoutingField(BaseModel):
         description="The conversation that it is a turn of, by a name of the caller's; else the header x-session-id or "
         "the field prompt_cache_key.",
     )
+    stream_cost: bool = Field(False, description="Tell what a stream has cost, in an SSE comment at its end.")
 
 
 class _Message(BaseModel):

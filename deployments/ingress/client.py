@@ -16,6 +16,7 @@ from apportion.deployments.wire.errors import engine_error, error_response, styl
 from apportion.router.errors import ApportionError
 
 EVENT_END = b"\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"  # an SSE comment, which clients skip
 FAREWELL_S = 1.0  # for a client that reads to learn why its stream ends
 
 
@@ -26,13 +27,15 @@ class StalledClientError(Exception):
 class Client:
     """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it.
 
+    `started`: status and headers are sent. `answered`: so is a part of the answer itself, and no engine is asked again.
+
     Args:
         send: ASGI's.
         headers: of every answer, beside what is answered.
         path: of the endpoint that was asked, whose clients know errors in a style of their own.
         abort: closes the connection at once.
         stall_s: a client that lets a send wait for so long is given up with a `StalledClientError`; None: never.
-        on_start: called before the first byte; from then on no engine is asked again.
+        on_answer: called before the first byte of the answer.
     """
 
     def __init__(
@@ -43,39 +46,53 @@ class Client:
         path: str = "",
         abort: Callable[[], None] = lambda: None,
         stall_s: float | None = None,
-        on_start: Callable[[], None] = lambda: None,
+        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._to_client = send
         self._style = style_of(path)
         self._headers = headers
         self.abort = abort
         self._stall_s = stall_s
-        self._on_start = on_start
+        self._on_answer = on_answer
         self._streaming = False
         self._tail = b""  # the last bytes of a stream
         self._events = 0
         self.started = False
+        self.answered = False
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """The whole answer."""
-        self._start()
+        self._answer()
+        self.started = True
         headers = [*headers, *self._headers, (b"content-length", str(len(body)).encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
     async def refuse(self, status: int, headers: list[tuple[bytes, bytes]], said: bytes) -> None:
-        """The engine's refusal, whose status stays."""
+        """The engine's refusal, whose status stays; of a stream that has begun, its last event."""
+        if self.started:
+            await self.fail(engine_error(status, said))
+            return
         body = json.dumps(self._style.body(engine_error(status, said)), separators=(",", ":"))
         await self.answer(status, headers, body.encode())
 
     async def start_stream(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Status and headers; `chunk` and `end` follow."""
-        self._start()
-        self._streaming = True
+        """Status and headers, unless they are sent already; `chunk` and `end` follow."""
+        if self.started:
+            return
+        self.started = self._streaming = True
         headers = [*headers, *self._headers, (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
+    async def keep_alive(self) -> None:
+        """A sign of life in a stream that has begun; none within an event."""
+        if self._between_events:
+            await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
     async def chunk(self, data: bytes) -> None:
+        """A part of the answer."""
+        if not self.answered:
+            self._answer()
         self._events += (self._tail[-1:] + data).count(EVENT_END)
         self._tail = (self._tail + data)[-len(EVENT_END) :]
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -95,15 +112,19 @@ class Client:
             async with asyncio.timeout(FAREWELL_S):
                 if self._streaming:
                     # Half an event is ended first, so that the error is an event of its own.
-                    end = b"" if self._tail in {b"", EVENT_END} else EVENT_END
+                    end = b"" if self._between_events else EVENT_END
                     await self.chunk(end + self._style.event(error, self._events))
                     await self.end()
         except (TimeoutError, StalledClientError):
             self.abort()
 
-    def _start(self) -> None:
-        self._on_start()
-        self.started = True
+    @property
+    def _between_events(self) -> bool:
+        return self._tail in {b"", EVENT_END}
+
+    def _answer(self) -> None:
+        self._on_answer()
+        self.answered = True
 
     async def _send(self, message: Message) -> None:
         try:
@@ -137,7 +158,7 @@ class ServedResponse(Response):
     Args:
         serve: answers the client; raises an ApportionError only while nothing was sent.
         headers: of the answer, beside what is answered.
-        stall_s: as `Client`'s, and so is `on_start`.
+        stall_s: as `Client`'s, and so is `on_answer`.
     """
 
     def __init__(
@@ -146,13 +167,13 @@ class ServedResponse(Response):
         headers: Sequence[tuple[bytes, bytes]] = (),
         *,
         stall_s: float | None = None,
-        on_start: Callable[[], None] = lambda: None,
+        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self._serve = serve
         self._extra = headers
         self._stall_s = stall_s
-        self._on_start = on_start
+        self._on_answer = on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(
@@ -161,7 +182,7 @@ class ServedResponse(Response):
             path=scope.get("path", ""),
             abort=abort_of(receive),
             stall_s=self._stall_s,
-            on_start=self._on_start,
+            on_answer=self._on_answer,
         )
         work = asyncio.create_task(self._serve(client))
         gone = asyncio.create_task(disconnected(receive))

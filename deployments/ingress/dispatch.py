@@ -1,8 +1,11 @@
 """The data path: bytes between the client and the engine that the plan names, in one pooled connection each way.
 
 Every decided request ends in exactly one `Done`, whether answered, failed or given up by its client. An engine that
-cannot be reached, breaks or is late before the first byte costs the request another attempt; after it, the stream
-ends with an error event.
+cannot be reached, breaks or is late before the first byte of its answer costs the request another attempt; after it,
+the stream ends with an error event.
+
+A stream whose engine has taken it and is silent is kept alive with comments. Its status and headers go out with the
+first of them, so a later attempt stays on the model that they name.
 """
 
 from __future__ import annotations
@@ -10,86 +13,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
 import aiohttp
 
 from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.ingress.attempt import Attempt, Line, now_s
 from apportion.deployments.ingress.client import Client, StalledClientError
 from apportion.deployments.ingress.connections import Connections, is_own_trouble
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
+from apportion.deployments.ingress.pipe import Pipe
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.headers import decision_headers, server_timing
-from apportion.deployments.wire.settlement import (
-    COMMENT_MAX_BYTES,
-    LAST_EVENT_MAX_BYTES,
-    SETTLED_HEADER,
-    find_settled,
-)
-from apportion.router.batch.messages import Decision, Done, Ending
-from apportion.router.errors import DeadlineError, UnavailableError
+from apportion.router.batch.messages import Decision, Done, Ending, RouteItem
+from apportion.router.errors import ApportionError, DeadlineError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 # Between tries to connect while this ingress itself has no means to; the seat is held meanwhile.
 _OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-# An engine that had a request for so long without a byte of answer has failed it if the request's own time is up.
-LATE_S = 15.0
 _LOSSES = frozenset({Ending.connection_lost, Ending.engine_failed})
-_TAIL_BYTES = COMMENT_MAX_BYTES + LAST_EVENT_MAX_BYTES
 
 
 class _EngineFailureError(Exception):
     """The engine gave no answer, or broke it off; the message is for the client."""
 
     ending = Ending.engine_failed  # of the attempt
-
-
-@dataclass(slots=True)
-class _Line:
-    """A replica while requests of this ingress are on it: how many, and when the last byte came out of it."""
-
-    attempts: int = 0
-    heard_s: float = -math.inf
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What becomes of a dispatched request: until the engine has done more, its client has given it up."""
-
-    line: _Line
-    begun_s: float = field(default_factory=lambda: _now_s())
-    cost_usd: float | None = None
-    ending: Ending = Ending.given_up
-    begun_to_answer: bool = False
-    lost: bool = False  # whether the replica was found to be silent to everybody
-    reused: bool = False  # whether the connection had served another request before
-
-    def heard(self) -> None:
-        self.begun_to_answer = True
-        self.line.heard_s = _now_s()
-
-    def late(self) -> Ending:
-        """How it ends when the engine's time is up: slow under load, or silent to everybody."""
-        return Ending.late if self.line.heard_s > self.begun_s else Ending.engine_failed
-
-    def lose(self, total: asyncio.Timeout) -> None:
-        """The replica sends no heartbeats any more: its time is up."""
-        self.lost = True
-        if not total.expired():
-            total.reschedule(_now_s())
-
-    def out_of_time(self) -> None:
-        """The request's own time is up; what its engine had for long without a byte is not its client's doing."""
-        if self.ending is Ending.given_up and not self.begun_to_answer and _now_s() - self.begun_s > LATE_S:
-            self.ending = self.late()
 
 
 class Dispatcher:
@@ -106,7 +61,7 @@ class Dispatcher:
         self._config = config
         self._timeouts = timeouts
         self._connections = Connections()
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Line] = {}
         self._retries = RetryBudget(config.retry_share, time.monotonic)
         self._suspects = Suspects(time.monotonic)
 
@@ -121,10 +76,12 @@ class Dispatcher:
         """
         timeout_s = min(parsed.item.timeout_s, self._config.request_timeout_s)
         try:
-            async with asyncio.timeout_at((arrived_s or _now_s()) + timeout_s) as deadline:
+            async with asyncio.timeout_at((arrived_s or now_s()) + timeout_s) as deadline:
                 await self._attempt(parsed, path, client, deadline)
         except StalledClientError:
             client.abort()
+        except ApportionError as error:
+            await client.fail(error)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -140,9 +97,9 @@ class Dispatcher:
         self._retries.request()
         while True:
             self._suspects.check(parsed.digest)
-            left_s = (deadline.when() or 0.0) - _now_s()
+            left_s = (deadline.when() or 0.0) - now_s()
             asked_s = time.perf_counter()
-            decision = await self._link.plan(parsed.item.again(failed, left_s))
+            decision = await self._link.plan(_again(parsed.item, failed, left_s, told=client.started))
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(decision, planned_s, parsed, path, client, deadline)
@@ -155,7 +112,7 @@ class Dispatcher:
                     losses += 1
                     self._suspects.lost(parsed.digest(), decision.replica or "")
                 # An engine that was lost may have died of this very request: it is tried on one more at most.
-                over = client.started or len(failed) > self._config.retries or losses > 1
+                over = client.answered or len(failed) > self._config.retries or losses > 1
                 if over or (failure.ending.worked and not self._retries.take()):
                     tried = f" ({len(failed)} replicas were tried)" if len(failed) > 1 else ""
                     await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
@@ -210,17 +167,29 @@ class Dispatcher:
         parsed: ParsedRequest,
         path: str,
         client: Client,
-        attempt: _Attempt,
+        attempt: Attempt,
         limits: TimeoutsConfig,
     ) -> None:
         sent_s = time.perf_counter()
         first_s = limits.first_token_s if parsed.stream else None
+
+        def reasons() -> list[tuple[bytes, bytes]]:
+            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
+            return [*decision_headers(decision, batch_told=parsed.batch_told), timing]
+
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
             try:
                 async with asyncio.timeout(first_s) as patience:
                     answer = await self._call(decision, parsed, path, attempt, limits, stack)
-                    first = await answer.content.readany()
-                    attempt.heard()
+                    pipe = Pipe(
+                        answer,
+                        client,
+                        reasons,
+                        attempt,
+                        keep_alive_s=self._config.keep_alive_s,
+                        cost_told=parsed.cost_told,
+                    )
+                    first = await pipe.next()
             except TimeoutError as error:
                 if not patience.expired():
                     raise
@@ -229,17 +198,14 @@ class Dispatcher:
             if answer.status >= 500:
                 attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"the engine failed ({answer.status})")
-            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
-            await _pipe(
-                answer, first, [*decision_headers(decision, batch_told=parsed.batch_told), timing], attempt, client
-            )
+            await pipe.run(first)
 
     async def _call(
         self,
         decision: Decision,
         parsed: ParsedRequest,
         path: str,
-        attempt: _Attempt,
+        attempt: Attempt,
         limits: TimeoutsConfig,
         stack: contextlib.AsyncExitStack,
     ) -> aiohttp.ClientResponse:
@@ -270,11 +236,11 @@ class Dispatcher:
                     raise
 
     @contextlib.asynccontextmanager
-    async def _attempted(self, decision: Decision) -> AsyncIterator[_Attempt]:
+    async def _attempted(self, decision: Decision) -> AsyncIterator[Attempt]:
         replica = decision.replica or ""
-        line = self._lines.setdefault(replica, _Line())
+        line = self._lines.setdefault(replica, Line())
         line.attempts += 1
-        attempt = _Attempt(line)
+        attempt = Attempt(line)
         try:
             yield attempt
         except _EngineFailureError as failure:
@@ -287,39 +253,8 @@ class Dispatcher:
             self._link.finish(Done(decision.id, attempt.cost_usd, attempt.ending))
 
 
-async def _pipe(
-    answer: aiohttp.ClientResponse, first: bytes, reasons: list[tuple[bytes, bytes]], attempt: _Attempt, client: Client
-) -> None:
-    content_type = answer.headers.get("content-type", "application/json")
-    headers = [(b"content-type", content_type.encode()), *reasons]
-    settled = answer.headers.get(SETTLED_HEADER)
-    if settled is not None:
-        attempt.cost_usd = float(settled)
-        headers.append((SETTLED_HEADER.encode(), settled.encode()))
-    if content_type.startswith("text/event-stream"):
-        await client.start_stream(answer.status, headers)
-        await _pipe_stream(answer, first, attempt, client)
-        return
-    body = first + await answer.read()
-    attempt.heard()
-    attempt.ending = Ending.answered
-    if answer.status >= 400:
-        attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
-        await client.refuse(answer.status, headers, body)
-    else:
-        await client.answer(answer.status, headers, body)
-
-
-async def _pipe_stream(answer: aiohttp.ClientResponse, first: bytes, attempt: _Attempt, client: Client) -> None:
-    await client.chunk(first)
-    tail = first[-_TAIL_BYTES:]
-    async for chunk in answer.content.iter_any():
-        attempt.heard()
-        await client.chunk(chunk)
-        tail = (tail + chunk)[-_TAIL_BYTES:]
-    attempt.cost_usd, attempt.ending = find_settled(tail), Ending.answered
-    await client.end()
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
+def _again(item: RouteItem, failed: list[Decision], left_s: float, *, told: bool) -> RouteItem:
+    """The item of the next attempt; where the client was told of a model, that one has to answer."""
+    if told and failed:
+        item = replace(item, ask=replace(item.ask, models=(failed[-1].model,)))
+    return item.again(failed, left_s)

@@ -249,5 +249,5 @@ class Ingress:
                 partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind], arrived_s=upload.arrived_s),
                 ignored_header(parsed.ignored),
                 stall_s=self._config.dispatch.client_stall_s,
-                on_start=forget,
+                on_answer=forget,
             )

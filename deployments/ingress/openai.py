@@ -60,10 +60,11 @@ class ParsedRequest:
 
     `ignored` are the names of fields that mean nothing here and that the engine does not get.
 
-    `batch_told`: whether the answer's headers say in which batch of everybody's requests it was planned.
+    `batch_told`: whether the answer's headers say in which batch of everybody's requests it was planned; `cost_told`:
+    whether a stream says at its end what it has cost.
     """
 
-    __slots__ = ("_body", "_digest", "batch_told", "ignored", "item", "kind", "stream")
+    __slots__ = ("_body", "_digest", "batch_told", "cost_told", "ignored", "item", "kind", "stream")
 
     def __init__(
         self, kind: Kind, item: RouteItem, body: dict[str, Any], stream: bool, ignored: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class ParsedRequest:
         self.stream = stream
         self.ignored = ignored
         self.batch_told = True
+        self.cost_told = False
         self._body = body
         self._digest: bytes | None = None
 
@@ -196,7 +198,9 @@ def parse_object(
     forwarded = {name: value for name, value in read.body.items() if name != "routing"}
     if "messages" in forwarded and kind in _AS_CHATS:
         forwarded["messages"] = messages
-    return ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
+    parsed = ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
+    parsed.cost_told = field.stream_cost
+    return parsed
 
 
 def _session(field: RoutingField, headers: Mapping[str, str], body: Mapping[str, Any], *, by_user: bool) -> str | None:
@@ -254,6 +258,7 @@ def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingF
         "timeout-s",
         "wait-for-budget",
         "session",
+        "stream-cost",
     ):
         value = headers.get(HEADER_PREFIX + name)
         key = name.replace("-", "_")

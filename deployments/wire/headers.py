@@ -12,6 +12,7 @@ from apportion.router.batch.messages import Decision, Refusal, Verdict
 HEADER_PREFIX = "x-router-"
 TENANT_HEADER = f"{HEADER_PREFIX}tenant"
 TIMEOUT_HEADER = f"{HEADER_PREFIX}timeout-s"
+STREAM_COST_HEADER = f"{HEADER_PREFIX}stream-cost"
 
 
 def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:

@@ -1,6 +1,6 @@
-"""How an engine tells what an answer cost: a header, or a comment just before or after a stream's last event.
+"""How an engine tells what an answer cost: a header, or an SSE comment at the end of a stream.
 
-Clients that follow the SSE standard skip comments, so streams stay what OpenAI's clients expect.
+Clients see the comment where they have asked for it: some read streams more strictly than the standard.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from apportion.router.prices import ModelPrice
 
 SETTLED_HEADER = "x-router-settled-cost-usd"
-_COMMENT = re.compile(rb"(?:^|\n): " + SETTLED_HEADER.encode() + rb" ([0-9.e+-]+)\n")
-COMMENT_MAX_BYTES = 96
-LAST_EVENT_MAX_BYTES = 96  # what may follow the comment: the end that the API's streams have, which says nothing else
+_BEGINNING = f": {SETTLED_HEADER} ".encode()
+_COMMENT = re.compile(rb"(?<=\n)" + _BEGINNING + rb"([0-9.e+-]+)\n\n")
+_COMMENT_MAX_BYTES = 96
 PRICE_HEADER = "x-router-price-usd-per-million"  # between ingress and engine
 
 
@@ -38,7 +38,33 @@ def settled_comment(cost_usd: float) -> str:
     return f": {SETTLED_HEADER} {cost_usd:.12g}\n\n"
 
 
-def find_settled(tail: bytes) -> float | None:
-    """The cost in USD from the end of a stream; None if the engine did not get to tell."""
-    match = _COMMENT.search(tail)
-    return float(match.group(1)) if match else None
+class SettledStream:
+    """A stream on its way to the client: `cost_usd` is what its comment has told, None before that.
+
+    Args:
+        told: the comment goes on to the client; else it is taken out, in however many pieces it comes.
+    """
+
+    def __init__(self, *, told: bool) -> None:
+        self.cost_usd: float | None = None
+        self._told = told
+        self._before = b"\n"  # the last byte that went on
+        self._held = b""  # what may be the beginning of the comment
+
+    def passed(self, chunk: bytes) -> bytes:
+        """What goes on to the client, now that the chunk has come; may be nothing."""
+        data = self._before + self._held + chunk
+        if (comment := _COMMENT.search(data)) is not None:
+            self.cost_usd = float(comment[1])
+            if not self._told:
+                data = data[: comment.start()] + data[comment.end() :]
+        end = len(data)
+        line = data.rfind(b"\n:") + 1
+        if line and self.cost_usd is None and _may_become_the_comment(data[line:]):
+            end = line
+        self._before, self._held = data[end - 1 : end], data[end:]
+        return data[1:end]
+
+
+def _may_become_the_comment(line: bytes) -> bool:
+    return len(line) <= _COMMENT_MAX_BYTES and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))

@@ -12,12 +12,14 @@ from typing import Any
 
 import aiohttp
 
+from apportion.deployments.wire.headers import STREAM_COST_HEADER
 from apportion.deployments.wire.settlement import SETTLED_HEADER
 from tests.chaos.plan import Plan, Shot
 
 GRACE_S = 10.0  # beyond its deadline a request is taken for hung; the client shares two cores with the service
 BACKOFF_S = 0.5  # whoever was told to come back later does not send the next request at once
 _COMMENT = f": {SETTLED_HEADER} "
+_TELL_COST = {STREAM_COST_HEADER: "true"}
 
 
 @dataclass
@@ -125,7 +127,9 @@ async def _send(
     patience_s = limit_s if shot.leave_after_s is None else shot.leave_after_s
     try:
         async with asyncio.timeout(patience_s):
-            request = session.post(f"{url}{shot.path}", data=io.BytesIO(shot.payload), headers=shot.headers | headers)
+            request = session.post(
+                f"{url}{shot.path}", data=io.BytesIO(shot.payload), headers=_TELL_COST | shot.headers | headers
+            )
             async with request as answer:
                 outcome.status = answer.status
                 outcome.headers = {name.lower(): value for name, value in answer.headers.items()}

@@ -8,6 +8,7 @@ import anthropic
 import openai
 import pytest
 
+from apportion.deployments.wire.headers import STREAM_COST_HEADER
 from tests.deployments.service import MODELS, Service, holds_nothing, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -73,8 +74,8 @@ def test_a_response_streams_the_events_of_its_clients(service: Service, openai_c
 
 
 def test_a_streamed_response_settles_its_cost_at_the_end(service: Service) -> None:
-    answer = service.post("/v1/responses", {"model": "finch", "input": QUESTION, "stream": True})
-    *_, last, settled, end = answer.text.split("\n\n")
+    body = {"model": "finch", "input": QUESTION, "stream": True, "routing": {"stream_cost": True}}
+    *_, last, settled, end = service.post("/v1/responses", body).text.split("\n\n")
     assert last.startswith("event: response.completed\n")
     assert end == ""
     assert float(settled.removeprefix(SETTLED)) > 0
@@ -156,7 +157,8 @@ def test_a_message_streams_the_events_of_its_clients(anthropic_client: anthropic
 
 def test_a_streamed_message_settles_its_cost_before_the_end(service: Service) -> None:
     body = {"model": "finch", "max_tokens": 16, "messages": ASKED, "stream": True}
-    *_, before, settled, last, end = service.post("/v1/messages", body).text.split("\n\n")
+    told = service.post("/v1/messages", body, headers={STREAM_COST_HEADER: "true"})
+    *_, before, settled, last, end = told.text.split("\n\n")
     assert before.startswith("event: message_delta\n")
     assert (last, end) == ('event: message_stop\ndata: {"type":"message_stop"}', "")
     assert float(settled.removeprefix(SETTLED)) > 0

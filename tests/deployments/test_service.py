@@ -86,8 +86,14 @@ def test_streams_end_with_usage_only_when_asked(client: openai.OpenAI) -> None:
     assert text == "".join(chunk.choices[0].delta.content or "" for chunk in counted if chunk.choices)
 
 
-def test_a_stream_settles_its_cost_before_the_end(service: Service) -> None:
-    lines = service.chat(stream=True).text.splitlines()
+def test_a_stream_holds_only_what_was_asked_for(service: Service) -> None:
+    lines = [line for line in service.chat(stream=True).text.splitlines() if line]
+    assert lines[-1] == "data: [DONE]"
+    assert all(line.startswith("data: ") for line in lines)
+
+
+def test_a_stream_settles_its_cost_before_the_end_where_it_is_asked_to(service: Service) -> None:
+    lines = service.chat(stream=True, routing={"stream_cost": True}).text.splitlines()
     assert lines[-2] == "data: [DONE]"
     settled = [line for line in lines if line.startswith(": x-router-settled-cost-usd ")]
     assert len(settled) == 1

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import numpy as np
 
+from apportion.deployments.wire.headers import STREAM_COST_HEADER, TENANT_HEADER
 from apportion.deployments.wire.settlement import SETTLED_HEADER
 from benchmarks.zoo.tasks import generate
 
@@ -92,7 +93,8 @@ class Innocents:
 
     async def _ask(self, session: aiohttp.ClientSession, answer: Answer, prompt: str, *, stream: bool) -> None:
         body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], "max_tokens": MAX_TOKENS}
-        headers = {"authorization": f"Bearer {self.keys[answer.client]}", "x-router-tenant": answer.tenant}
+        headers = {"authorization": f"Bearer {self.keys[answer.client]}", TENANT_HEADER: answer.tenant}
+        headers[STREAM_COST_HEADER] = "true"
         try:
             async with session.post(
                 f"{self.url}/v1/chat/completions", json=body | {"stream": stream}, headers=headers

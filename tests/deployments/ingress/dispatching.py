@@ -98,5 +98,7 @@ async def dispatching(
     link: StubLink, limits: TimeoutsConfig | None = None, **config: float
 ) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(link, DispatchConfig(**config), {} if limits is None else {"small": limits})
-    yield dispatcher
-    await dispatcher.close()
+    try:
+        yield dispatcher
+    finally:
+        await dispatcher.close()

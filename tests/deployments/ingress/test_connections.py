@@ -131,7 +131,7 @@ async def test_a_late_first_token_is_a_failure_only_where_nothing_else_comes_out
 async def test_a_request_whose_time_is_up_tells_of_an_engine_that_never_answered(
     stream: bool, late_s: float, ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apportion.deployments.ingress.dispatch.LATE_S", late_s)
+    monkeypatch.setattr("apportion.deployments.ingress.attempt.LATE_S", late_s)
     async with serving(simulated(first_token_s=30)) as hung:
         link = StubLink(hung.url)
         async with dispatching(link) as dispatcher:
@@ -141,7 +141,7 @@ async def test_a_request_whose_time_is_up_tells_of_an_engine_that_never_answered
 
 
 async def test_a_request_whose_time_is_up_blames_no_engine_that_answers_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apportion.deployments.ingress.dispatch.LATE_S", 0.2)
+    monkeypatch.setattr("apportion.deployments.ingress.attempt.LATE_S", 0.2)
     async with serving(simulated(tokens=40, token_s=0.05)) as quick, serving(simulated(first_token_s=30)) as slow:
         link = OneReplica(quick.url, slow.url)
         async with dispatching(link) as dispatcher:

@@ -169,3 +169,16 @@ def test_a_prompt_whose_tokens_are_asked_for_may_be_longer_than_any_context() ->
     assert (parsed.item.model, parsed.item.max_tokens, len(parsed.item.content)) == ("small", 1, 1)
     assert not parsed.item.unread_prompt
     assert len(json.loads(parsed.engine_body("small", 1))["prompt"]) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("field", "headers", "told"),
+    [
+        (None, {}, False),
+        ({"stream_cost": True}, {}, True),
+        ({}, {"x-router-stream-cost": "true"}, True),
+        ({"stream_cost": False}, {"x-router-stream-cost": "true"}, False),
+    ],
+)
+def test_what_a_stream_costs_is_told_where_it_is_asked_for(field: object, headers: dict, told: bool) -> None:
+    assert read("chat", CHAT | {"stream": True, "routing": field}, headers).cost_told is told

@@ -1,0 +1,103 @@
+"""An engine's answer on its way to the client, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+
+from apportion.deployments.ingress.attempt import Attempt
+from apportion.deployments.ingress.client import Client
+from apportion.deployments.wire.settlement import SETTLED_HEADER, SettledStream
+from apportion.router.batch.messages import Ending
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Pipe:
+    """Passes an answer on, and keeps a stream alive while its engine is silent.
+
+    A stream's status and headers go out with its first bytes, or with the first comment that keeps it alive.
+
+    Args:
+        answer: the engine's, whose status and headers are there.
+        reasons: headers that say why this engine answers, as of the moment.
+        attempt: is told when the engine was heard, what the answer has cost, and how it ended.
+        keep_alive_s: longest silence of a stream; None: as long as it likes.
+        cost_told: whether the client has asked what a stream costs.
+    """
+
+    def __init__(
+        self,
+        answer: aiohttp.ClientResponse,
+        client: Client,
+        reasons: Callable[[], Headers],
+        attempt: Attempt,
+        *,
+        keep_alive_s: float | None,
+        cost_told: bool,
+    ) -> None:
+        self._answer = answer
+        self._client = client
+        self._reasons = reasons
+        self._attempt = attempt
+        self._content_type = answer.headers.get("content-type", "application/json")
+        self._streams = answer.status == 200 and self._content_type.startswith("text/event-stream")
+        self._keep_alive_s = keep_alive_s if self._streams else None
+        self._cost_told = cost_told
+
+    async def next(self) -> bytes:
+        """The next bytes of the answer; none at its end."""
+        while True:
+            try:
+                async with asyncio.timeout(self._keep_alive_s) as silence:
+                    chunk: bytes = await self._answer.content.readany()
+            except TimeoutError:
+                if not silence.expired():
+                    raise
+                await self._begin_stream()
+                await self._client.keep_alive()
+            else:
+                self._attempt.heard()
+                return chunk
+
+    async def run(self, first: bytes) -> None:
+        """Passes all of it on, from the first bytes."""
+        if self._streams:
+            await self._stream(first)
+        else:
+            await self._whole(first)
+
+    async def _whole(self, first: bytes) -> None:
+        attempt, client, status = self._attempt, self._client, self._answer.status
+        headers = self._headers()
+        settled = self._answer.headers.get(SETTLED_HEADER)
+        if settled is not None:
+            attempt.cost_usd = float(settled)
+            headers.append((SETTLED_HEADER.encode(), settled.encode()))
+        body = first + await self._answer.read()
+        attempt.heard()
+        attempt.ending = Ending.answered
+        if status >= 400:
+            attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
+            await client.refuse(status, headers, body)
+        else:
+            await client.answer(status, headers, body)
+
+    async def _stream(self, chunk: bytes) -> None:
+        await self._begin_stream()
+        settled = SettledStream(told=self._cost_told)
+        while chunk:
+            if passed := settled.passed(chunk):
+                await self._client.chunk(passed)
+            chunk = await self.next()
+        self._attempt.cost_usd, self._attempt.ending = settled.cost_usd, Ending.answered
+        await self._client.end()
+
+    async def _begin_stream(self) -> None:
+        if not self._client.started:
+            await self._client.start_stream(self._answer.status, self._headers())
+
+    def _headers(self) -> Headers:
+        return [(b"content-type", self._content_type.encode()), *self._reasons()]

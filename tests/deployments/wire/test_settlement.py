@@ -1,0 +1,46 @@
+"""The settled cost of a stream reaches the client where it is asked for, and else leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+
+from apportion.deployments.wire.settlement import SettledStream, settled_comment
+
+COMMENT = settled_comment(2.5e-05).encode()
+TEXT = b'data: {"text": ": x-router-settled-cost-usd 1\\n: x"}\n\n'
+OTHER = b": x-rays\n\n: keep\n\n"  # comments that begin as the cost's does
+STREAMS = [
+    (TEXT + OTHER, b"data: [DONE]\n\n"),
+    (b"event: a\ndata: {}\n\n", b"event: message_stop\ndata: {}\n\n"),
+    (TEXT, b""),
+    (b"", b"data: [DONE]\n\n"),
+]
+
+
+def passed(stream: SettledStream, data: bytes, size: int) -> bytes:
+    return b"".join(stream.passed(data[i : i + size]) for i in range(0, len(data), size))
+
+
+@pytest.mark.parametrize(("before", "after"), STREAMS)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 30, 1000])
+@pytest.mark.parametrize("told", [False, True])
+def test_in_whatever_pieces_it_comes(before: bytes, after: bytes, size: int, told: bool) -> None:
+    stream = SettledStream(told=told)
+    whole = before + COMMENT + after
+    assert passed(stream, whole, size) == (whole if told else before + after)
+    assert stream.cost_usd == 2.5e-05
+
+
+def test_what_cannot_become_the_cost_is_passed_on_at_once() -> None:
+    stream = SettledStream(told=False)
+    for chunk in (b"data: a", b"\n\ndata: :", b" x-router-settled-cost-usd 1\n\n", b": x-rays", b"\n\n"):
+        assert stream.passed(chunk) == chunk
+    assert stream.passed(b": x-r") == b""
+    assert stream.passed(b"ays\n\n") == b": x-rays\n\n"
+    assert stream.cost_usd is None
+
+
+def test_half_a_cost_at_the_end_is_none() -> None:
+    stream = SettledStream(told=False)
+    assert passed(stream, TEXT + COMMENT[:-1], 5) == TEXT
+    assert stream.cost_usd is None

@@ -38,7 +38,10 @@ class Predictor:
                 encoder=config.predictor.encoder_source,
                 device="cuda" if config.predictor.num_gpus else "cpu",
             ),
-            counter=TokenCounter.load({model.name: model.tokenizer_source for model in config.models}),
+            counter=TokenCounter.load(
+                {model.name: model.tokenizer_source for model in config.models},
+                {model.name: model.max_model_len for model in config.models},
+            ),
             context=np.array([model.max_model_len for model in config.models], dtype=float),
         )
         prices = {model.name: model.price for model in config.models}

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _FUSED_TOKENS = 64
 """A single text up to this length takes the fused layers on a CPU; larger batches are faster without them."""
 
+_TOKEN_CHARS = 64
+"""Far more characters than a token stands for; of a text only what may be read is tokenised."""
+
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 
 
@@ -99,7 +102,9 @@ class Encoder:
 
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        # The tokenizer cuts after it has read all of a text; what comes so early is not among what it keeps.
+        read = [text[-_TOKEN_CHARS * self.max_tokens :] for text in texts]
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(read)]
         lengths = np.array([len(row) for row in ids])
         vectors = torch.empty((len(ids), self.dimension), device=self.device)
         with torch.inference_mode():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from apportion.router.arrays import IntArray
 from apportion.router.errors import ApportionError, ConfigurationError, InvalidRequestError
 from apportion.router.estimates import unreadable
 from apportion.router.prediction.chat_template import ContentFormat, NoTemplateError, render
+from apportion.router.prediction.length_bound import LengthBound
 from apportion.router.torch_companions import hide_misfits
 
 if TYPE_CHECKING:
@@ -79,27 +81,46 @@ class Counted:
 
 
 class TokenCounter:
-    """Counts for `models`; models that count alike are counted once."""
+    """Counts for `models`; models that count alike are counted once.
 
-    def __init__(self, counted: Mapping[str, Counted]) -> None:
+    Args:
+        max_model_len: by model; a text that by its length alone exceeds it counts for the fewest tokens that it can
+            have. None: every text is counted.
+    """
+
+    def __init__(self, counted: Mapping[str, Counted], max_model_len: Mapping[str, int] | None = None) -> None:
         self.models = tuple(counted)
         columns: dict[str, list[int]] = {}
         for column, one in enumerate(counted.values()):
             columns.setdefault(one.key, []).append(column)
-        self._groups = [_Group(counted[self.models[shared[0]]], shared) for shared in columns.values()]
+        self._groups = [
+            _Group(
+                counted[self.models[shared[0]]],
+                shared,
+                None if max_model_len is None else max(max_model_len[self.models[column]] for column in shared),
+            )
+            for shared in columns.values()
+        ]
 
     @classmethod
-    def load(cls, sources: Mapping[str, TokenizerSource], *, download: bool = True) -> TokenCounter:
+    def load(
+        cls,
+        sources: Mapping[str, TokenizerSource],
+        max_model_len: Mapping[str, int] | None = None,
+        *,
+        download: bool = True,
+    ) -> TokenCounter:
         """Load the tokenizer of every model.
 
         Args:
             sources: by model, in the order of the counts' columns.
+            max_model_len: as for the constructor.
             download: False takes only what this machine holds, in a folder or in the hub's cache.
 
         Raises:
             ConfigurationError: a model has no tokenizer, none of the fast kind, or no such template; names the model.
         """
-        return cls({model: _load(model, source, download) for model, source in sources.items()})
+        return cls({model: _load(model, source, download) for model, source in sources.items()}, max_model_len)
 
     def count(self, content: Content, tools: Tools = None, variables: Variables | None = None) -> IntArray:
         """Input tokens of one request on every model, (M,), generation prompt included.
@@ -179,10 +200,15 @@ def _template(model: str, given: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class _Group:
-    """Models that count alike, and their columns."""
+    """Models that count alike, their columns, and the most tokens that any of them reads."""
 
     counted: Counted
     columns: list[int]
+    longest: int | None = None
+
+    @cached_property
+    def _bound(self) -> LengthBound | None:
+        return None if self.longest is None else LengthBound.of(self.counted.tokenizer.backend_tokenizer)
 
     def count(
         self,
@@ -199,11 +225,13 @@ class _Group:
         for row, content in enumerate(contents):
             try:
                 for part, special in self._parts(content, tools[row], variables[row]):
-                    if isinstance(part, str):
+                    if not isinstance(part, str):
+                        totals[row] += part
+                    elif (least := self._too_many(part)) is not None:
+                        totals[row] += least
+                    else:
                         texts[special].append(part)
                         owners[special].append(row)
-                    else:
-                        totals[row] += part
             except ApportionError as error:
                 errors[row] = error
             except Exception as error:  # whatever a template makes of it, it is this request's and these models' alone
@@ -213,6 +241,13 @@ class _Group:
             encoded = backend.encode_batch_fast(texts[special], add_special_tokens=special)
             np.add.at(totals, rows, np.array([len(encoding.ids) for encoding in encoded], dtype=np.int64))
         return totals, refused
+
+    def _too_many(self, text: str) -> int | None:
+        """The fewest tokens that a text can have, if these are more than any of the models reads."""
+        if self._bound is None or self.longest is None:
+            return None
+        least = self._bound.least_tokens(text)
+        return least if least > self.longest else None
 
     def _parts(self, content: Content, tools: Tools, variables: Variables) -> list[tuple[str | int, bool]]:
         """Texts to tokenize, each with whether special tokens are added, or numbers of tokens given as

@@ -189,15 +189,14 @@ def _text(choice: dict[str, Any], field: str) -> str:
 
 
 def _excused(outcome: Outcome, outages: Sequence[Outage]) -> bool:
-    """What an engine's absence explains: 503 for who names its model, 402 where the cap could pay only for that one.
+    """What an engine's absence explains: 503 for who names its model, and where the cap could pay only for that one.
 
     The absence of any other part explains no refusal: without it requests wait, or are planned on a lower rung.
     """
     away = {outage.model for outage in outages if outage.touches(outcome.started_s, outcome.ended_s)} - {None}
-    if outcome.status == 402:
-        return bool(away) and (outcome.error or {}).get("code") == "budget_exceeded"
     named = outcome.shot.body.get("model") if isinstance(outcome.shot.body, dict) else None
-    return outcome.status == 503 and named in away
+    unpaid = bool(away) and "could be paid" in (outcome.error or {}).get("message", "")
+    return outcome.status == 503 and (named in away or unpaid)
 
 
 def _say(outcome: Outcome, what: str) -> str:

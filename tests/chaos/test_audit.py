@@ -32,8 +32,8 @@ def whole(index: int = 0, *, text: str = "9", name: str | None = None, **fields:
     return Outcome(Shot(index, Kind.plain, body=CHAT), **(values | fields))
 
 
-def error(status: int, code: str, shot: Shot | None = None, **fields: Any) -> Outcome:
-    body = {"error": {"message": "m", "type": "t", "param": None, "code": code}}
+def error(status: int, code: str, shot: Shot | None = None, message: str = "m", **fields: Any) -> Outcome:
+    body = {"error": {"message": message, "type": "t", "param": None, "code": code}}
     shot = shot or Shot(0, Kind.plain, body=CHAT, statuses=frozenset({200, 429}))
     values = {"status": status, "headers": {"retry-after": "1"}, "body": json.dumps(body).encode()}
     return Outcome(shot, **(values | {"started_s": 1.0, "ended_s": 2.0} | fields))
@@ -93,7 +93,8 @@ def test_an_outage_excuses_what_it_explains() -> None:
     assert len(audit.statuses([lost], [Outage("Ingress", -5.0, 30.0)])) == 1, "what merely overlaps explains nothing"
     assert len(audit.statuses([away], [Outage("Router", 0.0)])) == 1, "without a router requests wait"
     assert len(audit.statuses([away], [Outage("Engine-wren", 0.0)])) == 1, "others could have answered"
-    dear = error(402, "budget_exceeded")
+    assert len(audit.statuses([error(402, "budget_exceeded")], [Outage("Engine-wren", 0.0)])) == 1, "it may come again"
+    dear = error(503, "unavailable", message="a model that could be paid has no replica now")
     assert audit.statuses([dear], [Outage("Engine-wren", 0.0)]) == []
     assert len(audit.statuses([dear], [Outage("Router", 0.0)])) == 1
     named = error(503, "unavailable", Shot(0, Kind.named, body=CHAT | {"model": "wren"}))

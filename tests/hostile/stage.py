@@ -22,6 +22,7 @@ SLOW_MODEL = "heron"  # simulated: its streams take a minute
 FAST_MODELS = ("wren", "finch", "lark")
 SLOTS = 16  # of each model: as many as two cores answer within what the innocents are used to
 REQUEST_TIMEOUT_S = 90.0
+CAP_USD = 0.0002  # pays for any model alone, so that whoever is turned away while one is down is so by the attack
 CALM_S = 120.0  # a killed engine is back by then
 POOR_USD = 1e-4
 
@@ -116,6 +117,7 @@ def make_document(folder: Path) -> dict[str, Any]:
         "engine": "simulated",
         "simulated": {"tokens": 240, "first_token_s": 0.05, "token_s": 0.25},
     }
+    args["routing"] |= {"budget_usd_per_request": CAP_USD}
     args["ingress"] |= {"num_replicas": 2}
     args["dispatch"] |= {"request_timeout_s": REQUEST_TIMEOUT_S}
     args["keys"] = {"file": str(folder / "keys.yaml")}

@@ -14,7 +14,7 @@ from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.money.batch_budget import ROUNDING, allowed_usd
 from apportion.router.batch.planning.search import searching
 from apportion.router.batch.policy import Policy
-from apportion.router.errors import ApportionError, BudgetExceededError
+from apportion.router.errors import ApportionError, BudgetExceededError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,13 @@ def over_budget(cheapest: float, problem: BatchProblem, policy: Policy) -> Appor
         f"the cheapest model that may answer costs {cheapest:.3g} USD, and the batch's cap of "
         f"{problem.budget_usd:.3g} USD ({policy.budget_usd_per_request:.3g} USD a request) cannot pay for it; "
         "shorten the prompt, lower max_tokens, or raise budget_usd_per_request"
+    )
+
+
+def affordable_away(error: ApportionError) -> ApportionError:
+    """What is said instead where a cheaper model is only away: whoever asks again may be answered."""
+    return UnavailableError(
+        f"a model that could be paid has no replica now; try again in some seconds, or: {error.message}"
     )
 
 

@@ -15,6 +15,7 @@ from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.money.batch_budget import ROUNDING, BatchBudget
 from apportion.router.batch.planning.admission import (
     admitted,
+    affordable_away,
     allowances,
     cheapest_usd,
     over_budget,
@@ -33,8 +34,9 @@ class Batch:
     """A batch on its way to verdicts.
 
     `allowed` and `healthy` (models that have a replica for the request) are (N, M); `remaining` (M,) are the slots that
-    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case, `crowded`
-    (N, M) those that may answer a request but have no room for its many answers yet.
+    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case, `away` (N, M)
+    those that may answer a request and have no replica for it now, `crowded` (N, M) those that have no room for its
+    many answers yet.
     """
 
     items: Sequence[RouteItem]
@@ -47,6 +49,7 @@ class Batch:
     budget: BatchBudget | None = None
     stays: Stays | None = None
     elsewhere: BoolArray | None = None
+    away: BoolArray | None = None
     crowded: BoolArray | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
@@ -162,21 +165,23 @@ class Batch:
         own_usd: FloatArray,
         funded: BoolArray,
     ) -> None:
-        """Refuses what the cap can never pay; what it could, were cheap models not full, waits, as do the paced."""
+        """Refuses what the cap cannot pay; what it could, were cheap models not full, waits, as do the paced."""
         cheapest = cheapest_usd(problem)
-        waits = np.minimum(cheapest, self._crowded_usd(rows)) * (1 + ROUNDING / 2) <= own_usd
+        waits = np.minimum(cheapest, self._cheapest_usd(self.crowded, rows)) * (1 + ROUNDING / 2) <= own_usd
         if self.budget is not None and self.budget.pacer is not None:
             waits[:] = True
         self.wait(rows[~funded & waits])
         refused = ~funded & ~waits
-        for row, cost_usd in zip(rows[refused].tolist(), cheapest[refused], strict=True):
-            self.refuse(row, over_budget(cost_usd, problem, self.policy))
+        back = self._cheapest_usd(self.away, rows) * (1 + ROUNDING / 2) <= own_usd
+        for i in np.flatnonzero(refused).tolist():
+            error = over_budget(cheapest[i], problem, self.policy)
+            self.refuse(int(rows[i]), affordable_away(error) if back[i] else error)
 
-    def _crowded_usd(self, rows: IntArray) -> FloatArray:
-        """(N,) what the cheapest model costs that has no room for the requests yet; inf where none lacks it."""
-        if self.crowded is None:
+    def _cheapest_usd(self, models: BoolArray | None, rows: IntArray) -> FloatArray:
+        """(N,) what the cheapest of these models (N, M) costs each of the rows; inf where there is none."""
+        if models is None:
             return np.full(len(rows), np.inf)
-        costs_usd: FloatArray = np.where(self.crowded[rows], self.estimates.cost_usd[rows], np.inf).min(axis=1)
+        costs_usd: FloatArray = np.where(models[rows], self.estimates.cost_usd[rows], np.inf).min(axis=1)
         return costs_usd
 
 

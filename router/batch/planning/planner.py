@@ -76,6 +76,7 @@ class BatchPlanner:
             explain,
             available.budget,
             available.stays,
+            away=possible & ~healthy,
         )
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))

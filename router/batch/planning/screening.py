@@ -137,7 +137,7 @@ def _too_long(item: RouteItem, one: Estimates, models: Sequence[ServedModel], ma
     mend = f"lower max_tokens to at most {left}, or shorten the prompt" if left > 0 else "shorten the prompt"
     return ContextLengthError(
         f"this model's maximum context length is {models[best].max_model_len} tokens; the prompt has "
-        f"{int(one.input_tokens[0, best])} tokens{asked}: {mend}",
+        f"{'' if left > 0 else 'at least '}{int(one.input_tokens[0, best])} tokens{asked}: {mend}",
         param="max_tokens" if left > 0 else None,
     )
 

@@ -47,6 +47,16 @@ def test_prompts_and_token_ids_are_counted_as_they_are(counter: TokenCounter) ->
     np.testing.assert_array_equal(counter.count([[1, 2], [3]]), [3, 3, 3])
 
 
+def test_what_no_context_holds_is_not_tokenised() -> None:
+    core = Tokenizer(models.BPE({sign: index for index, sign in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE)
+    counter = TokenCounter({"small": Counted(tokenizer), "large": Counted(tokenizer)}, {"small": 10, "large": 100})
+    found = counter.count_batch(["中" * 100, "中" * 101, [{"role": "user", "content": "x" * 10**6}], ["x", "y" * 101]])
+    assert found.tokens[:, 0].tolist() == [300, 101, 10**6 + 15, 102]
+    np.testing.assert_array_equal(found.tokens[:, 0], found.tokens[:, 1])
+
+
 def test_one_bad_item_spoils_no_other(counter: TokenCounter) -> None:
     good = [{"role": "user", "content": "one"}]
     found = counter.count_batch([good, [{"role": "bad", "content": "x"}], [], good, "one two"])

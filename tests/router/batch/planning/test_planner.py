@@ -93,6 +93,13 @@ async def test_what_the_cap_cannot_pay_is_refused_and_the_batch_goes_on() -> Non
     assert "budget_usd_per_request" in refusal.error.message
 
 
+async def test_what_could_pay_only_for_a_model_that_is_away_may_come_again() -> None:
+    result = await plan(items(1), budget=5e-6, slots=np.array([0, 8]), capacity=np.array([0, 8]))
+    error = result.verdicts["r0"].error
+    assert isinstance(error, UnavailableError)
+    assert "budget_usd_per_request" in error.message
+
+
 async def test_what_only_lacks_room_for_its_answers_on_the_cheap_model_waits_for_it() -> None:
     policy = Policy(MODELS, Mip(), 5e-6)
     crowded = Availability(SLOTS, SLOTS, room=np.array([[2, 8]]))

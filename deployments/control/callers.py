@@ -34,8 +34,7 @@ class Callers:
         self._keyring = Keyring.of(config)
         self._spending = spending
         self._rates = RateLimiter({})
-        self._plans_per_minute = config.ingress.route.requests_per_minute
-        self._plans = RateLimiter({}, otherwise=self._plans_per_minute)
+        self._plans = RateLimiter({}, otherwise=config.ingress.route.requests_per_minute)
         self._permissions: Mapping[str, Permissions] = {}
         self._caller_of: dict[str, str] = {}  # by the id of a request in flight
         self._in_flight: Counter[str] = Counter()
@@ -52,8 +51,11 @@ class Callers:
             return None
         return self._keyring.error or self._keyring.unknown(limits)
 
-    def admit(self, request_id: str, account: Account) -> None:
+    def admit(self, request_id: str, account: Account, planned: int = 0) -> None:
         """Counts a request, which is in flight from now on.
+
+        Args:
+            planned: how many requests it asks to have planned and not run.
 
         Raises:
             RateLimitError: its caller asks too often, or has too many in flight; it is not.
@@ -65,19 +67,11 @@ class Callers:
                 f"{who(account)} may have {may.max_in_flight} requests in flight; wait until one of them has ended",
                 retry_after_s=BUSY_RETRY_S,
             )
-        self._rates.check(name, time.monotonic(), who(account))
+        now_s = time.monotonic()
+        if planned:
+            self._plans.check(name, now_s, f"{who(account)} may plan", planned)
+        self._rates.check(name, now_s, f"{who(account)} may send")
         self.enter(request_id, account)
-
-    def count_plans(self, account: Account, count: int) -> None:
-        """Counts requests that are only to be planned. Raises: RateLimitError: its caller had too many of late."""
-        name = account.key or UNNAMED
-        wait_s = self._plans.take(name, time.monotonic(), count)
-        if wait_s is not None:
-            raise RateLimitError(
-                f"{who(account)} may have {self._plans_per_minute:g} requests planned a minute; "
-                f"try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
-            )
 
     def enter(self, request_id: str, account: Account) -> None:
         """The request is in flight: it was admitted before, here or by another router."""

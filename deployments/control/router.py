@@ -130,8 +130,7 @@ class Router:
     async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
         """Plans the items as one batch with all slots free; reserves and runs nothing."""
         first = items[0]
-        self._callers.count_plans(first.account, len(items))
-        self._callers.admit(first.id, first.account)
+        self._callers.admit(first.id, first.account, planned=len(items))
         try:
             return await self._scheduler.preview(items)
         finally:

@@ -53,7 +53,7 @@ class Authenticator:
         """
         caller = self.admit(headers)
         self._rates.per_minute = self._anonymous_rates if self._keyring is None else self._keyring.keys.rates
-        self._rates.check(caller.account.key or UNNAMED, time.monotonic(), caller.who)
+        self._rates.check(caller.account.key or UNNAMED, time.monotonic(), f"{caller.who} may send")
         return caller
 
     def is_operator(self, headers: Mapping[str, str]) -> bool:

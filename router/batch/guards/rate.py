@@ -30,13 +30,20 @@ class RateLimiter:
         self._due_s: dict[str, float] = {}
         self.per_minute = per_minute
 
-    def check(self, name: str, now_s: float, who: str) -> None:
-        """As `take`. Raises: RateLimitError: there are too many; tells `who` is held to what, and when to try again."""
-        wait_s = self.take(name, now_s)
-        if wait_s is not None:
+    def check(self, name: str, now_s: float, may: str, count: int = 1) -> None:
+        """As `take`.
+
+        Args:
+            may: who may do what, such as "this API key may send".
+
+        Raises:
+            RateLimitError: there are too many; tells how many may be, and when to try again.
+        """
+        per_minute = self.per_minute.get(name, self._otherwise)
+        wait_s = self.take(name, now_s, count)
+        if per_minute is not None and wait_s is not None:
             raise RateLimitError(
-                f"{who} may ask {self.per_minute[name]:g} times a minute; try again in {wait_s:.1f} s",
-                retry_after_s=wait_s,
+                f"{may} {per_minute:g} requests a minute; try again in {wait_s:.1f} s", retry_after_s=wait_s
             )
 
     def take(self, name: str | None, now_s: float, count: int = 1) -> float | None:

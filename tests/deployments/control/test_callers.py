@@ -133,7 +133,7 @@ async def test_callers_without_keys_share_a_rate_and_a_number_in_flight(start: S
     accounts = [Account(), Account(tenant="t")]
     answers = [await service.run(item(f"b{i}", accounts[i % 2])) for i in range(8)]
     assert answers.count("rate_limit_exceeded") >= 4, "bursts of five seconds' worth pass"
-    with pytest.raises(RateLimitError, match="callers without a key may ask 60 times a minute"):
+    with pytest.raises(RateLimitError, match="callers without a key may send 60 requests a minute"):
         await service.router.route([item("c", Account())])
 
 
@@ -160,7 +160,7 @@ async def test_requests_that_are_only_planned_are_counted_one_by_one_and_apart(
     service = await start(keys=keys, ingress={"route": {"requests_per_minute": 60}})
     planned = [item(f"p{i}") for i in range(20)]
     assert len(await service.router.route(planned)) == 20
-    with pytest.raises(RateLimitError, match="60 requests planned a minute"):
+    with pytest.raises(RateLimitError, match="this API key may plan 60 requests a minute"):
         await service.router.route(planned[:1])
     assert len(await service.router.route([item("b", BOB)])) == 1
     assert await service.run(item("real")) in NAMES

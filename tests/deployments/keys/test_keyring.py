@@ -304,6 +304,6 @@ def test_a_flood_is_sent_away_before_its_bodies_are_read_and_looking_does_not_co
             door.admit(headers)
         for _ in range(10):  # twice its burst: exact counting is the router's
             door.admit_request(headers)
-        with pytest.raises(RateLimitError, match="60 times a minute"):
+        with pytest.raises(RateLimitError, match="may send 60 requests a minute"):
             _ = [door.admit_request(headers) for _ in range(10)]
         door.close()

@@ -61,7 +61,14 @@ def test_with_slack_whoever_keeps_to_the_rate_always_passes_and_a_flood_does_not
 def test_who_asks_too_often_is_told_what_it_may() -> None:
     limiter = RateLimiter({"k": 30})
     for _ in range(2):
-        limiter.check("k", 0.0, "you")
-    with pytest.raises(RateLimitError, match=r"you may ask 30 times a minute; try again in 1\.0 s") as caught:
-        limiter.check("k", 0.0, "you")
+        limiter.check("k", 0.0, "you may send")
+    with pytest.raises(RateLimitError, match=r"you may send 30 requests a minute; try again in 1\.0 s") as caught:
+        limiter.check("k", 0.0, "you may send")
     assert caught.value.retry_after_s == pytest.approx(1.0)
+
+
+def test_who_asks_for_many_as_one_is_told_so_too() -> None:
+    limiter = RateLimiter({}, otherwise=60)
+    limiter.check("k", 0.0, "you may plan", 100)
+    with pytest.raises(RateLimitError, match=r"you may plan 60 requests a minute; try again in 96\.0 s"):
+        limiter.check("k", 0.0, "you may plan")

@@ -160,9 +160,12 @@ def deploy(document: dict[str, Any], dashboard: str = f"http://127.0.0.1:{DASHBO
 
 
 def url_of(document: dict[str, Any]) -> str:
+    """Where the application answers on this machine, without a slash at the end."""
     options = document.get("http_options") or {}
-    host = options.get("host", "127.0.0.1")
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{options.get('port', 8000)}"
+    given = options.get("host", "0.0.0.0")  # Serve's own default: all interfaces
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(given, given)
+    prefix = document["applications"][0].get("route_prefix", "/").rstrip("/")
+    return f"http://{f'[{host}]' if ':' in host else host}:{options.get('port', 8000)}{prefix}"
 
 
 def serve_forever(path: Path, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from apportion.router.errors import ConfigurationError
 
 IMPORT_PATH = "apportion.deployments.app:build"
 IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the packages were under one name
+_PREFIX = re.compile(r"/|/[^{}]*[^{}/]")  # of paths; Serve takes no wildcards in it
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ def check_config(file: ServeFile) -> ReadConfig:
     """
     if file.application.get("import_path") not in IMPORT_PATHS:
         raise file.fault((*APPLICATION, "import_path"), f"must be {IMPORT_PATH}; correct it")
+    prefix = file.application.get("route_prefix", "/")
+    if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+        raise file.fault(
+            (*APPLICATION, "route_prefix"),
+            f"{prefix!r} is no prefix that Serve answers under; give / or one such as /llm, without a slash at its end",
+        )
     for number, changed in enumerate(file.application.get("deployments") or ()):
         alone = changed.get("num_replicas") in (None, 1) and changed.get("autoscaling_config") is None
         if changed.get("name") == ROUTER and not alone:

@@ -82,7 +82,8 @@ async def on_validation_error(request: Request, error: RequestValidationError) -
 @api.exception_handler(404)
 @api.exception_handler(405)
 async def on_http_error(request: Request, error: HTTPException) -> Response:
-    message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what is served here"
+    docs = f"{request.scope.get('root_path', '')}/docs"
+    message = f"{request.method} {request.url.path}: {error.detail}; see {docs} for what is served here"
     body = style_of(request.url.path).body(InvalidRequestError(message))
     headers = dict(error.headers or {})
     if "GET" in (allowed := headers.get("allow", headers.get("Allow", ""))).split(", "):
@@ -180,7 +181,9 @@ class Ingress:
         caller = self._authenticator.admit(request.headers)
         usable = self._usable(caller)
         if name not in (AUTO_MODEL, *usable):
-            raise UnknownModelError(f"the model {name!r} does not exist; GET /v1/models lists those that do")
+            raise UnknownModelError(
+                f"the model {name!r} does not exist; GET {request.scope.get('root_path', '')}/v1/models lists those that do"
+            )
         return (await self._state.described((name,), usable))[0]
 
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)

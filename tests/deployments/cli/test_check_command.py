@@ -46,6 +46,15 @@ def test_a_wrong_user_config_is_named_with_its_line(
     assert "line" in said
 
 
+@pytest.mark.parametrize("prefix", ["llm", "/llm/", "//", "", "/{model}", None, 7])
+def test_a_prefix_under_which_serve_answers_nobody_is_named(document: dict, tmp_path: Path, prefix: object) -> None:
+    document["applications"][0]["route_prefix"] = prefix
+    code, said = checked(document, tmp_path)
+    assert code == 2
+    assert "line" in said
+    assert f"route_prefix: {prefix!r} is no prefix" in said
+
+
 def test_a_keys_file_is_read_too(document: dict, tmp_path: Path) -> None:
     keys = tmp_path / "keys.yaml"
     keys.write_text("- {name: alice}")

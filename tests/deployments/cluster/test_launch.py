@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from apportion.deployments.app import build
-from apportion.deployments.cluster.launch import required_cpus
+from apportion.deployments.cluster.launch import example, required_cpus, url_of
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import parse_config
 from tests.deployments.service import CONFIG
@@ -71,3 +71,21 @@ def surges(args: dict[str, Any]) -> dict[str, int]:
     _, predictor, solver, engines = router._bound_deployment.init_args
     parts = [ingress, *(app._bound_deployment for app in (router, predictor, solver, engines["Engine-wren"]))]
     return {part.name: part._deployment_config.max_surge_percent for part in parts}
+
+
+@pytest.mark.parametrize(
+    ("options", "application", "url"),
+    [
+        (None, {}, "http://127.0.0.1:8000"),
+        ({"host": "0.0.0.0", "port": 9001}, {"route_prefix": "/"}, "http://127.0.0.1:9001"),
+        ({"host": "10.0.0.7"}, {"route_prefix": "/llm"}, "http://10.0.0.7:8000/llm"),
+        ({"host": "::", "port": 80}, {"route_prefix": "/a/b"}, "http://[::1]:80/a/b"),
+        ({"host": "fd00::7"}, {}, "http://[fd00::7]:8000"),
+    ],
+)
+def test_the_url_that_is_printed_is_where_the_application_answers(
+    options: dict[str, Any] | None, application: dict[str, Any], url: str
+) -> None:
+    document = {"http_options": options, "applications": [application]}
+    assert url_of(document) == url
+    assert f" {url}/v1/chat/completions " in example(url_of(document))

@@ -29,6 +29,17 @@ async def test_a_wrong_method_is_told_the_right_ones(
     assert (set(answer.headers["allow"].split(", ")) if allowed else answer.headers.get("allow")) == allowed
 
 
+@pytest.mark.parametrize("prefix", ["", "/llm", "/a/b"])
+async def test_what_is_told_of_paths_holds_under_a_prefix(prefix: str) -> None:
+    transport = httpx.ASGITransport(api, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://test{prefix}/") as client:
+        error = (await client.get("v1/nothing/")).json()["error"]
+        assert error["message"] == f"GET {prefix}/v1/nothing: Not Found; see {prefix}/docs for what is served here"
+        assert (await client.get("docs")).status_code == 200
+        document = (await client.get("openapi.json")).json()
+    assert document.get("servers", [{"url": ""}]) == [{"url": prefix}]
+
+
 def test_clients_are_told_when_asking_again_is_in_vain() -> None:
     assert error_response(BudgetExhaustedError("x", retry_after_s=3600)).headers["x-should-retry"] == "false"
     assert "x-should-retry" not in error_response(OverloadedError("x", retry_after_s=2)).headers

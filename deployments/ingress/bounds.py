@@ -15,18 +15,22 @@ from apportion.deployments.ingress.known_fields import FIELDS, Kind
 from apportion.router.errors import InvalidRequestError
 
 MAX_DEPTH = 64  # of nested lists and objects; far below what recursion stands
+# Fields whose objects are the user's own; null means something in them.
+_FREE = frozenset(
+    {"arguments", "chat_template_kwargs", "input", "input_schema", "json", "metadata", "parameters", "schema"}
+)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def decode(raw: bytes) -> Any:
-    """A body's JSON.
+    """A body's JSON, without fields that are null: that is as good as absent.
 
     Raises:
         InvalidRequestError: it is none, nests too deeply, or holds text that is no Unicode.
     """
     try:
         # Strictly: Python's own decoding of bytes lets halves of surrogate pairs pass, and other encodings.
-        body = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        body = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
     except UnicodeDecodeError:
         raise InvalidRequestError("the body is not UTF-8; encode it so") from None
     except (ValueError, RecursionError) as error:
@@ -39,21 +43,32 @@ def decode(raw: bytes) -> Any:
             raise InvalidRequestError(
                 "the body holds half of a surrogate pair, which is no text; send UTF-8, or escape both halves"
             ) from None
-    return body
+    return _without_nulls(body) if b"null" in raw else body
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(one) if isinstance(one, dict | list) else one for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: one if name in _FREE and isinstance(one, dict) else _without_nulls(one)
+        for name, one in value.items()
+        if one is not None or name == "content"  # of a message, which has to have it
+    }
 
 
 def known_fields(kind: Kind, body: dict[str, Any], *, refuse_unknown: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields that mean something here, those that are null left out, and the names of the others.
+    """The fields that mean something here, and the names of the others.
 
     Raises:
         InvalidRequestError: a field is unknown and may not be; names it.
     """
-    given = {name: value for name, value in body.items() if value is not None}
     known = FIELDS[kind]
-    unknown = tuple(sorted(given.keys() - known))
+    unknown = tuple(sorted(body.keys() - known))
     if refuse_unknown:
         refuse(unknown)
-    return {name: value for name, value in given.items() if name in known}, unknown
+    return {name: value for name, value in body.items() if name in known}, unknown
 
 
 def refuse(unknown: Sequence[str]) -> None:

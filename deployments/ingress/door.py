@@ -114,7 +114,7 @@ class Upload:
         except TimeoutError:
             raise UploadTimeoutError(f"{size} bytes of the body came within {limit_s:g} s; send it faster") from None
         came = b"".join(chunks)
-        opened = decoded(came, request.headers.get("content-encoding"), limit)
+        opened = decoded(came, request.headers.getlist("content-encoding"), limit)
         if opened is not came:
             self._take(opened)
         return opened

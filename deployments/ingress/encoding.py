@@ -3,51 +3,69 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 
 from apportion.router.errors import InvalidRequestError, PayloadTooLargeError, UnsupportedEncodingError
 
+MAX_ENCODINGS = 3
+MAX_FILES = 128  # of gzip in a row; each copies what follows it
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-def decoded(raw: bytes, encoding: str | None, max_bytes: int) -> bytes:
-    """The body without its content encoding.
+def decoded(raw: bytes, encodings: Sequence[str], max_bytes: int) -> bytes:
+    """The body without its content encodings.
 
     Args:
-        encoding: the header `content-encoding`; None: there is none.
-        max_bytes: of the body when it is open.
+        encodings: the headers `content-encoding`, each one name or several, in the order in which they were applied.
+        max_bytes: of the body when it is open, and of what it is on the way there.
 
     Raises:
-        UnsupportedEncodingError: another encoding than gzip, deflate or zstd.
+        UnsupportedEncodingError: another encoding than gzip, deflate or zstd, or too many of them.
         PayloadTooLargeError: it is larger than `max_bytes`.
         InvalidRequestError: it is not in that encoding, or not whole.
     """
-    name = (encoding or "identity").strip().lower()
-    if name in {"identity", ""}:
-        return raw
-    if name in {"gzip", "x-gzip"}:
-        return _inflated(raw, _GZIP, max_bytes, name)
-    if name == "deflate":
-        # By the standard with zlib's header, which some clients leave out.
-        return _inflated(raw, zlib.MAX_WBITS if raw[:1] and raw[0] & 0x0F == 8 else -zlib.MAX_WBITS, max_bytes, name)
-    if name == "zstd":
-        return _unpacked(raw, max_bytes)
-    raise UnsupportedEncodingError("content-encoding: use gzip, deflate or zstd, or send the body as it is")
+    names = [name.strip().lower() for name in ",".join(encodings).split(",")]
+    applied = [name for name in names if name not in {"", "identity"}]
+    if len(applied) > MAX_ENCODINGS or not _OPENERS.keys() >= set(applied):
+        raise UnsupportedEncodingError(
+            f"content-encoding: use gzip, deflate or zstd, {MAX_ENCODINGS} of them at most, or send the body as it is"
+        )
+    for name in reversed(applied):
+        raw = _OPENERS[name](raw, max_bytes)
+    return raw
 
 
-def _inflated(raw: bytes, window: int, max_bytes: int, name: str) -> bytes:
+def _gunzipped(raw: bytes, max_bytes: int) -> bytes:
     found = b""
-    while raw:  # gzip may be several files in a row
-        opener = zlib.decompressobj(window)
-        try:
-            found += opener.decompress(raw, max_bytes - len(found) + 1)
-        except zlib.error:
-            raise _damaged(name) from None
-        if len(found) > max_bytes:
-            raise _too_large(max_bytes)
-        if not opener.eof:
-            raise _damaged(name)
-        raw = opener.unused_data
+    for _ in range(MAX_FILES):
+        opened, raw = _inflated(raw, _GZIP, max_bytes - len(found), "gzip")
+        found += opened
+        if not raw:
+            return found
+    raise InvalidRequestError(f"the body is more than {MAX_FILES} files of gzip in a row; pack it as one")
+
+
+def _undeflated(raw: bytes, max_bytes: int) -> bytes:
+    # By the standard with zlib's header, which some clients leave out.
+    window = zlib.MAX_WBITS if raw[:1] and raw[0] & 0x0F == 8 else -zlib.MAX_WBITS
+    found, rest = _inflated(raw, window, max_bytes, "deflate")
+    if rest:
+        raise _damaged("deflate")
     return found
+
+
+def _inflated(raw: bytes, window: int, max_bytes: int, name: str) -> tuple[bytes, bytes]:
+    """What is packed at the beginning, and what comes after it."""
+    opener = zlib.decompressobj(window)
+    try:
+        found = opener.decompress(raw, max_bytes + 1)
+    except zlib.error:
+        raise _damaged(name) from None
+    if len(found) > max_bytes:
+        raise _too_large(max_bytes)
+    if not opener.eof:
+        raise _damaged(name)
+    return found, opener.unused_data
 
 
 def _unpacked(raw: bytes, max_bytes: int) -> bytes:
@@ -61,6 +79,14 @@ def _unpacked(raw: bytes, max_bytes: int) -> bytes:
     if len(found) > max_bytes:
         raise _too_large(max_bytes)
     return found
+
+
+_OPENERS: Mapping[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _gunzipped,
+    "x-gzip": _gunzipped,
+    "deflate": _undeflated,
+    "zstd": _unpacked,
+}
 
 
 def _too_large(max_bytes: int) -> PayloadTooLargeError:

@@ -181,9 +181,8 @@ class Ingress:
         caller = self._authenticator.admit(request.headers)
         usable = self._usable(caller)
         if name not in (AUTO_MODEL, *usable):
-            raise UnknownModelError(
-                f"the model {name!r} does not exist; GET {request.scope.get('root_path', '')}/v1/models lists those that do"
-            )
+            path = request.url.path.removesuffix(f"/{name}")
+            raise UnknownModelError(f"the model {name!r} does not exist; GET {path} lists those that do")
         return (await self._state.described((name,), usable))[0]
 
     @api.post("/v1/route", openapi_extra=ROUTE_OPERATION)

@@ -216,7 +216,7 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
     if kind == "completion":
         prompts = _count_prompts(checked.prompt, named)
         return RouteItem(name, checked.prompt, prompts=prompts, needs=needs_of("completion", chat)), []
-    media = read_media([_without_nulls(message) for message in chat.get("messages", ())])
+    media = read_media([_without_empty_calls(message) for message in chat.get("messages", ())])
     if kind in _TOKEN_KINDS:
         _check_tokens_request(kind, chat, named)
         return RouteItem(name, _NOTHING_TO_READ), media.messages
@@ -237,13 +237,9 @@ def _check_tokens_request(kind: Kind, body: dict[str, Any], named: str | None) -
         raise InvalidRequestError("prompt: give either a prompt or messages", param="prompt")
 
 
-def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without what is null or an empty list of calls, as clients dump what they do not use."""
-    return {
-        name: value
-        for name, value in message.items()
-        if name == "content" or not (value is None or (name == "tool_calls" and value == []))
-    }
+def _without_empty_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without an empty list of calls, as clients dump what they do not use."""
+    return {name: value for name, value in message.items() if name != "tool_calls" or value != []}
 
 
 def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from apportion.deployments.ingress.bounds import MAX_DEPTH, InputBounds
-from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS
+from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS, FIELDS
 from apportion.deployments.ingress.openai import UNREAD_FIELDS, parse
+from apportion.deployments.wire.headers import ignored_header
 from apportion.router.errors import InvalidRequestError
 
 MODELS = ("small",)
@@ -104,6 +105,103 @@ def test_null_is_as_good_as_absent() -> None:
     assert read("chat", CHAT | {"routing": routing}).item.ask.min_success == 0.5
 
 
+@pytest.mark.parametrize(
+    ("kind", "full", "plain"),
+    [
+        (
+            "chat",
+            {"content": [{"type": "text", "text": "x", "image_url": None, "cache_control": None}], "audio": None},
+            {"content": [{"type": "text", "text": "x"}]},
+        ),
+        (
+            "chat",
+            {"content": None, "tool_calls": [{"id": "a", "type": None, "index": None, "function": {"name": "f"}}]},
+            {"content": None, "tool_calls": [{"id": "a", "function": {"name": "f"}}]},
+        ),
+        ("chat", {"content": "x", "tool_calls": [], "function_call": None, "refusal": None}, {"content": "x"}),
+    ],
+)
+def test_null_within_messages_is_as_good_as_absent(kind: str, full: dict[str, Any], plain: dict[str, Any]) -> None:
+    turns = [read(kind, {"messages": [{"role": "assistant", **one}], "model": "small"}) for one in (full, plain)]
+    bodies = [json.loads(turn.engine_body("small")) for turn in turns]
+    assert bodies[0] == bodies[1]
+    assert turns[0].item.content == turns[1].item.content
+
+
+def test_null_within_fields_is_as_good_as_absent_but_in_what_is_the_users_own() -> None:
+    schema = {"type": "object", "properties": {"unit": {"enum": ["m", None], "default": None}}, "examples": [None]}
+    function = {"name": "f", "parameters": schema}
+    full = {
+        "tools": [{"type": "function", "function": function | {"strict": None, "description": None}, "id": None}],
+        "tool_choice": {"type": "function", "function": {"name": "f", "x": None}},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": None}},
+        "stream_options": {"include_usage": None},
+        "structured_outputs": {"json": schema, "regex": None},
+        "metadata": {"a": None},
+        "chat_template_kwargs": {"a": None},
+    }
+    given = json.loads(read("chat", CHAT | full).engine_body("small"))
+    assert given["tools"] == [{"type": "function", "function": function}]
+    assert given["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert given["response_format"] == {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert given["stream_options"] == {}
+    assert given["structured_outputs"] == {"json": schema}
+    assert given["metadata"] == given["chat_template_kwargs"] == {"a": None}
+    used = {"type": "tool_use", "id": "t", "name": "f", "input": {"unit": None}, "cache_control": None}
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [used]}]
+    message = json.loads(read("message", {"messages": turns, "max_tokens": 3}).engine_body("small"))
+    assert message["messages"][1]["content"][0]["input"] == {"unit": None}
+
+
+UNKNOWN: dict[str, Any] = {
+    "enable_thinking": False,
+    "reasoning": {"effort": "low"},
+    "provider": {"sort": "price", "order": ["a"]},
+    "usage": {"include": True},
+    "models": ["small"],
+    "transforms": [],
+    "num_ctx": 4096,
+    "options": {"temperature": 0},
+    "keep_alive": "5m",
+    "safe_prompt": True,
+    "random_seed": 7,
+    "extra_body": {"top_k": 1},
+    "extra_headers": {},
+    "litellm_metadata": {"user": "a"},
+    "guided_json": {"type": "object"},
+    "cachePoint": {"type": "default"},
+    "x-" + "y" * 90: 1,
+    "": 0,
+    "\u00e4\r\n: 1": "odd",
+    "__proto__": {"admin": True},
+    "stream_timeout": 3.5,
+}
+BODIES_OF: dict[str, dict[str, Any]] = {
+    "chat": CHAT,
+    "completion": {"prompt": "x"},
+    "response": {"input": "x"},
+    "message": CHAT | {"max_tokens": 3},
+    "message_count": CHAT,
+    "tokenize": {"model": "small", "prompt": "x"},
+    "detokenize": {"model": "small", "tokens": [1]},
+}
+
+
+@pytest.mark.parametrize("kind", BODIES_OF)
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_field_of_another_service_is_named_and_no_engine_gets_it(kind: str, name: str) -> None:
+    plain, parsed = read(kind, BODIES_OF[kind]), read(kind, BODIES_OF[kind] | {name: UNKNOWN[name]})
+    if name in FIELDS[kind]:  # `reasoning` of Responses
+        return
+    assert parsed.ignored == (name,)
+    assert parsed.engine_body("small") == plain.engine_body("small")
+    ((_, told),) = ignored_header(parsed.ignored)
+    assert told.isascii()
+    assert not {b"\r"[0], b"\n"[0], b","[0]} & set(told)
+    with pytest.raises(InvalidRequestError, match="Unrecognized request argument supplied"):
+        parse(kind, json.dumps(BODIES_OF[kind] | {name: UNKNOWN[name]}).encode(), {}, MODELS, refuse_unknown=True)
+
+
 @pytest.mark.slow  # imports vLLM
 def test_known_fields_are_those_that_vllm_and_openai_know() -> None:
     protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")
@@ -135,6 +233,14 @@ def test_known_fields_are_those_that_vllm_and_openai_know() -> None:
 def test_what_is_no_plain_json_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError):
         parse("chat", raw, {}, MODELS)
+
+
+@pytest.mark.parametrize("body", [CHAT, CHAT | {"temperature": None}])
+def test_a_byte_order_mark_before_a_body_is_no_error(body: dict[str, Any]) -> None:
+    raw = json.dumps(body).encode()
+    assert parse("chat", b"\xef\xbb\xbf" + raw, {}, MODELS).engine_body("small") == read("chat", CHAT).engine_body(
+        "small"
+    )
 
 
 def test_whole_surrogate_pairs_are_text() -> None:

@@ -1,7 +1,9 @@
 import asyncio
+import gzip
 import logging
 import subprocess
 import sys
+import zlib
 
 import httpx
 import pytest
@@ -92,6 +94,32 @@ async def test_bytes_in_flight_are_bounded_and_given_back() -> None:
         await until(lambda: front.door.requests == 0)
         assert front.door.bytes_in_flight == 0
         assert (await client.post(PATH, content=body)).status_code == 200
+
+
+PACKED: list[tuple[list[str], bytes, int, str]] = [
+    (["gzip"], gzip.compress(chat_body()), 200, ""),
+    (["gzip", "gzip"], gzip.compress(gzip.compress(chat_body())), 200, ""),  # two header lines
+    (["deflate"], zlib.compress(chat_body()), 200, ""),
+    (["gzip"], chat_body(), 400, "the body is no whole gzip"),
+    (["gzip"], b"", 400, "the body is no whole gzip"),
+    (["gzip"], gzip.compress(chat_body())[:-4], 400, "the body is no whole gzip"),
+    ([], gzip.compress(chat_body()), 400, "the body is not UTF-8"),
+    (["gzip"], gzip.compress(b"\xff\xfe" + chat_body()), 400, "the body is not UTF-8"),
+    (["br"], chat_body(), 415, "use gzip, deflate or zstd"),
+]
+
+
+async def test_a_packed_body_is_read_or_refused_in_clear_words() -> None:
+    async with (
+        ingress_before(simulated()) as front,
+        httpx.AsyncClient(base_url=front.server.url) as client,
+    ):
+        for encodings, packed, status, said in PACKED:
+            headers = [("content-type", "application/json"), *(("content-encoding", one) for one in encodings)]
+            answer = await client.post(PATH, content=packed, headers=headers)
+            assert (answer.status_code, said in answer.text) == (status, True), answer.text
+        await until(lambda: front.door.requests == 0)
+        assert front.door.bytes_in_flight == 0
 
 
 async def test_the_body_is_let_go_of_when_the_answer_begins() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 import zlib
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 @pytest.mark.parametrize("kind", PACKED)
 def test_what_is_packed_is_opened(kind: str) -> None:
     encoding, pack = PACKED[kind]
-    assert decoded(pack(BODY), encoding, len(BODY)) == BODY
+    assert decoded(pack(BODY), [encoding], len(BODY)) == BODY
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -47,7 +48,7 @@ def test_the_bound_is_of_what_is_opened(kind: str) -> None:
     bomb = pack(bytes(50_000_000))
     assert len(bomb) < 100_000
     with pytest.raises(PayloadTooLargeError):
-        decoded(bomb, encoding, 1 << 20)
+        decoded(bomb, [encoding], 1 << 20)
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -55,16 +56,44 @@ def test_what_is_damaged_or_cut_off_is_refused(kind: str) -> None:
     encoding, pack = PACKED[kind]
     for damaged in (pack(BODY)[:-5], b"no such thing"):
         with pytest.raises(InvalidRequestError):
-            decoded(damaged, encoding, 1 << 20)
+            decoded(damaged, [encoding], 1 << 20)
 
 
-@pytest.mark.parametrize("encoding", [None, "", "identity"])
-def test_what_is_not_packed_stays(encoding: str | None) -> None:
-    assert decoded(BODY, encoding, 5) == BODY  # the bound held while it was read
+@pytest.mark.parametrize("encodings", [[], [""], ["identity"], ["identity, ", "Identity"]])
+def test_what_is_not_packed_stays(encodings: list[str]) -> None:
+    assert decoded(BODY, encodings, 5) == BODY  # the bound held while it was read
 
 
-@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "secret"])
+@pytest.mark.parametrize("encodings", [["gzip, zstd"], ["gzip", "zstd"], [" GZip ,identity,,ZSTD "]])
+def test_what_is_packed_twice_is_opened_twice(encodings: list[str]) -> None:
+    assert decoded(_zstd(gzip.compress(BODY)), encodings, 1 << 20) == BODY
+    with pytest.raises(InvalidRequestError, match="no whole zstd"):
+        decoded(gzip.compress(_zstd(BODY)), encodings, 1 << 20)
+
+
+def test_the_bound_is_also_of_what_is_half_opened() -> None:
+    bomb = gzip.compress(gzip.compress(bytes(50_000_000)) + bytes(2 << 20))
+    with pytest.raises(PayloadTooLargeError):
+        decoded(bomb, ["gzip, gzip"], 1 << 20)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_what_follows_a_packed_body_is_no_part_of_it(encoding: str) -> None:
+    pack = PACKED[encoding][1]
+    with pytest.raises(InvalidRequestError, match=f"no whole {encoding}"):
+        decoded(pack(BODY) + b"and more", [encoding], 1 << 20)
+
+
+def test_files_without_end_are_not_opened_one_by_one() -> None:
+    assert decoded(gzip.compress(b" ") * 100, ["gzip"], 1 << 20) == b" " * 100
+    started_s = time.process_time()
+    with pytest.raises(InvalidRequestError, match="pack it as one"):
+        decoded(gzip.compress(b"") * 200_000, ["gzip"], 1 << 22)  # a body of 4 MB
+    assert time.process_time() - started_s < 2
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, br", "secret", "gzip;q=1", "gzip, gzip, gzip, gzip"])
 def test_other_encodings_are_refused(encoding: str) -> None:
     with pytest.raises(UnsupportedEncodingError, match="gzip, deflate or zstd") as caught:
-        decoded(BODY, encoding, 1 << 20)
+        decoded(BODY, [encoding], 1 << 20)
     assert caught.value.status == 415

@@ -19,8 +19,8 @@ running engine needs: allocation stands below deployments and cannot import from
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -32,6 +32,19 @@ from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 
+# Engine arguments that decide how many tokens a prompt has. Replicas of one model must agree in them, since a prompt is
+# counted before one is chosen.
+COUNTING_ARGUMENTS = (
+    "chat_template",
+    "chat_template_content_format",
+    "default_chat_template_kwargs",
+    "revision",
+    "skip_tokenizer_init",
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "trust_remote_code",
+)
 Dtype = Literal["bfloat16", "float16", "float32"]
 Quantisation = Literal["fp8", "int8", "int4", "awq", "gptq"]
 DEFAULT_DTYPE: Dtype = "bfloat16"
@@ -50,6 +63,7 @@ class ModelSpec:
 
     Replicas are counted over all types and shares together. max_replicas None: no limit. prior_success: chance of a
     good answer where the predictor does not know the model; None: it gets no requests but those that name it.
+    counting: its engine arguments of `COUNTING_ARGUMENTS`.
     """
 
     name: str
@@ -62,6 +76,7 @@ class ModelSpec:
     dtype: str = DEFAULT_DTYPE
     quantisation: str | None = None
     prior_success: float | None = None
+    counting: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
@@ -69,10 +84,10 @@ class ModelSpec:
                 f"model {self.name!r}: max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; "
                 "raise it"
             )
-        for field, kind in (("dtype", Dtype), ("quantisation", Quantisation)):
-            value, known = getattr(self, field), get_args(kind)
-            if value not in known and not (field == "quantisation" and value is None):
-                raise ConfigurationError(f"model {self.name!r}: {field} {value!r}; use one of {', '.join(known)}")
+        for name, kind in (("dtype", Dtype), ("quantisation", Quantisation)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known and not (name == "quantisation" and value is None):
+                raise ConfigurationError(f"model {self.name!r}: {name} {value!r}; use one of {', '.join(known)}")
 
 
 class ModelDescription(Section):
@@ -130,10 +145,10 @@ class ModelDescription(Section):
     @model_validator(mode="after")
     def _numbers_agree(self) -> ModelDescription:
         given = self.engine_args
-        for field, argument, known in (("dtype", "dtype", _DTYPES), ("quantisation", "quantization", _QUANTISATIONS)):
-            own, engines = getattr(self, field), known.get(str(given.get(argument)))
+        for name, argument, known in (("dtype", "dtype", _DTYPES), ("quantisation", "quantization", _QUANTISATIONS)):
+            own, engines = getattr(self, name), known.get(str(given.get(argument)))
             if own is not None and engines is not None and own != engines:
-                raise ValueError(f"{field} {own} and engine_args.{argument} {given[argument]} differ; give one of them")
+                raise ValueError(f"{name} {own} and engine_args.{argument} {given[argument]} differ; give one of them")
         return self
 
     @property
@@ -163,6 +178,7 @@ class ModelDescription(Section):
             dtype=self.dtype or _DTYPES.get(str(arguments.get("dtype")), DEFAULT_DTYPE),
             quantisation=self.quantisation or _quantisation(arguments.get("quantization")),
             prior_success=self.prior_success,
+            counting={name: arguments[name] for name in COUNTING_ARGUMENTS if name in arguments},
         )
 
 
@@ -183,9 +199,9 @@ class DescribedModels:
     file: YamlFile
     at: FieldPath
 
-    def fault(self, number: int, field: Sequence[str | int], problem: str) -> ConfigurationError:
+    def fault(self, number: int, at: Sequence[str | int], problem: str) -> ConfigurationError:
         """The error for a field of the model of this number: names file, line, field and mend."""
-        return self.file.fault((*self.at, number, *field), problem)
+        return self.file.fault((*self.at, number, *at), problem)
 
 
 def load_models(

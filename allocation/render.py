@@ -126,6 +126,8 @@ def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, 
         following = take_tail(models)
         models.append(CommentedMap({"name": spec.name}))
         entry = models[-1]
+        if spec.counting:  # else its engines would read prompts in another way than was planned
+            entry["engine_args"] = CommentedMap(spec.counting)
     else:
         following = take_tail(entry)
     known: dict[str, Any] = {

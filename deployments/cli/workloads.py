@@ -131,11 +131,12 @@ def read_data(source: str, group: str | None) -> tuple[OutcomesTable, list[str]]
 
 def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
     """The models' own tokenizers; None, with a warning, where this machine lacks one of them."""
+    from apportion.deployments.config.counting import tokenizer_source
     from apportion.deployments.config.models import resolve_source
-    from apportion.router.prediction.tokens import TokenCounter, TokenizerSource
+    from apportion.router.prediction.tokens import TokenCounter
 
     try:
-        sources = {spec.name: TokenizerSource(resolve_source(spec.source)) for spec in specs}
+        sources = {spec.name: tokenizer_source(resolve_source(spec.source), spec.counting) for spec in specs}
         return TokenCounter.load(sources, download=False)
     except ConfigurationError as error:
         warn(

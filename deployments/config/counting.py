@@ -7,18 +7,6 @@ from typing import Any
 
 from apportion.router.prediction.tokens import TokenizerSource
 
-# What `TokenizerSource` is made of; replicas of one model must agree in them, since it is counted before one is chosen.
-COUNTING_ARGUMENTS = (
-    "chat_template",
-    "chat_template_content_format",
-    "default_chat_template_kwargs",
-    "revision",
-    "skip_tokenizer_init",
-    "tokenizer",
-    "tokenizer_mode",
-    "tokenizer_revision",
-    "trust_remote_code",
-)
 _FORMATS = ("auto", "string", "openai")
 
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from apportion.allocation.models import ModelDescription
+from apportion.allocation.models import COUNTING_ARGUMENTS, ModelDescription
 from apportion.deployments import zoo
 from apportion.deployments.config.capabilities import CAPABILITY_ARGUMENTS, CapabilitiesConfig
-from apportion.deployments.config.counting import COUNTING_ARGUMENTS, tokenizer_source
+from apportion.deployments.config.counting import tokenizer_source
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes

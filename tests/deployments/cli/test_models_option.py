@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from apportion.allocation.plan import load_plan, save_plan
 from apportion.allocation.render import RenderOptions, render
 from apportion.allocation.serve_file import ServeFile
 from apportion.deployments.cli.models import read_models
+from apportion.deployments.cli.workloads import models_counter
+from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.config.reader import check_config
 from apportion.router.errors import ConfigurationError, InvalidRequestError
+from apportion.router.prediction.tokens import TokenCounter
 from tests.allocation.plans import plan_of
 from tests.paths import ROOT
 
@@ -32,6 +37,38 @@ def test_a_list_of_models_is_the_configurations_list(tmp_path: Path) -> None:
         found = read_models(None, file, ())
         assert found.specs == read_models(config, None, ()).specs
         assert (found.specs[0].gpu_types, found.specs[0].min_replicas, found.specs[0].max_replicas) == (("L4",), 1, 3)
+
+
+TEMPLATES = (None, "{% for m in messages %}<|user|>{{ m.content }} and so on and on{% endfor %}")
+
+
+def test_models_of_one_source_are_counted_each_as_its_engine_counts(tmp_path: Path) -> None:
+    listed = [
+        {
+            "name": f"m{i}",
+            "source": "zoo:wren",
+            "input_usd_per_million": 1,
+            "output_usd_per_million": 1,
+            "max_model_len": 256,
+            "engine_args": {} if template is None else {"chat_template": template, "dtype": "float32"},
+        }
+        for i, template in enumerate(TEMPLATES)
+    ]
+    file = tmp_path / "models.yaml"
+    file.write_text(yaml.safe_dump({"models": listed}))
+    specs = read_models(None, file, ()).specs
+    served = [ModelConfig.model_validate(model) for model in listed]
+    chat = [{"role": "user", "content": "What is 1 plus 1?"}]
+    expected = TokenCounter.load({one.name: one.tokenizer_source for one in served}, download=False).count(chat)
+    assert expected[1] > expected[0]
+    save_plan(replace(plan_of(()), models=specs), tmp_path / "plan.json")
+    for known in (specs, load_plan(tmp_path / "plan.json").models):
+        counter = models_counter(known)
+        assert counter is not None
+        assert counter.count(chat).tolist() == expected.tolist()
+    rendered = tmp_path / "config.yaml"
+    rendered.write_text(render(load_plan(tmp_path / "plan.json"), ROOT / "serve_config.yaml", RenderOptions()))
+    assert [spec.counting for spec in read_models(rendered, None, ()).specs][-2:] == [spec.counting for spec in specs]
 
 
 def test_what_was_rendered_describes_what_was_planned(tmp_path: Path) -> None:

@@ -212,9 +212,10 @@ class Ingress:
     async def ready(self, request: Request) -> Response:
         """200 when requests can be answered: the router was there of late and a model had a replica; else 503.
 
-        Asks nobody, so that neither a slow database nor a router that restarts takes the ingresses out of service.
+        Asks nobody once it is ready, so that neither a slow database nor a router that restarts takes the ingresses out
+        of service.
         """
-        models = self._state.ready()
+        models = await self._state.ready()
         told = {"models": models} if self._authenticator.is_operator(request.headers) else {}
         return JSONResponse({"ready": bool(models), **told}, status_code=200 if models else 503)
 

@@ -18,6 +18,7 @@ from apportion.router.batch.guards.recent import Recent
 STATE_AGE_S = 1.0  # numbers may be told again for so long
 STATE_TIMEOUT_S = 2.0
 PATIENCE_S = STATE_TIMEOUT_S + 0.5  # until the router's answer has failed to come
+READY_PATIENCE_S = 0.5  # those who ask whether the service is ready mostly wait a second
 LISTEN_S = 3.0  # between two looks at the router, for those who ask whether the service is ready
 PRESENT_S = 60.0  # a router unheard of for longer is away; Serve restarts one within some ten seconds
 SETTLING_S = 15.0  # a router that has just started waits for the engines' heartbeats, and so do requests
@@ -47,7 +48,7 @@ class RouterState:
         self._listening: asyncio.Task[None] | None = None
 
     def listen(self) -> None:
-        """From now on hears of the router every few seconds, so that `ready` has to ask nobody."""
+        """From now on hears of the router every few seconds, so that `ready` has to ask nobody while it is there."""
         self._listening = asyncio.create_task(self._listen(), context=Context())
 
     def close(self) -> None:
@@ -64,8 +65,14 @@ class RouterState:
         healthy = served and set(parts.values()) == {"closed"} and not state.get("policy_error")
         return healthy, {"healthy": healthy, **state, "parts": parts}
 
-    def ready(self) -> list[str]:
-        """The models that can answer, as far as last heard; none if no router has been heard of for long."""
+    async def ready(self) -> list[str]:
+        """The models that can answer, as far as last heard; asks only where that would be none, and not for long."""
+        if not self._last_heard():
+            await self._recent.within(0.0, READY_PATIENCE_S)
+        return self._last_heard()
+
+    def _last_heard(self) -> list[str]:
+        """The models that can answer; none if no router has been heard of for long."""
         age_s = self._recent.age_s
         served = self._clock() - age_s - self._served_s <= SETTLING_S  # when the router was last heard
         return self._served if served and age_s <= PRESENT_S else []

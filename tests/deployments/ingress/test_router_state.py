@@ -47,11 +47,33 @@ def state(router: RouterOfTest, clock: Clock) -> RouterState:
     return RouterState(router.state, MODELS, clock)
 
 
-async def test_to_be_ready_asks_nobody(state: RouterState, router: RouterOfTest) -> None:
-    assert state.ready() == []
+async def test_who_is_ready_asks_nobody(state: RouterState, router: RouterOfTest) -> None:
     await state.health()
-    assert state.ready() == list(NAMES)
+    for _ in range(3):
+        assert await state.ready() == list(NAMES)
     assert router.asked == 1
+
+
+async def test_a_service_that_can_answer_is_ready_at_once(state: RouterState, router: RouterOfTest) -> None:
+    router.away = True
+    assert await state.ready() == []
+    router.away, router.slots = False, 0
+    assert await state.ready() == []
+    router.slots = 4
+    assert await state.ready() == list(NAMES), "whatever was heard a moment ago"
+    asked = router.asked
+    router.hangs = True
+    assert await state.ready() == list(NAMES)
+    assert router.asked == asked
+
+
+async def test_whoever_asks_a_router_that_hangs_is_told_so_soon(
+    state: RouterState, router: RouterOfTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_state, "READY_PATIENCE_S", 0.02)
+    router.hangs = True
+    assert await asyncio.gather(*(state.ready() for _ in range(20))) == [[]] * 20
+    assert router.asked == 1, "once for all of them"
 
 
 async def test_a_router_that_restarts_leaves_the_ingress_ready(
@@ -62,20 +84,21 @@ async def test_a_router_that_restarts_leaves_the_ingress_ready(
     clock.now_s += 10
     healthy, told = await state.health()
     assert (healthy, told) == (False, {"healthy": False, "parts": {"router": "open"}})
-    assert state.ready()
+    assert await state.ready()
     router.away, router.slots = False, 0  # a new router has not heard of its engines yet
     assert not (await state.health())[0]
-    assert state.ready()
+    assert await state.ready()
     clock.now_s += SETTLING_S
     await state.health()
-    assert not state.ready(), "there are no engines"
+    assert not await state.ready(), "there are no engines"
     router.slots = 4
     clock.now_s += STATE_AGE_S
     await state.health()
+    router.away = True
     clock.now_s += PRESENT_S
-    assert state.ready()
+    assert await state.ready()
     clock.now_s += 1
-    assert not state.ready(), "there is no router"
+    assert not await state.ready(), "there is no router"
 
 
 async def test_health_is_asked_once_a_second_whoever_looks(
@@ -104,9 +127,11 @@ async def test_an_idle_ingress_hears_of_the_router(router: RouterOfTest) -> None
     state = RouterState(router.state, MODELS)
     state.listen()
     deadline_s = time.monotonic() + 5
-    while not state.ready():
+    while not router.asked:
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.01)
+    router.away = True
+    assert await state.ready()
     state.close()
 
 

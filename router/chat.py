@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from apportion.router.errors import InvalidRequestError
 
 Message = Mapping[str, Any]
+_BRACKETS = {("[", "]"), ("(", ")"), ("{", "}")}
+_MAPPINGS = re.compile(r"\}\s+\{(?=['\"])")
 
 
 def flattened(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -38,27 +41,49 @@ def content_of(row: Mapping[str, Any]) -> Any:
     """
     given = row.get("prompt")
     given = row.get("messages") if given is None else given
-    return (printed_chat(given) or given) if isinstance(given, str) else given
+    chat = chat_of(_printed(given) if isinstance(given, str) else given)
+    return given if chat is None else chat
 
 
-def printed_chat(text: str) -> list[dict[str, Any]] | None:
-    """The messages that the text is the printed form of, as JSON or as Python writes them; None if of none."""
-    found = printed_list(text)
-    if found and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in found):
-        return found
+def chat_of(value: Any) -> list[dict[str, Any]] | None:
+    """The messages that a value is: a list or tuple of them, one alone, or the `messages` of a body; else None."""
+    if isinstance(value, Mapping):
+        value = [value] if "role" in value else value.get("messages")
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    if all(isinstance(message, Mapping) and isinstance(message.get("role"), str) for message in value):
+        return [dict(message) for message in value]
     return None
 
 
-def printed_list(text: str) -> list[Any] | None:
-    """The list that the text is the printed form of, in JSON or Python; None if of none."""
-    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+def joined(contents: Sequence[Any]) -> list[Any]:
+    """The contents; where every text among them is a printed list of strings (RouterBench's are), these are user turns,
+    joined by blank lines.
+    """
+    turns: dict[int, str] = {}
+    for place, content in enumerate(contents):
+        if isinstance(content, str):
+            printed = _printed(content)
+            if not isinstance(printed, list | tuple) or not _are_strings(printed):
+                return list(contents)
+            turns[place] = "\n\n".join(printed)
+    return [turns.get(place, content) for place, content in enumerate(contents)]
+
+
+def _are_strings(values: Sequence[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) for value in values)
+
+
+def _printed(text: str) -> Any:
+    """The list, tuple or mapping that the text is the printed form of, in JSON, Python or numpy; None if of none."""
+    text = text.strip()
+    if (text[:1], text[-1:]) not in _BRACKETS:
         return None
-    for read in (json.loads, _python_literal):
+    for read in (json.loads, _python_literal, _numpy_literal):
         try:
-            found = read(text.strip())
+            return read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        return found if isinstance(found, list) else None
     return None
 
 
@@ -66,6 +91,13 @@ def _python_literal(text: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a backslash that Python would rather see doubled
         return ast.literal_eval(text)
+
+
+def _numpy_literal(text: str) -> Any:
+    """A list of mappings without commas between them, as a table of chats has them when it is written as CSV."""
+    if _MAPPINGS.search(text) is None:
+        raise ValueError("no mappings beside each other")
+    return _python_literal(_MAPPINGS.sub("}, {", text))
 
 
 def prompt_text(messages: str | Sequence[Message]) -> str:
@@ -101,8 +133,8 @@ def message_text(message: Message, index: int) -> str:
         return ""
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
-        texts = [part.get("text") for part in content]
+    if isinstance(content, Sequence) and all(isinstance(part, Mapping | str) for part in content):
+        texts = [part if isinstance(part, str) else part.get("text") for part in content]
         return "\n".join(text for text in texts if isinstance(text, str))
     raise InvalidRequestError(
         f"messages[{index}].content is {type(content).__name__}: send a string or a list of content parts",

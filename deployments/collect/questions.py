@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from apportion.router.chat import content_of, flattened
+from apportion.router.chat import content_of, flattened, joined
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.prompts import request_of
 from apportion.router.texts import numbered_lines, numbered_objects
@@ -71,7 +71,8 @@ def read_questions(file: Path) -> list[Question]:
                 f"{file}, line {number}: query_id {question.query_id!r} occurs before; change one"
             )
         found[question.query_id] = question
-    return list(found.values())
+    contents = joined([question.content for question in found.values()])
+    return [replace(question, content=content) for question, content in zip(found.values(), contents, strict=True)]
 
 
 def _question(row: dict[str, Any], number: int, where: str) -> Question:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from apportion.router.arrays import FloatArray
-from apportion.router.chat import content_of, printed_list, prompt_text
+from apportion.router.chat import content_of, joined, prompt_text
 from apportion.router.errors import InvalidRequestError, OutcomesTableError
 from apportion.router.texts import is_unicode
 
@@ -87,29 +87,23 @@ def prompts(frame: pd.DataFrame, at: Place) -> list[str]:
         OutcomesTableError: a row asks nothing, or what is no chat.
     """
     absent = [None] * len(frame)
-    asked = zip(frame.get("prompt", absent), frame.get("messages", absent), strict=True)
-    known: dict[str, str] = {}
-    found = []
-    for row, (prompt, messages) in enumerate(asked):
+    columns, contents = [], []
+    known: dict[str, Any] = {}
+    for prompt, messages in zip(frame.get("prompt", absent), frame.get("messages", absent), strict=True):
         column, cell = ("messages", messages) if _is_empty(prompt) and not _is_empty(messages) else ("prompt", prompt)
-        text = known.get(cell) if isinstance(cell, str) else None
-        if text is None:
-            text = _prompt(cell, f"{at(row)}, column {column!r}")
+        content = known.get(cell) if isinstance(cell, str) else None
+        if content is None:
+            content = content_of({"prompt": plain(cell)})
             if isinstance(cell, str):
-                known[cell] = text
-        found.append(text)
-    return joined_lists(found)
-
-
-def joined_lists(given: list[str]) -> list[str]:
-    """The texts; where every one is a printed list of strings, those joined by blank lines."""
-    turns = []
-    for text in given:
-        printed = printed_list(text)
-        if not printed or not all(isinstance(turn, str) for turn in printed):
-            return given
-        turns.append("\n\n".join(printed))
-    return turns
+                known[cell] = content
+        columns.append(column)
+        contents.append(content)
+    return [
+        _prompt(content, f"{at(row)}, column {columns[row]!r}")
+        if not isinstance(content, str) or not content.isascii() or not content
+        else content
+        for row, content in enumerate(joined(contents))
+    ]
 
 
 def check_same_ids(ids: Sequence[str], asked: Sequence[str], name: str) -> None:
@@ -136,14 +130,15 @@ def _text(cell: Any, where: str, empty: str | None = None) -> str:
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
     if not isinstance(cell, str | int | float | np.number | np.bool_):
-        raise OutcomesTableError(f"{where} holds a {type(cell).__name__}: give a text or a number")
+        raise OutcomesTableError(
+            f"{where} holds a {type(cell).__name__}: give a text or a number, or as a prompt a chat's messages"
+        )
     if not is_unicode(found := str(cell)):
         raise OutcomesTableError(f"{where} holds half of a surrogate pair, which is no text: write both, or U+FFFD")
     return found
 
 
-def _prompt(cell: Any, where: str) -> str:
-    content = content_of({"prompt": plain(cell)})
+def _prompt(content: Any, where: str) -> str:
     if not isinstance(content, list):
         return _text(content, where)
     if content and all(isinstance(turn, str) for turn in content):

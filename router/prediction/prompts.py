@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from apportion.router.chat import content_of, flattened, prompt_text
+from apportion.router.chat import content_of, flattened, joined, prompt_text
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.conversation import template_variables
 from apportion.router.texts import numbered_lines, numbered_objects
@@ -35,7 +35,8 @@ class PromptRequest:
 def read_requests(file: Path) -> list[PromptRequest]:
     """Requests of a file: a prompt a line, or for .jsonl an object a line with `prompt` or `messages`.
 
-    A line of OpenAI's Batch API, and a chat in its printed form, are read too. An object may carry `max_tokens` or
+    A line of OpenAI's Batch API, and a chat in its printed form, are read too, and printed lists of strings where all
+    prompts are such. An object may carry `max_tokens` or
     `max_completion_tokens`, `n` and `tools` as OpenAI bodies do.
 
     Raises:
@@ -47,6 +48,8 @@ def read_requests(file: Path) -> list[PromptRequest]:
         requests = [request_of(row, f"{file}, line {number}") for number, row in numbered_objects(file)]
     else:
         requests = [PromptRequest(line) for _, line in numbered_lines(file)]
+    contents = joined([request.content for request in requests])
+    requests = [replace(request, content=content) for request, content in zip(requests, contents, strict=True)]
     if not requests:
         raise InvalidRequestError(f"{file}: holds no prompts; write one a line")
     return requests

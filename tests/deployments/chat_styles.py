@@ -75,6 +75,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "developer": {"messages": [{"role": "developer", "content": "Be brief."}, USER]},
     "two_users": {"messages": [USER, USER]},
     "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": t} for t in ("How many", "bolts?")]}]},
+    "bare_parts": {"messages": [{"role": "user", "content": ["How many", "bolts?"]}]},
     "tool_call": {"messages": [USER, _called(_call()), USER]},
     "no_calls": {
         "messages": [USER, _NOTHING_CALLED | {"tool_calls": None}, USER, _NOTHING_CALLED | {"tool_calls": []}, USER]

@@ -21,6 +21,10 @@ def test_the_last_user_turn_stands_at_the_end() -> None:
     assert prompt_text(chat) == "Be kind.\n\nFirst\n\n42\n\nSecond"
 
 
+def test_content_parts_may_be_bare_strings() -> None:
+    assert prompt_text([{"role": "user", "content": ["Look", {"type": "text", "text": "here"}]}]) == "Look\nhere"
+
+
 def test_a_chat_without_a_user_turn_ends_with_its_last_turn() -> None:
     assert prompt_text([{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}]) == "a\n\nb"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from apportion.router.chat import joined
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.columns import joined_lists
 from apportion.router.outcomes.loaders.hub import files_of, local_folder
 from apportion.router.outcomes.loaders.safe_pickle import FRAMES, read_pickle
 from apportion.router.outcomes.table import OutcomesTable
@@ -51,7 +51,7 @@ def load_routerbench(where: str, shots: int = 0) -> OutcomesTable:
         {
             "query_id": frame["sample_id"].astype(str).to_numpy(),
             "task": frame["eval_name"].astype(str).to_numpy(),
-            "prompt": joined_lists(frame["prompt"].astype(str).tolist()),
+            "prompt": joined(frame["prompt"].astype(str).tolist()),
         }
     )
     unknown = np.full((len(frame), len(models)), np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,30 @@ def _save(rows: Sequence[dict[str, Any]], file: Path) -> Path:
     return file
 
 
+PRINTED: dict[str, Callable[[Any], str]] = {
+    "json": json.dumps,
+    "python": repr,
+    "indented": lambda chat: json.dumps(chat, indent=1),
+    "tuple": lambda chat: repr(tuple(chat)),
+    "numpy": lambda chat: str(np.array(chat, dtype=object)),  # what pandas writes of such a cell
+    "body": lambda chat: json.dumps({"model": "m", "messages": chat}),
+}
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(
-    "printed", [json.dumps, repr, lambda chat: json.dumps(chat, indent=1)], ids=["json", "python", "indented"]
-)
+@pytest.mark.parametrize("printed", PRINTED.values(), ids=PRINTED)
 def test_a_printed_chat_is_the_chat(tmp_path: Path, suffix: str, printed: Any) -> None:
     table = read_outcomes(_save(_rows(printed(CHAT)), tmp_path / f"x{suffix}"))
     assert table.prompts == [prompt_text(CHAT)]
     assert table.prompts[0].endswith("And\nminus 1?")
+    (alone,) = read_outcomes(_save(_rows(printed(CHAT[1:2])), tmp_path / f"y{suffix}")).prompts
+    assert alone == CHAT[1]["content"]
+
+
+@pytest.mark.parametrize("one", [repr, json.dumps, dict], ids=["python", "json", "object"])
+def test_a_message_alone_is_a_chat_of_one_turn(tmp_path: Path, one: Callable[[Any], Any]) -> None:
+    rows = _rows(one({"role": "user", "content": ["Look", {"type": "text", "text": "here"}]}))
+    assert read_outcomes(_save(rows, tmp_path / "x.jsonl")).prompts == ["Look\nhere"]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -74,14 +90,27 @@ def test_a_folder_may_hold_chats_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_printed_lists_of_strings_are_turns_where_all_prompts_are(tmp_path: Path, suffix: str) -> None:
     rows = [
-        row for i, turns in enumerate((["What is 1?"], ["It's", "2?"])) for row in _rows(repr(turns), query_id=str(i))
+        row for i, turns in enumerate((("What is 1?",), ["It's", "2?"])) for row in _rows(repr(turns), query_id=str(i))
     ]
     assert read_outcomes(_save(rows, tmp_path / f"x{suffix}")).prompts == ["What is 1?", "It's\n\n2?"]
+    chats = [*rows, *_rows(repr(CHAT[1:2]), query_id="2")]
+    assert read_outcomes(_save(chats, tmp_path / f"x{suffix}")).prompts == [
+        "What is 1?",
+        "It's\n\n2?",
+        CHAT[1]["content"],
+    ]
     mixed = [*rows, *_rows("[header] one [title]", query_id="2")]
-    assert read_outcomes(_save(mixed, tmp_path / f"x{suffix}")).prompts[:2] == ["['What is 1?']", "[\"It's\", '2?']"]
+    assert read_outcomes(_save(mixed, tmp_path / f"x{suffix}")).prompts[:2] == ["('What is 1?',)", "[\"It's\", '2?']"]
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "[]", "[a](b)", "[{'role': 1}]", "[" * 5000 + "]" * 5000, r"['\d']x]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[1, 2]", "[]", "[a](b)", "[{'role': 1}]", "[" * 5000 + "]" * 5000, r"['\d']x]"),
+        *("()", "(a)", "('a')", "{}", '{"a": 1}', "{'messages': []}", "{'messages': ['x']}", "{1: 2} {3}"),
+        *("[{'a': 1} {'b': 2}]", "(" * 5000 + ")" * 5000, "[{'role': 'user'} and {'role': 'x'}]", "{'a': 1}\n {'b'}"),
+    ],
+)
 def test_what_is_no_chat_stays_the_text_it_is(tmp_path: Path, text: str) -> None:
     assert read_outcomes(_save(_rows(text), tmp_path / "x.jsonl")).prompts == [text]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apportion.deployments.cli.application import JsonOption, console, errors, write_json
+from apportion.deployments.cli.application import JsonOption, console, errors, warn, write_json
 from apportion.deployments.cli.models import ConfigOption
 from apportion.router.errors import InvalidRequestError
 
@@ -115,6 +115,9 @@ def collect(
         plan.check(journal)
         try:
             _run(plan, journal, base, os.environ.get(key_variable), retries, timeout_s)
+        except KeyboardInterrupt:
+            warn("interrupted; run the same command again to go on")
+            raise
         finally:
             rows = rows_of(plan, journal)
             write_rows(rows, out)
@@ -127,6 +130,10 @@ def collect(
         )
         for reason, count in result["reasons"].items():
             console.print(f"{count} failed with: {reason}", soft_wrap=True)
+    for model in result["without_answers"]:
+        warn(
+            f"{model!r} answered no prompt, which is more likely a mistake of the options than its own; see the reasons"
+        )
     if result["left"]:
         raise typer.Exit(INCOMPLETE)
 
@@ -207,6 +214,8 @@ def _run(plan: Plan, journal: Journal, base: str, key: str | None, retries: int,
 
 def _summary(plan: Plan, journal: Journal, rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:
     reasons = Counter(row["error"] for row in rows if row["error"] is not None)
+    failed = Counter(row["model"] for row in rows if row["error"] is not None)
+    asked_of = Counter(row["model"] for row in rows)
     asked = {(row["query_id"], row["model"]) for row in rows}
     left = sum((question.query_id, model) not in asked for question in plan.questions for model in plan.models)
     return {
@@ -214,6 +223,7 @@ def _summary(plan: Plan, journal: Journal, rows: list[dict[str, Any]], out: Path
         "outcomes": len(rows),
         "failures": reasons.total(),
         "reasons": dict(reasons.most_common(5)),
+        "without_answers": [model for model in plan.models if failed[model] == asked_of[model] > 0],
         "left": left,
         "spent_usd": journal.spent_usd,
     }

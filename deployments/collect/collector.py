@@ -13,10 +13,13 @@ from apportion.deployments.collect.endpoint import Answer, Endpoint
 from apportion.deployments.collect.journal import Journal, Key
 from apportion.deployments.collect.judges import Judge
 from apportion.deployments.collect.questions import Question
-from apportion.router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError, UnavailableError
 from apportion.router.prices import ModelPrice
 
 _TEMPLATE_TOKENS = 1024  # more than a chat template adds
+_OUTAGE = (
+    8  # prompts in a row that a model fails with what is temporary: it is out, and nothing is known of the prompts
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Collector:
         self._tell = tell
         self._reserved_usd = 0.0
         self._settled = asyncio.Condition()
+        self._answering = {model for (_, model, _), line in journal.answers.items() if line.get("error") is None}
+        self._in_doubt: dict[str, list[tuple[Key, dict[str, Any]]]] = {}  # failures that may be an outage, by model
 
     def left(self) -> list[tuple[Question, Key]]:
         """What has no score by this plan's judge yet."""
@@ -107,6 +112,8 @@ class Collector:
                     group.create_task(self._work(todo))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        for model in self._plan.models:
+            self._believe(model)
 
     def _is_done(self, key: Key) -> bool:
         answer = self._journal.answers.get(key)
@@ -135,31 +142,54 @@ class Collector:
         try:
             body = {"model": model, **question.body(plan.parameters, completions=plan.completions)}
             path = "completions" if "prompt" in body else "chat/completions"
-            answer = await self._endpoint.ask(path, body, partial(self._may_ask_again, key, worst_usd))
-            return (
-                None
-                if answer is None
-                else self._append(
-                    "answer",
-                    key,
-                    digest=question.digest,
-                    text=answer.text,
-                    error=answer.error,
-                    input_tokens=answer.input_tokens,
-                    output_tokens=answer.output_tokens,
-                    cached_tokens=answer.cached_tokens,
-                    cost_usd=self._cost_usd(answer, model, worst_usd),
-                )
-            )
+            may_ask = partial(self._may_ask_again, key, worst_usd)
+            answer = await self._endpoint.ask(path, body, may_ask, known=model in self._answering)
+            return None if answer is None else self._take(question, key, answer, worst_usd)
         finally:
             async with self._settled:
                 self._reserved_usd -= worst_usd
                 self._settled.notify_all()
 
+    def _take(self, question: Question, key: Key, answer: Answer, worst_usd: float) -> dict[str, Any] | None:
+        """Journals an answer, and what was in doubt before it; None while it is in doubt itself.
+
+        Raises:
+            UnavailableError: too many prompts in a row failed with what is temporary.
+        """
+        model = key[1]
+        line = {
+            "digest": question.digest,
+            "text": answer.text,
+            "error": answer.error,
+            "input_tokens": answer.input_tokens,
+            "output_tokens": answer.output_tokens,
+            "cached_tokens": answer.cached_tokens,
+        }
+        if not answer.temporary:
+            self._believe(model)
+            if answer.error is None:
+                self._answering.add(model)
+            return self._append("answer", key, **line, cost_usd=self._cost_usd(answer, model, worst_usd))
+        if answer.lost and worst_usd:
+            self._append("lost", key, cost_usd=worst_usd)
+        doubts = self._in_doubt.setdefault(model, [])
+        doubts.append((key, line | {"cost_usd": None if answer.lost else 0.0}))
+        if len(doubts) >= _OUTAGE:
+            raise UnavailableError(
+                f"model {model!r}: {answer.error}, for {len(doubts)} prompts in a row, which are not recorded; run "
+                "this again when it answers, or give --timeout-s more"
+            )
+        return None
+
+    def _believe(self, model: str) -> None:
+        """The model is there: what it failed before were its failures."""
+        for key, line in self._in_doubt.pop(model, []):
+            self._append("answer", key, **line)
+
     def _cost_usd(self, answer: Answer, model: str, worst_usd: float) -> float | None:
         """What the answer cost; a refusal costs nothing, and an answer of unknown length the most that it can."""
         if answer.error is not None:
-            return worst_usd if answer.lost else 0.0
+            return 0.0
         if answer.input_tokens is None or answer.output_tokens is None:
             return worst_usd or None
         price = self._plan.prices.get(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 
 import httpx
 
-from apportion.router.errors import ConfigurationError, UnavailableError
+from apportion.router.chat import message_text
+from apportion.router.errors import ConfigurationError, InvalidRequestError, UnavailableError
 
 _TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _NOBODYS_ANSWER = {401, 402, 403, 404, 405}
+_REFUSED = 403  # also what some endpoints say of one prompt that they will not pass on
 _LONGEST_WAIT_S = 600.0
 
 
@@ -23,7 +26,8 @@ _LONGEST_WAIT_S = 600.0
 class Answer:
     """What a model made of a prompt. error: why it failed; None: `text` is its answer.
 
-    Tokens are None where the endpoint did not tell. lost: it failed under way, and may have been charged.
+    Tokens are None where the endpoint did not tell. lost: it failed under way, and may have been charged. temporary: it
+    failed with what is gone later, as far as anybody can tell.
     """
 
     text: str = ""
@@ -32,6 +36,7 @@ class Answer:
     output_tokens: int | None = None
     cached_tokens: int | None = None
     lost: bool = False
+    temporary: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,25 @@ class Endpoint:
     retries: int
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-    async def ask(self, path: str, body: dict[str, Any], again: Callable[[], Awaitable[bool]]) -> Answer | None:
+    async def ask(
+        self, path: str, body: dict[str, Any], again: Callable[[], Awaitable[bool]], *, known: bool = False
+    ) -> Answer | None:
         """The model's answer, or its failure; None where `again` said no.
 
         Args:
             again: asked before a further attempt when one was lost, which may have been charged.
+            known: the model has answered before, so that key, model and path are right.
 
         Raises:
             UnavailableError: the endpoint cannot be reached or allows no more requests: nobody's failure.
             ConfigurationError: key, model or path are wrong.
         """
         for attempt in range(self.retries + 1):
-            last, response = attempt == self.retries, None
+            last, reply = attempt == self.retries, None
             try:
-                response = await self.client.post(path, json=body)
-                if last or response.status_code not in _TEMPORARY or _has_no_quota(response):
-                    return _read(response, body["model"])
+                reply = _Reply(await self.client.post(path, json=body))
+                if last or reply.status not in _TEMPORARY or reply.has_no_quota:
+                    return reply.read(body["model"], known)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 if last:
                     raise UnavailableError(
@@ -65,10 +73,10 @@ class Endpoint:
                     ) from error
             except httpx.TransportError as error:
                 if last:
-                    return Answer(error=type(error).__name__, lost=True)
+                    return Answer(error=type(error).__name__, lost=True, temporary=True)
                 if not await again():
                     return None
-            await self.sleep(wait_before(response, attempt))
+            await self.sleep(wait_before(None if reply is None else reply.response, attempt))
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -85,37 +93,72 @@ def wait_before(response: httpx.Response | None, attempt: int) -> float:
     return min(max(0.0, wait_s), _LONGEST_WAIT_S)
 
 
-def _error(response: httpx.Response) -> dict[str, Any]:
-    try:
-        error = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return error if isinstance(error, dict) else {"message": str(error)}
+class _Reply:
+    """What an endpoint said. status: also where an error came with a 200, as gateways send it on."""
 
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        try:
+            self._body: Any = response.json()
+        except ValueError:
+            self._body = None
+        self._error = self._find_error()
+        self.status = response.status_code
+        if self.status == 200 and self._error:
+            code = self._error.get("code")
+            self.status = code if isinstance(code, int) and 400 <= code < 600 else 500
 
-def _has_no_quota(response: httpx.Response) -> bool:
-    return response.status_code == 429 and _error(response).get("code") == "insufficient_quota"
+    def _find_error(self) -> dict[str, Any]:
+        body = self._body if isinstance(self._body, dict) else {}
+        choices = body.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        error = body.get("error") or choice.get("error") or {}
+        return error if isinstance(error, dict) else {"message": str(error)}
 
+    @property
+    def has_no_quota(self) -> bool:
+        return self.status == 429 and self._error.get("code") == "insufficient_quota"
 
-def _read(response: httpx.Response, model: str) -> Answer:
-    status = response.status_code
-    if status != 200:
-        said = f"HTTP {status}: {_error(response).get('message') or response.reason_phrase}"[:500]
-        if status < 400 or status in _NOBODYS_ANSWER:
+    def read(self, model: str, known: bool) -> Answer:
+        """The answer; see `Endpoint.ask`."""
+        if self.status != 200:
+            return self._failure(model, known)
+        if not isinstance(self._body, dict):
+            raise ConfigurationError(
+                f"model {model!r}: {self.response.url} answers with what is no JSON object; give --url up to /v1"
+            )
+        try:
+            choice, usage = self._body["choices"][0], self._body.get("usage") or {}
+            details = usage.get("prompt_tokens_details") or {}
+            return Answer(
+                text=_text(choice),
+                input_tokens=_tokens(usage.get("prompt_tokens")),
+                output_tokens=_tokens(usage.get("completion_tokens")),
+                cached_tokens=_tokens(details.get("cached_tokens")),
+            )
+        except (KeyError, TypeError, IndexError, AttributeError, InvalidRequestError):
+            return Answer(error="the answer is none of OpenAI's form")
+
+    def _failure(self, model: str, known: bool) -> Answer:
+        said = f"HTTP {self.status}: {self._error.get('message') or self.response.reason_phrase}"[:500]
+        nobodys = self.status in _NOBODYS_ANSWER and not (known and self.status == _REFUSED)
+        if self.status < 400 or nobodys:
             raise ConfigurationError(f"model {model!r}: {said}; correct key, URL or model, then run this again")
-        if status == 429:
+        if self.status == 429:
             raise UnavailableError(f"model {model!r}: {said}; run this again later")
-        return Answer(error=said)
-    try:
-        body = response.json()
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        text = choice["message"].get("content") if "message" in choice else choice["text"]
-        details = usage.get("prompt_tokens_details") or {}
-        return Answer(
-            text=text or "",
-            input_tokens=usage.get("prompt_tokens"),
-            output_tokens=usage.get("completion_tokens"),
-            cached_tokens=details.get("cached_tokens"),
-        )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return Answer(error="the answer is none of OpenAI's form")
+        return Answer(error=said, temporary=self.status in _TEMPORARY)
+
+
+def _text(choice: dict[str, Any]) -> str:
+    """What was answered: a text, a refusal, or calls of tools as JSON where there is nothing else."""
+    if "message" not in choice:
+        return str(choice["text"] or "")
+    message = choice["message"]
+    text = message_text(message, 0) or message.get("refusal")
+    if not text and message.get("tool_calls"):
+        return json.dumps(message["tool_calls"])
+    return str(text or "")
+
+
+def _tokens(given: Any) -> int | None:
+    return given if isinstance(given, int) and given >= 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import json
 import math
 import re
@@ -36,23 +37,31 @@ def judge_of(spec: str, timeout_s: float) -> Judge:
         return _exact
     if kind == "regex":
         return _regex(rest)
-    if kind == "command" and rest:
+    if kind == "command" and rest.strip():
         return _command(rest, timeout_s)
-    if rest and kind.replace(".", "").isidentifier():
+    if rest.strip() and kind.replace(".", "").isidentifier():
         return _function(kind, rest)
     raise ConfigurationError(f"judge {spec!r}: unknown; give {FORMS}")
 
 
-def _expected(row: Mapping[str, Any]) -> str:
-    if row.get("expected") is None:
+def _expected(row: Mapping[str, Any]) -> list[str]:
+    """The right answers of a row: one, or those of a list."""
+    given = row.get("expected")
+    answers = given if isinstance(given, list) else [given]
+    if not answers or not all(isinstance(answer, str | int | float) for answer in answers):
         raise ConfigurationError(
-            f"query {row['query_id']!r} has no `expected`, which the judge compares with; add it to the prompt's line"
+            f"query {row['query_id']!r} has no `expected` that the judge can compare with; add a text, a number "
+            "or a list of them to the prompt's line"
         )
-    return str(row["expected"])
+    return [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in answers]
+
+
+def _is_expected(answer: str, row: Mapping[str, Any]) -> bool:
+    return answer.strip() in [one.strip() for one in _expected(row)]
 
 
 async def _exact(answer: str, row: Mapping[str, Any]) -> float:
-    return float(answer.strip() == _expected(row).strip())
+    return float(_is_expected(answer, row))
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -63,33 +72,39 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _regex(pattern: str) -> Judge:
-    """Whether the pattern (else the row's `expected` as one) is found; with a group, whether the last match's first
+    """Whether the pattern (else one of the row's `expected`) is found; with a group, whether the last match's first
     group is what is expected.
     """
     fixed = _compiled(pattern) if pattern else None
 
     async def judge(answer: str, row: Mapping[str, Any]) -> float:
-        compiled = fixed or _compiled(_expected(row))
         if fixed is None or not fixed.groups:
-            return float(compiled.search(answer) is not None)
-        found = [match[1] for match in compiled.finditer(answer)]
-        return float(bool(found) and (found[-1] or "").strip() == _expected(row).strip())
+            patterns = [fixed] if fixed is not None else [_compiled(one) for one in _expected(row)]
+            return float(any(one.search(answer) for one in patterns))
+        found = [match[1] for match in fixed.finditer(answer)]
+        return float(bool(found) and _is_expected(found[-1] or "", row))
 
     return judge
 
 
 def _function(module: str, name: str) -> Judge:
-    """A function of an answer and its row; it runs in a thread, and modules in the current folder are found."""
+    """A function of an answer and its row, which may be a coroutine; else it runs in a thread. Modules in the current
+    folder are found.
+    """
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"judge {module}:{name} cannot be imported ({error}); correct its name") from None
+    except Exception as error:  # whatever the user's own module raises
+        raise ConfigurationError(
+            f"judge {module}:{name} cannot be imported ({type(error).__name__}: {error}); correct name or module"
+        ) from None
 
     async def judge(answer: str, row: Mapping[str, Any]) -> float:
         try:
             found = await asyncio.to_thread(function, answer, dict(row))
+            if inspect.isawaitable(found):
+                found = await found
         except Exception as error:  # whatever the user's own code raises
             raise ConfigurationError(
                 f"judge {module}:{name} failed on query {row['query_id']!r} ({type(error).__name__}: {error}); "
@@ -102,7 +117,10 @@ def _function(module: str, name: str) -> Judge:
 
 def _command(command: str, timeout_s: float) -> Judge:
     """A command that reads the row and `answer` as JSON from its standard input, and prints the score."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigurationError(f"judge command:{command}: {error}; correct its quotes") from None
 
     async def judge(answer: str, row: Mapping[str, Any]) -> float:
         try:

@@ -18,7 +18,10 @@ from apportion.router.texts import numbered_lines, numbered_objects
 PARAMETERS = frozenset(
     {"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice"}
     | {"response_format", "presence_penalty", "frequency_penalty", "reasoning_effort", "chat_template_kwargs"}
+    | {"top_k", "min_p", "repetition_penalty", "logit_bias", "parallel_tool_calls", "structured_outputs", "verbosity"}
 )
+# Of a line of the Batch API all is sent but what the collection says itself.
+_NOT_SENT = frozenset({"model", "messages", "prompt", "n", "stream", "stream_options"})
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def read_questions(file: Path) -> list[Question]:
     if not file.is_file():
         raise InvalidRequestError(f"{file}: there is no such file; give a text file, one prompt a line, or a .jsonl")
     if file.suffix == ".jsonl":
-        rows = [(number, dict(flattened(row))) for number, row in numbered_objects(file)]
+        rows = numbered_objects(file)
     else:
         rows = [(number, {"prompt": line}) for number, line in numbered_lines(file)]
     if not rows:
@@ -75,14 +78,17 @@ def read_questions(file: Path) -> list[Question]:
     return [replace(question, content=content) for question, content in zip(found.values(), contents, strict=True)]
 
 
-def _question(row: dict[str, Any], number: int, where: str) -> Question:
-    request_of(row, where)
+def _question(line: dict[str, Any], number: int, where: str) -> Question:
+    request_of(line, where)
+    row = dict(flattened(line))
     query_id, task = row.get("query_id", row.get("custom_id")), row.get("task")
     for name, value in (("query_id", query_id), ("task", task)):
         if value is not None and not isinstance(value, str | int):
             raise InvalidRequestError(f"{where}: {name} is a {type(value).__name__}; give a text")
     query_id = str(number) if query_id is None else str(query_id)
-    parameters = {name: row[name] for name in sorted(PARAMETERS & row.keys()) if row[name] is not None}
+    body = line.get("body")
+    sent = PARAMETERS & row.keys() | (body.keys() - _NOT_SENT if isinstance(body, dict) else set())
+    parameters = {name: row[name] for name in sorted(sent) if row[name] is not None}
     return Question(
         query_id, "" if task is None else str(task), content_of(row), parameters, {**row, "query_id": query_id}
     )

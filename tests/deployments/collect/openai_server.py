@@ -19,7 +19,10 @@ import uvicorn
 
 @dataclass
 class FakeOpenAI:
-    """Model `good` adds rightly, `bad` is one off, `flaky` asks for patience, `short` refuses, `odd` alternates."""
+    """Model `good` adds rightly, `bad` is one off, `flaky` asks for patience, `short` refuses, `odd` alternates.
+
+    `says` are raw answers by model, or by model and text of the prompt, each with its status.
+    """
 
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -30,6 +33,7 @@ class FakeOpenAI:
     retried: set[str] = field(default_factory=set)
     waited_s: list[float] = field(default_factory=list)
     usage: bool = True
+    says: dict[str | tuple[str, str], tuple[int, Any]] = field(default_factory=dict)
     _answered: Counter[tuple[str, str]] = field(default_factory=Counter)
     _refused_at: dict[str, float] = field(default_factory=dict)
 
@@ -49,11 +53,15 @@ class FakeOpenAI:
         status, answer, headers = self._answer(body)
         head = [(b"content-type", b"application/json"), *headers]
         await send({"type": "http.response.start", "status": status, "headers": head})
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+        said = answer if isinstance(answer, str) else json.dumps(answer)
+        await send({"type": "http.response.body", "body": said.encode()})
 
-    def _answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any], list[tuple[bytes, bytes]]]:
+    def _answer(self, body: dict[str, Any]) -> tuple[int, Any, list[tuple[bytes, bytes]]]:
         text = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         model = body["model"]
+        said = self.says.get((model, text)) or self.says.get(model)
+        if said is not None:
+            return *said, []
         if model == "short":
             return 400, {"error": {"message": "maximum context length is 4 tokens"}}, []
         if model == "unknown":

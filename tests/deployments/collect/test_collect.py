@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from apportion.deployments.cli import app
@@ -172,6 +173,148 @@ def test_a_mistake_of_the_command_is_nobodys_failure(
     assert '"answer"' not in (tmp_path / "o.jsonl.journal").read_text()
 
 
+FIRST = "What is 0 plus 2?"
+DOWN = (503, {"error": {"message": "no healthy upstream"}})
+
+
+def _many(folder: Path, n: int = 12) -> Path:
+    file = folder / "many.txt"
+    file.write_text("".join(f"What is {i} plus 2?\n" for i in range(n)))
+    return file
+
+
+@pytest.mark.parametrize("concurrency", ["1", "4"])
+def test_an_outage_is_no_models_failure(server: FakeOpenAI, tmp_path: Path, concurrency: str) -> None:
+    words = (server, _many(tmp_path), tmp_path / "o.jsonl", "good,bad", "--retries", "0", "--concurrency", concurrency)
+    server.says["good"] = DOWN
+    result = _run(*words, judge="regex:answer", code=2)
+    assert "'good': HTTP 503: no healthy upstream, for 8 prompts in a row" in " ".join(result.stderr.split())
+    assert all(row["model"] == "bad" for row in map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines()))
+    del server.says["good"]
+    _run(*words, judge="regex:answer")
+    assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[1.0, 1.0]] * 12
+
+
+@pytest.mark.parametrize("status", [500, 503, 504])
+def test_a_prompt_that_a_model_fails_for_good_is_its_failure(server: FakeOpenAI, tmp_path: Path, status: int) -> None:
+    server.says["good", FIRST] = (status, {"error": {"message": "it broke"}})
+    words = (server, _many(tmp_path, 3), tmp_path / "o.jsonl", "good", "--retries", "0", "--concurrency", "1")
+    _run(*words, judge="regex:answer")
+    assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[0.0], [1.0], [1.0]]
+    asked = len(server.asked)
+    _run(*words, judge="regex:answer")
+    assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code", "told"),
+    [
+        (200, {"error": {"message": "upstream broke", "code": 502}}, 0, "HTTP 502: upstream broke"),
+        (200, {"choices": [{"error": {"message": "cut off", "code": 400}}]}, 0, "HTTP 400: cut off"),
+        (200, {"error": "it broke"}, 0, "HTTP 500: it broke"),
+        (200, {"object": "list"}, 0, "the answer is none of OpenAI's form"),
+        (200, {"choices": [{"message": {"content": {"a": 1}}}]}, 0, "the answer is none of OpenAI's form"),
+        (403, {"error": {"message": "flagged"}}, 0, "HTTP 403: flagged"),
+        (200, "<html>Welcome</html>", 2, "no JSON object; give --url up to /v1"),
+        (200, "[]", 2, "no JSON object; give --url up to /v1"),
+        (301, "", 2, "HTTP 301"),
+        (401, {"error": {"message": "no such key"}}, 2, "HTTP 401: no such key; correct key"),
+    ],
+)
+def test_an_endpoints_odd_answers_are_told_apart(
+    server: FakeOpenAI, tmp_path: Path, status: int, said: Any, code: int, told: str
+) -> None:
+    words = (server, _many(tmp_path, 3), tmp_path / "o.jsonl", "good", "--retries", "0", "--concurrency", "1")
+    server.says["good", "What is 1 plus 2?"] = (status, said)
+    result = _run(*words, judge="regex:answer", code=code)
+    assert told in " ".join(result.output.split())
+    if code == 0:
+        assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[1.0], [0.0], [1.0]]
+
+
+def test_a_key_that_may_not_is_a_mistake_until_the_model_has_answered(server: FakeOpenAI, tmp_path: Path) -> None:
+    server.says["good"] = (403, {"error": {"message": "not yours"}})
+    words = (server, _many(tmp_path, 3), tmp_path / "o.jsonl", "good", "--retries", "0")
+    assert "HTTP 403: not yours; correct key" in " ".join(_run(*words, code=2).stderr.split())
+
+
+def test_usage_that_is_no_number_is_unknown(server: FakeOpenAI, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": "12", "completion_tokens": None, "prompt_tokens_details": {"cached_tokens": -1}}
+    server.says["good"] = (200, {"choices": [{"message": {"content": "6"}}], "usage": usage})
+    _run(server, _many(tmp_path, 2), tmp_path / "o.jsonl", "good", "--price", "good=1,1", judge="regex:6")
+    table = read_outcomes(tmp_path / "o.jsonl")
+    assert np.isnan([table.input_tokens, table.output_tokens, table.cost_usd]).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "judge"),
+    [
+        ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "It is 2"}]}, "regex:It is 2$"),
+        ({"content": None, "refusal": "I will not"}, "regex:^I will not$"),
+        ({"content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}, 'regex:"name": "add"'),
+    ],
+)
+def test_what_is_no_plain_text_is_judged_too(
+    server: FakeOpenAI, tmp_path: Path, message: dict[str, Any], judge: str
+) -> None:
+    server.says["good"] = (200, {"choices": [{"message": message}]})
+    _run(server, _many(tmp_path, 2), tmp_path / "o.jsonl", "good", judge=judge)
+    assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[1.0], [1.0]]
+
+
+def test_a_model_without_any_answer_is_told(server: FakeOpenAI, prompts: Path, tmp_path: Path) -> None:
+    result = _run(server, prompts, tmp_path / "o.jsonl", "good,short", "--json", "-")
+    assert json.loads(result.stdout)["without_answers"] == ["short"]
+    assert "'short' answered no prompt" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("expected", "judge", "score"),
+    [
+        (6.0, "regex:(\\d+)", 1.0),
+        (["six", 6], "regex:(\\d+)", 1.0),
+        (["six", "is 6$"], "regex", 1.0),
+        (["six", 5], "regex:(\\d+)", 0.0),
+        ([" The answer is 6 ", "7"], "exact", 1.0),
+        ({"a": 6}, "exact", None),
+        ([], "exact", None),
+    ],
+)
+def test_what_is_expected_may_be_one_of_several(
+    server: FakeOpenAI, tmp_path: Path, expected: Any, judge: str, score: float | None
+) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({"prompt": "4 and 2", "expected": expected}))
+    result = _run(server, file, tmp_path / "o.jsonl", "good", judge=judge, code=2 if score is None else 0)
+    if score is None:
+        assert "query '1' has no `expected` that the judge can compare with" in " ".join(result.stderr.split())
+    else:
+        assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[score]]
+
+
+def test_all_that_a_batch_line_asks_is_sent_and_printed_prompts_are_what_they_print(
+    server: FakeOpenAI, tmp_path: Path
+) -> None:
+    chat = [{"role": "user", "content": "4 and 2"}]
+    body = {
+        "model": "x",
+        "messages": repr(tuple(chat)),
+        "n": 3,
+        "stream": True,
+        "thinking": {"budget": 1},
+        "user": None,
+    }
+    file = tmp_path / "batch.jsonl"
+    file.write_text(json.dumps({"custom_id": "a", "body": body, "top_k": 4, "note": "for the judge"}))
+    _run(server, file, tmp_path / "o.jsonl", "good", judge="regex:6")
+    file = tmp_path / "printed.txt"
+    file.write_text("['What is 1', 'plus 2?']\n('3 and 4',)\n")
+    _run(server, file, tmp_path / "p.jsonl", "good", "--concurrency", "1", judge="regex:answer")
+    first, *others = ({name: one[name] for name in one if name != "path"} for one in server.asked)
+    assert first == {"model": "good", "messages": chat, "thinking": {"budget": 1}, "top_k": 4}
+    assert [one["messages"][0]["content"] for one in others] == ["What is 1\n\nplus 2?", "3 and 4"]
+
+
 def test_several_answers_make_a_fractional_score(server: FakeOpenAI, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.jsonl"
     _run(server, prompts, out, "odd", "--samples", "4", "--concurrency", "3")
@@ -237,9 +380,12 @@ def test_a_python_function_judges(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "my_judge.py").write_text("def right(answer, row):\n    return answer.endswith(str(row['expected']))\n")
-    _run(server, prompts, tmp_path / "o.jsonl", "good,bad", judge="my_judge:right")
-    assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[1.0, 0.0]] * 5
+    rule = "(answer, row):\n    return answer.endswith(str(row['expected']))\n"
+    (tmp_path / "my_judge.py").write_text(f"def right{rule}async def later{rule}")
+    for name in ("right", "later"):
+        _run(server, prompts, tmp_path / "o.jsonl", "good,bad", judge=f"my_judge:{name}")
+        assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[1.0, 0.0]] * 5
+    assert len(server.asked) == 10
 
 
 @pytest.mark.parametrize(
@@ -253,11 +399,18 @@ def test_a_python_function_judges(
         ("nosuchmodule:f", "cannot be imported"),
         ("regex:(", "no regular expression"),
         ("guess", "judge 'guess': unknown"),
+        ("command: ", "judge 'command: ': unknown"),
+        ("command:echo 'x", "No closing quotation; correct its quotes"),
+        ("broken_judge:f", "cannot be imported (SyntaxError"),
+        ("json:decoder", "failed on query"),
     ],
 )
 def test_a_judge_that_fails_is_no_models_failure(
-    server: FakeOpenAI, prompts: Path, tmp_path: Path, judge: str, said: str
+    server: FakeOpenAI, prompts: Path, tmp_path: Path, judge: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken_judge.py").write_text("def f(\n")
     words = (server, prompts, tmp_path / "o.jsonl", "good", "--judge-timeout-s", "0.3")
     result = _run(*words, judge=judge, code=2)
     assert said in " ".join(result.stderr.split())
@@ -294,6 +447,20 @@ def test_a_configuration_names_models_and_prices(server: FakeOpenAI, tmp_path: P
     table = read_outcomes(out)
     assert "wren" in table.models
     assert set(table.prices) == set(table.models)
+
+
+def test_a_configuration_says_where_to_ask(server: FakeOpenAI, tmp_path: Path, prompts: Path) -> None:
+    from apportion.deployments import zoo
+
+    document = yaml.safe_load(zoo.SERVE_CONFIG.read_text())
+    document["http_options"] = {"host": "127.0.0.1", "port": httpx.URL(server.url).port}
+    document["applications"][0]["route_prefix"] = "/llm"
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump(document))
+    words = ["collect", "--config", str(file), "--prompts", str(prompts), "--judge", REGEX, "--models", "wren"]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "o.jsonl")])
+    assert result.exit_code == 0, result.output
+    assert {asked["path"] for asked in server.asked} == {"/llm/v1/chat/completions"}
 
 
 def test_an_attempt_that_was_lost_counts_as_charged(server: FakeOpenAI, prompts: Path, tmp_path: Path) -> None:

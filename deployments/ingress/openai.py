@@ -92,13 +92,14 @@ class ParsedRequest:
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
     def digest(self) -> bytes:
-        """Of account and content, whatever model and sampling are asked for; what was forgotten keeps its own.
+        """Of account, content and form of the answer, whatever model and sampling; what was forgotten keeps its own.
 
         Of the account, so that nobody can have another's prompts refused by making engines fail with them.
         """
         if self._digest is None:
             content = self._body.get("messages", self.item.content)
-            text = json.dumps([self.item.account, content, self.item.tools], ensure_ascii=False)
+            form = [self._body.get(name) for name in ("response_format", "structured_outputs")]
+            text = json.dumps([self.item.account, content, self.item.tools, form], ensure_ascii=False)
             self._digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         return self._digest
 

@@ -54,7 +54,7 @@ def _without_nulls(value: Any) -> Any:
     return {
         name: one if name in _FREE and isinstance(one, dict) else _without_nulls(one)
         for name, one in value.items()
-        if one is not None or name == "content"  # of a message, which has to have it
+        if one is not None
     }
 
 

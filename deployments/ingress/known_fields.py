@@ -25,7 +25,7 @@ _BOTH = _names(
     logprob_token_ids min_p min_tokens prompt_logprobs repetition_detection repetition_penalty response_format
     return_token_ids return_token_offsets return_tokens_as_token_ids skip_special_tokens spaces_between_special_tokens
     stop_token_ids stream_interval structured_outputs thinking_token_budget top_k truncate_prompt_tokens truncation_side
-    use_beam_search
+    use_beam_search watermarking
 
     routing"""
 )

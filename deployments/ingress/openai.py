@@ -24,7 +24,7 @@ from apportion.deployments.ingress.bounds import check_bounds, check_sequences, 
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.media import read_media
 from apportion.deployments.ingress.needs import needs_of
-from apportion.deployments.ingress.translation import Translated
+from apportion.deployments.ingress.translation import Translated, plain_message
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import checked_strategy
@@ -217,7 +217,7 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
     if kind == "completion":
         prompts = _count_prompts(checked.prompt, named)
         return RouteItem(name, checked.prompt, prompts=prompts, needs=needs_of("completion", chat)), []
-    media = read_media([_without_empty_calls(message) for message in chat.get("messages", ())])
+    media = read_media([plain_message(message) for message in chat.get("messages", ())])
     if kind in _TOKEN_KINDS:
         _check_tokens_request(kind, chat, named)
         return RouteItem(name, _NOTHING_TO_READ), media.messages
@@ -236,11 +236,6 @@ def _check_tokens_request(kind: Kind, body: dict[str, Any], named: str | None) -
         raise InvalidRequestError("model: tokens are one model's; name it", param="model")
     if kind == "tokenize" and ("prompt" in body) == ("messages" in body):
         raise InvalidRequestError("prompt: give either a prompt or messages", param="prompt")
-
-
-def _without_empty_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without an empty list of calls, as clients dump what they do not use."""
-    return {name: value for name, value in message.items() if name != "tool_calls" or value != []}
 
 
 def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingField:

@@ -1,7 +1,8 @@
-"""A request of another API as the chat that it is to models."""
+"""A request of another API as the chat that it is to models, and a chat's messages as engines take them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,3 +72,28 @@ def texts(content: Any, place: str) -> list[str]:
             )
         found.append(text)
     return found
+
+
+def plain_message(message: dict[str, Any]) -> dict[str, Any]:
+    """A chat's message as every engine takes it: clients send parts that are bare strings and an empty list of calls
+    where there are none, leave out arguments and types of calls, and give arguments as objects.
+    """
+    plain = dict(message)
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, list):
+        plain["content"] = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    if isinstance(calls, list):
+        plain["tool_calls"] = [_plain_call(call) for call in calls]
+        if not calls:
+            del plain["tool_calls"]
+    return plain
+
+
+def _plain_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return call  # whoever reads it says what is wrong
+    arguments = function.get("arguments", "{}")
+    if isinstance(arguments, Mapping):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}

@@ -81,6 +81,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "messages": [USER, _NOTHING_CALLED | {"tool_calls": None}, USER, _NOTHING_CALLED | {"tool_calls": []}, USER]
     },
     "two_calls": {"messages": [USER, _called(_call(), _call("bolts0002", "not JSON")), USER]},
+    "bare_calls": {
+        "messages": [
+            USER,
+            _called(_call(arguments={"item": "bölt"})),
+            _result(),
+            _called({"id": "bolts0002", "type": None, "function": {"name": "stock", "arguments": None}}),
+            _result("bolts0002") | {"content": None},
+            USER,
+        ]
+    },
     "tool_result": {"messages": [USER, _called(_call()), _result(), USER]},
     "long_id": {"messages": [USER, _called(_call("call_0123456789")), _result("call_0123456789"), USER]},
     "picture": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]},
@@ -93,7 +103,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 # What a style cannot read, worked out by hand; nobody reads pictures.
 UNREADABLE: dict[str, set[str]] = {
     "no_system": {"system", "developer"},
-    "alternating": {"two_users", "tool_result", "long_id"},
+    "alternating": {"two_users", "bare_calls", "tool_result", "long_id"},
     "mapping": set(),
     "nine_characters": {"long_id"},
     "one_call": {"two_calls"},

@@ -224,7 +224,8 @@ def test_the_engine_renders_the_same(style: str, folder: Path) -> None:
     for shape in READABLE_SHAPES:
         for tools in (None, TOOLS):
             body = SHAPES[shape] | ({"tools": tools} if tools else {}) | {"reasoning_effort": "low"}
-            request = protocol.ChatCompletionRequest.model_validate(json.loads(json.dumps({"model": "wren", **body})))
+            read = parse("chat", json.dumps({"model": "wren", **body}).encode(), {}, NAMES)
+            request = protocol.ChatCompletionRequest.model_validate_json(read.engine_body("wren"))
             dumped = [tool.model_dump() for tool in request.tools] if request.tools else None
             params = request.build_chat_params(own.engine_args.get("chat_template"), "auto")
             format_ = hf.resolve_chat_template_content_format(
@@ -236,9 +237,8 @@ def test_the_engine_renders_the_same(style: str, folder: Path) -> None:
                 expected = hf.safe_apply_chat_template(engine, tokenizer, turns, **arguments)
             except Exception:
                 expected = None
-            parsed = parse("chat", json.dumps({"model": "wren", **body}).encode(), {}, NAMES).item
             try:
-                ours = counter._groups[0]._render(parsed.content, parsed.tools, parsed.template_variables)
+                ours = counter._groups[0]._render(read.item.content, read.item.tools, read.item.template_variables)
             except Exception:
                 ours = None
             assert ours == expected, (shape, tools)

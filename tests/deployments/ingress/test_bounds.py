@@ -116,9 +116,14 @@ def test_null_is_as_good_as_absent() -> None:
         (
             "chat",
             {"content": None, "tool_calls": [{"id": "a", "type": None, "index": None, "function": {"name": "f"}}]},
-            {"content": None, "tool_calls": [{"id": "a", "function": {"name": "f"}}]},
+            {"tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
         ),
         ("chat", {"content": "x", "tool_calls": [], "function_call": None, "refusal": None}, {"content": "x"}),
+        (
+            "tokenize",
+            {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"x": "é"}}}]},
+            {"tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": "é"}'}}]},
+        ),
     ],
 )
 def test_null_within_messages_is_as_good_as_absent(kind: str, full: dict[str, Any], plain: dict[str, Any]) -> None:

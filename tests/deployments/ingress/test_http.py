@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import httpx
+import openai
 import pytest
 
 from apportion.deployments.ingress.ingress import api
 from apportion.deployments.wire.errors import error_response
 from apportion.deployments.wire.headers import ignored_header
-from apportion.router.errors import BudgetExhaustedError, OverloadedError
+from apportion.router.errors import (
+    ApportionError,
+    BudgetExceededError,
+    BudgetExhaustedError,
+    ContextLengthError,
+    InfeasibleError,
+    OverloadedError,
+    UnavailableError,
+    UnknownModelError,
+    UnsupportedEncodingError,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +54,26 @@ async def test_what_is_told_of_paths_holds_under_a_prefix(prefix: str) -> None:
 def test_clients_are_told_when_asking_again_is_in_vain() -> None:
     assert error_response(BudgetExhaustedError("x", retry_after_s=3600)).headers["x-should-retry"] == "false"
     assert "x-should-retry" not in error_response(OverloadedError("x", retry_after_s=2)).headers
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (InfeasibleError("x"), False),  # a min_success that no model reaches
+        (ContextLengthError("x"), False),
+        (UnsupportedEncodingError("x"), False),
+        (UnknownModelError("x"), False),
+        (BudgetExceededError("x"), False),
+        (BudgetExhaustedError("x", retry_after_s=3600), False),
+        (OverloadedError("x"), True),
+        (UnavailableError("x"), True),
+    ],
+)
+def test_openais_client_asks_again_only_where_that_may_help(error: ApportionError, again: bool) -> None:
+    answer = error_response(error)
+    heard = httpx.Response(answer.status_code, headers=dict(answer.headers))
+    assert openai.OpenAI(api_key="none")._should_retry(heard) is again
+    assert ("retry-after" in answer.headers) == (again or error.retry_after_s is not None)
 
 
 def test_strange_names_of_fields_fit_into_a_header() -> None:

@@ -34,6 +34,12 @@ def test_the_engine_gets_everything_but_routing() -> None:
     assert parsed.item.ask.min_success == 0.5
 
 
+def test_parts_that_are_bare_strings_reach_the_engine_as_the_texts_they_are() -> None:
+    parts = ["Look", {"type": "text", "text": "here"}]
+    sent = json.loads(read("chat", {"messages": [{"role": "user", "content": parts}]}).engine_body("small"))
+    assert sent["messages"][0]["content"] == [{"type": "text", "text": "Look"}, parts[1]]
+
+
 @pytest.mark.parametrize(
     ("kind", "asked", "sent"),
     [

@@ -62,7 +62,8 @@ def check_config(file: ServeFile) -> ReadConfig:
             (*APPLICATION, "route_prefix"),
             f"{prefix!r} is no prefix that Serve answers under; give / or one such as /llm, without a slash at its end",
         )
-    for number, changed in enumerate(file.application.get("deployments") or ()):
+    deployments = _deployments(file)
+    for number, changed in enumerate(deployments):
         alone = changed.get("num_replicas") in (None, 1) and changed.get("autoscaling_config") is None
         if changed.get("name") == ROUTER and not alone:
             raise file.fault(
@@ -72,10 +73,18 @@ def check_config(file: ServeFile) -> ReadConfig:
             )
     service = file.checked(ServiceConfig, ARGUMENTS)
     live = None
-    for number, changed in enumerate(file.application.get("deployments") or ()):
+    for number, changed in enumerate(deployments):
         if changed.get("name") == ROUTER and changed.get("user_config"):
             try:
                 live = live_policy(changed["user_config"], service)
             except ConfigurationError as error:
                 raise file.fault((*APPLICATION, "deployments", number, "user_config"), error.message) from error
     return ReadConfig(file, service, live)
+
+
+def _deployments(file: ServeFile) -> list[dict[str, Any]]:
+    """What the file changes of deployments."""
+    given = file.application.get("deployments") or []
+    if not isinstance(given, list) or not all(isinstance(changed, dict) for changed in given):
+        raise file.fault((*APPLICATION, "deployments"), "must be a list of mappings, each with a `name`; correct it")
+    return given

@@ -393,6 +393,8 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
     Raises:
         ConfigurationError: a field is wrong, or does not go with the rest of the configuration.
     """
+    if not isinstance(user_config, dict):
+        raise ConfigurationError(f"Router.user_config: a {type(user_config).__name__}; give fields of `routing`")
     of_args = config.routing.model_dump()
     values = of_args | user_config
     options = user_config.get("options", {})

@@ -34,16 +34,25 @@ def test_what_is_right_is_said_to_be(document: dict, tmp_path: Path) -> None:
         ({"strategy": "mipp"}, "mipp"),
         ({"prices": {"hern": {"input_usd_per_million": 1}}}, "hern"),
         ({"limits": [{"scope": "service", "window": "day", "usd": 1}]}, "need a `budget` section"),
+        (["strategy"], "user_config: a list; give fields of `routing`"),
+        ("mip", "user_config: a str; give fields of `routing`"),
     ],
 )
 def test_a_wrong_user_config_is_named_with_its_line(
-    document: dict, tmp_path: Path, user_config: dict, says: str
+    document: dict, tmp_path: Path, user_config: object, says: str
 ) -> None:
     document["applications"][0]["deployments"] = [{"name": "Router", "user_config": user_config}]
     code, said = checked(document, tmp_path)
     assert code == 2
     assert says in said
     assert "line" in said
+
+
+@pytest.mark.parametrize("deployments", ["Router", ["Router"], {"Router": {"num_replicas": 1}}])
+def test_deployments_of_another_form_are_named(document: dict, tmp_path: Path, deployments: object) -> None:
+    document["applications"][0]["deployments"] = deployments
+    code, said = checked(document, tmp_path)
+    assert (code, "deployments: must be a list of mappings" in said) == (2, True)
 
 
 @pytest.mark.parametrize("prefix", ["llm", "/llm/", "//", "", "/{model}", None, 7])

@@ -190,6 +190,16 @@ def test_the_answer_without_a_key_is_401_and_with_the_wrong_model_403(money: Mon
     assert [model["id"] for model in mine["data"]] == ["auto", "wren"]
 
 
+def test_what_is_told_of_paths_has_the_prefix(money: Money) -> None:
+    missing = httpx.get(f"{money.url}/v1/nothing").json()["error"]["message"]
+    assert missing == f"GET {PREFIX}/v1/nothing: Not Found; see {PREFIX}/docs for what is served here"
+    assert httpx.get(f"{money.url}/docs").status_code == 200
+    nobody = httpx.get(f"{money.url}/v1/models/nobody", headers=money.headers("t")).json()["error"]["message"]
+    assert nobody.endswith(f"GET {PREFIX}/v1/models lists those that do")
+    joined = f"{money.url}//v1/models/"  # a base that ends with a slash
+    assert httpx.get(joined, headers=money.headers("t")).status_code == 200
+
+
 def test_a_key_that_asks_too_often_is_told_when_to_come_back(money: Money) -> None:
     answers = [money.chat(key=money.poor_key, model="wren") for _ in range(3)]
     slowed = [answer for answer in answers if answer.status_code == 429]

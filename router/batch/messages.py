@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from apportion.router.batch.capabilities import NO_NEEDS, Capabilities
+from apportion.router.batch.size import Size, size_of
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
@@ -41,7 +42,8 @@ class RouteItem:
     be able to do for it; `unread_prompt` where the engine may add what the router has not counted.
     `session` names the conversation, among the account's own, that it is a turn of. The higher `priority`, the sooner
     and the weightier; `timeout_s` is what is left of the request's time. `account` says who pays. `resent`: a router
-    has been told of it before, and may have decided, counted and reserved it before it was lost.
+    has been told of it before, and may have decided, counted and reserved it before it was lost. `size` follows from
+    its content, tools and template variables.
     """
 
     id: str
@@ -62,6 +64,13 @@ class RouteItem:
     avoid_replicas: tuple[str, ...] = ()
     avoid_models: tuple[str, ...] = ()
     resent: bool = False
+
+    size: Size = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Where the request is read, not at the one router that serves all.
+        size = size_of([self.content, self.tools or (), dict(self.template_variables)])
+        object.__setattr__(self, "size", size)
 
     def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
         """The item of a further attempt, under a name of its own: the first one's slot may still be settling.

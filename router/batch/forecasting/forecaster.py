@@ -95,7 +95,7 @@ class Forecaster:
             await self.try_again()
         if not self._part.asked:  # nobody stands in line for what is left alone, or tried again by another
             return answers
-        chars = [content_chars(item) for item in items]
+        chars = [item.size.chars for item in items]
         readable = [row for row, size in enumerate(chars) if size <= self._limits.chars]
         asked = Asked(
             [items[row] for row in readable],
@@ -120,19 +120,3 @@ class Forecaster:
         estimates = await self._predict(items, prices)
         estimates.check(len(items), len(prices))
         return estimates
-
-
-def content_chars(item: RouteItem) -> int:
-    """About how much text there is to read in a request."""
-    return sum(map(chars, (item.content, item.tools or (), dict(item.template_variables))))
-
-
-def chars(value: object) -> int:
-    """About how much text there is in a part of a request; quick, since it reads none."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(chars, value.values()))
-    if isinstance(value, list | tuple):
-        return len(value) if value and isinstance(value[0], int) else sum(map(chars, value))
-    return 1

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.batch.forecasting.forecaster import chars
 from apportion.router.batch.messages import RouteItem, Turn
+from apportion.router.batch.size import size_of
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice, cache_savings
@@ -168,7 +168,7 @@ class Stays:
 
 def _sign(content: Content) -> int:
     """By which a prompt's beginning is known again, without reading megabytes of messages for that."""
-    return hash(content) if isinstance(content, str) else chars(content)
+    return hash(content) if isinstance(content, str) else size_of(content).chars
 
 
 def in_tool_loop(item: RouteItem) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from apportion.router.batch.messages import RouteItem
 from apportion.router.estimates import Estimates, gathered
@@ -44,18 +43,3 @@ def estimates_of(entries: Sequence[Entry]) -> Estimates:
     for row, entry in enumerate(entries):
         entry.estimates, entry.row = together, row
     return together
-
-
-def size_bytes(item: RouteItem) -> int:
-    """About what a request holds in memory; takes some microseconds a message, whatever their length."""
-    return _held_bytes(item.content) + _held_bytes(item.tools)
-
-
-def _held_bytes(value: Any) -> int:
-    if isinstance(value, list):
-        if value and isinstance(value[0], int):
-            return 36 * len(value)  # token ids: pointers and small integers
-        return int(value.__sizeof__()) + sum(map(_held_bytes, value))
-    if isinstance(value, dict):
-        return int(value.__sizeof__()) + sum(map(_held_bytes, value.values()))
-    return int(value.__sizeof__())

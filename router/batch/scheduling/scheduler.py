@@ -19,7 +19,7 @@ from apportion.router.batch.queueing.lanes import lanes
 from apportion.router.batch.queueing.line import Lane, Place
 from apportion.router.batch.queueing.queue import BatchQueue
 from apportion.router.batch.reservations.reservations import Reservations, Wish
-from apportion.router.batch.scheduling.entry import Entry, estimates_of, size_bytes
+from apportion.router.batch.scheduling.entry import Entry, estimates_of
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.budget import Shortage
 from apportion.router.errors import ApportionError, BudgetExhaustedError, DeadlineError, OverloadedError
@@ -111,7 +111,7 @@ class Scheduler:
         rank = entry.arrived_s / self._limits.aging_s - item.priority
         place, left_s = Place(item.account, None, rank, item.sequences), entry.left_s(self._clock())
         try:
-            shed = self._queue.put(item.id, entry, place, size_bytes=size_bytes(item), patience_s=left_s)
+            shed = self._queue.put(item.id, entry, place, size_bytes=item.size.held_bytes, patience_s=left_s)
         except OverloadedError as error:
             self._tell(entry, Refusal(item.id, error))
             return
@@ -271,7 +271,7 @@ class Scheduler:
         left_s = min(entry.left_s(self._clock()), self._limits.longest_request_s)
         if entry.item.ask.wait_for_budget and wait_s is not None and wait_s < left_s:
             entry.replans = 0
-            if self._unfunded.put(entry.item.id, entry, wait_s, size_bytes(entry.item)):
+            if self._unfunded.put(entry.item.id, entry, wait_s, entry.item.size.held_bytes):
                 return
         self._tell(entry, Refusal(entry.item.id, error))
 

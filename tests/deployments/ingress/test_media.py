@@ -7,7 +7,6 @@ from typing import Any
 
 from apportion.deployments.ingress.openai import parse
 from apportion.router.batch.capabilities import Capabilities
-from apportion.router.batch.scheduling.entry import size_bytes
 
 PIXELS = base64.b64encode(bytes(range(256)) * 2000).decode()
 TEXT = {"type": "text", "text": "What is shown?"}
@@ -28,7 +27,7 @@ def test_the_router_counts_what_the_engine_gets() -> None:
     assert parsed.item.needs == Capabilities(chat=1, images=2, audio=1)
     kinds = [TEXT, {"type": "image"}, {"type": "image"}, {"type": "audio"}]
     assert parsed.item.content == [{"role": "system", "content": "Look."}, {"role": "user", "content": kinds}]
-    assert size_bytes(parsed.item) < 5_000, "no pixel goes through the router"
+    assert parsed.item.size.held_bytes < 5_000, "no pixel goes through the router"
     sent = json.loads(parsed.engine_body("m"))["messages"]
     assert sent[1]["content"] == [TEXT, picture(detail="low"), picture("QUJD"), CLIP]
 

@@ -16,7 +16,6 @@ from apportion.router.batch.messages import Decision, Done, Ending, EngineReplic
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.reservations.unsettled import WORD_S
-from apportion.router.batch.scheduling.entry import size_bytes
 from apportion.router.batch.scheduling.scheduler import MAX_STRATEGIES
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
@@ -323,16 +322,6 @@ async def test_what_waits_is_bounded_in_bytes_too() -> None:
     assert isinstance(refusal, Refusal)
     assert isinstance(refusal.error, OverloadedError)
     await until(lambda: len(room.told) == 3)
-
-
-def test_the_size_of_a_request_is_about_its_memory() -> None:
-    size = size_bytes(RouteItem("one", "x" * 10_000))
-    assert 10_000 <= size < 10_200
-    assert size_bytes(RouteItem("wide", "\N{GRINNING FACE}" * 10_000)) >= 40_000
-    assert size_bytes(RouteItem("ids", [1] * 10_000)) >= 80_000
-    assert size_bytes(RouteItem("lists", [[1] * 5_000] * 2)) >= 80_000
-    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 10_000}}]
-    assert size_bytes(RouteItem("tools", "", tools=tools)) >= 10_000
 
 
 async def test_those_who_wait_for_a_full_model_hold_up_nobody() -> None:

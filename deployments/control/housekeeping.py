@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 
 from apportion.router.errors import UnavailableError
 
@@ -41,7 +42,8 @@ class Housekeeping:
             if task is None or task.done():
                 if steps is self._rounds[0]:
                     self._ended_s = time.monotonic()
-                self._tasks[number] = asyncio.create_task(self._run(steps))
+                # In a context of its own: Serve cancels what was called in that of a call that is cancelled.
+                self._tasks[number] = asyncio.create_task(self._run(steps), context=Context())
 
     def stop(self) -> None:
         for task in self._tasks.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from apportion.router.batch.messages import RouteItem
@@ -125,7 +126,9 @@ class Turns:
             self._free -= 1
             self._patient_runs |= not asked.urgent
             asked.running += 1
-            task = asyncio.create_task(self._run(asked, rows))
+            # In a context of its own: Serve cancels what was called in the context of a client that leaves, and whoever
+            # begins this call, a preview or a batch, is often not the one whose call it is.
+            task = asyncio.create_task(self._run(asked, rows), context=Context())
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
@@ -76,3 +77,18 @@ async def test_rounds_that_have_ended_fail_the_health_check_and_start_again() ->
     await asyncio.sleep(0.05)
     housekeeping.check()
     housekeeping.stop()
+
+
+async def test_steps_belong_to_no_single_caller() -> None:
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+    seen: set[str] = set()
+
+    async def step() -> None:
+        seen.add(caller.get())
+
+    housekeeping = Housekeeping({"a": step}, {"b": step})
+    caller.set("who came first")
+    housekeeping.start()
+    await asyncio.sleep(0.1)
+    housekeeping.stop()
+    assert seen == {"nobody"}

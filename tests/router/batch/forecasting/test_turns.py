@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from apportion.router.batch.forecasting.turns import Asked, Row, Turns
@@ -98,3 +99,21 @@ async def test_a_call_holds_no_more_than_it_may() -> None:
         part.free.release()
     await turns.ask(part.asked("a0", "a1", "b0", chars=5), 5.0)
     assert part.calls == [["a0", "b0"], ["a1"]]
+
+
+async def test_a_call_belongs_to_no_single_caller() -> None:
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+    seen: list[str] = []
+
+    async def call(items: Sequence[RouteItem]) -> Estimates | None:
+        seen.append(caller.get())
+        await asyncio.sleep(0)
+        return None
+
+    turns = Turns(1)
+    asks = []
+    for name in ("a0", "b0"):  # the first begins its call itself, and then the second's
+        caller.set(name)
+        asks.append(asyncio.create_task(turns.ask(Asked([RouteItem(name, "x")], [1], call, 4, 10, True), 5.0)))
+    await asyncio.gather(*asks)
+    assert seen == ["nobody", "nobody"]

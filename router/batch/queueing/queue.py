@@ -106,7 +106,8 @@ class BatchQueue(Generic[T]):
         self._ticking = False
         self._planning: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._scheduled = False
+        self._due = asyncio.Event()  # a batch may be to start
+        self._starter: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -175,16 +176,28 @@ class BatchQueue(Generic[T]):
         return waiting
 
     def _schedule(self) -> None:
-        # One turn of the event loop later, so that everything that arrived in this turn shares the batch. In a context
-        # of its own: Serve cancels the calls that were made in the context of a call that is cancelled.
         if self._since_s is None:
             self._since_s = self._clock()
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._start, context=Context())
+        if self._starter is None:
+            # In a context of its own: Serve cancels the calls made in the context of a call that is cancelled.
+            self._starter = asyncio.create_task(self._start_batches(), context=Context())
+        self._due.set()
+
+    async def _start_batches(self) -> None:
+        """Starts them one turn of the event loop later, so that everything that arrived in this turn shares the batch.
+
+        A task, since an event loop that ends cancels its tasks and runs its callbacks on: they would begin batches that
+        it never runs.
+        """
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                self._start()
+            except Exception as error:
+                logger.error("starting a batch failed: %s", type(error).__name__)
 
     def _start(self) -> None:
-        self._scheduled = False
         if self._ticking and len(self._waiting) > self._new:
             return
         now_s = self._clock()
@@ -201,7 +214,7 @@ class BatchQueue(Generic[T]):
         self._woken, self._new = False, 0
         if not self._ticking:
             self._ticking = True
-            asyncio.get_running_loop().call_later(self._tick_s, self._tick_ends, context=Context())
+            asyncio.get_running_loop().call_later(self._tick_s, self._tick_ends)
         for key, waiting in batch.items():
             self._remove(key)
             self._planned_bytes += waiting.size_bytes
@@ -256,7 +269,7 @@ class BatchQueue(Generic[T]):
     def _start_later(self, delay_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._start, context=Context())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._due.set)
 
     async def _run(self, batch: dict[str, _Waiting[T]], starting: int) -> None:
         wakes = self._wakes

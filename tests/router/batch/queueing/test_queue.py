@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import random
+import warnings
 from contextvars import ContextVar
 
 import pytest
@@ -192,3 +194,21 @@ async def test_whatever_happens_each_entry_is_seated_once_or_discarded_and_nothi
     assert set(slots.seated) | gone >= waiting
     assert not queue._line.lanes()
     assert len(queue._held) == queue._held.accounts == 0
+
+
+@pytest.mark.parametrize("turns", range(12))
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_event_loop_may_end_at_any_turn_of_a_batch(turns: int, busy: bool) -> None:
+    async def briefly() -> None:
+        recorder = Recorder(busy=busy)
+        queue = make_queue(recorder, max_batch_size=1, max_wait_s=0.0)
+        for number in range(100):
+            queue.add(str(number))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asyncio.run(briefly())
+        gc.collect()
+    assert not told

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from math import ceil
+from typing import NamedTuple
 
 from apportion.allocation.replica import SHARE_UNITS
 from apportion.allocation.room import FreeGpus
 from apportion.deployments.cluster.nodes import NODE_LABEL, LiveNode, by_name
 from apportion.deployments.config.models import ReplicaGroup
-from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.service import PredictorConfig, ServiceConfig
 from apportion.router.errors import ConfigurationError
 
 _EPSILON = 1e-6
 _PREDICTOR = "Predictor"
+
+
+class _Asked(NamedTuple):
+    """Equal replicas, and `who` they are in a message."""
+
+    who: str
+    replicas: ReplicaGroup
 
 
 def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
@@ -27,47 +35,49 @@ def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
         ConfigurationError: names the node, what is needed there, and what there is.
     """
     there = by_name(nodes)
-    pinned: dict[str, list[ReplicaGroup]] = defaultdict(list)
-    free: list[ReplicaGroup] = []
+    pinned: dict[str, list[_Asked]] = defaultdict(list)
+    free: list[_Asked] = []
     for model in config.models:
         for group in model.groups:
+            asked = _Asked(model.name if model.replica_groups is None else f"{model.name} (group {group.name})", group)
             if group.node is None:
-                free.append(group)
+                free.append(asked)
             elif group.node not in there:
                 raise ConfigurationError(
                     f"{model.name}: no node {group.node!r} in the Ray cluster, which has {', '.join(sorted(there))}; "
                     f"start it with `ray start --labels {NODE_LABEL}={group.node}`, or plan for the nodes there are"
                 )
             else:
-                pinned[group.node].append(group)
+                pinned[group.node].append(asked)
     room = FreeGpus({name: node.gpus for name, node in there.items()})
-    for name, groups in pinned.items():
-        _take([group for group in groups if group.gpus is not None], room, there[name])
-        _place([group for group in groups if group.gpus is None], room, [there[name]], f"node {name}")
-        _check_cpus(groups, there[name].cpus, f"node {name}")
-    _place([*free, *_predictor(config)], room, there.values(), "the cluster")
-    everything = [*free, *(group for groups in pinned.values() for group in groups)]
-    others = config.predictor.num_cpus + config.solver.num_cpus + config.router.num_cpus
+    for name, here in pinned.items():
+        _take([asked for asked in here if asked.replicas.gpus is not None], room, there[name])
+        _place([asked for asked in here if asked.replicas.gpus is None], room, [there[name]], f"node {name}")
+        _check_cpus(here, there[name].cpus, f"node {name}")
+    predictor = _predictor(config.predictor)
+    _place([*free, predictor], room, there.values(), "the cluster")
+    everything = [predictor, *free, *(asked for here in pinned.values() for asked in here)]
+    others = config.solver.num_cpus + config.router.num_cpus
     others += config.ingress.num_cpus * config.ingress.num_replicas
     _check_cpus(everything, sum(node.cpus for node in there.values()), "the cluster", others)
 
 
-def _predictor(config: ServiceConfig) -> list[ReplicaGroup]:
-    share = config.predictor.num_gpus
-    return [ReplicaGroup(name=_PREDICTOR, num_gpus=share, num_cpus=0)] if share else []
+def _predictor(config: PredictorConfig) -> _Asked:
+    fields = {"num_replicas": config.num_replicas, "num_gpus": config.num_gpus, "num_cpus": config.num_cpus}
+    return _Asked(_PREDICTOR, ReplicaGroup(name=_PREDICTOR, **fields))
 
 
-def _take(groups: Iterable[ReplicaGroup], room: FreeGpus, node: LiveNode) -> None:
-    """Takes what groups ask for of the GPUs that they name."""
-    for group in groups:
-        gpus = group.gpus or ()
+def _take(asked: Iterable[_Asked], room: FreeGpus, node: LiveNode) -> None:
+    """Takes what replicas ask for of the GPUs that they name."""
+    for who, replicas in asked:
+        gpus = replicas.gpus or ()
         for gpu in gpus:
             if gpu >= node.gpus:
                 raise ConfigurationError(
-                    f"group {group.name} asks for GPU {gpu} of node {node.name}, which has {node.gpus}; plan for the "
+                    f"{who} asks for GPU {gpu} of node {node.name}, which has {node.gpus}; plan for the "
                     "cluster as it is"
                 )
-        room.take(node.name, gpus, _units(group) * group.num_replicas)
+        room.take(node.name, gpus, _units(replicas) * replicas.num_replicas)
         full = room.overfull(node.name, gpus)
         if full is not None:
             raise ConfigurationError(
@@ -76,42 +86,41 @@ def _take(groups: Iterable[ReplicaGroup], room: FreeGpus, node: LiveNode) -> Non
             )
 
 
-def _place(groups: Iterable[ReplicaGroup], room: FreeGpus, nodes: Iterable[LiveNode], where: str) -> None:
-    """Takes room on one of the nodes for each replica of the groups, the largest first, on the fullest GPUs."""
+def _place(asked: Iterable[_Asked], room: FreeGpus, nodes: Iterable[LiveNode], where: str) -> None:
+    """Takes room on one of the nodes for each replica, the largest first, on the fullest GPUs."""
     nodes = tuple(nodes)
-    replicas = sorted((group for group in groups for _ in range(group.num_replicas)), key=lambda group: -group.num_gpus)
-    for group in replicas:
-        if not group.num_gpus:
-            continue
-        seats = [(room.fullest(node.name, _units(group), ceil(group.num_gpus)), node.name) for node in nodes]
-        fitting = [(spot, node) for spot, node in seats if spot is not None]
-        if not fitting:
-            raise ConfigurationError(_no_room(group, replicas, sum(node.gpus for node in nodes), where))
-        spot, node = min(fitting)
-        room.take(node, spot.gpus, _units(group))
+    largest_first = sorted((one for one in asked if one.replicas.num_gpus), key=lambda one: -one.replicas.num_gpus)
+    for who, replicas in largest_first:
+        for _ in range(replicas.num_replicas):
+            seats = [(room.fullest(node.name, _units(replicas), ceil(replicas.num_gpus)), node.name) for node in nodes]
+            fitting = [(spot, node) for spot, node in seats if spot is not None]
+            if not fitting:
+                needed = sum(one.replicas.num_gpus * one.replicas.num_replicas for one in largest_first)
+                raise ConfigurationError(
+                    f"a replica of {who} with num_gpus {replicas.num_gpus:g} finds no room on {where}: {needed:g} GPUs "
+                    f"are asked for there, it has {sum(node.gpus for node in nodes)}, and shares on one GPU sum to at "
+                    f"most 1; {_mend(who, replicas)}"
+                )
+            spot, node = min(fitting)
+            room.take(node, spot.gpus, _units(replicas))
 
 
-def _units(group: ReplicaGroup) -> int:
-    """What a replica of the group takes of each of its GPUs."""
-    return round(min(group.num_gpus, 1.0) * SHARE_UNITS)
+def _units(replicas: ReplicaGroup) -> int:
+    """What each of the replicas takes of each of its GPUs."""
+    return round(min(replicas.num_gpus, 1.0) * SHARE_UNITS)
 
 
-def _no_room(group: ReplicaGroup, replicas: list[ReplicaGroup], there: int, where: str) -> str:
-    mend = "plan for the cluster as it is, or add GPUs"
-    if group.name == _PREDICTOR:
-        mend = (
-            f"plan with --reserve-gpu {group.num_gpus:g}, name the replicas' GPUs (render --pin), or predict on the "
+def _mend(who: str, replicas: ReplicaGroup) -> str:
+    if who == _PREDICTOR:
+        return (
+            f"plan with --reserve-gpu {replicas.num_gpus:g}, name the replicas' GPUs (render --pin), or predict on the "
             "CPU (predictor.num_gpus: 0)"
         )
-    needed = sum(other.num_gpus for other in replicas)
-    return (
-        f"a replica with num_gpus {group.num_gpus:g} (group {group.name}) finds no room on {where}: {needed:g} GPUs "
-        f"are asked for there, it has {there}, and shares on one GPU sum to at most 1; {mend}"
-    )
+    return "plan for the cluster as it is, add GPUs, or run it on the CPU (num_gpus: 0)"
 
 
-def _check_cpus(groups: Iterable[ReplicaGroup], available: float, where: str, others: float = 0.0) -> None:
-    needed = sum(group.num_cpus * group.num_replicas for group in groups) + others
+def _check_cpus(asked: Iterable[_Asked], available: float, where: str, others: float = 0.0) -> None:
+    needed = sum(one.replicas.num_cpus * one.replicas.num_replicas for one in asked) + others
     if needed > available + _EPSILON:
         raise ConfigurationError(
             f"{where} has {available:g} CPUs and {needed:g} are asked for; lower num_cpus, or add CPUs"

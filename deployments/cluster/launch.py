@@ -20,11 +20,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.nodes import live_nodes
 from apportion.deployments.cluster.run_folder import own_folder, token_file, use_token
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.check import check_keys
-from apportion.router.errors import ConfigurationError, UnavailableError
+from apportion.router.errors import UnavailableError
 
 DASHBOARD_PORT = 8265
 # HAProxy instead of Serve's Python proxy and handles without a second event loop: a sixth of the CPU a request.
@@ -61,7 +63,7 @@ def required_cpus(config: ServiceConfig) -> float:
     )
     front = (
         (config.ingress.num_cpus, config.ingress.num_replicas),
-        (config.predictor.num_cpus, 1),
+        (config.predictor.num_cpus, config.predictor.num_replicas),
         (config.solver.num_cpus, 1),
     )
     surging = sum(num_cpus * _with_surge(replicas, rollout.front_surge_percent) for num_cpus, replicas in front)
@@ -135,16 +137,14 @@ def running_service(path: Path, *, console: Console, timeout_s: float = 600) -> 
     """Serves the configuration while the context lasts; yields the URL.
 
     Raises:
-        ConfigurationError: the file is wrong, or asks for more GPUs than there are.
+        ConfigurationError: the file is wrong, or some replica finds no room on this machine's GPUs.
         UnavailableError: a deployment failed or was not ready in time; holds Serve's message.
     """
     found = read_config(path)
     check_keys(found)
     document, config = found.document, found.service
     with local_ray(required_cpus(config)):
-        import ray
-
-        _check_gpus(config, ray.cluster_resources())
+        check_fits(config, live_nodes())
         deploy(document)
         _wait_until_running(document["applications"][0]["name"], console, timeout_s)
         yield url_of(document)
@@ -206,17 +206,6 @@ def deploy_command(path: Path) -> str:
     """What hands the changed file to the service that runs here: its Ray asks for a token."""
     token = os.environ.get("RAY_AUTH_TOKEN_PATH", token_file())
     return f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token} serve deploy {path}"
-
-
-def _check_gpus(config: ServiceConfig, resources: dict[str, float]) -> None:
-    groups = [group for model in config.models for group in model.groups]
-    needed = sum(group.num_gpus * group.num_replicas for group in groups) + config.predictor.num_gpus
-    available = resources.get("GPU", 0)
-    if needed > available:
-        raise ConfigurationError(
-            f"the configuration needs {needed:g} GPUs and this machine has {available:g}; set num_gpus: 0 to "
-            "run on the CPU, or deploy to a cluster with `serve deploy`"
-        )
 
 
 def _wait_until_running(name: str, console: Console, timeout_s: float) -> None:

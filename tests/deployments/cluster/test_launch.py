@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from rich.console import Console
 
 from apportion.deployments.app import build
+from apportion.deployments.cluster import launch
 from apportion.deployments.cluster.launch import example, required_cpus, url_of
+from apportion.deployments.cluster.nodes import LiveNode
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import parse_config
+from apportion.router.errors import ConfigurationError
 from tests.deployments.service import CONFIG
 
 SHOW = """
@@ -54,6 +61,22 @@ def test_room_is_made_for_the_replicas_that_a_deploy_starts_beside_the_old_ones(
     assert needed() == pytest.approx(front + 0.2 + engines + 2 * 0.2)
     assert needed(front_surge_percent=100) - needed() == pytest.approx(front)
     assert needed(engine_surge_percent=34) - needed() == pytest.approx(engines + 0.2), "rounded up for each model"
+
+
+def test_a_share_that_no_gpu_has_room_for_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    document = read_config(CONFIG).document
+    shared = {"gpu_memory_utilization": 0.6, "kv_cache_memory_bytes": 1 << 26}
+    document["applications"][0]["args"]["models"][0] |= {"num_gpus": 0.6, "num_replicas": 3, "engine_args": shared}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(launch, "local_ray", contextlib.nullcontext)
+    monkeypatch.setattr(launch, "live_nodes", lambda: [LiveNode("n", "10.0.0.1", {}, gpus=2, cpus=64)])
+    with (
+        pytest.raises(ConfigurationError, match=r"num_gpus 0\.6 finds no room .*: 1\.8 GPUs are asked for .* it has 2"),
+        launch.running_service(tmp_path / "serve.yaml", console=Console(quiet=True)),
+    ):
+        pass
 
 
 def test_a_deploy_may_start_new_replicas_first() -> None:

@@ -111,7 +111,7 @@ def test_what_fits_passes() -> None:
             [group("g", num_gpus=0.6, num_replicas=5)],
             "finds no room on the cluster: 3 GPUs are asked for there, it has 4",
         ),
-        ([group("g", num_gpus=4)], "num_gpus 4"),
+        ([group("g", num_gpus=4)], r"a replica of org/small \(group g\) with num_gpus 4"),
         ([group("g", node="a", num_cpus=17)], "node a has 16 CPUs and 17 are asked for"),
         ([group("g", num_cpus=33)], "the cluster has 32 CPUs"),
     ],
@@ -119,6 +119,24 @@ def test_what_fits_passes() -> None:
 def test_what_does_not_fit_is_refused_with_the_mend(groups: list[dict[str, Any]], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         check_fits(service(*groups), [node("a"), node("b")])
+
+
+def test_every_replica_of_the_predictor_needs_its_share() -> None:
+    predictor = {"artefact": "x", "num_cpus": 1, "num_gpus": 0.6, "num_replicas": 4}
+    check_fits(service(group("g"), predictor=predictor), [node("a"), node("b")])
+    with pytest.raises(ConfigurationError, match=r"Predictor.*predictor.num_gpus: 0"):
+        check_fits(service(group("g"), predictor=predictor | {"num_replicas": 5}), [node("a"), node("b")])
+    with pytest.raises(ConfigurationError, match="the cluster has 4 CPUs and 5"):
+        check_fits(service(group("g"), predictor=predictor), [node("a", cpus=2), node("b", cpus=2)])
+
+
+def test_a_model_without_groups_is_called_by_its_name() -> None:
+    shared = {"gpu_memory_utilization": 0.6, "kv_cache_memory_bytes": 1 << 30}
+    model = MODEL | {"num_gpus": 0.6, "num_replicas": 2, "engine_args": shared}
+    config = parse_config({"models": [model], "predictor": {"artefact": "x"}})
+    check_fits(config, [node("here", gpus=2)])
+    with pytest.raises(ConfigurationError, match=r"replica of org/small with num_gpus 0\.6 finds no.*num_gpus: 0"):
+        check_fits(config, [node("here", gpus=1)])
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:

@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from tests.deployments.bare_http import head
 from tests.deployments.processes import kill, replicas
 from tests.deployments.service import MODELS, Service, holds_nothing, wait_for
 
@@ -265,11 +266,10 @@ def test_a_client_that_leaves_ends_its_generation(service: Service, stream: bool
     address = urlsplit(service.url)
     fields = _long_generation(n=128, stream=stream)
     body = json.dumps(fields).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     for _ in range(5):  # a generation may be over before the client is seen to leave
         before = _tokens_at_rest(url)
         with socket.create_connection((address.hostname or "", address.port or 80)) as connection:
-            connection.sendall(head + body)
+            connection.sendall(head(len(body)) + body)
             wait_for(lambda b=before: _generated_tokens(url) > b, 20, "the engine generates")
         wait_until_idle(service)
         if _tokens_at_rest(url) - before < fields["n"] * fields["max_tokens"]:

@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests.deployments.bare_http import head
 from tests.hostile.attack import Attack, Field
 from tests.hostile.inputs import CHAT, CHAT_HEADERS, MARKER, Shot, barrage, caller_of, chat, send
 from tests.hostile.stage import key
 
 SECONDS = 6.0
+STRANGER = key("stranger")
 
 
 def connect(field: Field, *, receive_bytes: int | None = None) -> socket.socket:
@@ -29,13 +31,6 @@ def connect(field: Field, *, receive_bytes: int | None = None) -> socket.socket:
     peer.settimeout(5)
     peer.connect((parts.hostname, parts.port))
     return peer
-
-
-def head(caller: str, length: int, **more: str) -> bytes:
-    lines = {"host": "apportion", "content-type": "application/json", "content-length": str(length), **key(caller)}
-    lines |= {name.replace("_", "-"): value for name, value in more.items()}
-    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {CHAT} HTTP/1.1\r\n{text}\r\n".encode()
 
 
 def all_at_once(shots: list[Shot], caller: str) -> Callable[[Field], None]:
@@ -53,7 +48,7 @@ def leave_at_once(field: Field) -> None:
     rng = random.Random(0)
     while time.monotonic() < until_s:
         with connect(field) as peer:
-            peer.sendall(head("stranger", len(body)) + body)
+            peer.sendall(head(len(body), **STRANGER) + body)
             time.sleep(rng.uniform(0, 0.08))
         field.seen["left"] += 1
 
@@ -62,7 +57,7 @@ def leave_in_the_upload(field: Field) -> None:
     until_s = time.monotonic() + SECONDS
     while time.monotonic() < until_s:
         with connect(field) as peer:
-            peer.sendall(head("stranger", 100_000) + b'{"messages": [')
+            peer.sendall(head(100_000, **STRANGER) + b'{"messages": [')
             time.sleep(0.02)
         field.seen["left"] += 1
 
@@ -72,7 +67,7 @@ def trickle_bodies(field: Field) -> None:
     with ExitStack() as stack:
         peers = [stack.enter_context(connect(field)) for _ in range(100)]
         for peer in peers:
-            peer.sendall(head("stranger", 1_000_000, x_router_timeout_s="5"))
+            peer.sendall(head(1_000_000, **STRANGER, x_router_timeout_s="5"))
         until_s = time.monotonic() + 2 * SECONDS
         while peers and time.monotonic() < until_s:
             for peer in list(peers):
@@ -96,7 +91,7 @@ def trickle_bodies(field: Field) -> None:
 def trickle_headers(field: Field) -> None:
     with ExitStack() as stack:
         peers = [stack.enter_context(connect(field)) for _ in range(100)]
-        for line in head("stranger", 10).splitlines(keepends=True)[:-1]:
+        for line in head(10, **STRANGER).splitlines(keepends=True)[:-1]:
             for peer in peers:
                 peer.sendall(line)
             time.sleep(1.0)
@@ -121,7 +116,7 @@ def never_read(field: Field) -> None:
     with ExitStack() as stack:
         for _ in range(4):
             peer = stack.enter_context(connect(field, receive_bytes=2048))
-            peer.sendall(head("stranger", len(body), x_router_timeout_s="8") + body)
+            peer.sendall(head(len(body), **STRANGER, x_router_timeout_s="8") + body)
             field.seen["asked"] += 1
         time.sleep(12)
 

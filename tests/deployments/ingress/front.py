@@ -90,11 +90,6 @@ async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterat
         await ingress._dispatcher.close()
 
 
-def head(length: int, **headers: str) -> bytes:
-    lines = [f"POST {PATH} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {length}"]
-    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
-
-
 def chat_body(**fields: Any) -> bytes:
     return json.dumps({"messages": [{"role": "user", "content": "hi"}]} | fields).encode()
 

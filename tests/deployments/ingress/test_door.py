@@ -10,8 +10,9 @@ import pytest
 
 from apportion.deployments.config.service import parse_config
 from apportion.router.errors import ConfigurationError
+from tests.deployments.bare_http import head
 from tests.deployments.ingress.dispatching import PATH, simulated
-from tests.deployments.ingress.front import CONFIG, answer_of, chat_body, head, ingress_before
+from tests.deployments.ingress.front import CONFIG, answer_of, chat_body, ingress_before
 
 
 async def until(condition) -> None:

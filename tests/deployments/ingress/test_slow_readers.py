@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from tests.deployments.bare_http import head
 from tests.deployments.ingress.dispatching import PATH
-from tests.deployments.ingress.front import chat_body, head, ingress_before
+from tests.deployments.ingress.front import chat_body, ingress_before
 from tests.deployments.ingress.test_door import until
 
 

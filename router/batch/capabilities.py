@@ -15,8 +15,12 @@ UNLIMITED = 2**31 - 1
 class Capabilities(NamedTuple):
     """Of a model: the most that it can do of each; of a request: how much of each it needs. Most are 1 or 0.
 
-    `tools`: may call tools when it likes; `tool_choice`: can be made to. `logprobs` counts the tokens whose log
-    probabilities are told at each place, `images` and `audio` the pictures and clips of a request.
+    Args:
+        tools: it may call tools when it likes.
+        tool_choice: it can be made to.
+        logprobs: tokens whose log probabilities are told at each place.
+        images: pictures of a request.
+        audio: clips of a request.
     """
 
     chat: int = 0

@@ -21,7 +21,14 @@ ROUTER = "Router"  # the deployment that engines announce themselves to
 class RoutingAsk:
     """What a request asks of its routing; None: the service's policy decides.
 
-    `models` are those that the request itself names, `permitted` those that its caller may use at all.
+    Args:
+        strategy: that plans it, by its name.
+        options: of the strategy.
+        max_cost_usd: models that are expected to cost more may not answer.
+        min_success: models that are less likely to answer well may not answer; a probability.
+        models: those that the request itself names.
+        permitted: those that its caller may use at all.
+        wait_for_budget: where money is short, wait until there is some.
     """
 
     strategy: str | None = None
@@ -37,13 +44,28 @@ class RoutingAsk:
 class RouteItem:
     """One request as the router sees it: content to predict from, limits, and no sampling parameters.
 
-    `content` is a chat's messages, a prompt, several prompts, or a prompt's token ids; `template_variables` what the
-    request tells chat templates beside it; pictures and clips stand there as placeholders. `needs` is what a model must
-    be able to do for it; `unread_prompt` where the engine may add what the router has not counted.
-    `session` names the conversation, among the account's own, that it is a turn of. The higher `priority`, the sooner
-    and the weightier; `timeout_s` is what is left of the request's time. `account` says who pays. `resent`: a router
-    has been told of it before, and may have decided, counted and reserved it before it was lost. `size` follows from
-    its content, tools and template variables.
+    Args:
+        id: names it at the router and at the engine.
+        content: a chat's messages, where pictures and clips are placeholders; a prompt, several, or their token ids.
+        model: that it names; None: any.
+        sequences: answers that the engine writes for it.
+        max_tokens: of an answer; None: as many as fit.
+        tools: that the model may call.
+        template_variables: what it tells chat templates beside its content.
+        needs: what a model must be able to do for it.
+        ask: what it asks of its routing.
+        account: who pays.
+        session: the conversation, among the account's own, that it is a turn of; None: it is none.
+        prompts: in its content.
+        unread_prompt: the engine may add to the prompt what the router has not counted.
+        priority: the higher, the sooner and the weightier.
+        timeout_s: what is left of its time.
+        avoid_replicas: that have failed it.
+        avoid_models: that have failed it.
+        resent: a router has been told of it before, and may have decided, counted and reserved it before it was lost.
+
+    Attributes:
+        size: of its content, tools and template variables.
     """
 
     id: str
@@ -112,9 +134,15 @@ class Turn(enum.StrEnum):
 class Candidate:
     """What was predicted for one model.
 
-    `success` is what the plan goes by; `calibrated_success` is the same before the incumbent's was lifted over
-    claims that held-out outcomes did not prove; both are None where nobody knows. `reason` says why the model may not
-    answer; None: it may. `stay_value` is what the plan added to `success` since the request's session was there last.
+    Args:
+        model: its name.
+        success: what the plan goes by; None where nobody knows.
+        calibrated_success: the same before the incumbent's was lifted over claims that held-out outcomes did not prove.
+        cost_usd: of the answer, expected.
+        output_tokens: of the answer, expected.
+        allowed: whether the model may answer.
+        reason: why it may not; None: it may.
+        stay_value: what the plan added to `success` since the request's session was there last.
     """
 
     model: str
@@ -129,7 +157,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PlanTiming:
-    """Seconds that a request spent at the router: in the queue, until its batch was predicted, until it was solved."""
+    """How long a request was at the router, in seconds: in the queue, while predicted, while solved."""
 
     queue_s: float
     predict_s: float
@@ -138,10 +166,25 @@ class PlanTiming:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes and why; `url`, `price` and `timing` are None for a plan that is not run.
+    """Where a request goes and why.
 
-    `success` is None where nobody knows the model's. `token` is the replica's: it answers only who knows it.
-    `max_tokens`: the longest answer that fits, where the request allows a longer one; None: it does not.
+    Args:
+        id: the request's.
+        model: that answers.
+        success: expected of the model; None where nobody knows.
+        cost_usd: of the answer, expected.
+        slot_price: what one more slot of the model is worth, in the plan's objective.
+        rung: what decided: the strategy, or one of those that stand in for it.
+        strategy: that was asked for.
+        batch: that the request was planned with.
+        replica: that answers; None, as are `url`, `price` and `timing`, for a plan that is not run.
+        url: of the replica.
+        timing: of the plan.
+        candidates: what was predicted for every model, where that was asked for.
+        price: of the model, when it was planned.
+        turn: what the decision is to the request's session; None: it has none.
+        token: the replica's, which answers only who knows it.
+        max_tokens: the longest answer that fits, where the request allows a longer one; None: it does not.
     """
 
     id: str
@@ -222,7 +265,14 @@ class Held:
 class Report:
     """What an ingress tells the router: new requests, endings, cancels, and what it holds if the router is new.
 
-    `number` is the report's own, for `Reply.settled`. `waiting` are requests told of long ago that have no verdict yet.
+    Args:
+        ingress: who reports.
+        number: the report's own, for `Reply.settled`.
+        items: new requests.
+        done: endings.
+        cancelled: ids of requests that nobody waits for any more.
+        held: what is in flight, where the router is new.
+        waiting: ids of requests told of long ago that have no verdict yet.
     """
 
     ingress: str
@@ -238,9 +288,12 @@ class Report:
 class Reply:
     """The router's answer: the verdicts that are ready, and which incarnation of the router gives them.
 
-    `settled` are numbers of reports, this one's or earlier ones', whose endings and cancels are in the ledger;
-    `unknown` are those that wait at the ingress, but not here; `silent` are replicas that send no heartbeats any more:
-    what is in flight there is given up.
+    Args:
+        router: the incarnation.
+        verdicts: those that are ready.
+        settled: numbers of reports, this one's or earlier ones', whose endings and cancels are in the ledger.
+        unknown: ids of requests that wait at the ingress, but not here.
+        silent: replicas that send no heartbeats any more: what is in flight there is given up.
     """
 
     router: str

@@ -11,11 +11,16 @@ from apportion.router.prices import ModelPrice
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as the batch knows it: its name, what it costs now, and its longest prompt plus answer in tokens.
+    """A model as the batch knows it.
 
-    `capabilities` are what it can do, `media_tokens` the most that a picture and an audio clip count for in its prompt.
-    `clamps`: a request that allows a longer answer than fits beside its prompt gets what fits; else it is not for it.
-    `by_name_only`: nobody knows how well it answers, so that it gets no request that does not name it.
+    Args:
+        name: of the model.
+        price: what it costs now.
+        max_model_len: its longest prompt plus answer, in tokens.
+        clamps: a request that allows a longer answer than fits beside its prompt gets what fits; else it is not for it.
+        by_name_only: nobody knows how well it answers, so that it gets no request that does not name it.
+        capabilities: what it can do.
+        media_tokens: the most that a picture and an audio clip count for in its prompt.
     """
 
     name: str
@@ -31,9 +36,15 @@ class ServedModel:
 class Policy:
     """How batches are planned from now on.
 
-    `models` are in the order of every array. A batch may spend `budget_usd_per_request` times its requests; None: no
-    cap. A model counts as better by `stay_value` where it answered the request's session last. `names` and `prices`
-    (list prices) follow from the models.
+    Args:
+        models: in the order of every array.
+        strategy: that plans what asks for none of its own.
+        budget_usd_per_request: times its requests is what a batch may spend; None: no cap.
+        stay_value: a model counts as better by so much where it answered the request's session last.
+
+    Attributes:
+        names: of the models.
+        prices: of the models, as they are listed.
     """
 
     models: tuple[ServedModel, ...]

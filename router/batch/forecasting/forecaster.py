@@ -23,7 +23,11 @@ Predict = Callable[[Sequence[RouteItem], Sequence[ModelPrice]], Awaitable[Estima
 class CallLimits:
     """What the predictor gets in one call; what is larger alone is not predicted.
 
-    `patience_s`: a request whose call has not begun by then goes without. `urgent`: goes before all that is not.
+    Args:
+        items: most requests.
+        chars: most characters of their texts.
+        patience_s: a request whose call has not begun by then goes without.
+        urgent: goes before all that is not.
     """
 
     items: int = 256

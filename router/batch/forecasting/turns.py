@@ -25,8 +25,13 @@ _Accounts = OrderedDict[Account, _Waiting]
 class Asked:
     """Requests that are asked about together, though perhaps in several calls.
 
-    `chars` are the requests' sizes. A call gets at most `max_items` and `max_chars`; `call` returns None where there is
-    no answer. Others come after all that is `urgent`, and one call of theirs at a time.
+    Args:
+        items: the requests.
+        chars: their sizes, in the same order.
+        call: the answers to some of them, in order; None where there is no answer.
+        max_items: most requests of a call.
+        max_chars: most characters of a call.
+        urgent: goes before all that is not; of the others one call runs at a time.
     """
 
     items: Sequence[RouteItem]

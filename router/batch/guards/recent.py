@@ -16,12 +16,14 @@ T = TypeVar("T")
 class Recent(Generic[T]):
     """Asks once at a time, however many want to know, and remembers.
 
-    `answer` is the last one, None before the first; `error` is why the last attempt brought none, None if it did.
-
     Args:
         name: of what is asked, in the log.
         ask: the question.
         clock: seconds of a monotonic clock.
+
+    Attributes:
+        answer: the last one; None before the first.
+        error: why the last attempt brought none; None if it did.
     """
 
     def __init__(self, name: str, ask: Callable[[], Awaitable[T]], clock: Callable[[], float]) -> None:

@@ -23,7 +23,14 @@ ROUNDING = 1e-6
 class BatchBudget:
     """What N requests may cost on M models, and what the limits leave them.
 
-    `worst_nano` and `left_nano` are (N, M) nano-USD. `pacer` decides the batch's allowance, if there is one.
+    Args:
+        items: the N requests.
+        models: names of the M models.
+        worst_nano: (N, M) nano-USD, the most that each can cost.
+        left_nano: (N, M) nano-USD, what the limits leave each.
+        standing: how the limits stand.
+        pacer: decides the batch's allowance; None: money is not paced.
+        window: that the pacer spreads money over; None: nothing limits the service in it any more.
     """
 
     items: Sequence[RouteItem]

@@ -33,10 +33,21 @@ ADMISSION_ROUNDS = 6  # each nearly always the last
 class Batch:
     """A batch on its way to verdicts.
 
-    `allowed` and `healthy` (models that have a replica for the request) are (N, M); `remaining` (M,) are the slots that
-    no group has taken yet. `elsewhere` (N, M) are models that tool loops leave their own for in no case, `away` (N, M)
-    those that may answer a request and have no replica for it now, `crowded` (N, M) those that have no room for its
-    many answers yet.
+    Args:
+        items: the N requests.
+        estimates: of the requests on the M models.
+        allowed: (N, M), models that may answer.
+        healthy: (N, M), models that have a replica for the request.
+        remaining: (M,), slots that no group has taken yet.
+        policy: by which it is planned.
+        explain: decisions carry the predictions for every model.
+        budget: what the limits on money leave each request; None: there are no limits.
+        stays: where the requests' sessions were last; None: no request has one.
+        elsewhere: (N, M), models that tool loops leave their own for in no case.
+        away: (N, M), models that may answer a request and have no replica for it now.
+        crowded: (N, M), models that may answer a request and have no room for its many answers yet.
+        verdicts: by request id.
+        waiting: ids of requests that have to wait.
     """
 
     items: Sequence[RouteItem]

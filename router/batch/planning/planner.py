@@ -23,9 +23,12 @@ from apportion.router.estimates import Estimates
 
 @dataclass(frozen=True)
 class Plan:
-    """A batch's verdicts by request id, and the ids that have to wait for a slot.
+    """What became of a batch.
 
-    `possible` is (N, M): False where a model can never answer the request, whatever is free.
+    Args:
+        verdicts: by request id.
+        waiting: ids of requests that have to wait for a slot.
+        possible: (N, M), False where a model can never answer the request, whatever is free.
     """
 
     verdicts: dict[str, Verdict]
@@ -36,7 +39,8 @@ class Plan:
 class BatchPlanner:
     """Turns items and what there is for them into decisions; holds no reservation and no queue.
 
-    `rungs_used` counts the requests that were decided on each rung; what has no prediction is on rung `static`.
+    Attributes:
+        rungs_used: requests that were decided on each rung; what has no prediction is on rung `static`.
     """
 
     def __init__(self, rungs: Rungs) -> None:

@@ -25,8 +25,12 @@ SPARE_CLOCKS = 10_000  # of accounts that wait for nothing; when there are more,
 class Place:
     """Where an entry stands.
 
-    The lower `rank`, the sooner within its account; of equals the lower `number`. `cost` is what its turn takes. `lane`
-    is None until it is known what the entry needs.
+    Args:
+        account: whose it is.
+        lane: that it waits in; None until it is known what it needs.
+        rank: the lower, the sooner within its account.
+        cost: what its turn takes.
+        number: of equals the lower one is sooner.
     """
 
     account: Hashable

@@ -28,9 +28,15 @@ Content = str | list[Any]
 
 @dataclass(frozen=True, slots=True)
 class LastTurn:
-    """Who answered a session's last turn, and how long its prompt was (0: nobody has counted it).
+    """Who answered a session's last turn.
 
-    A prompt that goes on from it begins with `parts` messages or characters, which `sign` stands for.
+    Args:
+        model: that answered.
+        replica: that answered.
+        prompt_tokens: of its prompt; 0: nobody has counted them.
+        parts: messages or characters that a prompt which goes on from it begins with.
+        sign: stands for these.
+        at_s: when, by a monotonic clock.
     """
 
     model: str
@@ -104,10 +110,13 @@ class Conversations:
 
 @dataclass(frozen=True, slots=True)
 class Stays:
-    """Where the sessions of N requests were last: every array is (N,).
+    """Where the sessions of N requests were last.
 
-    `column` is the model's, -1 for what has no session or whose session is new; `cached_tokens` are likely to be in its
-    cache; `in_loop` says that the request brings the results of the model's own calls.
+    Args:
+        column: (N,), the model's; -1 for what has no session or whose session is new.
+        cached_tokens: (N,), those of the prompt that are likely to be in its cache.
+        in_loop: (N,), whether the request brings the results of the model's own calls.
+        in_session: (N,), whether it has a session.
     """
 
     column: IntArray

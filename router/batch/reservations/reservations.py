@@ -25,9 +25,13 @@ from apportion.router.estimates import Estimates
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a decided request needs: slots of its model, and its worst case in money where there are limits.
+    """What a decided request needs.
 
-    `prompt_tokens` are those of its prompt on that model; 0: nobody has counted them.
+    Args:
+        item: the request.
+        decision: names the model whose slots it needs.
+        claim: its worst case in money; None where there are no limits.
+        prompt_tokens: of its prompt on that model; 0: nobody has counted them.
     """
 
     item: RouteItem

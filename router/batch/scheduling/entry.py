@@ -14,10 +14,18 @@ from apportion.router.prices import ModelPrice
 class Entry:
     """A request at the router, from its arrival to its verdict.
 
-    `arrived_s` is of the scheduler's clock. `decided` once it has its verdict; `cancelled` once nobody waits for it.
-    Its estimates are the `row` of a table that it shares with others; `prices` are those that they were made at.
-    `starting` if it is its turn, else it is only looked at whether it has to be refused.
-    `replans` counts the plans that it lost because others of its batch took the money.
+    Args:
+        item: the request.
+        ingress: that it came from.
+        arrived_s: when, by the scheduler's clock.
+        estimates: a table that it shares with others; None: it is new.
+        row: its own of that table.
+        starting: it is its turn; else it is only looked at whether it has to be refused.
+        prices: that the estimates were made at.
+        predict_s: how long they took.
+        replans: plans that it lost because others of its batch took the money.
+        decided: it has its verdict.
+        cancelled: nobody waits for it any more.
     """
 
     item: RouteItem

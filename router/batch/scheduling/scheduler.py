@@ -34,11 +34,14 @@ MAX_STRATEGIES = 8  # strategies with their options that are planned with one ba
 class BatchLimits:
     """Bounds of batches and of waiting.
 
-    `max_wait_s`: a batch starts even while another is planned, if its oldest new request has waited this long.
-    `max_queue_bytes`: of what requests hold that wait for a slot or are being planned, and again of those that wait for
-    money.
-    `aging_s`: waiting this long counts as one more of priority. `longest_request_s` bounds every request.
-    `settle_s`: so long after its start a scheduler waits for every model to have a replica.
+    Args:
+        max_batch_size: most requests of a batch.
+        max_wait_s: a batch starts even while another is planned, if its oldest new request has waited this long.
+        max_queue: most requests that wait for a slot, and again that wait for money.
+        max_queue_bytes: most that these hold; those that are being planned count as waiting for a slot.
+        aging_s: waiting this long counts as one more of priority.
+        longest_request_s: bounds every request.
+        settle_s: so long after its start a scheduler waits for every model to have a replica.
     """
 
     max_batch_size: int

@@ -16,7 +16,9 @@ MODELS = ("small", "medium", "large")
 PRICES = {"small": ModelPrice(0.1, 0.2), "medium": ModelPrice(0.5, 1.0), "large": ModelPrice(2.0, 8.0)}
 
 
-def save_encoder(folder: Path, seed: int, modules: tuple[str, ...] = ("Transformer", "Pooling", "Normalize")) -> Path:
+def save_encoder(
+    folder: Path, seed: int, modules: tuple[str, ...] = ("Transformer", "Pooling", "Normalize"), heads: int = 2
+) -> Path:
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -32,7 +34,7 @@ def save_encoder(folder: Path, seed: int, modules: tuple[str, ...] = ("Transform
             vocab_size=len(vocabulary),
             hidden_size=32,
             num_hidden_layers=1,
-            num_attention_heads=2,
+            num_attention_heads=heads,
             intermediate_size=64,
             max_position_embeddings=64,
         )

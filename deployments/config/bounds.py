@@ -12,6 +12,7 @@ class InputBounds(Section):
 
     max_messages: int = Field(2048, ge=1, description="Messages of a chat.")
     max_prompts: int = Field(256, ge=1, description="Prompts of a completion.")
+    max_inputs: int = Field(2048, ge=1, description="Texts of a request for embeddings.")
     max_sequences: int = Field(256, ge=1, description="Answers of a request: `n` times its prompts.")
     max_stop: int = Field(16, ge=1, description="Stop sequences.")
     max_stop_chars: int = Field(1024, ge=1, description="Characters of a stop sequence.")

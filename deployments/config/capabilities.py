@@ -28,6 +28,7 @@ DEFAULT_MAX_LOGPROBS = 20  # vLLM's
 class CapabilitiesConfig(Section):
     """What a model can do. Requests go only to models that can do what they ask for; engines are checked at start."""
 
+    embeddings: bool | None = Field(None, description="Makes vectors of texts. Null: with `runner: pooling`.")
     chat: bool | None = Field(None, description="Null: unless its folder holds no chat template, or it generates none.")
     completions: bool | None = Field(None, description="Of a text. Null: unless it generates none (`runner: pooling`).")
     tools: bool | None = Field(
@@ -62,21 +63,24 @@ class CapabilitiesConfig(Section):
         """The most that a picture and an audio clip count for."""
         return self.tokens_per_image or 0, self.tokens_per_audio or 0
 
-    def of(self, arguments: Mapping[str, Any], tokenizer: TokenizerSource) -> Capabilities:
+    def of(self, arguments: Mapping[str, Any], tokenizer: TokenizerSource, *, real: bool = True) -> Capabilities:
         """All that the model can do.
 
         Args:
             arguments: its engine's.
             tokenizer: whose chat template it has.
+            real: whether its engine is; one that is simulated has fewer endpoints.
 
         Raises:
             ValueError: nothing says how many tokens a picture or a clip is.
         """
-        generates = arguments.get("runner") != "pooling" and arguments.get("convert") not in {"embed", "classify"}
+        pools = arguments.get("runner") == "pooling"
+        generates = not pools and arguments.get("convert") not in {"embed", "classify"}
         parses_calls = bool(arguments.get("enable_auto_tool_choice") and arguments.get("tool_call_parser"))
         tools = _or(self.tools, parses_calls or bool(self.tool_choice or self.parallel_tool_calls))
+        chat = _or(self.chat, generates and may_have_template(tokenizer))
         return Capabilities(
-            chat=_or(self.chat, generates and may_have_template(tokenizer)),
+            chat=chat,
             completions=_or(self.completions, generates),
             tools=tools,
             tool_choice=_or(self.tool_choice, bool(tools)),
@@ -86,6 +90,10 @@ class CapabilitiesConfig(Section):
             logprobs=max_logprobs(arguments.get("max_logprobs")) if self.logprobs and generates else 0,
             images=_items("image", self.images, self.tokens_per_image, arguments),
             audio=_items("audio", self.audio, self.tokens_per_audio, arguments),
+            embeddings=_or(self.embeddings, pools and arguments.get("convert") != "classify"),
+            responses=int(chat and real),
+            messages=int(chat and real),
+            tokenize=int(real),
         )
 
 

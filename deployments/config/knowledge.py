@@ -57,6 +57,8 @@ def _notices(config: ServiceConfig, means: dict[str, float]) -> tuple[str, ...]:
             told.append(f"{model.name}: the predictor knows it, so its prior_success {prior:g} is not used; remove it")
         elif model.name not in means and prior is not None:
             told.append(f"{model.name}: the predictor does not know it; it is routed by its prior_success {prior:g}")
+        elif model.all_capabilities.embeddings:
+            told.append(f"{model.name}: it makes embeddings; only /v1/embeddings asks it")
         elif model.name not in means:
             told.append(
                 f"{model.name}: the predictor does not know it; only requests that name it go there, until the "

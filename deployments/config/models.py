@@ -180,7 +180,8 @@ class ModelConfig(ModelDescription):
     @property
     def all_capabilities(self) -> Capabilities:
         """All that it can do, stated or told by its arguments."""
-        return self.capabilities.of(self.all_arguments, self.tokenizer_source)
+        real = self.engine != "simulated"
+        return self.capabilities.of(self.all_arguments, self.tokenizer_source, real=real)
 
     @property
     def resolved_source(self) -> str:
@@ -210,7 +211,9 @@ class ModelConfig(ModelDescription):
     def _shares_agree(self) -> ModelConfig:
         if (self.engine == "simulated") != (self.simulated is not None):
             raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
-        self.capabilities.of(self.all_arguments, tokenizer_source(self.source, self.engine_args))
+        can = self.capabilities.of(self.all_arguments, tokenizer_source(self.source, self.engine_args))
+        if can.embeddings:
+            self._embeds_only(can)
         if self.replica_groups is not None:
             self._groups_are_right(self.replica_groups)
             return self
@@ -224,6 +227,16 @@ class ModelConfig(ModelDescription):
         if 0 < self.num_gpus < 1:
             self._share_is_bounded()
         return self
+
+    def _embeds_only(self, can: Capabilities) -> None:
+        if can.chat or can.completions:
+            raise ValueError(
+                "capabilities.embeddings: an engine makes embeddings or answers; set engine_args.runner: pooling"
+            )
+        if self.output_usd_per_million or self.prior_success is not None:
+            raise ValueError(
+                "a model that makes embeddings answers nothing: set output_usd_per_million: 0, and no prior_success"
+            )
 
     def _groups_are_right(self, groups: tuple[ReplicaGroup, ...]) -> None:
         names = [group.name for group in groups]

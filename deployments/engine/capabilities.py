@@ -16,7 +16,7 @@ from apportion.router.errors import ConfigurationError
 
 _CALLS = "it parses no tool calls; set engine_args.enable_auto_tool_choice and engine_args.tool_call_parser, or"
 _MEDIA = "it takes {most} of a request; raise engine_args.limit_mm_per_prompt if the model reads them, or"
-_GENERATES = "the model generates no text, so"
+_GENERATES = "the model generates no text (one that makes embeddings needs engine_args.runner: pooling), so"
 _MENDS = {
     "chat": "the model has no chat template, or generates no text; give engine_args.chat_template, or",
     "completions": _GENERATES,
@@ -28,6 +28,7 @@ _MENDS = {
     "logprobs": "it tells {most} at a place; correct engine_args.max_logprobs, or",
     "images": _MEDIA,
     "audio": _MEDIA,
+    "embeddings": "the model makes none; correct engine_args.runner and engine_args.convert, or",
 }
 KINDS = {"image": "images", "audio": "audio"}
 _COUNTED = frozenset({"logprobs", *KINDS.values()})
@@ -66,6 +67,7 @@ class EngineAbilities:
             logprobs=max_logprobs(llm.model_config.max_logprobs) if generates else 0,
             images=limits.get("image", 0),
             audio=limits.get("audio", 0),
+            embeddings=int(getattr(state, "serving_embedding", None) is not None),
         )
         return cls(can, tokens)
 
@@ -77,7 +79,7 @@ class EngineAbilities:
         wrong = [
             f"{name}: {_MENDS[name].format(most=most)} set capabilities.{name}: {most if name in _COUNTED else 'false'}"
             for name, claimed, most in zip(said._fields, said, self.capabilities, strict=True)
-            if claimed > most
+            if name in _MENDS and claimed > most
         ]
         for (kind, name), stated in zip(KINDS.items(), model.capabilities.media_tokens, strict=True):
             most = self.media_tokens.get(kind, 0)

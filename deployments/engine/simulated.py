@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import time
+from array import array
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,6 +24,7 @@ from apportion.deployments.wire.settlement import settled_comment, settled_heade
 from apportion.router.errors import UnknownModelError
 
 CLIENT_LEFT = 499  # nobody reads it
+DIMENSIONS = 8
 
 
 class SimulatedEngine:
@@ -33,11 +36,13 @@ class SimulatedEngine:
         self._model = model
         self._timings: SimulatedConfig = model.simulated
         self._prompts: deque[str] = deque(maxlen=model.simulated.cached_prompts)
-        routes = [
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/completions", self._completion, methods=["POST"]),
-            Route("/{path:path}", _elsewhere, methods=["POST"]),
-        ]
+        played = (
+            {"/v1/embeddings": self._embeddings}
+            if model.all_capabilities.embeddings
+            else {"/v1/chat/completions": self._chat, "/v1/completions": self._completion}
+        )
+        routes = [Route(path, answer, methods=["POST"]) for path, answer in played.items()]
+        routes.append(Route("/{path:path}", _elsewhere, methods=["POST"]))
         self.app = Meter(Starlette(routes=routes), model.price)
 
     @classmethod
@@ -59,6 +64,26 @@ class SimulatedEngine:
 
     async def _completion(self, request: Request) -> Response:
         return await self._answer(request, chat=False)
+
+    async def _embeddings(self, request: Request) -> Response:
+        """The same vector for every text; of a text each character counts as a token, of ids each one."""
+        body = await request.json()
+        given = body["input"]
+        texts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        tokens = sum(map(len, texts))
+        used = current_usage()
+        used.read("", "", tokens)
+        if not await _wait(request, self._pause_s(0)):
+            return Response(status_code=CLIENT_LEFT)
+        self.app.sign()
+        vector: list[float] | str = [1.0] + [0.0] * ((body.get("dimensions") or DIMENSIONS) - 1)
+        if body.get("encoding_format") == "base64":
+            vector = base64.b64encode(array("f", vector).tobytes()).decode()
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i in range(len(texts))]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        answer = {"object": "list", "model": self._model.name, "data": data, "usage": usage}
+        headers = dict([settled_header(used.settle(tokens, 0))])
+        return Response(json.dumps(answer), media_type="application/json", headers=headers)
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
         body = await request.json()
@@ -125,8 +150,8 @@ class SimulatedEngine:
 
 
 async def _elsewhere(request: Request) -> Response:
-    """404: a played engine has nothing to say in other APIs."""
-    error = UnknownModelError(f"a simulated engine answers chats and completions only, and not {request.url.path}")
+    """404: a played engine has nothing to say in other APIs; requests that its ingress has read do not come here."""
+    error = UnknownModelError(f"this simulated engine does not answer at {request.url.path}")
     return JSONResponse(error.envelope(), status_code=error.status)
 
 

@@ -13,6 +13,7 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -39,7 +40,8 @@ class VLLMEngine:
 
     @classmethod
     async def start(cls, model: ModelConfig) -> "VLLMEngine":
-        """Loads the model and answers one chat and one completion, so that the first user does not pay for warming.
+        """Loads the model and answers a chat and a completion, or makes an embedding, so that the first user does not
+        pay for warming.
 
         Raises:
             ConfigurationError: vLLM does not take `engine_args`, or the engine cannot do what is said of the model.
@@ -66,8 +68,8 @@ class VLLMEngine:
             raise UnavailableError(f"the engine of {self._model.name} has died")
 
     async def probe(self) -> None:
-        """Asks for one token."""
-        await self._complete(max_tokens=1)
+        """Asks for one token, or for one vector."""
+        await self._ask(max_tokens=1)
 
     def close(self) -> None:
         self._llm.shutdown()
@@ -75,17 +77,22 @@ class VLLMEngine:
     async def _warm_up(self) -> None:
         name = self._model.name
         state = self._state
-        if getattr(state.openai_serving_chat, "chat_template", None) or _has_chat_template(self._llm):
+        serving_chat = getattr(state, "openai_serving_chat", None)
+        if serving_chat is not None and (serving_chat.chat_template or _has_chat_template(self._llm)):
             chat = ChatCompletionRequest(
                 model=name, messages=[{"role": "user", "content": "1"}], max_tokens=2, stream=True
             )
-            async for _ in await state.openai_serving_chat.create_chat_completion(chat):
+            async for _ in await serving_chat.create_chat_completion(chat):
                 pass
-        await self._complete(max_tokens=2)
+        await self._ask(max_tokens=2)
 
-    async def _complete(self, *, max_tokens: int) -> None:
-        completion = CompletionRequest(model=self._model.name, prompt="1", max_tokens=max_tokens)
-        await self._state.openai_serving_completion.create_completion(completion)
+    async def _ask(self, *, max_tokens: int) -> None:
+        name, state = self._model.name, self._state
+        if (embed := getattr(state, "serving_embedding", None)) is not None:
+            await embed(EmbeddingCompletionRequest(model=name, input="1"))
+        else:
+            completion = CompletionRequest(model=name, prompt="1", max_tokens=max_tokens)
+            await state.openai_serving_completion.create_completion(completion)
 
 
 def _has_chat_template(llm: AsyncLLM) -> bool:

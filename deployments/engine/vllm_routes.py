@@ -15,6 +15,7 @@ from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
@@ -60,6 +61,14 @@ def add_routes(app: FastAPI) -> None:
     @with_cancellation  # type: ignore[untyped-decorator]
     async def count_message(request: AnthropicCountTokensRequest, raw_request: Request) -> Response:
         return await _unpaid(state.anthropic_serving_messages.count_tokens(request, raw_request))
+
+    @app.post("/v1/embeddings", dependencies=checked)
+    @with_cancellation  # type: ignore[untyped-decorator]
+    async def create_embedding(request: EmbeddingRequest, raw_request: Request) -> Response:
+        answer: Response = await state.serving_embedding(request, raw_request)
+        # As it was counted on its way into the core: reading vLLM's whole answer again would take longer.
+        answer.headers.update(dict([settled_header(current_usage().cost_usd)]))
+        return answer
 
     @app.post("/tokenize", dependencies=checked)
     @with_cancellation  # type: ignore[untyped-decorator]

@@ -14,6 +14,8 @@ from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP
 MAX_TOKENS = 2**31 - 1  # what a 32-bit integer holds; context lengths are far below
 Tokens = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 
+Prompts = Annotated[str | list[str] | list[int] | list[list[int]], Field(min_length=1)]
+
 
 class RoutingField(BaseModel):
     """The optional request field `routing`."""
@@ -69,7 +71,7 @@ class ChatBody(_Common):
 
 
 class CompletionBody(_Common):
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
+    prompt: Prompts
 
     @property
     def longest(self) -> int:
@@ -103,6 +105,11 @@ class MessageBody(MessageCountBody):
         return self.max_tokens
 
 
+class EmbeddingBody(_Common):
+    input: Prompts
+    longest: ClassVar[int] = 1  # of nothing that is generated
+
+
 class TokenizeBody(_Common):
     prompt: str | None = None
     messages: list[_Message] | None = Field(None, min_length=1)
@@ -120,6 +127,7 @@ BODIES: Mapping[Kind, TypeAdapter[Any]] = {
     "response": TypeAdapter(ResponseBody),
     "message": TypeAdapter(MessageBody),
     "message_count": TypeAdapter(MessageCountBody),
+    "embedding": TypeAdapter(EmbeddingBody),
     "tokenize": TypeAdapter(TokenizeBody),
     "detokenize": TypeAdapter(DetokenizeBody),
 }

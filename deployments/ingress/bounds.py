@@ -78,10 +78,11 @@ def refuse(unknown: Sequence[str]) -> None:
         raise InvalidRequestError(f"Unrecognized request argument supplied: {name}", param=name)
 
 
-def check_bounds(body: dict[str, Any], bounds: InputBounds) -> None:
+def check_bounds(kind: Kind, body: dict[str, Any], bounds: InputBounds) -> None:
     """Raises: InvalidRequestError: a field is larger than the bounds allow; names it."""
     _at_most(body, "messages", bounds.max_messages)
-    _at_most(body, "input", bounds.max_messages)
+    if kind == "response":
+        _at_most(body, "input", bounds.max_messages)
     _at_most(body, "tools", bounds.max_tools)
     _at_most(body, "logit_bias", bounds.max_logit_bias)
     for field in ("stop", "stop_sequences"):
@@ -100,6 +101,14 @@ def _check_stop(body: dict[str, Any], field: str, bounds: InputBounds) -> None:
                 f"{field}: a sequence of {len(text)} characters; at most {bounds.max_stop_chars} are allowed",
                 param=field,
             )
+
+
+def check_inputs(inputs: int, bounds: InputBounds) -> None:
+    """Raises: InvalidRequestError: embeddings of too many texts are asked for."""
+    if inputs > bounds.max_inputs:
+        raise InvalidRequestError(
+            f"input: {inputs} texts in one request; at most {bounds.max_inputs} are allowed", param="input"
+        )
 
 
 def check_sequences(prompts: int, n: int, bounds: InputBounds) -> None:

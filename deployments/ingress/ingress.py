@@ -30,6 +30,7 @@ from apportion.deployments.ingress.openapi import (
     CHAT_OPERATION,
     COMPLETION_OPERATION,
     DETOKENIZE_OPERATION,
+    EMBEDDING_OPERATION,
     MESSAGE_COUNT_OPERATION,
     MESSAGE_OPERATION,
     RESPONSE_OPERATION,
@@ -63,6 +64,7 @@ ENGINE_PATHS: dict[Kind, str] = {
     "response": "/v1/responses",
     "message": "/v1/messages",
     "message_count": "/v1/messages/count_tokens",
+    "embedding": "/v1/embeddings",
     "tokenize": "/tokenize",
     "detokenize": "/detokenize",
 }
@@ -116,6 +118,7 @@ class Ingress:
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
         self._state.listen()
+        self._embedders = tuple(model.name for model in config.models if model.all_capabilities.embeddings)
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
@@ -159,16 +162,10 @@ class Ingress:
         """The text of a named model's tokens."""
         return await self._routed("detokenize", request)
 
-    @api.post("/v1/embeddings", include_in_schema=False)
-    async def embeddings(self, request: Request) -> Response:
-        """404: says what there is instead."""
-        caller = self._authenticator.admit_request(request.headers)
-        names = ", ".join(name for name in self._config.names if caller.may_use(name))
-        raise UnknownModelError(
-            f"no model here makes embeddings; {names} answer at /v1/chat/completions, /v1/completions, /v1/responses "
-            "and /v1/messages",
-            param="model",
-        )
+    @api.post("/v1/embeddings", openapi_extra=EMBEDDING_OPERATION)
+    async def embed(self, request: Request) -> Response:
+        """Vectors of texts."""
+        return await self._routed("embedding", request)
 
     @api.get("/v1/models")
     async def models(self, request: Request) -> dict[str, Any]:
@@ -241,6 +238,7 @@ class Ingress:
                 refuse_unknown=ingress.unknown_fields == "refuse",
                 session_by_user=ingress.session_by_user,
                 aliases=ingress.model_aliases,
+                embedders=self._embedders,
             )
             parsed.batch_told = caller.operator or ingress.batch_for_all
 

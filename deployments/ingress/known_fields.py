@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Kind = Literal["chat", "completion", "response", "message", "message_count", "tokenize", "detokenize"]
+Kind = Literal["chat", "completion", "response", "message", "message_count", "embedding", "tokenize", "detokenize"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -56,6 +56,13 @@ MESSAGE_FIELDS = _names(
 MESSAGE_COUNT_FIELDS = _names(
     "chat_template_kwargs messages model output_config routing system thinking tool_choice tools"
 )
+EMBEDDING_FIELDS = _names(
+    """dimensions encoding_format input model user
+
+    add_special_tokens cache_salt embed_dtype endianness padding truncate_prompt_tokens truncation_side use_activation
+
+    routing"""
+)
 TOKENIZE_FIELDS = _names(
     """add_generation_prompt add_special_tokens chat_template_kwargs continue_final_message messages model prompt
     return_token_strs routing tools"""
@@ -67,6 +74,7 @@ FIELDS: Mapping[Kind, frozenset[str]] = {
     "response": RESPONSE_FIELDS,
     "message": MESSAGE_FIELDS,
     "message_count": MESSAGE_COUNT_FIELDS,
+    "embedding": EMBEDDING_FIELDS,
     "tokenize": TOKENIZE_FIELDS,
     "detokenize": DETOKENIZE_FIELDS,
 }

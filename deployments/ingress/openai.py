@@ -20,7 +20,15 @@ from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress import anthropic, responses
 from apportion.deployments.ingress.bodies import BODIES, RoutingField
-from apportion.deployments.ingress.bounds import check_bounds, check_sequences, decode, known_fields, refuse
+from apportion.deployments.ingress.bounds import (
+    check_bounds,
+    check_inputs,
+    check_sequences,
+    decode,
+    known_fields,
+    refuse,
+)
+from apportion.deployments.ingress.embeddings import embedder
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.media import read_media
 from apportion.deployments.ingress.needs import needs_of
@@ -28,6 +36,7 @@ from apportion.deployments.ingress.translation import Translated, plain_message
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import checked_strategy
+from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
@@ -36,7 +45,7 @@ from apportion.router.prediction.conversation import template_variables
 SESSION_HEADER = "x-session-id"
 _NO_ALIASES: Mapping[str, str] = {}
 # Fields of vLLM's that can make a prompt longer than it is counted.
-UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template", "media_io_kwargs", "mm_processor_kwargs"})
+UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template", "media_io_kwargs", "mm_processor_kwargs", "padding"})
 _TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {
     "response": responses.as_chat,
     "message": anthropic.as_chat,
@@ -45,11 +54,18 @@ _TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {
 # What only an engine's tokenizer is asked for; the router finds the engine, and has nothing to predict from.
 _TOKEN_KINDS = frozenset({"tokenize", "detokenize"})
 _NOTHING_TO_READ = "1"
+# What answering at these endpoints needs beside a chat.
+_ENDPOINTS: Mapping[Kind, dict[str, int]] = {
+    "response": {"responses": 1},
+    "message": {"messages": 1},
+    "message_count": {"messages": 1},
+}
 _AS_CHATS = frozenset({"chat", "tokenize"})  # their messages are a chat's, and go to the engine as they are read here
 # The field that says how long an answer may be; the first, where the request has none.
 _LENGTHS: Mapping[Kind, tuple[str, ...]] = {
     "response": ("max_output_tokens",),
     "message_count": (),
+    "embedding": (),
     "tokenize": (),
     "detokenize": (),
 }
@@ -121,6 +137,7 @@ def parse(
     refuse_unknown: bool = False,
     session_by_user: bool = False,
     aliases: Mapping[str, str] = _NO_ALIASES,
+    embedders: tuple[str, ...] = (),
 ) -> ParsedRequest:
     """Reads one request.
 
@@ -130,6 +147,7 @@ def parse(
         refuse_unknown: fields that mean nothing here; else they are left out.
         session_by_user: a request that names no session belongs to one of its `user`.
         aliases: models by other names, which may hold `*`; the first that fits holds.
+        embedders: of the models, those that make embeddings.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
@@ -146,6 +164,7 @@ def parse(
         refuse_unknown=refuse_unknown,
         session_by_user=session_by_user,
         aliases=aliases,
+        embedders=embedders,
     )
 
 
@@ -160,12 +179,13 @@ def parse_object(
     refuse_unknown: bool = False,
     session_by_user: bool = False,
     aliases: Mapping[str, str] = _NO_ALIASES,
+    embedders: tuple[str, ...] = (),
 ) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
     body, ignored = known_fields(kind, body, refuse_unknown=refuse_unknown)
-    check_bounds(body, bounds)
+    check_bounds(kind, body, bounds)
     try:
         checked = BODIES[kind].validate_python(body)
     except ValidationError as error:
@@ -176,13 +196,18 @@ def parse_object(
     named = None if model == AUTO_MODEL else model
     if named is not None:
         _check_models([named], models, "model")
+    if kind == "embedding":
+        named = embedder(named, ask, models, embedders, caller)
     ask = caller.restrict(named, ask)
     read = _TRANSLATE[kind](body) if kind in _TRANSLATE else Translated(body, body)
     ignored = (*ignored, *read.ignored)
     if refuse_unknown:
         refuse(read.ignored)
     seen, messages = _seen(kind, checked, read.chat, named)
-    check_sequences(seen.prompts, checked.n or 1, bounds)
+    if kind == "embedding":
+        check_inputs(seen.prompts, bounds)
+    else:
+        check_sequences(seen.prompts, checked.n or 1, bounds)
     item = replace(
         seen,
         model=named,
@@ -191,7 +216,7 @@ def parse_object(
         max_tokens=checked.longest,
         ask=ask,
         account=caller.account,
-        session=_session(field, headers, body, by_user=session_by_user),
+        session=_session(field, headers, body, by_user=session_by_user) if seen.needs.text else None,
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )
@@ -217,16 +242,19 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
     if kind == "completion":
         prompts = _count_prompts(checked.prompt, named)
         return RouteItem(name, checked.prompt, prompts=prompts, needs=needs_of("completion", chat)), []
+    if kind == "embedding":
+        inputs = _count_prompts(checked.input, named)
+        return RouteItem(name, checked.input, prompts=inputs, needs=Capabilities(embeddings=1)), []
     media = read_media([plain_message(message) for message in chat.get("messages", ())])
     if kind in _TOKEN_KINDS:
         _check_tokens_request(kind, chat, named)
-        return RouteItem(name, _NOTHING_TO_READ), media.messages
+        return RouteItem(name, _NOTHING_TO_READ, needs=Capabilities(tokenize=1)), media.messages
     item = RouteItem(
         name,
         media.content,
         tools=chat.get("tools"),
         template_variables=template_variables(chat),
-        needs=needs_of("chat", chat, images=media.images, audio=media.audio),
+        needs=needs_of("chat", chat, images=media.images, audio=media.audio)._replace(**_ENDPOINTS.get(kind, {})),
     )
     return item, media.messages
 

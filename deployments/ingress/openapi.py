@@ -10,6 +10,7 @@ from apportion.deployments.ingress.bodies import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    EmbeddingBody,
     MessageBody,
     MessageCountBody,
     ResponseBody,
@@ -91,6 +92,7 @@ _CHAT = _schema(ChatBody, FIELDS["chat"])
 _COMPLETION = _schema(CompletionBody, FIELDS["completion"])
 CHAT_OPERATION = _operation(_CHAT)
 COMPLETION_OPERATION = _operation(_COMPLETION)
+EMBEDDING_OPERATION = _operation(_schema(EmbeddingBody, FIELDS["embedding"]))
 TOKENIZE_OPERATION = _operation(_schema(TokenizeBody, FIELDS["tokenize"]))
 DETOKENIZE_OPERATION = _operation(_schema(DetokenizeBody, FIELDS["detokenize"]))
 RESPONSE_OPERATION = _operation(_schema(ResponseBody, FIELDS["response"]))

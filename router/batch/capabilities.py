@@ -21,6 +21,10 @@ class Capabilities(NamedTuple):
         logprobs: tokens whose log probabilities are told at each place.
         images: pictures of a request.
         audio: clips of a request.
+        embeddings: vectors of texts, and nothing that is generated.
+        responses: it answers at `/v1/responses`, which simulated engines do not.
+        messages: the same of `/v1/messages`.
+        tokenize: the same of `/tokenize` and `/detokenize`.
     """
 
     chat: int = 0
@@ -33,11 +37,25 @@ class Capabilities(NamedTuple):
     logprobs: int = 0
     images: int = 0
     audio: int = 0
+    embeddings: int = 0
+    responses: int = 0
+    messages: int = 0
+    tokenize: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
         """Those that are there at all."""
         return tuple(name for name, most in self._asdict().items() if most)
+
+    @property
+    def only_embeds(self) -> bool:
+        """Of a model: whether it makes embeddings and generates nothing."""
+        return bool(self.embeddings and not (self.chat or self.completions))
+
+    @property
+    def text(self) -> bool:
+        """Of a request: whether its answer is a text that is generated."""
+        return not (self.embeddings or self.tokenize)
 
 
 NO_NEEDS = Capabilities()
@@ -55,7 +73,12 @@ _LACKS = {
     "logprobs": ("logprobs", "tells no log probabilities"),
     "images": ("messages", "takes no pictures"),
     "audio": ("messages", "takes no audio"),
+    "embeddings": ("input", "makes no embeddings"),
+    "responses": ("input", "does not answer at /v1/responses; send messages to /v1/chat/completions instead"),
+    "messages": ("messages", "does not answer at /v1/messages; send them to /v1/chat/completions instead"),
+    "tokenize": ("model", "does not tell tokens"),
 }
+_EMBEDS = "makes embeddings and answers nothing; send input to /v1/embeddings instead"
 _TOO_MANY = {
     "logprobs": "tells the log probabilities of at most {most} tokens at a place",
     "images": "takes at most {most} pictures in a request",
@@ -81,5 +104,7 @@ def lack(needs: Capabilities, model: Capabilities) -> Lack | None:
     for name, needed, most in zip(needs._fields, needs, model, strict=True):
         if needed > most:
             param, reason = _LACKS[name]
+            if model.only_embeds:
+                reason = _EMBEDS
             return Lack(param, _TOO_MANY[name].format(most=most) if most and name in _TOO_MANY else reason)
     return None

@@ -224,11 +224,12 @@ class _Group:
         refused: dict[int, str] = {}
         for row, content in enumerate(contents):
             try:
-                for part, special in self._parts(content, tools[row], variables[row]):
+                parts = self._parts(content, tools[row], variables[row])
+                for part, special in parts:
                     if not isinstance(part, str):
                         totals[row] += part
                     elif (least := self._too_many(part)) is not None:
-                        totals[row] += least
+                        totals[row] += least * len(parts)  # too much for a context in the mean of several, too
                     else:
                         texts[special].append(part)
                         owners[special].append(row)

@@ -116,8 +116,9 @@ class Forecaster:
 
     async def _predicted(self, chunk: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates | None:
         estimates = await self._part.ask(lambda: self._checked(chunk, prices))
-        if estimates is not None:
-            self._lengths.learn(estimates)
+        answered = [row for row, item in enumerate(chunk) if item.needs.text]
+        if estimates is not None and answered:
+            self._lengths.learn(estimates.rows(answered))
         return estimates
 
     async def _checked(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:

@@ -15,7 +15,7 @@ from apportion.router.batch.messages import BatchInfo, Candidate, Decision, Rout
 from apportion.router.batch.planning.admission import seatable
 from apportion.router.batch.planning.batch import Batch
 from apportion.router.batch.planning.rungs import Rungs
-from apportion.router.batch.planning.screening import possible_models, reasons, refuse
+from apportion.router.batch.planning.screening import possible_models, prompt_tokens, reasons, refuse
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
 from apportion.router.estimates import Estimates
@@ -123,13 +123,14 @@ class BatchPlanner:
             bound=assignment.bound,
             binding=assignment.binding,
         )
+        tokens = prompt_tokens([batch.items[row] for row in rows.tolist()], batch.estimates.rows(rows))
         placed = assignment.model >= 0
         batch.wait(rows[~placed])
         np.subtract.at(batch.remaining, assignment.model[placed], problem.load[placed])
         for i in np.flatnonzero(placed).tolist():
             row, chosen = int(rows[i]), int(assignment.model[i])
             item, model = batch.items[row], batch.policy.models[chosen]
-            room = model.max_model_len - int(batch.estimates.input_tokens[row, chosen])
+            room = model.max_model_len - int(tokens[i, chosen])
             batch.verdicts[item.id] = Decision(
                 id=item.id,
                 model=model.name,

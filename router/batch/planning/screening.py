@@ -32,6 +32,16 @@ def possible_models(items: Sequence[RouteItem], estimates: Estimates, models: Se
     return possible
 
 
+def prompt_tokens(items: Sequence[RouteItem], estimates: Estimates) -> FloatArray:
+    """(N, M): tokens of each request's prompt, beside which an answer has to fit.
+
+    Of several prompts, which are counted together, the mean: where that is too much, so is one of them; where only one
+    of them is too long, its engine says so.
+    """
+    prompts = np.array([item.prompts for item in items], dtype=float)
+    return np.asarray(np.ceil(estimates.input_tokens / prompts[:, None]))
+
+
 def reasons(
     item: RouteItem, estimates: Estimates, row: int, models: Sequence[ServedModel], healthy: BoolArray
 ) -> tuple[str | None, ...]:
@@ -94,7 +104,11 @@ def refuse(
 def _unable(item: RouteItem, estimates: Estimates, row: int, models: Sequence[ServedModel]) -> dict[int, Lack]:
     """Why models cannot answer the request whatever it may cost, by their columns."""
     lacks = ((j, lack(item.needs, model.capabilities)) for j, model in enumerate(models))
-    refused = {j: Lack("messages", reason) for j, reason in estimates.refusals.get(row, {}).items()}
+    refused = {
+        j: Lack("messages", reason)
+        for j, reason in estimates.refusals.get(row, {}).items()
+        if not models[j].capabilities.only_embeds
+    }
     return {j: why for j, why in lacks if why is not None} | refused
 
 
@@ -130,14 +144,15 @@ def _limit(
 
 def _too_long(item: RouteItem, one: Estimates, models: Sequence[ServedModel], may: BoolArray) -> ContextLengthError:
     """In the words that clients look for; of the model that has most room."""
-    room = np.where(may, _context(models) - one.input_tokens[0], -np.inf)
+    tokens = prompt_tokens([item], one)[0]
+    room = np.where(may, _context(models) - tokens, -np.inf)
     best = int(room.argmax())
     left = int(room[best])
     asked = f" and max_tokens asks for {item.max_tokens}" if left > 0 else ""
     mend = f"lower max_tokens to at most {left}, or shorten the prompt" if left > 0 else "shorten the prompt"
     return ContextLengthError(
         f"this model's maximum context length is {models[best].max_model_len} tokens; the prompt has "
-        f"{'' if left > 0 else 'at least '}{int(one.input_tokens[0, best])} tokens{asked}: {mend}",
+        f"{'' if left > 0 else 'at least '}{int(tokens[best])} tokens{asked}: {mend}",
         param="max_tokens" if left > 0 else None,
     )
 
@@ -177,7 +192,7 @@ def _why_not_named(item: RouteItem, model: ServedModel) -> str:
 def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
     asked = np.array([item.max_tokens or 1 for item in items], dtype=float)
     answer = np.where([model.clamps for model in models], 1.0, asked[:, None])
-    fits: BoolArray = estimates.input_tokens + answer <= _context(models)
+    fits: BoolArray = prompt_tokens(items, estimates) + answer <= _context(models)
     return fits
 
 

@@ -14,7 +14,9 @@ from apportion.deployments.config.models import ModelConfig
 from apportion.router.batch.capabilities import UNLIMITED, Capabilities
 
 MODEL = {"name": "m", "source": "org/m", "input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
-PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20)
+PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20, responses=1, messages=1, tokenize=1)
+NO_CHAT = {"chat": 0, "responses": 0, "messages": 0}
+POOLS = {**NO_CHAT, "completions": 0, "structured_outputs": 0, "logprobs": 0}
 
 
 def read(arguments: dict[str, Any], source: str = "org/m", **stated: Any) -> ModelConfig:
@@ -33,18 +35,23 @@ def read(arguments: dict[str, Any], source: str = "org/m", **stated: Any) -> Mod
         ({"reasoning_parser": "qwen3"}, {"reasoning": 1}),
         ({"max_logprobs": 5}, {"logprobs": 5}),
         ({"max_logprobs": -1}, {"logprobs": UNLIMITED}),
-        ({"runner": "pooling"}, {"chat": 0, "completions": 0, "structured_outputs": 0, "logprobs": 0}),
+        ({"runner": "pooling"}, {**POOLS, "embeddings": 1}),
+        ({"runner": "pooling", "convert": "classify"}, POOLS),
     ],
 )
 def test_arguments_tell(arguments: dict[str, Any], changes: dict[str, int]) -> None:
-    assert read(arguments).all_capabilities == PLAIN._replace(**changes)
+    price = 0.0 if changes.get("embeddings") else 1.0
+    given = MODEL | {"engine_args": arguments, "output_usd_per_million": price}
+    assert ModelConfig.model_validate(given).all_capabilities == PLAIN._replace(**changes)
 
 
 def test_what_is_stated_wins() -> None:
     parser = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "limit_mm_per_prompt": {"image": 4}}
     said = read(parser, tools=False, structured_outputs=False, logprobs=False, images=0, reasoning=True, audio=2,
                 tokens_per_audio=9)  # fmt: skip
-    assert said.all_capabilities == Capabilities(chat=1, completions=1, reasoning=1, audio=2)
+    assert said.all_capabilities == Capabilities(
+        chat=1, completions=1, reasoning=1, audio=2, responses=1, messages=1, tokenize=1
+    )
     assert read({}, tools=True, parallel_tool_calls=False).all_capabilities == PLAIN._replace(tools=1, tool_choice=1)
     assert read({}, tool_choice=True).all_capabilities.tools == 1
 
@@ -63,7 +70,7 @@ def test_a_folder_without_a_chat_template_answers_no_chats(tmp_path: Path) -> No
     for file in zoo.folder_of("zoo:wren").glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     assert read({}, source="zoo:wren").all_capabilities == PLAIN
-    assert read({}, source=str(tmp_path)).all_capabilities == PLAIN._replace(chat=0)
+    assert read({}, source=str(tmp_path)).all_capabilities == PLAIN._replace(**NO_CHAT)
     assert read({"chat_template": "{{ messages }}"}, source=str(tmp_path)).all_capabilities == PLAIN
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
     assert read({}, source=str(tmp_path)).all_capabilities == PLAIN
@@ -81,3 +88,24 @@ def test_groups_of_a_model_can_do_the_same() -> None:
         ModelConfig.model_validate(MODEL | {"replica_groups": groups})
     groups[1]["engine_args"] = parser
     assert ModelConfig.model_validate(MODEL | {"replica_groups": groups}).all_capabilities.tools == 1
+
+
+def test_a_simulated_engine_has_the_endpoints_that_it_plays() -> None:
+    played = MODEL | {"engine": "simulated", "simulated": {}}
+    can = ModelConfig.model_validate(played).all_capabilities
+    assert can == PLAIN._replace(responses=0, messages=0, tokenize=0)
+    played |= {"engine_args": {"runner": "pooling"}, "output_usd_per_million": 0}
+    assert ModelConfig.model_validate(played).all_capabilities == Capabilities(embeddings=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"engine_args": {"runner": "pooling"}}, "set output_usd_per_million: 0"),
+        ({"engine_args": {"runner": "pooling"}, "output_usd_per_million": 0, "prior_success": 0.5}, "no prior_success"),
+        ({"capabilities": {"embeddings": True}}, "set engine_args.runner: pooling"),
+    ],
+)
+def test_a_model_that_makes_embeddings_answers_nothing(fields: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValidationError, match=wrong):
+        ModelConfig.model_validate(MODEL | fields)

@@ -41,3 +41,10 @@ def test_a_fleet_of_which_nothing_is_known_is_refused() -> None:
     config = configuration(None, newcomers=[OWL, ROOK])
     with pytest.raises(ArtefactError, match="train it for one of these at least"):
         Knowledge.of(config.model_copy(update={"models": config.models[4:]}))
+
+
+def test_a_model_that_makes_embeddings_is_told_as_such() -> None:
+    bert = {"name": "bert", "engine_args": {"runner": "pooling"}, "output_usd_per_million": 0}
+    assert Knowledge.of(configuration(None, newcomers=[bert])).notices == (
+        "bert: it makes embeddings; only /v1/embeddings asks it",
+    )

@@ -18,7 +18,7 @@ PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20)
 
 
 def model(arguments: dict[str, Any] | None = None, **stated: Any) -> ModelConfig:
-    values = {"name": "m", "source": "zoo:wren", "input_usd_per_million": 1, "output_usd_per_million": 1}
+    values = {"name": "m", "source": "zoo:wren", "input_usd_per_million": 1, "output_usd_per_million": 0}
     return ModelConfig.model_validate(values | {"engine_args": arguments or {}, "capabilities": stated})
 
 
@@ -31,6 +31,7 @@ def test_an_engine_that_can_do_more_is_right() -> None:
     ("stated", "said"),
     [
         ({"tools": True}, "tools: it parses no tool calls; set engine_args.enable_auto_tool_choice and"),
+        ({"embeddings": True, "chat": False, "completions": False}, "embeddings: the model makes none; correct"),
         ({"reasoning": True}, "reasoning_parser, or set capabilities.reasoning: false"),
         ({"images": 2, "tokens_per_image": 9}, "images: it takes 1 of a request; .* set capabilities.images: 1"),
         ({"images": 1, "tokens_per_image": 8}, "tokens_per_image: one is up to 9 tokens, not 8; raise it to 9"),

@@ -1,11 +1,11 @@
-"""The real ingress in this process behind a real HTTP server; router and engine are played."""
+"""The real ingress in this process behind a real HTTP server; router and engine are played, unless they are given."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from apportion.deployments.config.service import parse_config
+from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.engine.server import EngineServer
-from apportion.deployments.ingress.ingress import Ingress, api
+from apportion.deployments.ingress.ingress import ENGINE_PATHS, Ingress, api
+from apportion.deployments.ingress.known_fields import Kind
 from apportion.router.batch.messages import Reply, Report
-from tests.deployments.ingress.dispatching import PATH, StubLink, serving
+from tests.deployments.ingress.dispatching import StubLink, serving
 
 CONFIG = {
     "models": [
@@ -61,7 +62,7 @@ class Front:
 
     server: EngineServer
     ingress: Any
-    router: _Router
+    router: Any
 
     @property
     def door(self) -> Any:
@@ -77,14 +78,27 @@ async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterat
     """An ingress with these sections of its configuration, in front of one engine."""
     async with serving(engine) as engine_server:
         router = _Router(engine_server.url)
-        ingress = _Ingress(parse_config(CONFIG | sections), router)
+        async with ingress_of(parse_config(CONFIG | sections), router) as front:
+            yield front
 
-        async def chat(request: Request) -> Response:
-            return await ingress._routed("chat", request)
 
-        app = Starlette(routes=[Route(PATH, chat, methods=["POST"])], exception_handlers=api.exception_handlers)
-        async with serving(app) as server:
+@contextlib.asynccontextmanager
+async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]:
+    """An ingress before a router, of which it uses what a deployment's handle has; all that is routed is served."""
+    ingress = _Ingress(config, router)
+
+    def routed(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            response: Response = await ingress._routed(kind, request)
+            return response
+
+        return answer
+
+    routes = [Route(path, routed(kind), methods=["POST"]) for kind, path in ENGINE_PATHS.items()]
+    try:
+        async with serving(Starlette(routes=routes, exception_handlers=api.exception_handlers)) as server:
             yield Front(server, ingress, router)
+    finally:
         ingress._state.close()
         await ingress._link.close()
         await ingress._dispatcher.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from apportion.deployments.ingress.bounds import MAX_DEPTH, InputBounds
-from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS, FIELDS
+from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS, EMBEDDING_FIELDS, FIELDS
 from apportion.deployments.ingress.openai import UNREAD_FIELDS, parse
 from apportion.deployments.wire.headers import ignored_header
 from apportion.router.errors import InvalidRequestError
@@ -213,12 +213,15 @@ def test_known_fields_are_those_that_vllm_and_openai_know() -> None:
     completions = pytest.importorskip("vllm.entrypoints.openai.completion.protocol")
     chat_params = pytest.importorskip("openai.types.chat.completion_create_params")
     params = pytest.importorskip("openai.types.completion_create_params")
+    embed = pytest.importorskip("vllm.entrypoints.pooling.embed.protocol")
+    embed_params = pytest.importorskip("openai.types.embedding_create_params")
     for ours, engine, client in (
         (CHAT_FIELDS, protocol.ChatCompletionRequest, chat_params.CompletionCreateParamsBase),
         (COMPLETION_FIELDS, completions.CompletionRequest, params.CompletionCreateParamsBase),
+        (EMBEDDING_FIELDS, embed.EmbeddingCompletionRequest, embed_params.EmbeddingCreateParams),
     ):
         assert ours - {"routing"} <= set(engine.model_fields) | set(client.__annotations__)
-    assert set(UNREAD_FIELDS) <= CHAT_FIELDS
+    assert set(UNREAD_FIELDS) <= CHAT_FIELDS | EMBEDDING_FIELDS
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_whole_surrogate_pairs_are_text() -> None:
     assert parse("chat", raw, {}, MODELS).item.content == [{"role": "user", "content": "\U0001f600"}]
 
 
-@pytest.mark.parametrize("field", sorted(UNREAD_FIELDS))
+@pytest.mark.parametrize("field", sorted(UNREAD_FIELDS & CHAT_FIELDS))
 def test_what_may_lengthen_a_prompt_is_told_to_the_router(field: str) -> None:
     assert read("chat", CHAT | {field: "x"}).item.unread_prompt
     assert not read("chat", CHAT).item.unread_prompt

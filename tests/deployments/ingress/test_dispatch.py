@@ -264,4 +264,4 @@ async def test_a_simulated_engine_says_what_it_does_not_play() -> None:
         async with dispatching(link) as dispatcher:
             await dispatcher.serve(parsed(), "/v1/messages", Client(client.send, path="/v1/messages"))
     assert (client.status, [done.cost_usd for done in link.done]) == (404, [0.0])
-    assert "chats and completions only" in json.loads(client.body)["error"]["message"]
+    assert "does not answer at /v1/messages" in json.loads(client.body)["error"]["message"]

@@ -2,7 +2,10 @@ import json
 
 import pytest
 
+from apportion.deployments.config.keys import Permissions
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.keys.caller import Caller
+from apportion.router.batch.capabilities import Capabilities
 from apportion.router.errors import ApportionError, InvalidRequestError, UnknownModelError
 
 MODELS = ("small", "large")
@@ -188,3 +191,78 @@ def test_a_prompt_whose_tokens_are_asked_for_may_be_longer_than_any_context() ->
 )
 def test_what_a_stream_costs_is_told_where_it_is_asked_for(field: object, headers: dict, told: bool) -> None:
     assert read("chat", CHAT | {"stream": True, "routing": field}, headers).cost_told is told
+
+
+TWO = ("bert", "minilm")
+
+
+def embed(body: dict, embedders: tuple[str, ...] = TWO[:1], **permissions: object):
+    caller = Caller(permissions=Permissions.model_validate(permissions))
+    return parse("embedding", json.dumps(body).encode(), {}, (*MODELS, *TWO), caller, embedders=embedders)
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"), [("abc", 1), (["a", "b"], 2), ([5, 6, 7], 1), ([[5], [6, 7], [8]], 3), (["a"] * 2048, 2048)]
+)
+def test_embeddings_are_made_by_the_one_model_that_makes_them(given: object, texts: int) -> None:
+    for model in ("auto", "bert"):
+        parsed = embed({"model": model, "input": given, "encoding_format": "base64", "dimensions": 4, "user": "u"})
+        item = parsed.item
+        assert (item.model, item.prompts, item.sequences, item.content) == ("bert", texts, texts, given)
+        assert item.needs == Capabilities(embeddings=1)
+        sent = json.loads(parsed.engine_body("bert", 1))
+        assert sent == {"model": "bert", "input": given, "encoding_format": "base64", "dimensions": 4, "user": "u"}
+
+
+def test_embeddings_and_tokens_are_no_turn_of_a_conversation() -> None:
+    session = {"x-session-id": "s"}
+    assert read("chat", CHAT, session).item.session
+    assert not read("tokenize", {"model": "small", "prompt": "hi"}, session).item.session
+    assert not embed({"input": "a", "routing": {"session": "s"}}).item.session
+
+
+@pytest.mark.parametrize("field", ["padding", "add_special_tokens"])
+def test_embeddings_whose_length_the_engine_decides_are_not_counted(field: str) -> None:
+    assert embed({"input": "a", field: "max_length" if field == "padding" else False}).item.unread_prompt
+    assert not embed({"input": "a"}).item.unread_prompt
+
+
+@pytest.mark.parametrize(
+    ("body", "embedders", "permissions", "code", "said"),
+    [
+        ({}, (), {}, "model_not_found", "no model here makes embeddings; small, large, bert, minilm answer at"),
+        ({}, (), {"models": ["large"]}, "model_not_found", "no model here makes embeddings; large answer at"),
+        ({}, TWO, {}, "invalid_request", "do not compare; you may use bert, minilm"),
+        ({}, TWO, {"models": ["small"]}, "invalid_request", "you may use none"),
+        ({"model": "bert"}, TWO, {"models": ["small"]}, "model_not_allowed", "may not use bert"),
+        ({"routing": {"models": ["large"]}}, TWO[:1], {}, "invalid_request", "you may use bert"),
+        ({"input": []}, TWO[:1], {}, "invalid_request", "input"),
+        ({"input": ["a"] * 2049}, TWO[:1], {}, "invalid_request", "2049 texts in one request; at most 2048"),
+    ],
+)
+def test_embeddings_that_cannot_be_are_refused(
+    body: dict, embedders: tuple[str, ...], permissions: dict, code: str, said: str
+) -> None:
+    with pytest.raises(ApportionError, match=said) as refused:
+        embed({"input": "a"} | body, embedders, **permissions)
+    assert refused.value.code == code
+
+
+def test_of_several_models_that_make_embeddings_one_is_named_or_the_only_one_that_may() -> None:
+    assert embed({"model": "minilm", "input": "a"}, TWO).item.model == "minilm"
+    assert embed({"input": "a", "routing": {"models": ["minilm", "small"]}}, TWO).item.model == "minilm"
+    assert embed({"input": "a"}, TWO, models=["small", "bert"]).item.model == "bert"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "need"),
+    [
+        ("response", {"input": "hi"}, {"chat": 1, "responses": 1}),
+        ("message", {"messages": CHAT["messages"], "max_tokens": 4}, {"chat": 1, "messages": 1}),
+        ("message_count", {"messages": CHAT["messages"]}, {"chat": 1, "messages": 1}),
+        ("tokenize", {"model": "small", "prompt": "hi"}, {"tokenize": 1}),
+        ("detokenize", {"model": "small", "tokens": [1]}, {"tokenize": 1}),
+    ],
+)
+def test_endpoints_that_simulated_engines_lack_are_needed(kind: str, body: dict, need: dict) -> None:
+    assert read(kind, body).item.needs == Capabilities(**need)

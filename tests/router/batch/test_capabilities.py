@@ -56,6 +56,9 @@ async def test_what_nobody_can_is_refused_with_every_reason() -> None:
 @pytest.mark.parametrize(
     ("needs", "param", "reason"),
     [
+        ({"responses": 1}, "input", "does not answer at /v1/responses"),
+        ({"messages": 1}, "messages", "does not answer at /v1/messages"),
+        ({"embeddings": 1}, "input", "makes no embeddings"),
         ({"tools": 1}, "tools", "calls no tools"),
         ({"structured_outputs": 1}, "response_format", "gives no structured outputs"),
         ({"reasoning": 1}, "reasoning_effort", "does not reason"),
@@ -89,8 +92,18 @@ async def test_the_only_model_that_can_is_away() -> None:
 
 def test_ability_is_the_same_alone_and_in_arrays() -> None:
     rng = np.random.default_rng(0)
-    needs = [Capabilities(*row) for row in rng.integers(0, 3, (40, len(PLAIN))) * (rng.random((40, 10)) < 0.2)]
+    needs = [Capabilities(*row) for row in rng.integers(0, 3, (40, len(PLAIN))) * (rng.random((40, len(PLAIN))) < 0.15)]
     models = [Capabilities(*row) for row in rng.integers(0, 3, (30, len(PLAIN)))]
     found = able(needs, models)
     assert 0.05 < found.mean() < 0.95
     assert found.tolist() == [[lack(one, model) is None for model in models] for one in needs]
+
+
+async def test_a_model_that_makes_embeddings_is_told_from_one_that_answers() -> None:
+    room = Room(Capabilities(embeddings=1), PLAIN)
+    embed = RouteItem("e", ["a", "b"], model="small", prompts=2, sequences=2, needs=Capabilities(embeddings=1))
+    made, told, asked = await room.verdicts(embed, chat("a", model="small"), chat("b"))
+    assert (made.model, asked.model) == ("small", "large")
+    assert told.error.message.endswith(
+        "small: makes embeddings and answers nothing; send input to /v1/embeddings instead"
+    )

@@ -166,3 +166,14 @@ async def test_pictures_and_clips_count_at_their_most(predicted: bool) -> None:
     np.testing.assert_allclose(more.cost_usd - plain.cost_usd, [[107e-6, 1800e-6]])
     both = await room.forecaster.estimate([RouteItem("b", "hello"), seeing], POLICY.prices)
     np.testing.assert_array_equal(both.input_tokens, np.concatenate([plain.input_tokens, more.input_tokens]))
+
+
+async def test_what_answers_nothing_says_nothing_of_how_long_answers_are() -> None:
+    async def predict(batch, prices):
+        found = estimates(len(batch))
+        return replace(found, output_tokens=np.where([[one.needs.embeddings] for one in batch], 1.0, [[5.0, 5.0]]))
+
+    room = PlainRoom(predict, predict_s=5.0)
+    asked = [RouteItem(f"e{i}", "x", needs=Capabilities(embeddings=1)) for i in range(50)]
+    await room.forecaster.estimate([*asked, RouteItem("a", "hello")], POLICY.prices)
+    np.testing.assert_array_equal(room.forecaster._lengths.tokens, [5.0, 5.0])

@@ -140,6 +140,15 @@ async def test_an_answer_longer_than_fits_is_cut_to_what_fits_on_the_chosen_mode
     assert told == [("large", None), ("large", None), ("large", 70)]
 
 
+async def test_of_several_prompts_each_has_to_fit_beside_its_answer() -> None:
+    of = estimates(3)
+    of.input_tokens[:] = 400  # of all prompts together, in a context of 100
+    several = [dataclasses.replace(item, prompts=n, max_tokens=30) for item, n in zip(items(3), (8, 5, 4), strict=True)]
+    verdicts = (await plan(several, of)).verdicts
+    assert (verdicts["r0"].max_tokens, verdicts["r1"].max_tokens) == (None, 20)
+    assert "the prompt has at least 100 tokens: shorten the prompt" in verdicts["r2"].error.message
+
+
 async def test_a_service_may_refuse_it_and_names_the_most_that_is_possible() -> None:
     strict = tuple(dataclasses.replace(model, clamps=False) for model in MODELS)
     of = estimates(1)

@@ -134,7 +134,7 @@ class Collector:
             self._tell()
 
     async def _ask(self, question: Question, key: Key) -> dict[str, Any] | None:
-        """The journaled answer; None where the budget does not allow to ask."""
+        """The journaled answer; None where the budget does not allow to ask, or the model may be out."""
         plan, model = self._plan, key[1]
         worst_usd = 0.0 if plan.budget_usd is None else plan.worst_usd(question, model)
         if not await self._reserve(worst_usd):
@@ -174,9 +174,10 @@ class Collector:
             self._append("lost", key, cost_usd=worst_usd)
         doubts = self._in_doubt.setdefault(model, [])
         doubts.append((key, line | {"cost_usd": None if answer.lost else 0.0}))
-        if len(doubts) >= _OUTAGE:
+        prompts = len({query_id for (query_id, _, _), _ in doubts})
+        if prompts >= _OUTAGE:
             raise UnavailableError(
-                f"model {model!r}: {answer.error}, for {len(doubts)} prompts in a row, which are not recorded; run "
+                f"model {model!r}: {answer.error}, for {prompts} prompts in a row, which are not recorded; run "
                 "this again when it answers, or give --timeout-s more"
             )
         return None

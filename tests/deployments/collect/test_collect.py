@@ -199,6 +199,7 @@ def test_an_outage_is_no_models_failure(server: FakeOpenAI, tmp_path: Path, conc
 def test_a_prompt_that_a_model_fails_for_good_is_its_failure(server: FakeOpenAI, tmp_path: Path, status: int) -> None:
     server.says["good", FIRST] = (status, {"error": {"message": "it broke"}})
     words = (server, _many(tmp_path, 3), tmp_path / "o.jsonl", "good", "--retries", "0", "--concurrency", "1")
+    words = (*words, "--samples", "9")  # of one prompt there are more failures than of an outage
     _run(*words, judge="regex:answer")
     assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[0.0], [1.0], [1.0]]
     asked = len(server.asked)

@@ -107,14 +107,15 @@ def prompts(frame: pd.DataFrame, at: Place) -> list[str]:
 
 
 def check_same_ids(ids: Sequence[str], asked: Sequence[str], name: str) -> None:
-    """Raises: OutcomesTableError: two ids are the same number, as 1 and 1.0, and have the same prompt."""
-    of_id = dict(zip(ids, asked, strict=True))
-    for written in ids:
-        whole = re.fullmatch(r"(-?\d+)\.0+", written)
-        if whole and of_id.get(whole[1]) == of_id[written]:
+    """Raises: OutcomesTableError: two ids of one prompt differ only in how they are written, as 1 and 1.0."""
+    first: dict[tuple[str, str], str] = {}
+    for written, prompt in zip(ids, asked, strict=True):
+        plain = re.sub(r"^(-?\d+)\.0+$", r"\1", written.strip())
+        other = first.setdefault((plain, prompt), written)
+        if other != written:
             raise OutcomesTableError(
-                f"{name}, column 'query_id': {whole[1]!r} and {written!r} have the same prompt and are the same "
-                "number; write the id of a query in one way"
+                f"{name}, column 'query_id': {other!r} and {written!r} have the same prompt and differ only in how "
+                "they are written; write the id of a query in one way"
             )
 
 

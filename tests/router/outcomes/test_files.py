@@ -164,10 +164,14 @@ def test_the_numbers_1_and_1_0_are_one_id(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_texts_1_and_1_0_of_one_prompt_are_one_clear_error(tmp_path: Path, suffix: str) -> None:
-    rows = [{"query_id": i, "prompt": "x", "model": m, "score": 1.0} for i, m in (("1", "m1"), ("1.0", "m2"))]
-    with pytest.raises(OutcomesTableError, match=r"'1' and '1\.0' have the same prompt.*write the id"):
-        read_outcomes(_save(rows, tmp_path / f"x{suffix}"))
+@pytest.mark.parametrize("other", ["1.0", " 1", "1.000 "])
+def test_the_texts_1_and_1_0_of_one_prompt_are_one_clear_error(tmp_path: Path, suffix: str, other: str) -> None:
+    rows = [{"query_id": i, "prompt": "x", "model": m, "score": 1.0} for i, m in (("1", "m1"), (other, "m2"))]
+    file = _save(rows, tmp_path / f"x{suffix}")
+    with pytest.raises(OutcomesTableError, match=rf"'1' and {other!r} have the same prompt.*write the id"):
+        read_outcomes(file)
+    rows[1]["prompt"] = "y"
+    assert read_outcomes(_save(rows, file)).queries["query_id"].tolist() == ["1", other]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

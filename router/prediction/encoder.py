@@ -20,6 +20,7 @@ from apportion.router.arrays import IntArray
 from apportion.router.errors import ConfigurationError
 from apportion.router.prediction.encoder_files import resolve_source, weights_sha256
 from apportion.router.prediction.pooling import Pooling
+from apportion.router.prediction.text_tokenizer import TextTokenizer, chunks
 from apportion.router.torch_companions import hide_misfits
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 _FUSED_TOKENS = 64
 """A single text up to this length takes the fused layers on a CPU; larger batches are faster without them."""
-
-_TOKEN_CHARS = 64
-"""Far more characters than a token stands for; of a text only what may be read is tokenised."""
 
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 
@@ -50,14 +48,13 @@ class Encoder:
         self._model = model
         self._device: torch.device = next(iter(model.parameters())).device
         self._fused = _fused(model, self._device)
-        self._tokenizer = tokenizer
+        self._texts = TextTokenizer(tokenizer, max_tokens, special_tokens=True)
         self._pooling = pooling
         self._folder = folder
+        self.tokenizer = tokenizer
         self.source = source
         self.max_tokens = max_tokens
         self.dimension = int(model.config.hidden_size)
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(max_tokens, direction="left")
 
     @classmethod
     def load(cls, source: str, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None) -> Encoder:
@@ -98,13 +95,13 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts, shape `(n_texts, dimension)`, batched by length."""
+        parts = [self.encode_ids(self._texts.ids(part)) for part in chunks(texts)]
+        return np.vstack(parts) if parts else np.zeros((0, self.dimension), dtype=np.float32)
+
+    def encode_ids(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
+        """Vectors of texts given as token ids, special tokens included, shape `(n_texts, dimension)`."""
         import torch
 
-        if not texts:
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        # The tokenizer cuts after it has read all of a text; what comes so early is not among what it keeps.
-        read = [text[-_TOKEN_CHARS * self.max_tokens :] for text in texts]
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(read)]
         lengths = np.array([len(row) for row in ids])
         vectors = torch.empty((len(ids), self.dimension), device=self.device)
         with torch.inference_mode():
@@ -117,10 +114,7 @@ class Encoder:
         """Tokens of the whole texts by this encoder's tokenizer, without special tokens, shape
         `(n_texts,)`.
         """
-        counter = type(self._tokenizer).from_str(self._tokenizer.to_str())
-        counter.no_truncation()
-        encoded = counter.encode_batch_fast(list(texts), add_special_tokens=False)
-        return np.array([len(encoding.ids) for encoding in encoded], dtype=np.int64)
+        return self._texts.count(texts)
 
     def _forward(self, ids: list[list[int]], lengths: IntArray) -> torch.Tensor:
         import torch
@@ -146,8 +140,10 @@ def length_batches(lengths: IntArray, tokens_per_batch: int) -> list[IntArray]:
     order = np.argsort(lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
-        sizes = lengths[order[start:]] * np.arange(1, len(order) - start + 1)
-        take = max(1, int(np.searchsorted(sizes, tokens_per_batch, side="right")))
+        # What follows is at least as long, so no more rows than this can go together.
+        most = max(1, tokens_per_batch // max(1, int(lengths[order[start]])))
+        ahead = lengths[order[start : start + most]]
+        take = max(1, int(np.searchsorted(ahead * np.arange(1, len(ahead) + 1), tokens_per_batch, side="right")))
         batches.append(order[start : start + take])
         start += take
     return batches

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,6 +71,30 @@ def test_batches_keep_within_their_size_and_hold_every_row_once() -> None:
     assert sorted(np.concatenate(batches)) == list(range(500))
     assert all(lengths[rows].max() * len(rows) <= 1000 for rows in batches)
     assert [len(rows) for rows in length_batches(np.array([5000, 1]), 1000)] == [1, 1]
+
+
+def test_a_million_lengths_are_batched_in_no_time() -> None:
+    lengths = np.random.default_rng(0).integers(0, 512, 1_000_000)
+    started_s = time.process_time()
+    batches = length_batches(lengths, 4_096)
+    assert time.process_time() - started_s < 10  # about 1; were it quadratic, half an hour
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(lengths)))
+    assert max(lengths[rows].max() * len(rows) for rows in batches) <= 4_096
+    # None could have held the next row too.
+    assert all(lengths[after[0]] * (len(rows) + 1) > 4_096 for rows, after in itertools.pairwise(batches))
+
+
+def test_odd_texts_are_encoded_and_counted_too(encoder: Encoder) -> None:
+    odd = ["", "\0", "\ud800 what", "\ufeff", "is \x1b[0m", "\n" * 100_000]
+    assert np.isfinite(encoder.encode(odd)).all()
+    np.testing.assert_allclose(encoder.encode(["\ud800 what"]), encoder.encode(["? what"]))
+    assert encoder.count_tokens(odd)[[0, 2]].tolist() == [0, 2]
+
+
+def test_of_a_very_long_text_only_the_end_is_read(encoder: Encoder) -> None:
+    started_s = time.process_time()
+    encoder.encode(["what is the word " * 200_000] * 20)
+    assert time.process_time() - started_s < 5  # cut into tokens, 68 MB take a minute
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "max", "lasttoken"])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from apportion.router.prediction.artefact import Arrays
     from apportion.router.prediction.fused_bert import FusedBert
 
 _FUSED_TOKENS = 64
@@ -115,6 +116,10 @@ class Encoder:
         `(n_texts,)`.
         """
         return self._texts.count(texts)
+
+    def arrays(self) -> Arrays:
+        """None: an artefact names its source."""
+        return {}
 
     def _forward(self, ids: list[list[int]], lengths: IntArray) -> torch.Tensor:
         import torch

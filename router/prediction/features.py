@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from apportion.router.prediction.text_features import text_features
 
 if TYPE_CHECKING:
-    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.prediction.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Features:
         return len(self.embeddings)
 
     @classmethod
-    def of(cls, texts: Sequence[str], encoder: Encoder) -> Features:
+    def of(cls, texts: Sequence[str], encoder: TextEncoder) -> Features:
         """Encode the texts and count their features."""
         return cls(encoder.encode(texts), text_features(texts))
 

@@ -15,7 +15,7 @@ from apportion.router.prediction.prediction import Prediction
 from apportion.router.prediction.predictor import Predictor
 
 if TYPE_CHECKING:
-    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.prediction.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FleetPredictor:
         artefact: str | Path,
         priors: Mapping[str, float | None],
         *,
-        encoder: str | Encoder | None = None,
+        encoder: str | TextEncoder | None = None,
         device: str = "auto",
     ) -> FleetPredictor:
         """Reads an artefact as `Predictor.load` does.
@@ -60,7 +60,7 @@ class FleetPredictor:
         return tuple(j for j, model in enumerate(self.models) if model not in known and self.priors[model] is None)
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> TextEncoder:
         return self.known.encoder
 
     def predict(self, texts: Sequence[str]) -> Prediction:

@@ -23,6 +23,7 @@ from apportion.router.prediction.artefact import (
 )
 from apportion.router.prediction.calibrated import Calibrated, select
 from apportion.router.prediction.calibration import Calibration
+from apportion.router.prediction.encoders import restored
 from apportion.router.prediction.estimator import StorableEstimator
 from apportion.router.prediction.estimators import restore
 from apportion.router.prediction.features import Features
@@ -31,7 +32,7 @@ from apportion.router.prediction.prediction import Prediction
 from apportion.router.prices import ModelPrice
 
 if TYPE_CHECKING:
-    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.prediction.text_encoder import TextEncoder
 
 _CALIBRATION = ("temperatures", "bucket_estimates", "bucket_values")
 
@@ -43,7 +44,7 @@ class Predictor:
     `prices` holds the list prices that the data came with; `data_hashes` what it learned from.
     """
 
-    encoder: Encoder
+    encoder: TextEncoder
     calibrated: Calibrated[StorableEstimator]
     prices: Mapping[str, ModelPrice]
     data_hashes: tuple[str, ...]
@@ -64,25 +65,21 @@ class Predictor:
         cls,
         artefact: str | Path,
         *,
-        encoder: str | Encoder | None = None,
+        encoder: str | TextEncoder | None = None,
         models: Sequence[str] | None = None,
         device: str = "auto",
     ) -> Predictor:
         """Read an artefact and load its encoder (or the given one, which must have the same weights).
 
+        A str says where the transformer of its encoder lies now; an artefact with static vectors takes none.
         `models`, where given, are those to predict, in their order; predictions take that order.
         Raises ArtefactError for a broken artefact, models that it does not know, none at all, or an encoder with other
         weights.
         """
-        from apportion.router.prediction.encoder import Encoder
-
         description, arrays = read_artefact(Path(artefact))
         if models is not None:
             _check_models(description.names, models)
-        record = description.encoder
-        if encoder is None or isinstance(encoder, str):
-            encoder = Encoder.load(encoder or record.source, device=device, max_tokens=record.max_tokens)
-        _check_encoder(encoder, record)
+        encoder = restored(description.encoder, arrays, encoder, device)
         loaded = cls(
             encoder=encoder,
             calibrated=_calibrated(description, arrays, str(encoder.device)),
@@ -103,7 +100,11 @@ class Predictor:
     def save(self, folder: str | Path) -> None:
         """Write the artefact."""
         estimator, calibration = self.calibrated.estimator, self.calibrated.calibration
-        arrays = estimator.arrays() | {f"calibration.{name}": getattr(calibration, name) for name in _CALIBRATION}
+        arrays = (
+            self.encoder.arrays()
+            | estimator.arrays()
+            | {f"calibration.{name}": getattr(calibration, name) for name in _CALIBRATION}
+        )
         description = Description(
             version=VERSION,
             models=[self._record(column) for column in range(len(self.models))],
@@ -149,19 +150,6 @@ def _check_models(known: Sequence[str], asked: Sequence[str]) -> None:
         raise ArtefactError(
             f"models: the artefact predicts {', '.join(known)}, and {what}; correct the names, or train it on outcomes "
             "of these models"
-        )
-
-
-def _check_encoder(encoder: Encoder, record: EncoderRecord) -> None:
-    if encoder.weights_hash != record.weights_sha256:
-        raise ArtefactError(
-            f"encoder: the artefact was trained on {record.source!r} (SHA-256 {record.weights_sha256}), "
-            f"{encoder.source!r} has {encoder.weights_hash}: load that encoder, or train with this one"
-        )
-    if encoder.max_tokens != record.max_tokens:
-        raise ArtefactError(
-            f"max_tokens: the artefact's embeddings are cut at {record.max_tokens} tokens, the encoder given cuts at "
-            f"{encoder.max_tokens}: load it with max_tokens={record.max_tokens}"
         )
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.features import Features
+from apportion.router.prediction.text_encoder import TextEncoder
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps at most)."""
@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int], None]
 ENCODING_STEP = 512
 
 
-def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
+def complete_tokens(table: OutcomesTable, encoder: TextEncoder) -> OutcomesTable:
     """The table with unknown token counts and costs of the models with a price filled in as far as they follow
     from one another (`OutcomesTable.with_counted_tokens`).
     """
@@ -32,7 +32,7 @@ def complete_tokens(table: OutcomesTable, encoder: Encoder) -> OutcomesTable:
     return replace(table, **filled)
 
 
-def encode_in_steps(texts: list[str], encoder: Encoder, progress: Progress | None = None) -> Features:
+def encode_in_steps(texts: list[str], encoder: TextEncoder, progress: Progress | None = None) -> Features:
     """Features of many texts, reporting progress on the way."""
     tell = of_stage(progress, "encode")
     parts = []

@@ -36,7 +36,7 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, direction="left")
         self._special_tokens = special_tokens
-        self.max_tokens = max_tokens
+        self.vocabulary_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of what the encoder sees of every text."""

@@ -10,18 +10,18 @@ from apportion.router.arrays import IntArray
 from apportion.router.errors import ConfigurationError, OutcomesTableError
 from apportion.router.outcomes.table import FRACTIONS, OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated, Rows, mean_known
-from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.estimator import Estimator, GrowingEstimator, StorableEstimator
 from apportion.router.prediction.estimators import storable
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.preparation import Progress, complete_tokens, encode_in_steps, of_stage
+from apportion.router.prediction.text_encoder import TextEncoder
 
 _FEWEST_ROWS = 10
 
 
 def train_predictor(
     table: OutcomesTable,
-    encoder: Encoder,
+    encoder: TextEncoder,
     *,
     estimator: Estimator[StorableEstimator] | None = None,
     fractions: tuple[float, float, float] = FRACTIONS,

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from apportion.deployments import zoo
+from apportion.router.threads import share_cores
 from benchmarks.experiments.registry import SUMMARIES, available
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -21,7 +22,9 @@ Seed = Annotated[int, typer.Option(help="Seed of prompts, draws and bootstraps."
 Data = Annotated[Path, typer.Option(help="Folder of outcomes tables, or one of them.")]
 Out = Annotated[Path, typer.Option(help="Folder for JSON, Markdown and plots.")]
 Seeds = Annotated[int, typer.Option(min=2, help="Random splits to repeat everything on.")]
-EncoderOption = Annotated[str, typer.Option(help="Sentence encoder: a folder, a hub id, or minilm.")]
+EncoderOption = Annotated[
+    str, typer.Option(help="Sentence encoder: a folder, a hub id, or minilm; static: or both: before it.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 CacheFolder = Annotated[Path, typer.Option(help="Folder for encoded prompts and fitted estimators.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The smallest size that runs every line.")]
@@ -142,6 +145,7 @@ def predictor(
     json_file: Json = None,
 ) -> None:
     """The whole predictor beside its bare encoder, for batches of 1 to 1,024 texts."""
+    share_cores()
     from benchmarks.predictor import run, show
 
     result = run(artefact, device, rounds, seed)
@@ -196,6 +200,7 @@ def _add_experiment(name: str, summary: str) -> None:
 def _experiment(
     name: str, data: Path, out: Path, seeds: int, encoder: str, workers: int, cache: Path, smoke: bool
 ) -> None:
+    share_cores()
     from benchmarks.experiments.cache import Cache
     from benchmarks.experiments.context import Context
     from benchmarks.experiments.report import experiment

@@ -29,6 +29,7 @@ PREDICTOR_ENV = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "131072",
+    "OMP_WAIT_POLICY": "PASSIVE",  # else threads spin for each other where another process has one's core
 }
 PARTING_S = 10.0  # after the longest request; then a replica that stops is ended
 # Three checks in a row decide. A replica that hangs is known after some 20 s, one that says it is broken after six;
@@ -69,7 +70,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         ray_actor_options={
             "num_gpus": config.predictor.num_gpus,
             "num_cpus": config.predictor.num_cpus,
-            "runtime_env": _env(PREDICTOR_ENV),
+            "runtime_env": _env(PREDICTOR_ENV | {"RAYON_NUM_THREADS": str(config.predictor.threads)}),
         },
         max_surge_percent=config.rollout.front_surge_percent,
         logging_config=QUIET,

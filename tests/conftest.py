@@ -14,11 +14,15 @@ import pytest
 from hypothesis import settings
 
 from apportion.router.outcomes import OutcomesTable
+from apportion.router.threads import share_cores
 from tests.samples import make_outcomes, save_encoder
 
 # One process starts several Rays here, and gRPC's handlers of fork(), which a thread of the one before may be in the
 # middle of, can abort the child that is to become the next one's dashboard.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+# Tests share the cores with the services that they start.
+share_cores()
 
 # What stands between a change and main must not depend on luck; at a desk, every run looks somewhere else.
 settings.register_profile("apportion", derandomize=bool(os.environ.get("CI")), deadline=None)

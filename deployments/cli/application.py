@@ -16,6 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from apportion.router.errors import ApportionError
+from apportion.router.threads import share_cores
 
 EXIT_CODE = 2
 
@@ -26,7 +27,16 @@ errors = Console(stderr=True, markup=False, emoji=False)
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="write the result as JSON too; - prints JSON alone")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto (a GPU when there is one), cpu, cuda, cuda:1, ...")]
+
+
+def _beside_other_work(device: str) -> str:
+    share_cores()  # here, since every command that takes a device is about to import torch
+    return device
+
+
+DeviceOption = Annotated[
+    str, typer.Option(callback=_beside_other_work, help="auto (a GPU when there is one), cpu, cuda, cuda:1, ...")
+]
 
 
 class CleanErrors(TyperGroup):

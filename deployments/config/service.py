@@ -126,7 +126,7 @@ class PredictorConfig(Section):
     encoder: str | None = Field(None, description="Encoder's folder or hub id; null: the artefact's own.")
     num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
-    threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+    threads: int = Field(1, ge=1, description="Threads of torch, and of tokenizers, on the CPU.")
     num_replicas: int = Field(1, ge=1, description="Replicas; each works on one call at a time.")
     timeout_s: float = Field(2.0, gt=0, description="Later than this, the batch is planned without it.")
     max_call_chars: int = Field(

@@ -10,7 +10,7 @@ from apportion.router.errors import ConfigurationError
 from apportion.router.evaluation.case import Case, fit_case, usable
 from apportion.router.outcomes import read_outcomes
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.encoder import Encoder
+from apportion.router.prediction.encoders import load_encoder
 from apportion.router.prediction.estimators import estimator as recipe_of
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
@@ -19,7 +19,8 @@ from benchmarks.paths import ROOT
 
 ENCODING_CODE = (
     "router/prediction/encoder.py", "router/prediction/encoder_files.py", "router/prediction/pooling.py",
-    "router/prediction/fused_bert.py", "router/prediction/features.py", "router/prediction/text_features.py",
+    "router/prediction/fused_bert.py", "router/prediction/static_encoder.py", "router/prediction/encoders.py",
+    "router/prediction/text_tokenizer.py", "router/prediction/features.py", "router/prediction/text_features.py",
     "router/prediction/preparation.py", "router/outcomes/table.py", "router/outcomes/files.py",
     "router/outcomes/columns.py", "router/outcomes/long.py", "router/chat.py", "router/texts.py",
 )  # fmt: skip
@@ -50,7 +51,7 @@ class Dataset:
         """The whole rows and models of the table, and the features of its prompts."""
 
         def make() -> tuple[OutcomesTable, Features]:
-            encoder = Encoder.load(self.encoder, device="cpu")
+            encoder = load_encoder(self.encoder, device="cpu")
             table = complete_tokens(usable(read_outcomes(self.folder, group="query_id")), encoder)
             return table, encode_in_steps(table.prompts, encoder, progress)
 

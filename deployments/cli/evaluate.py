@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from apportion.deployments.cli.encoders import (
+    COMPARE_ROWS,
+    DEFAULT,
+    NAMES,
+    CompareRowsOption,
+    compared,
+    print_comparison,
+)
 from apportion.deployments.cli.workloads import DataOption, GroupOption, read_data
 from apportion.router.prediction.estimators import described
 from apportion.router.prediction.estimators import estimator as recipe
@@ -19,10 +27,8 @@ if TYPE_CHECKING:
 def evaluate(
     data: DataOption,
     seeds: Annotated[int, typer.Option(min=1, help="random splits to repeat everything on")] = 5,
-    encoder: Annotated[
-        str,
-        typer.Option(help="sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm])"),
-    ] = "minilm",
+    encoder: Annotated[str | None, typer.Option(help=f"sentence encoder: {NAMES} {DEFAULT}")] = None,
+    compare_rows: CompareRowsOption = COMPARE_ROWS,
     estimator: Annotated[
         list[str] | None,
         typer.Option(help=f"{described()}; repeatable [default: head and knn-40]"),
@@ -46,8 +52,9 @@ def evaluate(
     """Measure on past outcomes what every way of routing scores at every budget.
 
     70 % of the requests train, 10 % calibrate, 20 % test, and those of one prompt stay together; budgets are shares of
-    what the best single model costs, and all arms are compared at the same realised spend. `--json` writes one row for
-    every seed, arm, estimator and budget.
+    what the best single model costs, and all arms are compared at the same realised spend. Before that, the encoder's
+    alternatives are compared on what the first split does not test, with the first estimator. `--json` writes one row
+    for every seed, arm, estimator and budget.
 
     Example: `apportion evaluate --data outcomes/ --seeds 5 --plot frontier.png`
     """
@@ -57,7 +64,8 @@ def evaluate(
     from apportion.router.evaluation.batches import Setting
     from apportion.router.evaluation.case import usable
     from apportion.router.evaluation.protocol import evaluate as run
-    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.outcomes.table import FRACTIONS
+    from apportion.router.prediction.encoders import Encoders, default_encoder
     from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
 
     recipes = {name: recipe(name) for name in estimator or ["head", "knn-40"]}
@@ -70,11 +78,17 @@ def evaluate(
         check_plot(plot)
     table, _ = read_data(data, group)
     with stage_bars() as progress:
-        loaded = Encoder.load(encoder, device=device)
+        source = encoder or default_encoder(device)
+        encoders = Encoders.load(source, device, table.prompts)
+        loaded = encoders.of(source)
         table = usable(complete_tokens(table, loaded), max_missing)
+        first = next(iter(recipes.values()))
+        comparison = compared(table, encoders, first, compare_rows, progress, fractions=FRACTIONS, seed=0)
         features = encode_in_steps(table.prompts, loaded, progress)
         found = run(table, features, recipes, arms=arm or tuple(ARMS), seeds=seeds, setting=setting, progress=progress)
     if not write_json(found.as_json(), json_file):
+        if comparison is not None:
+            print_comparison(comparison, loaded.source)
         print_evaluation(found)
     if plot is not None:
         from apportion.router.evaluation.plot import draw

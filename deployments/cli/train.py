@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apportion.deployments.cli.application import DeviceOption, JsonOption, console, is_given, stage_bars, write_json
+from apportion.deployments.cli.application import (
+    DeviceOption,
+    JsonOption,
+    console,
+    is_given,
+    stage_bars,
+    write_json,
+)
+from apportion.deployments.cli.encoders import (
+    COMPARE_ROWS,
+    DEFAULT,
+    NAMES,
+    CompareRowsOption,
+    compared,
+    print_comparison,
+)
 from apportion.deployments.cli.workloads import DataOption, GroupOption, read_data
 from apportion.router.errors import ConfigurationError
 from apportion.router.prediction.estimators import described, storable
@@ -16,7 +31,10 @@ if TYPE_CHECKING:
     from apportion.router.prediction.predictor import Predictor
 
 
-_OF_A_NEW_ARTEFACT = ("estimator", "members", "neighbours", "calibration_share", "test_share")
+_OF_A_NEW_ARTEFACT = (
+    *("estimator", "members", "neighbours", "calibration_share", "test_share"),
+    *("vocabulary", "compare_rows"),
+)
 _SETTING = {"members": "members", "neighbours": "k"}
 """Options that are settings of an estimator, under the names that its recipe gives them."""
 
@@ -28,10 +46,14 @@ def train(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="sentence encoder: a folder, a hub id, or minilm (all-MiniLM-L6-v2 of apportion[minilm]); with "
-            "--add-to where the artefact's own lies now [default: minilm]"
+            help=f"sentence encoder: {NAMES}; with --add-to where the artefact's own transformer lies now {DEFAULT}"
         ),
     ] = None,
+    vocabulary: Annotated[
+        int,
+        typer.Option(min=1, help="static vectors: tokens that get one, those of the prompts first, then the commonest"),
+    ] = 32_768,
+    compare_rows: CompareRowsOption = COMPARE_ROWS,
     estimator: Annotated[
         str, typer.Option(help=f"what learns from the embeddings: {described(stored_only=True)}")
     ] = "head",
@@ -59,11 +81,12 @@ def train(
 
     The table holds, for past prompts, the score in [0, 1] of each model that answered, and token counts and
     costs where known; what is missing stays out of the loss. The artefact is one folder: it holds the
-    models' names and prices, the estimator, its calibration, and how well calibrated it is.
+    models' names and prices, the estimator, its calibration, and how well calibrated it is; and static vectors, where
+    they are what it reads prompts with. What they lose to the transformer, and what it costs, is said.
 
     Example: `apportion train --data outcomes/ --out predictor/`
     """
-    from apportion.router.prediction.encoder import Encoder
+    from apportion.router.prediction.encoders import Encoders, bare, default_encoder
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prediction.training import add_models, train_predictor
 
@@ -74,23 +97,28 @@ def train(
             "the rows, leave it out"
         )
     recipe = storable(estimator, **{_SETTING[name]: context.params[name] for name in given if name in _SETTING})
+    source = encoder or default_encoder(device)
+    if bare(source) == source and "vocabulary" in given:
+        raise ConfigurationError(f"--vocabulary: {source} has no static vectors, leave it out")
     table, told = read_data(data, group)
+    comparison = None
     with stage_bars() as progress:
         if add_to is not None:
             grown = Predictor.load(add_to, encoder=encoder, device=device)
             predictor = add_models(grown, table, seed=seed, progress=progress)
         else:
+            encoders = Encoders.load(source, device, table.prompts, vocabulary)
+            fractions = (1 - calibration_share - test_share, calibration_share, test_share)
             predictor = train_predictor(
-                table,
-                Encoder.load(encoder or "minilm", device=device),
-                estimator=recipe,
-                fractions=(1 - calibration_share - test_share, calibration_share, test_share),
-                seed=seed,
-                progress=progress,
+                table, encoders.of(source), estimator=recipe, fractions=fractions, seed=seed, progress=progress
             )
+            comparison = compared(table, encoders, recipe, compare_rows, progress, fractions=fractions, seed=seed)
     predictor.save(out)
-    if not write_json(summary(predictor, out) | {"warnings": told}, json_file):
+    found = summary(predictor, out) | {"warnings": told, "encoders": comparison and comparison.as_json()}
+    if not write_json(found, json_file):
         print_summary(predictor, out)
+        if comparison is not None:
+            print_comparison(comparison, predictor.encoder.source)
 
 
 def summary(predictor: Predictor, out: Path) -> dict[str, Any]:
@@ -98,6 +126,7 @@ def summary(predictor: Predictor, out: Path) -> dict[str, Any]:
     return {
         "artefact": str(out),
         "models": dict(zip(predictor.models, predictor.mean_success.tolist(), strict=True)),
+        "encoder": predictor.encoder.source,
         "calibration": [report.model_dump() for report in predictor.reports],
     }
 

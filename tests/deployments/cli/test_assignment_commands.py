@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outco
         app,
         [
             *("train", "--data", str(home / "outcomes"), "--out", str(home / "artefact")),
-            *("--encoder", str(encoder_folder), "--estimator", "knn", "--device", "cpu"),
+            *("--encoder", str(encoder_folder), "--estimator", "knn", "--device", "cpu", "--compare-rows", "0"),
         ],
     )
     assert trained.exit_code == 0, trained.output
@@ -67,6 +67,7 @@ def test_a_long_csv_leads_to_an_assignment(tmp_path: Path, encoder_folder: Path,
     for name, frame in (("priced", long), ("unpriced", long.drop(columns=[c for c in long if "price" in c]))):
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
         arguments = ["--out", str(tmp_path / name), "--encoder", str(encoder_folder), "--estimator", "knn"]
+        arguments += ["--compare-rows", "0"]
         trained = runner.invoke(app, ["train", "--data", str(tmp_path / f"{name}.csv"), *arguments, "--device", "cpu"])
         assert trained.exit_code == 0, trained.output
     given = [str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "plan.csv")]
@@ -167,7 +168,7 @@ def test_evaluate_writes_rows_and_draws(folder: Path, encoder_folder: Path) -> N
         app,
         [
             *("evaluate", "--data", str(folder / "outcomes"), "--encoder", str(encoder_folder), "--device", "cpu"),
-            *("--seeds", "2", "--estimator", "knn-5", "--arm", "mip", "--arm", "random_mixture"),
+            *("--seeds", "2", "--estimator", "knn-5", "--arm", "mip", "--arm", "random_mixture", "--compare-rows", "0"),
             *("--batch-size", "60", "--json", str(folder / "rows.json"), "--plot", str(folder / "frontier.png")),
         ],
     )
@@ -193,7 +194,7 @@ def test_evaluate_derives_the_costs_of_a_set_that_records_none(tmp_path: Path, e
         app,
         [
             *("evaluate", "--data", f"uncertainty-bench:{tmp_path}", "--encoder", str(encoder_folder), "--json", "-"),
-            *("--seeds", "1", "--estimator", "knn-5", "--arm", "greedy", "--device", "cpu"),
+            *("--seeds", "1", "--estimator", "knn-5", "--arm", "greedy", "--device", "cpu", "--compare-rows", "0"),
         ],
     )
     assert result.exit_code == 0, result.output
@@ -224,3 +225,5 @@ def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "greedy" in result.stdout
     assert "ECE" in result.stdout
+    assert "Encoders on 480 training rows" in result.stdout, "the 120 rows of the first split's test are left out"
+    assert f"used here is {encoder_folder}" in result.stdout

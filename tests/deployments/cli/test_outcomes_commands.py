@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from apportion.deployments.cli import app
 
 PRICES = {"small": (0.1, 0.1), "large": (1.0, 3.0)}
+QUICK = ("--members", "2", "--compare-rows", "0")
 
 
 def _row(query_id: str, prompt: Any, model: str, score: float | None) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def test_a_predictor_of_chats_is_the_one_of_the_same_prompts(tmp_path: Path, enc
             for model, score in zip(PRICES, scores, strict=True)
         ]
         out = tmp_path / name.replace(" ", "_")
-        _run("train", _save(rows, tmp_path / "x.jsonl"), encoder_folder, "--members", "2", "--out", str(out))
+        _run("train", _save(rows, tmp_path / "x.jsonl"), encoder_folder, *QUICK, "--out", str(out))
         found = CliRunner().invoke(app, ["predict", str(out), "What is 19 plus 7?", "--json", "-", "--device", "cpu"])
         predicted.append(json.loads(found.stdout))
     assert predicted[0] == predicted[1]
@@ -83,7 +84,7 @@ def test_failures_that_were_recorded_as_gaps_are_told(tmp_path: Path, encoder_fo
         for row in (_row(f"q{i}", text, "small", small), _row(f"q{i}", text, "large", large or None))
     ]
     file = _save(rows, tmp_path / "x.jsonl")
-    result = _run("train", file, encoder_folder, "--members", "2", "--out", str(tmp_path / "a"), "--json", "-")
+    result = _run("train", file, encoder_folder, *QUICK, "--out", str(tmp_path / "a"), "--json", "-")
     (told,) = json.loads(result.stdout)["warnings"]
     assert told.startswith("all that is known of 'large' is success, and ")
     assert "score 0" in told
@@ -104,7 +105,7 @@ def test_prompts_that_occur_again_are_named_and_teach_nothing(tmp_path: Path, en
     file = _save(rows, tmp_path / "x.jsonl")
     gains = []
     for group in ([], ["--group", "query_id"]):
-        options = ("--estimator", "knn-1", "--arm", "mip", "--seeds", "4", "--json", "-", *group)
+        options = ("--compare-rows", "0", "--estimator", "knn-1", "--arm", "mip", "--seeds", "4", "--json", "-", *group)
         result = _run("evaluate", file, encoder_folder, *options)
         assert "600 of 600 requests have a prompt that another one has too (150 prompts" in result.stderr
         assert ("too good" in result.stderr) == bool(group)

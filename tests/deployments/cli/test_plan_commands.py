@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outco
     home = tmp_path_factory.mktemp("plan")
     write_outcomes(outcomes, home / "outcomes")
     arguments = ["--data", str(home / "outcomes"), "--out", str(home / "artefact"), "--encoder", str(encoder_folder)]
-    trained = runner.invoke(app, ["train", *arguments, "--estimator", "knn", "--device", "cpu"])
+    trained = runner.invoke(app, ["train", *arguments, "--estimator", "knn", "--device", "cpu", "--compare-rows", "0"])
     assert trained.exit_code == 0, trained.output
     arrivals = np.random.default_rng(0).exponential(0.5, 400).cumsum()
     lines = [

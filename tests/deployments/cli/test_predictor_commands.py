@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def artefact(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, out
         [
             *("train", "--data", str(folder / "outcomes"), "--out", str(folder / "artefact")),
             *("--encoder", str(encoder_folder), "--members", "2", "--device", "cpu"),
-            *("--json", str(folder / "train.json")),
+            *("--compare-rows", "0", "--json", str(folder / "train.json")),
         ],
     )
     assert result.exit_code == 0, result.output
@@ -123,6 +124,39 @@ def test_train_adds_models_to_an_artefact(artefact: Path, tmp_path: Path) -> Non
     assert names == ["small", "medium", "large"]
 
 
+def test_static_vectors_are_trained_compared_and_stored(
+    encoder_folder: Path, outcomes: OutcomesTable, tmp_path: Path
+) -> None:
+    write_outcomes(outcomes, tmp_path / "outcomes")
+    command = ["train", "--data", str(tmp_path / "outcomes"), "--out", str(tmp_path / "artefact"), "--device", "cpu"]
+    command += ["--encoder", f"static:{encoder_folder}", "--estimator", "knn", "--vocabulary", "40"]
+    result = runner.invoke(app, [*command, "--compare-rows", "300", "--json", str(tmp_path / "told.json")])
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["encoder"] == f"static:{encoder_folder}"
+    sources = [f"{kind}{encoder_folder}" for kind in ("static:", "", "both:")]
+    assert [one["encoder"] for one in told["encoders"]["candidates"]] == sources
+    assert told["encoders"]["rows"] == 300
+    assert told["encoders"]["chosen"] in sources
+    assert f"Best choice: {told['encoders']['chosen']}" in result.stdout
+    predicted = runner.invoke(app, ["predict", str(tmp_path / "artefact"), "What is 12 plus 7?", "--json", "-"])
+    assert predicted.exit_code == 0, predicted.output
+    moved = runner.invoke(app, ["predict", str(tmp_path / "artefact"), "x", "--encoder", str(encoder_folder)])
+    assert moved.exit_code == 2
+    assert "holds static vectors and needs no other encoder" in moved.stderr
+
+
+def test_without_costs_encoders_are_not_compared_which_is_told(
+    encoder_folder: Path, outcomes: OutcomesTable, tmp_path: Path
+) -> None:
+    unknown = np.full(outcomes.scores.shape, np.nan)
+    write_outcomes(replace(outcomes, cost_usd=unknown, prices={}), tmp_path / "outcomes")
+    command = ["train", "--data", str(tmp_path / "outcomes"), "--out", str(tmp_path / "artefact"), "--device", "cpu"]
+    result = runner.invoke(app, [*command, "--encoder", str(encoder_folder), "--estimator", "knn"])
+    assert result.exit_code == 0, result.output
+    assert "encoders are not compared: models: only 0 have score and cost" in " ".join(result.stderr.split())
+
+
 def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(artefact, tmp_path / "moved")
     described = json.loads((moved / "artefact.json").read_text())
@@ -153,7 +187,16 @@ def test_an_encoder_that_has_moved_is_named(artefact: Path, encoder_folder: Path
             ["train", "--data", "a", "--out", "x", "--add-to", "y", "--calibration-share", "0.1"],
             "--calibration-share: --add-to keeps",
         ),
+        (["train", "--data", "a", "--out", "x", "--add-to", "y", "--vocabulary", "9"], "--vocabulary: --add-to keeps"),
+        (
+            ["train", "--data", "a", "--out", "x", "--add-to", "y", "--compare-rows", "9"],
+            "--compare-rows: --add-to keeps",
+        ),
         (["train", "--data", "a", "--out", "x", "--neighbours", "3"], "the estimator head has no such setting"),
+        (
+            ["train", "--data", "a", "--out", "x", "--encoder", "b", "--vocabulary", "9"],
+            "--vocabulary: b has no static vectors",
+        ),
     ],
 )
 def test_mistakes_are_one_clean_message(arguments: list[str], said: str, monkeypatch, tmp_path: Path) -> None:

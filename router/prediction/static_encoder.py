@@ -99,7 +99,7 @@ class StaticEncoder:
 
     @property
     def dimension(self) -> int:
-        return self.vectors.shape[1]
+        return int(self.vectors.shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -177,4 +177,4 @@ def _main_components(vectors: FloatArray, dimension: int) -> FloatArray:
     """The centred vectors in the directions in which they differ most, `(K, dimension)` at most."""
     centred = vectors - vectors.mean(axis=0)
     directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :dimension]
-    return centred @ directions
+    return np.asarray(centred @ directions)

@@ -214,7 +214,7 @@ def test_evaluate_refuses_a_plot_that_it_cannot_write_before_the_work(plot: str,
     assert message in " ".join(result.stderr.split())
 
 
-def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path) -> None:
+def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path, outcomes: OutcomesTable) -> None:
     result = runner.invoke(
         app,
         [
@@ -225,5 +225,6 @@ def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "greedy" in result.stdout
     assert "ECE" in result.stdout
-    assert "Encoders on 480 training rows" in result.stdout, "the 120 rows of the first split's test are left out"
+    train, validation, _ = outcomes.split_rows(0)
+    assert f"Encoders on {len(train) + len(validation)} training rows" in result.stdout, "those of the test are left out"
     assert f"used here is {encoder_folder}" in result.stdout

@@ -36,12 +36,13 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens, direction="left")
         self._special_tokens = special_tokens
+        self._most_chars = _TOKEN_CHARS * max_tokens
         self.vocabulary_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of what the encoder sees of every text."""
         # The tokenizer cuts after it has read all of a text; what comes so early is not among what it keeps.
-        ends = [_readable(text[-_TOKEN_CHARS * self.max_tokens :]) for text in texts]
+        ends = [_readable(text[-self._most_chars :]) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(ends, add_special_tokens=self._special_tokens)
         return [encoding.ids for encoding in encoded]
 

@@ -226,5 +226,6 @@ def test_evaluate_prints_a_table(folder: Path, encoder_folder: Path, outcomes: O
     assert "greedy" in result.stdout
     assert "ECE" in result.stdout
     train, validation, _ = outcomes.split_rows(0)
-    assert f"Encoders on {len(train) + len(validation)} training rows" in result.stdout, "those of the test are left out"
+    seen = len(train) + len(validation)
+    assert f"Encoders on {seen} training rows" in result.stdout, "those of the test are left out"
     assert f"used here is {encoder_folder}" in result.stdout

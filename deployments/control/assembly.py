@@ -22,6 +22,7 @@ from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.conversations import Conversations
 from apportion.router.batch.reservations.fleet import Fleet
 from apportion.router.batch.reservations.reservations import Reservations
+from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
@@ -63,10 +64,9 @@ class BatchRoom:
         longest = np.array([model.max_model_len for model in config.models], dtype=float)
         self._models, self.knowledge = config.models, Knowledge.of(config)
         timeout_s, means = config.predictor.timeout_s, self.knowledge.mean_success
-        turns = Turns(config.predictor.num_replicas)
-        limits = calls(config.predictor)
+        turns, most = Turns(config.predictor.num_replicas), calls(config.predictor)
         media = np.array([model.capabilities.media_tokens for model in config.models])
-        self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, limits, media)
+        self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, most, media)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.preview = Preview(
@@ -81,15 +81,17 @@ class BatchRoom:
         fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
         self.reservations = Reservations(fleet, spending(config, wall_clock, clock, service), sessions, clock)
-        self.scheduler = Scheduler(
-            self.policy(config.routing),
+        limits = batch_limits(config)
+        decider = Decider(
             self.forecaster,
             self.planner,
             self.reservations,
-            batch_limits(config),
-            tell,
             clock,
-            self.preview,
+            patience_s=limits.aging_s,
+            settle_s=SETTLE_S,
+        )
+        self.scheduler = Scheduler(
+            self.policy(config.routing), decider, self.reservations, limits, tell, clock, self.preview
         )
 
     def policy(self, routing: RoutingConfig) -> Policy:
@@ -145,5 +147,4 @@ def batch_limits(config: ServiceConfig) -> BatchLimits:
         max_queue_bytes=batching.max_queue_bytes,
         aging_s=batching.aging_s,
         longest_request_s=config.dispatch.request_timeout_s,
-        settle_s=SETTLE_S,
     )

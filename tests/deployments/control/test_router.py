@@ -111,7 +111,7 @@ async def test_decided_requests_take_slots_until_they_end(router: Any) -> None:
 
 
 async def test_a_new_router_waits_for_heartbeats_before_it_refuses(router: Any) -> None:
-    router._scheduler._settled_s += 5.0
+    router._scheduler._decider._settled_s += 5.0
     reply = asyncio.create_task(router.exchange(Report("i", items=(item("a"),)), True))
     await asyncio.sleep(0.02)
     await join(router, ("s1", "small", 2), ("l1", "large", 1))

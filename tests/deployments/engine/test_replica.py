@@ -83,7 +83,7 @@ async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     config = configuration(tmp_path / "b.db", budget={"limits": [LIMIT]})
     config = config.model_copy(update={"models": (model, *config.models[1:])})
     router = make_router(config)
-    router._scheduler._settled_s = 0.0  # the other models never get a replica
+    router._scheduler._decider._settled_s = 0.0  # the other models never get a replica
     handle = SimpleNamespace(announce=SimpleNamespace(remote=router.announce))
     context = SimpleNamespace(app_name="app", replica_tag="wren#1")
     monkeypatch.setattr(replica_module.serve, "get_replica_context", lambda: context)

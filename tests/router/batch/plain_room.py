@@ -21,6 +21,7 @@ from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.reservations.conversations import Conversations
 from apportion.router.batch.reservations.fleet import Fleet
 from apportion.router.batch.reservations.reservations import Reservations
+from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
@@ -36,7 +37,6 @@ LIMITS = BatchLimits(
     max_queue_bytes=256 << 20,
     aging_s=10.0,
     longest_request_s=300.0,
-    settle_s=0.0,
 )
 
 
@@ -94,15 +94,16 @@ class PlainRoom:
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.preview_s,
         )
-        self.scheduler = Scheduler(
-            self.policy,
+        decider = Decider(
             self.forecaster,
             self.planner,
             self.reservations,
-            self.limits,
-            self._tell,
             self.clock,
-            self.preview,
+            patience_s=self.limits.aging_s,
+            settle_s=0.0,
+        )
+        self.scheduler = Scheduler(
+            self.policy, decider, self.reservations, self.limits, self._tell, self.clock, self.preview
         )
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:

@@ -16,7 +16,7 @@ from apportion.router.batch.messages import Decision, Done, Ending, EngineReplic
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.reservations.unsettled import WORD_S
-from apportion.router.batch.scheduling.scheduler import MAX_STRATEGIES
+from apportion.router.batch.scheduling.decider import MAX_STRATEGIES
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Standing

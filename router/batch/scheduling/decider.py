@@ -1,0 +1,197 @@
+"""A batch's way from its entries to their verdicts: estimates, a plan, and then what each decided request needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from apportion.router.batch.forecasting.forecaster import Forecaster
+from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
+from apportion.router.batch.planning.batch import by_strategy
+from apportion.router.batch.planning.planner import BatchPlanner
+from apportion.router.batch.policy import Policy
+from apportion.router.batch.queueing.lanes import lanes
+from apportion.router.batch.queueing.line import Lane
+from apportion.router.batch.reservations.reservations import Reservations, Wish
+from apportion.router.batch.scheduling.entry import Entry, estimates_of
+from apportion.router.budget import Shortage
+from apportion.router.errors import ApportionError, DeadlineError
+from apportion.router.prices import ModelPrice
+
+logger = logging.getLogger(__name__)
+
+MAX_STRATEGIES = 8  # strategies with their options that are planned with one batch, each by itself
+
+
+class Desk(Protocol):
+    """Who hears what became of a batch's requests."""
+
+    def tell(self, entry: Entry, verdict: Verdict) -> None:
+        """The request has its verdict."""
+
+    def refuse(self, entry: Entry, error: ApportionError) -> None:
+        """The request goes nowhere now; it may wait for money."""
+
+    def wake(self) -> None:
+        """What was left is worth planning again at once."""
+
+
+class Decider:
+    """Plans batches and takes what they need.
+
+    Args:
+        patience_s: room is made for a request that has waited so long.
+        settle_s: so long after its start every model is waited for.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        planner: BatchPlanner,
+        reservations: Reservations,
+        clock: Callable[[], float],
+        *,
+        patience_s: float,
+        settle_s: float,
+    ) -> None:
+        self._forecaster = forecaster
+        self._planner = planner
+        self._reservations = reservations
+        self._clock = clock
+        self._patience_s = patience_s
+        self._settled_s = clock() + settle_s
+
+    async def decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
+        """Plans a batch; returns the ids that have to wait, with their lanes.
+
+        Args:
+            policy: one for all of the batch, from its estimates to its claims.
+            desk: is told what became of the others.
+        """
+        try:
+            await self._estimate(entries, policy.prices)
+            await self._every_model_is_there()
+            live = self._still_waiting(entries, desk)
+            return await self._decide_all(live, policy, desk)
+        except ApportionError as error:
+            return _fail(entries, error, desk)
+        except Exception as error:
+            # Its class only: what it says may quote a request.
+            logger.error("planning %d requests failed: %s", len(entries), type(error).__name__)
+            return await self._decide_apart(entries, policy, desk)
+
+    async def _decide_apart(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
+        """Plans the halves of a batch whose planning failed, until the request that is at fault is alone."""
+        left = [entry for entry in entries if not entry.decided]
+        if len(left) <= 1:
+            return _fail(left, ApportionError("planning failed for this request; the router's log says why"), desk)
+        half = len(left) // 2
+        return await self.decide(left[:half], policy, desk) | await self.decide(left[half:], policy, desk)
+
+    async def _estimate(self, entries: Sequence[Entry], prices: tuple[ModelPrice, ...]) -> None:
+        """Estimates what is new, and anew what waits since before the prices changed."""
+        unpriced = [entry for entry in entries if entry.prices is not prices and entry.prices != prices]
+        if unpriced:
+            began_s = self._clock()
+            estimates = await self._forecaster.estimate([entry.item for entry in unpriced], prices)
+            predict_s = self._clock() - began_s
+            for row, entry in enumerate(unpriced):
+                entry.estimates, entry.row, entry.prices, entry.predict_s = estimates, row, prices, predict_s
+
+    def _still_waiting(self, entries: Sequence[Entry], desk: Desk) -> list[Entry]:
+        """Those that somebody waits for; those whose time is up are told so."""
+        now_s = self._clock()
+        waiting = [entry for entry in entries if not entry.cancelled]
+        late = DeadlineError("no slot within the request's time; allow more, or try again later")
+        _fail([entry for entry in waiting if entry.left_s(now_s) <= 0], late, desk)
+        return [entry for entry in waiting if entry.left_s(now_s) > 0]
+
+    async def _every_model_is_there(self) -> None:
+        """Waits for the replicas' first heartbeats, soon after the start."""
+        while not self._reservations.fleet.complete and self._clock() < self._settled_s:  # noqa: ASYNC110 (once)
+            await asyncio.sleep(0.05)
+
+    async def _decide_all(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
+        """Decides one strategy's requests after the other, the policy's own first; some may be for the next batch."""
+        left: dict[str, Lane] = {}
+        groups = by_strategy([entry.item for entry in entries])
+        for rows in groups[:MAX_STRATEGIES]:
+            left |= await self._decide([entries[row] for row in rows], policy, desk)
+        late = [entries[row] for rows in groups[MAX_STRATEGIES:] for row in rows]
+        if late:
+            desk.wake()
+        return left | {entry.item.id: None for entry in late if not entry.cancelled}
+
+    async def _decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
+        items = [entry.item for entry in entries]
+        estimates = estimates_of(entries)
+        patient = np.array([self._clock() - entry.arrived_s > self._patience_s for entry in entries])
+        available = await self._reservations.look(items, estimates, policy, patient)
+        began_s = self._clock()
+        starting = np.array([entry.starting for entry in entries])
+        plan = await self._planner.plan(items, estimates, available, policy, starting=starting)
+        solve_s = self._clock() - began_s
+        chosen: list[tuple[Entry, Wish]] = []
+        for row, entry in enumerate(entries):
+            verdict = plan.verdicts.get(entry.item.id)
+            if verdict is None or entry.cancelled:
+                continue
+            if isinstance(verdict, Refusal):
+                desk.refuse(entry, verdict.error)
+                continue
+            timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
+            decision = replace(verdict, timing=timing, price=policy.price_of(verdict.model))
+            counted = estimates.counted_tokens(row, policy.names.index(decision.model))
+            chosen.append((entry, Wish(entry.item, decision, available.claim(row, decision.model), counted)))
+        waiting = plan.waiting | await self._dispatch(chosen, policy, desk)
+        left = [row for row, entry in enumerate(entries) if entry.item.id in waiting and not entry.cancelled]
+        if not left:
+            return {}
+        estimates_of([entries[row] for row in left])  # of their own, so that those of the others can be forgotten
+        found = lanes(plan.possible[left], [items[row].sequences for row in left])
+        return {items[row].id: lane for row, lane in zip(left, found, strict=True)}
+
+    async def _dispatch(self, chosen: Sequence[tuple[Entry, Wish]], policy: Policy, desk: Desk) -> set[str]:
+        """Takes what decided requests need, and only then tells where they go; returns what waits."""
+        left, short = set(), False
+        taken = await self._reservations.take([wish for _, wish in chosen])
+        for (entry, wish), got in zip(chosen, taken, strict=True):
+            if isinstance(got, EngineReplica):
+                self._send(entry, replace(wish.decision, replica=got.id, url=got.url, token=got.token), desk)
+            elif entry.cancelled:
+                continue
+            elif got is None:
+                left.add(entry.item.id)
+            elif _may_try_cheaper(entry, got, policy):
+                left.add(entry.item.id)
+                short = True
+            else:
+                desk.refuse(entry, got.error(self._reservations.spending.now_s()))
+        if short:
+            desk.wake()
+        return left
+
+    def _send(self, entry: Entry, decision: Decision, desk: Desk) -> None:
+        if entry.cancelled:
+            self._reservations.release(entry.item.id)
+        else:
+            desk.tell(entry, decision)
+
+
+def _fail(entries: Sequence[Entry], error: ApportionError, desk: Desk) -> dict[str, Lane]:
+    for entry in entries:
+        if not (entry.decided or entry.cancelled):  # others have their verdict already
+            desk.tell(entry, Refusal(entry.item.id, error))
+    return {}
+
+
+def _may_try_cheaper(entry: Entry, shortage: Shortage, policy: Policy) -> bool:
+    """Whether to plan again, since others of the batch took the money and something is left of it."""
+    entry.replans += 1
+    return shortage.left_nano > 0 and entry.replans <= len(policy.models)

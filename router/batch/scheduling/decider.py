@@ -88,11 +88,15 @@ class Decider:
 
     async def _decide_apart(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
         """Plans the halves of a batch whose planning failed, until the request that is at fault is alone."""
+        if len(entries) == 1:
+            return _fail(entries, ApportionError("planning failed for this request; the router's log says why"), desk)
         left = [entry for entry in entries if not entry.decided]
-        if len(left) <= 1:
-            return _fail(left, ApportionError("planning failed for this request; the router's log says why"), desk)
-        half = len(left) // 2
-        return await self.decide(left[:half], policy, desk) | await self.decide(left[half:], policy, desk)
+        half = (len(left) + 1) // 2
+        waiting: dict[str, Lane] = {}
+        for part in (left[:half], left[half:]):
+            if part:
+                waiting |= await self.decide(part, policy, desk)
+        return waiting
 
     async def _estimate(self, entries: Sequence[Entry], prices: tuple[ModelPrice, ...]) -> None:
         """Estimates what is new, and anew what waits since before the prices changed."""

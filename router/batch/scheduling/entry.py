@@ -24,7 +24,7 @@ class Entry:
         prices: that the estimates were made at.
         predict_s: how long they took.
         replans: plans that it lost because others of its batch took the money.
-        decided: it has its verdict.
+        decided: a plan has decided it: it has its verdict, or waits for money.
         cancelled: nobody waits for it any more.
     """
 

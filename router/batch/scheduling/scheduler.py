@@ -92,7 +92,7 @@ class Scheduler:
 
         Accounts take turns. Its priority and how long it waits place a request among its account's own.
         """
-        item = entry.item
+        item, entry.decided = entry.item, False
         rank = entry.arrived_s / self._limits.aging_s - item.priority
         place, left_s = Place(item.account, None, rank, item.sequences), entry.left_s(self._clock())
         try:
@@ -133,11 +133,11 @@ class Scheduler:
         if entry.item.ask.wait_for_budget and wait_s is not None and wait_s < left_s:
             entry.replans = 0
             if self._unfunded.put(entry.item.id, entry, wait_s, entry.item.size.held_bytes):
+                entry.decided = True
                 return
         self.tell(entry, Refusal(entry.item.id, error))
 
     def tell(self, entry: Entry, verdict: Verdict) -> None:
         """The request has its verdict."""
-        self._unfunded.discard(entry.item.id)
         entry.decided = True
         self._tell_verdict(entry, verdict)

@@ -137,6 +137,31 @@ async def test_who_asked_so_waits_for_the_next_window(start: Start) -> None:
     assert (state["in_flight"], state["waiting_for_budget"], state["budget"]["reserved_usd"]) == (0, 0, 0)
 
 
+async def test_who_waits_for_money_is_not_planned_again_where_the_rest_of_his_batch_fails(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start({"scope": "model", "name": "heron", "window": "minute", "usd": worst_usd("heron", 10)})
+    service.router._reservations.spending._clock = lambda: 1_800_000_031.0
+    assert await service.run(item("a", model="heron")) == "heron"
+    await asyncio.sleep(0.05)
+    reservations, scheduler = service.router._reservations, service.router._scheduler
+    free_bytes, take = scheduler._unfunded._bytes_left, reservations.take
+
+    async def fail_once(_: object) -> Any:
+        monkeypatch.setattr(reservations, "take", take)
+        raise ValueError("broken")
+
+    monkeypatch.setattr(reservations, "take", fail_once)
+    patient = item("b", model="heron", ask=RoutingAsk(wait_for_budget=True))
+    waits, other = asyncio.create_task(service.run(patient)), asyncio.create_task(service.run(item("c", model="wren")))
+    assert await other == "wren"
+    assert (scheduler.waiting_for_budget, scheduler.waiting) == (1, 0)
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    assert (await service.idle_state())["waiting_for_budget"] == 0
+    assert scheduler._unfunded._bytes_left == free_bytes
+
+
 async def test_a_wait_that_is_longer_than_the_requests_time_is_refused_at_once(start: Start) -> None:
     service = await start(
         {"scope": "service", "window": "month", "usd": worst_usd("wren", 10)}, dispatch={"request_timeout_s": 30}

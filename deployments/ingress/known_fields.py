@@ -78,3 +78,13 @@ FIELDS: Mapping[Kind, frozenset[str]] = {
     "tokenize": TOKENIZE_FIELDS,
     "detokenize": DETOKENIZE_FIELDS,
 }
+# Of these, what the APIs define and vLLM's layers do not: it is accepted, and no engine reads it.
+UNREAD_BY_ENGINES: Mapping[Kind, frozenset[str]] = {
+    "chat": _names(
+        """audio function_call functions metadata modalities prediction prompt_cache_key prompt_cache_retention
+        safety_identifier service_tier store verbosity web_search_options"""
+    ),
+    "completion": _names("best_of"),
+    "response": _names("conversation prompt_cache_retention safety_identifier stream_options"),
+    "message": _names("service_tier"),
+}

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from apportion.deployments.ingress.bounds import MAX_DEPTH, InputBounds
-from apportion.deployments.ingress.known_fields import CHAT_FIELDS, COMPLETION_FIELDS, EMBEDDING_FIELDS, FIELDS
+from apportion.deployments.ingress.known_fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    EMBEDDING_FIELDS,
+    FIELDS,
+    UNREAD_BY_ENGINES,
+)
 from apportion.deployments.ingress.openai import UNREAD_FIELDS, parse
 from apportion.deployments.wire.headers import ignored_header
 from apportion.router.errors import InvalidRequestError
@@ -205,6 +211,27 @@ def test_a_field_of_another_service_is_named_and_no_engine_gets_it(kind: str, na
     assert not {b"\r"[0], b"\n"[0], b","[0]} & set(told)
     with pytest.raises(InvalidRequestError, match="Unrecognized request argument supplied"):
         parse(kind, json.dumps(BODIES_OF[kind] | {name: UNKNOWN[name]}).encode(), {}, MODELS, refuse_unknown=True)
+
+
+LAYERS = {
+    "chat": ("openai.chat_completion", "ChatCompletionRequest"),
+    "completion": ("openai.completion", "CompletionRequest"),
+    "response": ("openai.responses", "ResponsesRequest"),
+    "message": ("anthropic", "AnthropicMessagesRequest"),
+    "message_count": ("anthropic", "AnthropicCountTokensRequest"),
+    "embedding": ("pooling.embed", "EmbeddingCompletionRequest"),
+    "tokenize": ("serve.tokenize", "TokenizeChatRequest", "TokenizeCompletionRequest"),
+    "detokenize": ("serve.tokenize", "DetokenizeRequest"),
+}
+
+
+@pytest.mark.slow  # imports vLLM
+@pytest.mark.parametrize("kind", FIELDS)
+def test_what_engines_do_not_read_is_what_their_layers_do_not_define(kind: str) -> None:
+    package, *names = LAYERS[kind]
+    layer = pytest.importorskip(f"vllm.entrypoints.{package}.protocol")
+    defined = {field for name in names for field in getattr(layer, name).model_fields}
+    assert FIELDS[kind] - defined - {"routing"} == UNREAD_BY_ENGINES.get(kind, frozenset())
 
 
 @pytest.mark.slow  # imports vLLM

@@ -6,8 +6,12 @@ import pytest
 import typer
 
 from apportion.deployments.cli import app
+from apportion.deployments.ingress.ingress import api
+from apportion.deployments.ingress.known_fields import FIELDS as REQUEST_FIELDS
+from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.reference.commands import commands_page, shown_commands
 from apportion.deployments.reference.configuration import FILES, configuration_page, is_number, sections, unit
+from apportion.deployments.reference.fields import KINDS, fields_page, treatment
 from tests.paths import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -24,7 +28,12 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize(
-    ("page", "made"), [("configuration.md", configuration_page()), ("commands.md", commands_page(COMMANDS))]
+    ("page", "made"),
+    [
+        ("configuration.md", configuration_page()),
+        ("commands.md", commands_page(COMMANDS)),
+        ("fields.md", fields_page()),
+    ],
 )
 def test_the_pages_are_fresh(page: str, made: str) -> None:
     assert (REFERENCE / page).read_text() == made, f"{page} is old: run `make reference`"
@@ -50,3 +59,37 @@ def test_every_command_that_help_lists_is_on_the_page_with_an_explanation() -> N
         assert f"## `apportion {name}`" in page
         assert command.help
     assert "apportion reference" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "word"),
+    [
+        ("chat", "temperature", "engine"),
+        ("chat", "tool_choice", "read"),
+        ("chat", "prompt_cache_key", "read"),
+        ("chat", "store", "unused"),
+        ("chat", "input", ""),
+        ("completion", "suffix", "engine"),
+        ("response", "store", "unused"),
+        ("message", "stop_sequences", "engine"),
+        ("message", "max_tokens", "read"),
+        ("embedding", "dimensions", "engine"),
+        ("embedding", "input", "read"),
+        ("tokenize", "messages", "engine"),
+    ],
+)
+def test_fields_are_treated_as_the_page_says(kind: Kind, field: str, word: str) -> None:
+    assert treatment(kind, field) == word
+
+
+def test_only_what_would_have_to_be_kept_is_refused() -> None:
+    refused = {(kind, field) for kind in KINDS for field in REQUEST_FIELDS[kind] if treatment(kind, field) == "refused"}
+    assert refused == {("response", name) for name in ("background", "conversation", "previous_response_id", "prompt")}
+
+
+def test_every_call_stands_in_the_table_of_calls() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    for route in api.routes:
+        if route.include_in_schema:
+            path = route.path.replace("{name:path}", "NAME")
+            assert any(f"{method} {path}`" in page for method in route.methods), path

@@ -41,7 +41,7 @@ def content_of(row: Mapping[str, Any]) -> Any:
     """
     given = row.get("prompt")
     given = row.get("messages") if given is None else given
-    chat = chat_of(_printed(given) if isinstance(given, str) else given)
+    chat = chat_of(printed(given) if isinstance(given, str) else given)
     return given if chat is None else chat
 
 
@@ -63,10 +63,10 @@ def joined(contents: Sequence[Any]) -> list[Any]:
     turns: dict[int, str] = {}
     for place, content in enumerate(contents):
         if isinstance(content, str):
-            printed = _printed(content)
-            if not isinstance(printed, list | tuple) or not _are_strings(printed):
+            found = printed(content)
+            if not isinstance(found, list | tuple) or not _are_strings(found):
                 return list(contents)
-            turns[place] = "\n\n".join(printed)
+            turns[place] = "\n\n".join(found)
     return [turns.get(place, content) for place, content in enumerate(contents)]
 
 
@@ -74,7 +74,7 @@ def _are_strings(values: Sequence[Any]) -> bool:
     return bool(values) and all(isinstance(value, str) for value in values)
 
 
-def _printed(text: str) -> Any:
+def printed(text: str) -> Any:
     """The list, tuple or mapping that the text is the printed form of, in JSON, Python or numpy; None if of none."""
     text = text.strip()
     if (text[:1], text[-1:]) not in _BRACKETS:

@@ -21,8 +21,9 @@ ENCODING_CODE = (
     "router/prediction/encoder.py", "router/prediction/encoder_files.py", "router/prediction/pooling.py",
     "router/prediction/fused_bert.py", "router/prediction/static_encoder.py", "router/prediction/encoders.py",
     "router/prediction/text_tokenizer.py", "router/prediction/features.py", "router/prediction/text_features.py",
-    "router/prediction/preparation.py", "router/outcomes/table.py", "router/outcomes/files.py",
-    "router/outcomes/columns.py", "router/outcomes/long.py", "router/chat.py", "router/texts.py",
+    "router/prediction/request_features.py", "router/prediction/preparation.py", "router/outcomes/table.py",
+    "router/outcomes/files.py", "router/outcomes/columns.py", "router/outcomes/requests.py", "router/outcomes/long.py",
+    "router/chat.py", "router/texts.py", "router/traits.py",
 )  # fmt: skip
 
 BEHIND_ESTIMATES = ("router/prices.py", "router/outcomes/table.py", "router/evaluation/case.py")
@@ -53,7 +54,7 @@ class Dataset:
         def make() -> tuple[OutcomesTable, Features]:
             encoder = load_encoder(self.encoder, device="cpu")
             table = complete_tokens(usable(read_outcomes(self.folder, group="query_id")), encoder)
-            return table, encode_in_steps(table.prompts, encoder, progress)
+            return table, encode_in_steps(table, encoder, progress)
 
         table, features = self.cache.get(self._key(*ENCODING_CODE), make)[1]
         return table.select_models(list(self.models)) if self.models else table, features

@@ -84,7 +84,7 @@ def evaluate(
         table = usable(complete_tokens(table, loaded), max_missing)
         first = next(iter(recipes.values()))
         comparison = compared(table, encoders, first, compare_rows, progress, fractions=FRACTIONS, seed=0)
-        features = encode_in_steps(table.prompts, loaded, progress)
+        features = encode_in_steps(table, loaded, progress)
         found = run(table, features, recipes, arms=arm or tuple(ARMS), seeds=seeds, setting=setting, progress=progress)
     if not write_json(found.as_json(), json_file):
         if comparison is not None:

@@ -87,7 +87,8 @@ def read_workload(
         table = load_outcomes(outcomes)
         if predictor is None:
             return recorded_workload(table, specs, rate_per_s)
-        requests, arrivals = [PromptRequest(prompt) for prompt in table.prompts], None
+        asked = zip(table.prompts, table.traits, strict=True)
+        requests, arrivals = [PromptRequest(prompt, traits=traits) for prompt, traits in asked], None
     elif predictor is None or prompts is None:
         raise InvalidRequestError("--predictor: missing, and prompts need one; give the artefact that scores them")
     else:

@@ -13,12 +13,13 @@ from apportion.router.chat import content_of, flattened, joined
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.prompts import request_of
 from apportion.router.texts import numbered_lines, numbered_objects
+from apportion.router.traits import FIELDS
 
 # What a line may say of how it is to be asked; the rest of a line is for the judge alone.
 PARAMETERS = frozenset(
-    {"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed", "tools", "tool_choice"}
-    | {"response_format", "presence_penalty", "frequency_penalty", "reasoning_effort", "chat_template_kwargs"}
-    | {"top_k", "min_p", "repetition_penalty", "logit_bias", "parallel_tool_calls", "structured_outputs", "verbosity"}
+    {"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed", *FIELDS}
+    | {"presence_penalty", "frequency_penalty", "reasoning_effort", "chat_template_kwargs"}
+    | {"top_k", "min_p", "repetition_penalty", "logit_bias", "parallel_tool_calls", "verbosity"}
 )
 # Of a line of the Batch API all is sent but what the collection says itself.
 _NOT_SENT = frozenset({"model", "messages", "prompt", "n", "stream", "stream_options"})

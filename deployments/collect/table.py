@@ -13,6 +13,7 @@ from apportion.deployments.collect.collector import Plan
 from apportion.deployments.collect.journal import Journal
 from apportion.router.errors import ConfigurationError
 from apportion.router.outcomes.long import CACHED_PRICE, PRICE_COLUMNS, SUFFIXES
+from apportion.router.traits import FIELDS
 
 
 def check_target(out: Path) -> None:
@@ -45,6 +46,7 @@ def rows_of(plan: Plan, journal: Journal) -> list[dict[str, Any]]:
                     "query_id": question.query_id,
                     "task": question.task,
                     "prompt": question.content,
+                    **{name: value for name, value in question.parameters.items() if name in FIELDS},
                     "model": model,
                     "score": fmean(score for score in scores if score is not None),
                     **{name: _mean([a[name] for a in known]) for name in ("input_tokens", "output_tokens")},
@@ -66,7 +68,7 @@ def write_rows(rows: Sequence[dict[str, Any]], out: Path) -> None:
         part.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         printed = [
-            {**row, "prompt": row["prompt"] if isinstance(row["prompt"], str) else json.dumps(row["prompt"])}
+            {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in row.items()}
             for row in rows
         ]
         frame = pd.DataFrame(printed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from apportion.router.batch.capabilities import UNLIMITED, Capabilities
+from apportion.router.traits import tools_offered, wants_structure
 
 
 def needs_of(
@@ -20,14 +21,14 @@ def needs_of(
         images: pictures in its messages.
         audio: clips in its messages.
     """
-    calls = bool(body.get("tools")) and body.get("tool_choice") != "none"
+    calls = tools_offered(body) > 0
     return Capabilities(
         chat=int(kind == "chat"),
         completions=int(kind == "completion"),
         tools=int(calls),
         tool_choice=int(calls and body.get("tool_choice") not in (None, "auto")),
         parallel_tool_calls=int(calls and body.get("parallel_tool_calls") is True),
-        structured_outputs=int(_structured(body)),
+        structured_outputs=int(wants_structure(body)),
         reasoning=int(
             body.get("reasoning_effort") not in (None, "none") or body.get("thinking_token_budget") is not None
         ),
@@ -35,11 +36,6 @@ def needs_of(
         images=images,
         audio=audio,
     )
-
-
-def _structured(body: Mapping[str, Any]) -> bool:
-    form = body.get("response_format")
-    return bool(body.get("structured_outputs")) or (isinstance(form, Mapping) and form.get("type") != "text")
 
 
 def _logprobs(body: Mapping[str, Any]) -> int:

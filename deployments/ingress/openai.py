@@ -41,6 +41,7 @@ from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prediction.conversation import template_variables
+from apportion.router.traits import traits_of
 
 SESSION_HEADER = "x-session-id"
 _NO_ALIASES: Mapping[str, str] = {}
@@ -241,7 +242,8 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
     name = uuid.uuid4().hex
     if kind == "completion":
         prompts = _count_prompts(checked.prompt, named)
-        return RouteItem(name, checked.prompt, prompts=prompts, needs=needs_of("completion", chat)), []
+        needs, traits = needs_of("completion", chat), traits_of(checked.prompt, chat)
+        return RouteItem(name, checked.prompt, prompts=prompts, needs=needs, traits=traits), []
     if kind == "embedding":
         inputs = _count_prompts(checked.input, named)
         return RouteItem(name, checked.input, prompts=inputs, needs=Capabilities(embeddings=1)), []
@@ -255,6 +257,7 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
         tools=chat.get("tools"),
         template_variables=template_variables(chat),
         needs=needs_of("chat", chat, images=media.images, audio=media.audio)._replace(**_ENDPOINTS.get(kind, {})),
+        traits=traits_of(media.content, chat),
     )
     return item, media.messages
 

@@ -13,6 +13,7 @@ from apportion.router.batch.size import Size, size_of
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
+from apportion.router.traits import PLAIN, Traits
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
 
@@ -53,6 +54,7 @@ class RouteItem:
         tools: that the model may call.
         template_variables: what it tells chat templates beside its content.
         needs: what a model must be able to do for it.
+        traits: what its success is predicted from beside its text.
         ask: what it asks of its routing.
         account: who pays.
         session: the conversation, among the account's own, that it is a turn of; None: it is none.
@@ -76,6 +78,7 @@ class RouteItem:
     tools: list[dict[str, Any]] | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     needs: Capabilities = NO_NEEDS
+    traits: Traits = PLAIN
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)
     session: str | None = None

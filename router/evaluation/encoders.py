@@ -105,7 +105,7 @@ def compare_encoders(
     """
     drawn = np.sort(np.random.default_rng(0).permutation(len(table))[:rows])
     table = usable(complete_tokens(table.subset(drawn), encoders.static))
-    features = encode_in_steps(table.prompts, encoders.static)
+    features = encode_in_steps(table, encoders.static)
     static, static_ms = _timed(encoders.static, table.prompts, None)
     own, own_ms = _timed(encoders.transformer, table.prompts, of_stage(progress, "compare: encode"))
     vectors = {

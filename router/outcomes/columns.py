@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from apportion.router.arrays import FloatArray
-from apportion.router.chat import content_of, joined, prompt_text
-from apportion.router.errors import InvalidRequestError, OutcomesTableError
+from apportion.router.errors import OutcomesTableError
 from apportion.router.texts import is_unicode
+
+UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"]
+"""How files write that there is nothing."""
 
 _COMPOUND = (list, tuple, np.ndarray, Mapping)
 
 Place = Callable[[int], str]
 """Says where a row of a frame stands: the file, and a line or a row."""
+
+
+class Spot(NamedTuple):
+    """Where a cell stands, worked out only when it is told: in a CSV that takes counting its lines."""
+
+    at: Place
+    row: int
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.at(self.row)}, column {self.column!r}"
 
 
 def row_of(name: str) -> Place:
@@ -73,36 +86,8 @@ def texts(cells: Iterable[Any], column: str, at: Place, empty: str | None = None
         OutcomesTableError: a cell is neither a text nor a number, or is empty and must not be.
     """
     return [
-        cell if type(cell) is str and cell.isascii() and cell else _text(cell, f"{at(row)}, column {column!r}", empty)
+        cell if type(cell) is str and cell.isascii() and cell else text_of(cell, Spot(at, row, column), empty)
         for row, cell in enumerate(cells)
-    ]
-
-
-def prompts(frame: pd.DataFrame, at: Place) -> list[str]:
-    """The texts that are encoded: prompts, or chats (`prompt` or `messages`) joined as the service joins them.
-
-    A printed list of strings is one too, of user turns, where all prompts are such lists (RouterBench's are).
-
-    Raises:
-        OutcomesTableError: a row asks nothing, or what is no chat.
-    """
-    absent = [None] * len(frame)
-    columns, contents = [], []
-    known: dict[str, Any] = {}
-    for prompt, messages in zip(frame.get("prompt", absent), frame.get("messages", absent), strict=True):
-        column, cell = ("messages", messages) if _is_empty(prompt) and not _is_empty(messages) else ("prompt", prompt)
-        content = known.get(cell) if isinstance(cell, str) else None
-        if content is None:
-            content = content_of({"prompt": plain(cell)})
-            if isinstance(cell, str):
-                known[cell] = content
-        columns.append(column)
-        contents.append(content)
-    return [
-        _prompt(content, f"{at(row)}, column {columns[row]!r}")
-        if not isinstance(content, str) or not content.isascii() or not content
-        else content
-        for row, content in enumerate(joined(contents))
     ]
 
 
@@ -119,12 +104,14 @@ def check_same_ids(ids: Sequence[str], asked: Sequence[str], name: str) -> None:
             )
 
 
-def _is_empty(cell: Any) -> bool:
+def is_empty(cell: Any) -> bool:
+    """Whether a cell holds nothing."""
     return cell == "" if isinstance(cell, str) else not isinstance(cell, _COMPOUND) and bool(pd.isna(cell))
 
 
-def _text(cell: Any, where: str, empty: str | None = None) -> str:
-    if _is_empty(cell):
+def text_of(cell: Any, where: Spot, empty: str | None = None) -> str:
+    """A cell's text, as `texts` reads it; `where` names its place."""
+    if is_empty(cell):
         if empty is not None:
             return empty
         raise OutcomesTableError(f"{where} is empty: fill it in")
@@ -137,23 +124,3 @@ def _text(cell: Any, where: str, empty: str | None = None) -> str:
     if not is_unicode(found := str(cell)):
         raise OutcomesTableError(f"{where} holds half of a surrogate pair, which is no text: write both, or U+FFFD")
     return found
-
-
-def _prompt(content: Any, where: str) -> str:
-    if not isinstance(content, list):
-        return _text(content, where)
-    if content and all(isinstance(turn, str) for turn in content):
-        return _text("\n\n".join(content), where)
-    try:
-        return _text(prompt_text(content), where)
-    except InvalidRequestError as error:
-        raise OutcomesTableError(f"{where}: {error.message}") from None
-
-
-def plain(cell: Any) -> Any:
-    """A cell in Python's own lists and dicts, without the fields that a columnar file had to fill with null."""
-    if isinstance(cell, np.ndarray | list | tuple):
-        return [plain(part) for part in cell]
-    if isinstance(cell, Mapping):
-        return {name: plain(value) for name, value in cell.items() if value is not None}
-    return cell

@@ -17,7 +17,7 @@ import pandas as pd
 
 from apportion.router.arrays import FloatArray
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.columns import check_same_ids, numbers, prompts, require, row_of, texts
+from apportion.router.outcomes.columns import check_same_ids, numbers, require, row_of, texts
 from apportion.router.outcomes.long import (
     CACHED_PRICE,
     PRICE_COLUMNS,
@@ -27,7 +27,8 @@ from apportion.router.outcomes.long import (
     read_csv,
     read_long,
 )
-from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, OutcomesTable
+from apportion.router.outcomes.requests import requests
+from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prices import ModelPrice
 
 
@@ -55,7 +56,7 @@ def write_outcomes(table: OutcomesTable, target: str | Path) -> None:
     """Write the folder that `read_outcomes` reads; an existing folder's files of the same names are replaced."""
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
-    queries = table.queries[[column for column in (*QUERY_COLUMNS, GROUP) if column in table.queries]]
+    queries = table.queries[[column for column in (*QUERY_COLUMNS, GROUP, *TRAIT_COLUMNS) if column in table.queries]]
     queries.to_parquet(folder / "queries.parquet", index=False)
     arrays = {
         "scores": table.scores,
@@ -85,7 +86,7 @@ def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
         tokens[0] = np.repeat(queries["prompt_tokens"].to_numpy()[:, None], len(models), axis=1)
     cost_usd = _wide(folder / "costs.parquet", ids, models, required=False)
     return OutcomesTable(
-        queries=queries[[column for column in (*QUERY_COLUMNS, GROUP) if column in queries]],
+        queries=queries[[column for column in (*QUERY_COLUMNS, GROUP, *TRAIT_COLUMNS) if column in queries]],
         models=models,
         scores=_wide(folder / "scores.parquet", ids, models, required=True, at_most=1.0),
         input_tokens=tokens[0],
@@ -103,7 +104,7 @@ def _queries(file: Path, group: str | None) -> pd.DataFrame:
     columns: dict[str, object] = {
         "query_id": texts(frame["query_id"], "query_id", at),
         "task": texts(frame["task"], "task", at, empty="") if "task" in frame else "",
-        "prompt": prompts(frame, at),
+        **requests(frame, at),
     }
     if group is not None:
         columns[GROUP] = texts(frame[group], group, at)

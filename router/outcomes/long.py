@@ -13,8 +13,9 @@ import pandas as pd
 from apportion.router.arrays import FloatArray
 from apportion.router.chat import flattened
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.columns import Place, check_same_ids, numbers, prompts, require, row_of, texts
-from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, OutcomesTable
+from apportion.router.outcomes.columns import UNKNOWN, Place, check_same_ids, numbers, require, row_of, texts
+from apportion.router.outcomes.requests import requests
+from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prices import ModelPrice, cache_savings, price_arrays
 from apportion.router.texts import numbered_objects, read_text
 
@@ -23,7 +24,6 @@ PRICE_COLUMNS = ("input_price_per_1M", "output_price_per_1M")
 CACHED_PRICE = "cached_input_price_per_1M"
 _TEXTS = ("query_id", "prompt", "messages", "model", "task")
 _NUMBERS = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd")
-_UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"]
 
 
 def read_long(path: Path, group: str | None = None) -> OutcomesTable:
@@ -53,7 +53,7 @@ def read_csv(path: Path, group: str | None = None) -> pd.DataFrame:
     """A CSV's frame with texts as they are written: left alone, pandas takes "NA" for empty and "01" for 1."""
     written = (*_TEXTS, *([] if group is None else [group]))
     empty = {column: [""] for column in written} | dict.fromkeys(
-        ("score", *_NUMBERS, *PRICE_COLUMNS, CACHED_PRICE), _UNKNOWN
+        ("score", *_NUMBERS, *PRICE_COLUMNS, CACHED_PRICE, *TRAIT_COLUMNS), UNKNOWN
     )
     text = read_text(path, OutcomesTableError)
     header = next(csv.reader(io.StringIO(text)), [])
@@ -106,15 +106,15 @@ def _table(frame: pd.DataFrame, name: str, at: Place, group: str | None) -> Outc
     written = {
         "query_id": texts(frame["query_id"], "query_id", at),
         "model": texts(frame["model"], "model", at),
-        "prompt": prompts(frame, at),
         "task": texts(frame["task"], "task", at, empty="") if "task" in frame else [""] * len(frame),
+        **requests(frame, at),
     }
     if group is not None:
         written[GROUP] = texts(frame[group], group, at)
     counted = {column: numbers(frame, column, at) for column in _NUMBERS}
     cells = pd.DataFrame({**written, "score": numbers(frame, "score", at, at_most=1.0), **counted})
     _check_pairs(cells, at)
-    columns = [column for column in (*QUERY_COLUMNS, GROUP) if column in written]
+    columns = [column for column in (*QUERY_COLUMNS, GROUP, *TRAIT_COLUMNS) if column in written]
     queries = cells.drop_duplicates("query_id")[columns].reset_index(drop=True)
     check_same_ids(queries["query_id"].tolist(), queries["prompt"].tolist(), name)
     models = tuple(cells["model"].unique())
@@ -163,7 +163,7 @@ def _check_pairs(cells: pd.DataFrame, at: Place) -> None:
             f"{at(row)}: query_id {cells['query_id'].iloc[row]!r} with model {cells['model'].iloc[row]!r} occurs "
             "before; keep one row per query and model"
         )
-    for column in ("prompt", "task", GROUP):
+    for column in ("prompt", "task", GROUP, *TRAIT_COLUMNS):
         if column in cells:
             differs = (cells.groupby("query_id")[column].transform("first") != cells[column]).to_numpy()
             if differs.any():

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.errors import OutcomesTableError
 from apportion.router.prices import ModelPrice, price_arrays
+from apportion.router.traits import PLAIN, Traits
 
 QUERY_COLUMNS = ("query_id", "task", "prompt")
 GROUP = "group"
@@ -24,6 +25,9 @@ GROUP = "group"
 FRACTIONS = (0.7, 0.1, 0.2)
 """Shares of the rows that train, calibrate, and test."""
 
+TRAIT_COLUMNS = tuple(f"request_{name}" for name in Traits._fields)
+"""Columns of `queries`, where a request is more than a plain prompt: its traits, as whole numbers."""
+
 _VALUES = ("scores", "input_tokens", "output_tokens", "cost_usd")
 
 
@@ -31,9 +35,9 @@ _VALUES = ("scores", "input_tokens", "output_tokens", "cost_usd")
 class OutcomesTable:
     """Scores, tokens and costs of N requests on M models; NaN where an outcome is unknown.
 
-    `queries` has N rows with the text columns query_id (unique), task and prompt, and optionally group. The four
-    arrays have shape `(n_requests, n_models)`, columns in the order of `models`: `scores` in [0, 1], `input_tokens`,
-    `output_tokens`, and `cost_usd`. `prices` maps a model to its list price, where known.
+    `queries` has N rows with the text columns query_id (unique), task and prompt, optionally group, and optionally the
+    `TRAIT_COLUMNS`. The four arrays have shape `(n_requests, n_models)`, columns in the order of `models`: `scores`
+    in [0, 1], `input_tokens`, `output_tokens`, and `cost_usd`. `prices` maps a model to its list price, where known.
     Raises OutcomesTableError, naming row, column and mend, when any of this does not hold.
     """
 
@@ -66,6 +70,15 @@ class OutcomesTable:
     def prompts(self) -> list[str]:
         """The N prompts."""
         return self.queries["prompt"].tolist()
+
+    @property
+    def traits(self) -> list[Traits]:
+        """What the N requests are beside their prompts."""
+        counts = [
+            self.queries[column].tolist() if column in self.queries else [plain] * len(self)
+            for column, plain in zip(TRAIT_COLUMNS, PLAIN, strict=True)
+        ]
+        return [Traits(*row) for row in zip(*counts, strict=True)]
 
     @property
     def tasks(self) -> NDArray[np.str_]:
@@ -167,6 +180,8 @@ class OutcomesTable:
         digest = hashlib.sha256("\x1f".join(self.models).encode())
         for column in QUERY_COLUMNS:
             digest.update("\x1e".join(self.queries[column]).encode())
+        if any(traits != PLAIN for traits in self.traits):
+            digest.update(np.array(self.traits, dtype="<i8").tobytes())
         for name in _VALUES:
             digest.update(np.ascontiguousarray(getattr(self, name), dtype="<f8").tobytes())
         return digest.hexdigest()
@@ -200,6 +215,10 @@ def _check_queries(queries: pd.DataFrame) -> None:
             raise OutcomesTableError(
                 f"queries, row {row}, column {column!r} is {queries[column].iloc[row]!r}: give a text"
             )
+    for column in set(TRAIT_COLUMNS) & set(queries):
+        counts = queries[column]
+        if not (pd.api.types.is_integer_dtype(counts) and (counts >= 0).all()):
+            raise OutcomesTableError(f"queries, column {column!r}: give whole numbers from 0")
     repeated = queries["query_id"].duplicated()
     if repeated.any():
         row = int(np.argmax(repeated.to_numpy()))

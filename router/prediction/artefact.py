@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apportion.router.checked import mistakes
 from apportion.router.errors import ArtefactError
 
-VERSION = 2
+VERSION = 3
+_READ = (2, VERSION)  # what wrote version 2 knew no features of requests, so its head reads none
 DESCRIPTION_FILE = "artefact.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -101,9 +102,10 @@ def read_description(folder: Path) -> Description:
         description = Description.model_validate_json((folder / DESCRIPTION_FILE).read_text())
     except ValidationError as error:
         raise _damaged(folder, mistakes(error)[0]) from error
-    if description.version != VERSION:
+    if description.version not in _READ:
         raise ArtefactError(
-            f"artefact {folder}: it has version {description.version}, this release reads {VERSION}, train it again"
+            f"artefact {folder}: it has version {description.version}, this release reads {_READ[0]} to {VERSION}, "
+            "train it again"
         )
     return description
 

@@ -18,6 +18,7 @@ from apportion.router.prediction.fleet_predictor import FleetPredictor
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import Counts, TokenCounter
 from apportion.router.prices import ModelPrice
+from apportion.router.traits import PLAIN, Traits
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Request(Protocol):
     def max_tokens(self) -> int | None: ...
     @property
     def sequences(self) -> int: ...
+    @property
+    def traits(self) -> Traits: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Probe:
     max_tokens: int | None = None
     sequences: int = 1
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    traits: Traits = PLAIN
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class RequestEstimator:
         texts = [request_text(request.content) for request in requests]
         counts = self._count(requests, texts)
         input_tokens = counts.tokens.astype(np.float64)
-        prediction = self.predictor.predict(texts)
+        prediction = self.predictor.predict(texts, [request.traits for request in requests])
         asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)
         cost_usd, cost_std_usd = expected_cost(
             prediction.output_tokens,

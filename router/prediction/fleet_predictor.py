@@ -13,6 +13,7 @@ from apportion.router.arrays import FloatArray
 from apportion.router.prediction.artefact import read_description
 from apportion.router.prediction.prediction import Prediction
 from apportion.router.prediction.predictor import Predictor
+from apportion.router.traits import Traits
 
 if TYPE_CHECKING:
     from apportion.router.prediction.text_encoder import TextEncoder
@@ -63,9 +64,9 @@ class FleetPredictor:
     def encoder(self) -> TextEncoder:
         return self.known.encoder
 
-    def predict(self, texts: Sequence[str]) -> Prediction:
-        """Outcomes of N texts on every model."""
-        found = self.known.predict(texts)
+    def predict(self, texts: Sequence[str], traits: Sequence[Traits] | None = None) -> Prediction:
+        """Outcomes of N texts on every model; requests without `traits` are plain prompts."""
+        found = self.known.predict(texts, traits)
         return found if self.models == self.known.models else self._widened(found)
 
     def _widened(self, found: Prediction) -> Prediction:

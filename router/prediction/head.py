@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from apportion.router.arrays import FloatArray
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.prediction import Prediction
+from apportion.router.prediction.request_features import Reach
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ class HeadWeights:
     success [0] and the log of output tokens [1]. `token_factor` `(M,)` turns exp(mean log tokens) into
     expected tokens (Duan 1983, the smearing estimate) and `token_spread` `(M,)` is the standard deviation
     of tokens in units of their expectation; both are NaN for a model whose lengths were never seen.
+    `request_low`, `request_high` `(K,)` are the `reach` of the features of requests.
     """
 
     centre: F32
@@ -48,6 +50,13 @@ class HeadWeights:
     output_bias: F32
     token_factor: F32
     token_spread: F32
+    request_low: F32
+    request_high: F32
+
+    @property
+    def reach(self) -> Reach:
+        """Which features of requests are read, and how far."""
+        return Reach(self.request_low, self.request_high)
 
 
 class Head:
@@ -94,8 +103,9 @@ class Head:
 
     @classmethod
     def restore(cls, models: tuple[str, ...], arrays: Arrays, settings: dict[str, int | float], device: str) -> Head:
-        """From an artefact."""
-        return cls(models, HeadWeights(**{f.name: arrays[f.name] for f in fields(HeadWeights)}), device)
+        """From an artefact; one of version 2 says nothing of requests, so their features are not read."""
+        said = {"request_low": Reach.nothing().low, "request_high": Reach.nothing().high, **arrays}
+        return cls(models, HeadWeights(**{f.name: said[f.name] for f in fields(HeadWeights)}), device)
 
     def predict(self, features: Features) -> Prediction:
         """Outcomes of N requests; `success_samples` are the members' probabilities."""
@@ -124,7 +134,7 @@ class Head:
         """Logits of success and log tokens of every block of models, each `(B, N, BLOCK)`."""
         import torch
 
-        hidden = self._hidden(torch.from_numpy(features.stacked()).to(self._device))
+        hidden = self._hidden(torch.from_numpy(features.stacked(self.weights.reach)).to(self._device))
         joined = [torch.baddbmm(bias, hidden, weight) for weight, bias in self._blocks]
         return [(both[..., :BLOCK].contiguous(), both[..., BLOCK:].contiguous()) for both in joined]
 

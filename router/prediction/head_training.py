@@ -14,6 +14,7 @@ from apportion.router.prediction.descent import Descent, Parameters, Rows
 from apportion.router.prediction.estimator import Steps
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.head import Head, HeadWeights
+from apportion.router.prediction.request_features import Reach
 from apportion.router.prediction.targets import Targets
 
 if TYPE_CHECKING:
@@ -53,17 +54,25 @@ class HeadEstimator:
         """
         import torch
 
-        stacked, targets = features.stacked(), Targets.of(table)
-        centre, scale = stacked.mean(axis=0), np.maximum(stacked.std(axis=0), 1e-3)
+        reach, targets = Reach.of(features.requests), Targets.of(table)
+        stacked = features.stacked(reach)
+        centre, scale = stacked.mean(axis=0), np.maximum(stacked.std(axis=0), _least_scale(stacked, reach))
         train = Rows(_standardised(stacked, centre, scale), targets)
-        checks = Rows(_standardised(validation[0].stacked(), centre, scale), Targets.of(validation[1], targets))
+        held_out = validation[0].stacked(reach)
+        checks = Rows(_standardised(held_out, centre, scale), Targets.of(validation[1], targets))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             hidden = _random_hidden(self.members, stacked.shape[1], self.hidden)
             start = Parameters(*hidden, *_mean_outputs(self.members, self.hidden, targets))
             best = self._descent().run(start, train, checks, seed, progress)
         weights = HeadWeights(
-            centre, scale, best.hidden_weight.numpy(), best.hidden_bias.numpy()[:, 0], **_outputs(best, targets)
+            centre,
+            scale,
+            best.hidden_weight.numpy(),
+            best.hidden_bias.numpy()[:, 0],
+            request_low=reach.low,
+            request_high=reach.high,
+            **_outputs(best, targets),
         )
         return with_token_scale(Head(table.models, weights), *validation)
 
@@ -88,8 +97,9 @@ class HeadEstimator:
                 f"models {known}: the head has columns for them already, give outcomes of new models only"
             )
         old, targets = head.weights, Targets.of(table)
-        train = Rows(_standardised(features.stacked(), old.centre, old.scale), targets)
-        checks = Rows(_standardised(validation[0].stacked(), old.centre, old.scale), Targets.of(validation[1], targets))
+        train = Rows(_standardised(features.stacked(old.reach), old.centre, old.scale), targets)
+        held_out = validation[0].stacked(old.reach)
+        checks = Rows(_standardised(held_out, old.centre, old.scale), Targets.of(validation[1], targets))
         members, _, hidden = old.hidden_weight.shape
         shared = torch.from_numpy(old.hidden_weight.copy()), torch.from_numpy(old.hidden_bias[:, None].copy())
         start = Parameters(*shared, *_mean_outputs(members, hidden, targets), frozen_hidden=True)
@@ -114,6 +124,15 @@ class HeadEstimator:
             max_epochs=self.max_epochs,
             patience=self.patience,
         )
+
+
+def _least_scale(stacked: NDArray[np.float32], reach: Reach) -> NDArray[np.float32]:
+    """(D,) what standard deviations count as at least; a request's features go from 0 to 1, and a rare 1 must not
+    drown all others.
+    """
+    least = np.full(stacked.shape[1], 1e-3, dtype=np.float32)
+    least[stacked.shape[1] - reach.width :] = 0.1
+    return least
 
 
 def _standardised(

@@ -30,6 +30,7 @@ from apportion.router.prediction.features import Features
 from apportion.router.prediction.incumbent import Incumbent
 from apportion.router.prediction.prediction import Prediction
 from apportion.router.prices import ModelPrice
+from apportion.router.traits import Traits
 
 if TYPE_CHECKING:
     from apportion.router.prediction.text_encoder import TextEncoder
@@ -89,9 +90,9 @@ class Predictor:
         )
         return loaded if models is None else replace(loaded, calibrated=select(loaded.calibrated, list(models)))
 
-    def predict(self, texts: Sequence[str]) -> Prediction:
-        """Calibrated outcomes of N texts on every model."""
-        return self.predict_features(Features.of(texts, self.encoder))
+    def predict(self, texts: Sequence[str], traits: Sequence[Traits] | None = None) -> Prediction:
+        """Calibrated outcomes of N texts on every model; requests without `traits` are plain prompts."""
+        return self.predict_features(Features.of(texts, self.encoder, traits))
 
     def predict_features(self, features: Features) -> Prediction:
         """Calibrated outcomes of N requests whose features are at hand."""

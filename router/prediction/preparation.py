@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (stage, steps done, steps at most)."""
 
 ENCODING_STEP = 512
+_KINDS = [kind.name for kind in fields(Features)]
 
 
 def complete_tokens(table: OutcomesTable, encoder: TextEncoder) -> OutcomesTable:
@@ -32,15 +33,16 @@ def complete_tokens(table: OutcomesTable, encoder: TextEncoder) -> OutcomesTable
     return replace(table, **filled)
 
 
-def encode_in_steps(texts: list[str], encoder: TextEncoder, progress: Progress | None = None) -> Features:
-    """Features of many texts, reporting progress on the way."""
+def encode_in_steps(table: OutcomesTable, encoder: TextEncoder, progress: Progress | None = None) -> Features:
+    """Features of a table's requests, reporting progress on the way."""
     tell = of_stage(progress, "encode")
-    parts = []
+    texts, traits, parts = table.prompts, table.traits, []
     for start in range(0, len(texts), ENCODING_STEP):
-        parts.append(Features.of(texts[start : start + ENCODING_STEP], encoder))
+        step = slice(start, start + ENCODING_STEP)
+        parts.append(Features.of(texts[step], encoder, traits[step]))
         if tell is not None:
             tell(min(start + ENCODING_STEP, len(texts)), len(texts))
-    return Features(np.vstack([p.embeddings for p in parts]), np.vstack([p.text for p in parts]))
+    return Features(*(np.vstack([getattr(part, name) for part in parts]) for name in _KINDS))
 
 
 def of_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:

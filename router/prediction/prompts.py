@@ -11,6 +11,7 @@ from apportion.router.chat import content_of, flattened, joined, prompt_text
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.conversation import template_variables
 from apportion.router.texts import numbered_lines, numbered_objects
+from apportion.router.traits import PLAIN, Traits, traits_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class PromptRequest:
     sequences: int = 1
     tools: list[dict[str, Any]] | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    traits: Traits = PLAIN
 
     @property
     def text(self) -> str:
@@ -36,8 +38,8 @@ def read_requests(file: Path) -> list[PromptRequest]:
     """Requests of a file: a prompt a line, or for .jsonl an object a line with `prompt` or `messages`.
 
     A line of OpenAI's Batch API, and a chat in its printed form, are read too, and printed lists of strings where all
-    prompts are such. An object may carry `max_tokens` or
-    `max_completion_tokens`, `n` and `tools` as OpenAI bodies do.
+    prompts are such. An object may carry `max_tokens` or `max_completion_tokens`, `n`, `tools` and `response_format` as
+    OpenAI bodies do.
 
     Raises:
         InvalidRequestError: a line cannot be read; names file and line.
@@ -75,6 +77,7 @@ def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
         sequences=_whole(row, "n", where) or 1,
         tools=_tools(row, where),
         template_variables=template_variables(row),
+        traits=traits_of(given, row),
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 
-_MAX_BYTES = 16_384
+MAX_BYTES = 16_384
 _CLASSES: tuple[tuple[str, bytes], ...] = (
     ("lower", b"abcdefghijklmnopqrstuvwxyz"),
     ("upper", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
@@ -67,7 +67,7 @@ def text_features(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _byte_features(texts: Sequence[str]) -> NDArray[np.float32]:
-    encoded = [text[-_MAX_BYTES:].encode("utf-8", "replace")[-_MAX_BYTES:] for text in texts]
+    encoded = [text[-MAX_BYTES:].encode("utf-8", "replace")[-MAX_BYTES:] for text in texts]
     lengths = np.array([len(data) for data in encoded], dtype=np.int64)
     # A newline after every text keeps a run from reaching into its neighbour.
     classes = _CLASS_OF_BYTE[np.frombuffer(b"\n".join([*encoded, b""]), dtype=np.uint8)]

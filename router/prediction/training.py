@@ -40,7 +40,7 @@ def train_predictor(
     rows = _split(table, seed, fractions)
     table.subset(rows[0]).require_scores()
     _require_calibration_scores(table.subset(rows[1]))
-    both = encode_in_steps(table.prompts, encoder, progress), table
+    both = encode_in_steps(table, encoder, progress), table
     train, validation, test = (_part(both, part) for part in rows)
     fitted = Calibrated.fit(estimator or storable("head"), train, validation, seed, of_stage(progress, "train"))
     reports = [fitted.report(*validation, "calibration")]
@@ -63,7 +63,7 @@ def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress |
     """
     table = table.select_models(predictor.models)
     _require_calibration_scores(table)
-    features = encode_in_steps(table.prompts, predictor.encoder, progress)
+    features = encode_in_steps(table, predictor.encoder, progress)
     fitted = predictor.calibrated.recalibrated(features, table)
     return replace(
         predictor,
@@ -97,7 +97,7 @@ def add_models(
     table = table.subset(~np.isnan(table.scores).all(axis=1))
     rows, held_out, _ = _split(table, seed, (0.9, 0.1, 0.0))
     table.subset(rows).require_scores()
-    both = encode_in_steps(table.prompts, predictor.encoder, progress), table
+    both = encode_in_steps(table, predictor.encoder, progress), table
     train, validation = _part(both, rows), _part(both, held_out)
     known = predictor.calibrated
     grown = _growing(recipe, known.estimator.kind).add_models(

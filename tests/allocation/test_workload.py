@@ -16,6 +16,7 @@ from apportion.router.prediction.fleet_predictor import FleetPredictor
 from apportion.router.prediction.knn import KnnEstimator
 from apportion.router.prediction.prompts import PromptRequest
 from apportion.router.prediction.training import train_predictor
+from apportion.router.traits import Traits
 from tests.allocation.instances import workload
 from tests.samples import PRICES, make_outcomes, save_encoder
 
@@ -135,7 +136,11 @@ def test_lines_may_say_what_limits_their_answers(tmp_path: Path) -> None:
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
     requests, _ = read_timed_requests(file)
-    assert requests == [PromptRequest(chat, 5, 3, tools), PromptRequest("b", 7), PromptRequest("c")]
+    assert requests == [
+        PromptRequest(chat, 5, 3, tools, traits=Traits(tools=1)),
+        PromptRequest("b", 7),
+        PromptRequest("c"),
+    ]
 
 
 @pytest.mark.parametrize(

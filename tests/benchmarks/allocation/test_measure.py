@@ -17,6 +17,7 @@ from apportion.router.evaluation.case import Case, fit_case
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prediction.request_features import request_features
 from benchmarks.allocation.held_out import Realised, curve_of, realised, scores_at_one_spend, workloads
 from benchmarks.allocation.measure import GAP, _planned
 from benchmarks.allocation.needs import DATA_SETS, SIZES, needs_of, specs
@@ -32,7 +33,7 @@ def table() -> OutcomesTable:
 @pytest.fixture(scope="module")
 def case(table: OutcomesTable) -> Case:
     length = np.array([[len(prompt)] for prompt in table.prompts], np.float32)
-    features = Features(np.hstack([np.cos(length / 12), np.sin(length / 12)]), length)
+    features = Features(np.hstack([np.cos(length / 12), np.sin(length / 12)]), length, request_features(table.prompts))
     return fit_case(table, features, "knn", KnnEstimator(20, members=4), seed=0)
 
 

@@ -26,6 +26,7 @@ from apportion.deployments.collect.journal import open_journal
 from apportion.router.errors import ConfigurationError
 from apportion.router.outcomes import read_outcomes
 from apportion.router.prices import ModelPrice
+from apportion.router.traits import PLAIN, Traits
 from tests.deployments.collect.openai_server import FakeOpenAI, serving
 from tests.paths import ROOT
 
@@ -44,7 +45,8 @@ def prompts(tmp_path: Path) -> Path:
         {"query_id": f"q{i}", "task": "sum", "prompt": f"What is {i} plus 2?", "expected": i + 2} for i in range(4)
     ]
     chat = [{"role": "system", "content": "Add."}, {"role": "user", "content": "4 and 2"}]
-    body = {"model": "ignored", "messages": chat, "max_tokens": 7, "temperature": 0.5}
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    body = {"model": "ignored", "messages": chat, "max_tokens": 7, "temperature": 0.5, "tools": [tool]}
     rows.append({"custom_id": "batch", "url": "/v1/chat/completions", "body": body, "expected": "6", "prompt": None})
     file = tmp_path / "prompts.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -71,6 +73,7 @@ def test_a_fleet_is_asked_judged_and_recorded(server: FakeOpenAI, prompts: Path,
     assert table.models == ("good", "bad")
     np.testing.assert_array_equal(table.scores, [[1.0, 0.0]] * 5)
     assert table.prompts == [*(f"What is {i} plus 2?" for i in range(4)), "Add.\n\n4 and 2"]
+    assert table.traits == [*[PLAIN] * 4, Traits(tools=1, system_chars=4)]
     assert table.prices == {"good": ModelPrice(4, 8, 1), "bad": ModelPrice(1, 2)}
     np.testing.assert_allclose(table.cost_usd[0], [(6 * 4 + 4 * 1 + 5 * 8) / 1e6, 20e-6])
     summary = json.loads(result.stdout)

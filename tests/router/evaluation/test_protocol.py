@@ -21,6 +21,7 @@ from apportion.router.evaluation.statistics import Summary, paired_difference, s
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.knn import KnnEstimator
+from apportion.router.prediction.request_features import request_features
 from apportion.router.prices import ModelPrice
 from tests.paths import ROOT
 from tests.samples import make_outcomes
@@ -39,7 +40,7 @@ def features(table: OutcomesTable) -> Features:
     length = np.array([len(prompt) for prompt in table.prompts], np.float32)
     noise = np.random.default_rng(0).normal(0, 0.02, (len(length), 2))
     around = np.column_stack([np.cos(length / 12), np.sin(length / 12)]) + noise
-    return Features(around.astype(np.float32), length[:, None])
+    return Features(around.astype(np.float32), length[:, None], request_features(table.prompts))
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def tied(outcomes: OutcomesTable) -> OutcomesTable:
 
 @pytest.fixture(scope="module")
 def features(tied: OutcomesTable, encoder: Encoder) -> Features:
-    return encode_in_steps(tied.prompts, encoder)
+    return encode_in_steps(tied, encoder)
 
 
 @pytest.mark.parametrize("recipe", [HeadEstimator(members=3, hidden=16, max_epochs=20), KnnEstimator(5, members=4)])

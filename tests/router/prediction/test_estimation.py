@@ -16,6 +16,7 @@ from apportion.router.prediction.prediction import Prediction
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.training import train_predictor
 from apportion.router.prices import ModelPrice
+from apportion.router.traits import PLAIN, Traits
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Ask:
     max_tokens: int | None = None
     sequences: int = 1
     template_variables: dict[str, Any] = field(default_factory=dict)
+    traits: Traits = PLAIN
 
 
 @dataclass
@@ -38,11 +40,11 @@ class Sensitive:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def predict(self, texts: Sequence[str]) -> Prediction:
+    def predict(self, texts: Sequence[str], traits: Sequence[Traits]) -> Prediction:
         self.calls.append(len(texts))
         if any(self.poison in text for text in texts):
             raise RuntimeError(f"cannot encode {texts}")
-        return self.real.predict(texts)
+        return self.real.predict(texts, traits)
 
 
 @pytest.fixture(scope="module")

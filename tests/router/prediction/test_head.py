@@ -14,6 +14,7 @@ from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.head import BLOCK, Head
 from apportion.router.prediction.head_training import HeadEstimator, with_token_scale
+from apportion.router.prediction.request_features import Reach
 from apportion.router.prediction.targets import Targets
 
 QUICK = HeadEstimator(members=3, hidden=16, max_epochs=40)
@@ -62,7 +63,7 @@ def test_unknown_outcomes_leave_no_trace(split: list[tuple[Features, OutcomesTab
     """Whatever stands in the arrays where an outcome is unknown, the weights are the same."""
     rows, checks = (_with_holes(table) for _, table in split[:2])
     targets = Targets.of(rows)
-    inputs = [torch.from_numpy(features.stacked()) for features, _ in split[:2]]
+    inputs = [torch.from_numpy(features.stacked(Reach.nothing())) for features, _ in split[:2]]
     start = Parameters(
         torch.ones(2, inputs[0].shape[1], 4) / 9, torch.zeros(2, 1, 4), torch.ones(2, 4, 2, 3), torch.zeros(2, 2, 3)
     )

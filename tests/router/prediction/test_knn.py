@@ -14,7 +14,7 @@ RNG = np.random.default_rng(1)
 
 
 def _features(n: int) -> Features:
-    return Features(RNG.normal(size=(n, 8)).astype(np.float32), np.zeros((n, 0), dtype=np.float32))
+    return Features(RNG.normal(size=(n, 8)).astype(np.float32), *np.zeros((2, n, 0), dtype=np.float32))
 
 
 def _nearest(train: Features, query: np.ndarray, known: np.ndarray, k: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_the_report_is_about_what_is_predicted(encoder: Encoder, outcomes: Outco
     """The lift of the incumbent included, which few neighbours with their noisy claims often bring about."""
     predictor = train_predictor(outcomes, encoder, estimator=KnnEstimator(k=3, members=2))
     _, _, rows = outcomes.split_rows(0)
-    features, scores = encode_in_steps(outcomes.prompts, encoder).subset(rows), outcomes.scores[rows]
+    features, scores = encode_in_steps(outcomes, encoder).subset(rows), outcomes.scores[rows]
     predicted = predictor.predict_features(features).success
     assert predictor.reports[1].brier_after == pytest.approx(brier_score(predicted, scores))
     assert predictor.reports[1].ece_after == pytest.approx(expected_calibration_error(predicted, scores))

@@ -11,8 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from apportion.deployments.ingress.translation import Translated, objects, text_at, texts
+from apportion.deployments.ingress.media import picture_source
+from apportion.deployments.ingress.translation import Translated, objects, part_text, text_at, texts
 from apportion.router.errors import InvalidRequestError
+from apportion.router.prediction.conversation import PICTURE
 
 Block = Mapping[str, Any]
 Message = dict[str, Any]
@@ -89,10 +91,9 @@ def _turn(message: Block, place: str, messages: list[Message]) -> dict[str, Any]
     parts: list[dict[str, str]] = []
     blocks = []
     for k, block in enumerate(objects(content, f"{place}.content")):
-        read = _block(block, role, f"{place}.content[{k}]", said, parts, messages)
-        blocks += [] if read is None else [read]
+        blocks += _block(block, role, f"{place}.content[{k}]", said, parts, messages)
     if parts:
-        said["content"] = parts[0]["text"] if len(parts) == 1 else parts
+        said["content"] = parts[0].get("text", parts) if len(parts) == 1 else parts
     if role == "assistant" or parts:
         messages.append(said)
     return {"role": role, "content": blocks}
@@ -100,19 +101,26 @@ def _turn(message: Block, place: str, messages: list[Message]) -> dict[str, Any]
 
 def _block(
     block: Block, role: str, place: str, said: Message, parts: list[dict[str, str]], messages: list[Message]
-) -> dict[str, Any] | None:
-    """Adds a block to what its message says, or to the messages; the block as the engine gets it, None if empty."""
+) -> list[dict[str, Any]]:
+    """Adds a block to what its message says, or to the messages; the block as the engine gets it, none if empty.
+
+    Templates take a tool's result as a text. Pictures in it are shown by its message, which comes after all results.
+    """
     kind = block.get("type")
     if kind == "text":
         text = text_at(block, "text", place)
         parts += [{"type": "text", "text": text}] if text else []
-        return {"type": "text", "text": text}
+        return [{"type": "text", "text": text}]
+    if kind == "image" and role == "user":
+        source = picture_source(block.get("source"), place)
+        parts.append(dict(PICTURE))
+        return [{"type": "image", "source": source}]
     if kind == "redacted_thinking":
-        return None  # nothing here can read it
+        return []  # nothing here can read it
     if kind == "thinking" and role == "assistant":
         text = text_at(block, "thinking", place)
         said["reasoning"] = said.get("reasoning", "") + text
-        return {"type": "thinking", "thinking": text}
+        return [{"type": "thinking", "thinking": text}]
     if kind == "tool_use" and role == "assistant":
         name, call_id = text_at(block, "name", place), text_at(block, "id", place)
         arguments = block.get("input") or {}
@@ -120,18 +128,31 @@ def _block(
             raise InvalidRequestError(f"{place}.input: give an object", param=f"{place}.input")
         function = {"name": name, "arguments": json.dumps(arguments)}
         said.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
-        return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
+        return [{"type": "tool_use", "id": call_id, "name": name, "input": arguments}]
     if kind == "tool_result" and role == "user":
-        call_id = text_at(block, "tool_use_id", place)
-        content = block.get("content")
-        text = "" if content is None else "\n".join(texts(content, f"{place}.content"))
+        call_id, (text, pictures) = text_at(block, "tool_use_id", place), _result(block.get("content"), place)
         messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
-        return {"type": "tool_result", "tool_use_id": call_id, "content": text}
+        parts += [dict(PICTURE) for _ in pictures]
+        return [{"type": "tool_result", "tool_use_id": call_id, "content": text}, *pictures]
     raise InvalidRequestError(
         f"{place} is a block of type {str(kind)[:64]!r}, which is not taken here in a message of role {role}; "
         "send text, or other parts to /v1/chat/completions",
         param=place,
     )
+
+
+def _result(content: Any, place: str) -> tuple[str, list[dict[str, Any]]]:
+    """Text and pictures of a tool's result, the latter as the engine gets them."""
+    if isinstance(content, str):
+        return content, []
+    said, pictures = [], []
+    for k, block in enumerate(objects(content, f"{place}.content")):
+        where = f"{place}.content[{k}]"
+        if block.get("type") == "image":
+            pictures.append({"type": "image", "source": picture_source(block.get("source"), where)})
+        else:
+            said.append(part_text(block, where))
+    return "\n".join(said), pictures
 
 
 def _tools(given: Any) -> tuple[list[Any], list[dict[str, Any]], tuple[str, ...]]:

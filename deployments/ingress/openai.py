@@ -30,7 +30,7 @@ from apportion.deployments.ingress.bounds import (
 )
 from apportion.deployments.ingress.embeddings import embedder
 from apportion.deployments.ingress.known_fields import Kind
-from apportion.deployments.ingress.media import read_media
+from apportion.deployments.ingress.media import counted, read_media
 from apportion.deployments.ingress.needs import needs_of
 from apportion.deployments.ingress.translation import Translated, plain_message
 from apportion.deployments.keys.caller import ANYBODY, Caller
@@ -62,6 +62,8 @@ _ENDPOINTS: Mapping[Kind, dict[str, int]] = {
     "message_count": {"messages": 1},
 }
 _AS_CHATS = frozenset({"chat", "tokenize"})  # their messages are a chat's, and go to the engine as they are read here
+# The fields that hold what models read.
+_CONTENT = ("messages", "system", "input", "instructions", "prompt", "tokens")
 # The field that says how long an answer may be; the first, where the request has none.
 _LENGTHS: Mapping[Kind, tuple[str, ...]] = {
     "response": ("max_output_tokens",),
@@ -114,7 +116,7 @@ class ParsedRequest:
         Of the account, so that nobody can have another's prompts refused by making engines fail with them.
         """
         if self._digest is None:
-            content = self._body.get("messages", self.item.content)
+            content = [self._body.get(name) for name in _CONTENT]
             form = [self._body.get(name) for name in ("response_format", "structured_outputs")]
             text = json.dumps([self.item.account, content, self.item.tools, form], ensure_ascii=False)
             self._digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -247,10 +249,12 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
     if kind == "embedding":
         inputs = _count_prompts(checked.input, named)
         return RouteItem(name, checked.input, prompts=inputs, needs=Capabilities(embeddings=1)), []
-    media = read_media([plain_message(message) for message in chat.get("messages", ())])
+    messages = [plain_message(message) for message in chat.get("messages", ())]
+    media = counted(messages) if kind in _TRANSLATE else read_media(messages)
     if kind in _TOKEN_KINDS:
         _check_tokens_request(kind, chat, named)
-        return RouteItem(name, _NOTHING_TO_READ, needs=Capabilities(tokenize=1)), media.messages
+        needs = Capabilities(tokenize=1, images=media.images, audio=media.audio)
+        return RouteItem(name, _NOTHING_TO_READ, needs=needs), media.messages
     item = RouteItem(
         name,
         media.content,

@@ -8,11 +8,13 @@ with more or fewer fields than vLLM expects.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from apportion.deployments.ingress.translation import Translated, objects, text_at, texts
+from apportion.deployments.ingress.media import picture_url
+from apportion.deployments.ingress.translation import Translated, objects, part_text, text_at, texts
 from apportion.router.errors import InvalidRequestError
+from apportion.router.prediction.conversation import PICTURE
 
 Item = Mapping[str, Any]
 Message = dict[str, Any]
@@ -31,6 +33,8 @@ _FREE_TEXT = {  # what vLLM makes of a tool that takes any text
     "additionalProperties": False,
 }
 _ROLES = {"user", "assistant", "system", "developer"}
+_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
+_DETAILS = {"low", "high", "auto", "original"}
 _SAME = ("model", "parallel_tool_calls", "top_logprobs", "structured_outputs", "chat_template_kwargs")
 
 
@@ -50,7 +54,7 @@ def as_chat(body: dict[str, Any]) -> Translated:
     if body.get("instructions"):
         messages.append({"role": "system", "content": body["instructions"]})
     given = body["input"] if isinstance(body["input"], list) else [{"role": "user", "content": body["input"]}]
-    items = [item for i, one in enumerate(given) if (item := _read(one, f"input[{i}]", messages)) is not None]
+    items = _items(given, messages)
     tools, chat_tools, ignored = _tools(body.get("tools"))
     partial = bool(items) and items[-1].get("status") in _PARTIAL
     reasoning = body.get("reasoning")
@@ -70,6 +74,27 @@ def as_chat(body: dict[str, Any]) -> Translated:
     return Translated({name: value for name, value in chat.items() if value is not None}, engine_body, ignored)
 
 
+def _items(given: Sequence[Item], messages: list[Message]) -> list[dict[str, Any]]:
+    """Adds items to the messages; the items as the engine gets them.
+
+    Templates take a tool's output as a text. Pictures in it come after all outputs, as if the user showed them.
+    """
+    items: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
+    for i, one in enumerate(given):
+        item, place = one, f"input[{i}]"
+        if item.get("type") in _OUTPUTS:
+            parts = _parts(item.get("output"), f"{place}.output")
+            item = {**item, "output": "\n".join(part["text"] for part in parts if "text" in part)}
+            shown += [part for part in parts if "text" not in part]
+        elif shown:
+            items.append(_turn("user", shown, messages))
+            shown = []
+        read = _read(item, place, messages)
+        items += [] if read is None else [read]
+    return [*items, _turn("user", shown, messages)] if shown else items
+
+
 def _read(item: Item, place: str, messages: list[Message]) -> dict[str, Any] | None:
     """Adds an item to the messages; the item as the engine gets it, None if it says nothing."""
     kind = item.get("type") or ("message" if "role" in item else None)
@@ -85,17 +110,38 @@ def _message(item: Item, place: str, messages: list[Message]) -> dict[str, Any]:
     role = item.get("role")
     if role not in _ROLES:
         raise InvalidRequestError(f"{place}.role: give one of {', '.join(sorted(_ROLES))}", param=f"{place}.role")
-    said = texts(item.get("content"), f"{place}.content")
+    content, place = item.get("content"), f"{place}.content"
+    if role == "user":
+        return _turn(role, _parts(content, place), messages)
+    said = texts(content, place)
     if role != "assistant":
-        parts = [{"type": "input_text", "text": text} for text in said]
-        messages.append({"role": role, "content": parts})
-        return {"type": "message", "role": role, "content": parts}
+        return _turn(role, [{"type": "input_text", "text": text} for text in said], messages)
     text = "".join(said)
     _add_to_turn(messages, "content", text)
     if item.get("status") in _PARTIAL:
         part = {"type": "output_text", "text": text, "annotations": []}
         return {"type": "message", "role": role, "status": item["status"], "content": [part]}
     return {"type": "message", "role": role, "content": text}
+
+
+def _turn(role: str, parts: list[dict[str, Any]], messages: list[Message]) -> dict[str, Any]:
+    messages.append({"role": role, "content": [part if "text" in part else dict(PICTURE) for part in parts]})
+    return {"type": "message", "role": role, "content": parts}
+
+
+def _parts(content: Any, place: str) -> list[dict[str, Any]]:
+    """A content's texts and pictures as the engine gets them."""
+    given = [{"type": "text", "text": content}] if isinstance(content, str) else objects(content, place)
+    return [_part(part, f"{place}[{k}]") for k, part in enumerate(given)]
+
+
+def _part(part: Item, place: str) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind != "input_image":
+        return {"type": "input_text", "text": part_text(part, place)}
+    detail = part.get("detail")
+    url = picture_url(part.get("image_url"), f"{place}.image_url", place)
+    return {"type": kind, "image_url": url, "detail": detail if detail in _DETAILS else "auto"}
 
 
 def _function_call(item: Item, place: str, messages: list[Message]) -> dict[str, Any]:
@@ -121,9 +167,8 @@ def _call(messages: list[Message], call_id: str, name: str, arguments: str) -> N
 
 def _output(item: Item, place: str, messages: list[Message]) -> dict[str, Any]:
     call_id = text_at(item, "call_id", place)
-    output = "\n".join(texts(item.get("output"), f"{place}.output"))
-    messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
-    return {"type": item["type"], "call_id": call_id, "output": output}
+    messages.append({"role": "tool", "tool_call_id": call_id, "content": item["output"]})
+    return {"type": item["type"], "call_id": call_id, "output": item["output"]}
 
 
 def _reasoning(item: Item, place: str, messages: list[Message]) -> dict[str, Any] | None:

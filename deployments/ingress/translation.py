@@ -60,18 +60,24 @@ def texts(content: Any, place: str) -> list[str]:
     """
     if isinstance(content, str):
         return [content]
-    found = []
-    for k, part in enumerate(objects(content, place)):
-        kind = part.get("type")
-        text = part.get(TEXT_PARTS[kind]) if isinstance(kind, str) and kind in TEXT_PARTS else None
-        if not isinstance(text, str):
-            raise InvalidRequestError(
-                f"{place}[{k}] is a part of type {str(kind)[:64]!r}, and text only is taken here; send other parts "
-                "to /v1/chat/completions",
-                param=f"{place}[{k}]",
-            )
-        found.append(text)
-    return found
+    return [part_text(part, f"{place}[{k}]") for k, part in enumerate(objects(content, place))]
+
+
+def part_text(part: Mapping[str, Any], place: str) -> str:
+    """The text of a part.
+
+    Raises:
+        InvalidRequestError: it is none; names its place and its type.
+    """
+    kind = part.get("type")
+    text = part.get(TEXT_PARTS[kind]) if isinstance(kind, str) and kind in TEXT_PARTS else None
+    if not isinstance(text, str):
+        raise InvalidRequestError(
+            f"{place} is a part of type {str(kind)[:64]!r}, which is not taken here; send text, or other parts to "
+            "/v1/chat/completions",
+            param=place,
+        )
+    return text
 
 
 def plain_message(message: dict[str, Any]) -> dict[str, Any]:

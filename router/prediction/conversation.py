@@ -22,7 +22,9 @@ MEDIA_FIELDS = frozenset(
 )
 
 # What stands in a content for a picture and an audio clip, here and in what templates are given.
-PLACEHOLDERS: tuple[Mapping[str, str], ...] = ({"type": "image"}, {"type": "audio"})
+PICTURE: Mapping[str, str] = {"type": "image"}
+CLIP: Mapping[str, str] = {"type": "audio"}
+PLACEHOLDERS = (PICTURE, CLIP)
 
 Message = Mapping[str, Any]
 
@@ -74,7 +76,8 @@ def conversation(messages: Sequence[Message], *, as_parts: bool) -> list[dict[st
 def _message(message: Message, index: int, as_parts: bool) -> dict[str, Any]:
     role = message.get("role")
     parts = _parts(message.get("content"))
-    walked = as_parts and role != "tool"  # few templates can walk through a tool's answer
+    # Few templates can walk through a tool's answer.
+    walked = as_parts and (role != "tool" or any(part in PLACEHOLDERS for part in parts))
     found: dict[str, Any] = {
         "role": role,
         "content": parts if walked else "\n".join(part["text"] for part in parts if "text" in part),

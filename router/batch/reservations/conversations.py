@@ -181,6 +181,16 @@ def _sign(content: Content) -> int:
 
 
 def in_tool_loop(item: RouteItem) -> bool:
-    """Whether the request brings the result of a call that a model has made, for that model to go on."""
-    last = item.content[-1] if isinstance(item.content, list) else None
+    """Whether the request brings the result of a call that a model has made, for that model to go on.
+
+    Pictures of a result are a user's turn behind it that says nothing.
+    """
+    turns = item.content if isinstance(item.content, list) else []
+    back = 2 if turns and _says_nothing(turns[-1]) else 1
+    last = turns[-back] if len(turns) >= back else None
     return isinstance(last, dict) and last.get("role") == "tool"
+
+
+def _says_nothing(turn: Any) -> bool:
+    parts = turn.get("content") if isinstance(turn, dict) else None
+    return isinstance(parts, list) and all(isinstance(part, dict) and "text" not in part for part in parts)

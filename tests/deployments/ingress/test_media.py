@@ -5,6 +5,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from apportion.deployments.ingress.openai import parse
 from apportion.router.batch.capabilities import Capabilities
 
@@ -47,6 +49,34 @@ def test_other_pictures_are_other_requests() -> None:
     one.forget()
     assert one.digest() == before
     assert replace(one.item, id="x").content == ""
+
+
+def body_of(kind: str, data: str) -> dict[str, Any]:
+    """A request that shows a picture, in the words of each API."""
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    url = picture(data)["image_url"]["url"]
+    return {
+        "response": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]},
+        "message": {"messages": [{"role": "user", "content": [{"type": "image", "source": source}]}], "max_tokens": 8},
+        "tokenize": {"messages": [{"role": "user", "content": [picture(data)]}], "model": "m"},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["response", "message", "tokenize"])
+def test_pictures_count_in_every_api(kind: Any) -> None:
+    one, same, other = (
+        parse(kind, json.dumps(body_of(kind, data)).encode(), {}, ("m",)) for data in ("QUJD", "QUJD", "QUJE")
+    )
+    assert one.item.needs.images == 1
+    assert one.digest() == same.digest() != other.digest()
+
+
+def test_what_a_model_is_told_first_makes_another_request() -> None:
+    body = body_of("message", "QUJD")
+    one, other = (
+        parse("message", json.dumps(body | {"system": text}).encode(), {}, ("m",)) for text in ("Look.", "Wait.")
+    )
+    assert one.digest() != other.digest()
 
 
 def test_what_could_make_pictures_larger_is_not_counted() -> None:

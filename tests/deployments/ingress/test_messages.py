@@ -21,6 +21,8 @@ RESULT = {
     "tool_use_id": "c1",
     "content": [{"type": "text", "text": text} for text in ("4", "1")],
 }
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QUJD"}}
+SEEN = "(picture)"
 
 
 def blocks(*texts: str) -> list[dict[str, Any]]:
@@ -65,6 +67,34 @@ SHAPES: dict[str, tuple[dict[str, Any], list[tuple[str, Any]]]] = {
             ("user", "And now?"),
         ],
     ),
+    "pictures": (
+        {"messages": [{"role": "user", "content": [PICTURE, *blocks("a"), PICTURE]}]},
+        [("user", f"{SEEN}\na\n{SEEN}")],
+    ),
+    "one_picture": ({"messages": [{"role": "user", "content": [PICTURE]}]}, [("user", SEEN)]),
+    "shown_results": (  # pictures of several calls come after all results
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "content": [CALL, CALL | {"id": "c2"}]},
+                {
+                    "role": "user",
+                    "content": [
+                        RESULT | {"content": [*blocks("41"), PICTURE]},
+                        RESULT | {"tool_use_id": "c2", "content": [PICTURE]},
+                        *blocks("And now?"),
+                    ],
+                },
+            ],
+        },
+        [
+            ("user", "How many bolts?"),
+            ("assistant", ""),
+            ("tool", "41"),
+            ("tool", ""),
+            ("user", f"{SEEN}\n{SEEN}\nAnd now?"),
+        ],
+    ),
     "silent_call": (
         {"messages": [USER, {"role": "assistant", "content": [CALL]}, {"role": "user", "content": [RESULT]}]},
         [("user", "How many bolts?"), ("assistant", ""), ("tool", "4\n1")],
@@ -91,7 +121,9 @@ def read(body: dict[str, Any], kind: Any = "message", **options: Any) -> ParsedR
 
 
 def text(content: Any) -> str:
-    return "\n".join(part["text"] for part in content) if isinstance(content, list) else content or ""
+    if not isinstance(content, list):
+        return content or ""
+    return "\n".join(SEEN if "image" in part["type"] else part["text"] for part in content)
 
 
 @pytest.mark.parametrize("kind", ["message", "message_count"])
@@ -137,8 +169,27 @@ def test_counting_generates_nothing_and_is_told_no_length() -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
+        *(
+            ({"messages": [{"role": "user", "content": [{"type": "image", "source": source}]}]}, None)
+            for source in (
+                None,
+                {"type": "url", "url": "http://inside/secret.png"},
+                {"type": "file", "file_id": "file_1"},
+                PICTURE["source"] | {"type": "url", "url": "file:///etc/passwd"},
+                PICTURE["source"] | {"media_type": "text/html"},
+                PICTURE["source"] | {"media_type": "image/png;base64,QUJD,http://inside/"},
+                PICTURE["source"] | {"media_type": None},
+                PICTURE["source"] | {"data": "no"},
+            )
+        ),
+        ({"messages": [USER, {"role": "assistant", "content": [PICTURE]}]}, "messages[1].content[0]"),
+        ({"system": [PICTURE], "messages": [USER]}, "system[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [CALL]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": [RESULT | {"content": [{"type": "image"}]}]}]}, None),
+        (
+            {"messages": [{"role": "user", "content": [RESULT | {"content": [{"type": "image"}]}]}]},
+            "messages[0].content[0].content[0]",
+        ),
         ({"messages": [USER], "tools": [{"name": "x"}]}, "tools[0].input_schema"),
         ({"messages": [USER], "stop_sequences": ["x" * 2000]}, "stop_sequences"),
     ],
@@ -146,7 +197,16 @@ def test_counting_generates_nothing_and_is_told_no_length() -> None:
 def test_what_cannot_be_read_is_refused_by_its_place(body: dict[str, Any], param: str | None) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read(body)
-    assert (caught.value.status, caught.value.param) == (400, param or "messages[0].content[0].content[0]")
+    assert (caught.value.status, caught.value.param) == (400, param or "messages[0].content[0]")
+
+
+@pytest.mark.parametrize("kind", ["message", "message_count"])
+def test_pictures_are_counted_and_reach_the_engine_alone(kind: str) -> None:
+    given = PICTURE | {"cache_control": {"type": "ephemeral"}, "source": PICTURE["source"] | {"url": "http://x"}}
+    parsed = read({"messages": [{"role": "user", "content": [given, *blocks("a"), PICTURE]}]}, kind)
+    assert parsed.item.needs.images == 2
+    (sent,) = json.loads(parsed.engine_body("small"))["messages"]
+    assert sent["content"] == [PICTURE, {"type": "text", "text": "a"}, PICTURE]
 
 
 def test_max_tokens_are_asked_for() -> None:

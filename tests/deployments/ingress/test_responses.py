@@ -24,6 +24,8 @@ SAID = {
 }
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
 TOOL = {"type": "function", "name": "stock", "parameters": {"type": "object"}, "strict": True}
+PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,QUJD", "detail": "high"}
+SEEN = "(picture)"
 # Bodies by shape, and the messages that they are.
 SHAPES: dict[str, tuple[dict[str, Any], list[tuple[str, Any]]]] = {
     "text": ({"input": "hi"}, [("user", "hi")]),
@@ -60,6 +62,38 @@ SHAPES: dict[str, tuple[dict[str, Any], list[tuple[str, Any]]]] = {
         {"input": [USER, THOUGHT, SAID, USER]},
         [("user", "How many bolts?"), ("assistant", "41"), ("user", "How many bolts?")],
     ),
+    "pictures": (
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}, PICTURE, PICTURE]}, SAID, USER]},
+        [("user", f"a\n{SEEN}\n{SEEN}"), ("assistant", "41"), ("user", "How many bolts?")],
+    ),
+    "shown_outputs": (  # pictures of several calls come after all outputs
+        {
+            "input": [
+                USER,
+                CALL,
+                CALL | {"call_id": "c2"},
+                OUTPUT | {"output": [{"type": "input_text", "text": "41"}, PICTURE]},
+                OUTPUT | {"call_id": "c2", "output": [PICTURE]},
+                SAID,
+                USER,
+                CALL | {"call_id": "c3"},
+                OUTPUT | {"call_id": "c3", "output": [PICTURE]},
+            ],
+            "tools": [TOOL],
+        },
+        [
+            ("user", "How many bolts?"),
+            ("assistant", ""),
+            ("tool", "41"),
+            ("tool", ""),
+            ("user", f"{SEEN}\n{SEEN}"),
+            ("assistant", "41"),
+            ("user", "How many bolts?"),
+            ("assistant", ""),
+            ("tool", ""),
+            ("user", SEEN),
+        ],
+    ),
     "custom": (
         {
             "input": [
@@ -91,7 +125,9 @@ def read(body: dict[str, Any], **options: Any) -> ParsedRequest:
 
 
 def text(content: Any) -> str:
-    return "\n".join(part["text"] for part in content) if isinstance(content, list) else content or ""
+    if not isinstance(content, list):
+        return content or ""
+    return "\n".join(SEEN if "image" in part["type"] else part["text"] for part in content)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -147,6 +183,21 @@ def test_the_engine_keeps_nothing_and_gets_no_routing() -> None:
         ({"input": [USER, CALL | {"arguments": {}}]}, "input[1].arguments"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
         ({"input": [OUTPUT | {"output": [{"type": "input_file"}]}]}, "input[0].output[0]"),
+        *(
+            ({"input": [{"role": "user", "content": [{"type": "input_image"} | given]}]}, "input[0].content[0]")
+            for given in (
+                {"image_url": "http://inside/secret.png"},
+                {"image_url": "file:///etc/passwd"},
+                {"image_url": {"url": PICTURE["image_url"]}},
+                {"image_url": "data:text/html;base64,QUJD"},
+                {"image_url": "data:image/png;base64,no"},
+                {"file_id": "file_1"},
+            )
+        ),
+        ({"input": [OUTPUT | {"output": [PICTURE | {"image_url": "http://inside/x.png"}]}]}, "input[0].output[0]"),
+        ({"input": [USER, {"role": "developer", "content": [PICTURE]}]}, "input[1].content[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "image"}]}]}, "input[0].content[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "input[0].content[0]"),
         ({"input": "hi", "tools": [{"type": "function"}]}, "tools[0].name"),
     ],
 )
@@ -154,6 +205,14 @@ def test_what_cannot_be_read_or_kept_is_refused_by_its_place(body: dict[str, Any
     with pytest.raises(InvalidRequestError) as caught:
         read(body)
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_pictures_are_counted_and_reach_the_engine_alone() -> None:
+    parsed = read({"input": [{"role": "user", "content": [PICTURE | {"file_id": "f", "detail": 5}, PICTURE]}]})
+    assert parsed.item.needs.images == 2
+    assert parsed.item.content == [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
+    (sent,) = json.loads(parsed.engine_body("small"))["input"]
+    assert sent["content"] == [PICTURE | {"detail": "auto"}, PICTURE]
 
 
 def test_tools_that_nothing_here_runs_are_left_out_and_named() -> None:

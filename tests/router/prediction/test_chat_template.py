@@ -104,3 +104,10 @@ def test_what_stands_in_for_pictures_keeps_its_place(as_parts: bool) -> None:
     assert turn["content"] == (walked if as_parts else "a\nb")
     with pytest.raises(InvalidRequestError):
         conversation([{"role": "user", "content": [{"type": "image", "image": "x"}]}], as_parts=as_parts)
+
+
+def test_pictures_of_a_tool_keep_their_place_and_its_texts_are_one() -> None:
+    said = {"role": "tool", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    shown = {"role": "tool", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}
+    assert [turn["content"] for turn in conversation([said, shown], as_parts=True)] == ["a\nb", shown["content"]]
+    assert [turn["content"] for turn in conversation([said, shown], as_parts=False)] == ["a\nb", "a"]

@@ -14,7 +14,7 @@ from apportion.router.batch.messages import Decision, EngineReplica, RouteItem, 
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.reservations.availability import Availability
-from apportion.router.batch.reservations.conversations import Conversations
+from apportion.router.batch.reservations.conversations import Conversations, in_tool_loop
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
@@ -123,6 +123,24 @@ async def test_what_nobody_has_counted_is_not_taken_for_cached() -> None:
     first = await decided(here, turn(1, model="large"))
     second = await decided(here, turn(2))
     assert (second.turn, second.cost_usd) == (Turn.stays, first.cost_usd)
+
+
+SHOWN = [*TOOL, {"role": "user", "content": [{"type": "image"}]}]  # what the tool gave
+
+
+@pytest.mark.parametrize(
+    ("content", "loops"),
+    [
+        (TOOL, True),
+        (SHOWN, True),
+        ([*TOOL, {"role": "user", "content": "?"}], False),
+        ([*TOOL, {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}], False),
+        (SHOWN[-1:], False),
+        ("?", False),
+    ],
+)
+def test_results_of_tools_may_be_pictures(content: Any, loops: bool) -> None:
+    assert in_tool_loop(turn(1, content=content)) == loops
 
 
 async def test_a_tool_loop_stays_on_its_model_unless_it_may_not() -> None:

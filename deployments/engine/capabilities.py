@@ -6,7 +6,7 @@ What it can do is read off vLLM's own objects, which come without types.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from apportion.deployments.config.capabilities import max_logprobs
@@ -71,6 +71,10 @@ class EngineAbilities:
         )
         return cls(can, tokens)
 
+    def with_pictures_of(self, tokens: int | None) -> EngineAbilities:
+        """The same with a measured picture; None leaves vLLM's own word, which leaves out what stands around it."""
+        return self if tokens is None else replace(self, media_tokens={**self.media_tokens, "image": tokens})
+
     def check(self, model: ModelConfig) -> None:
         """Raises: ConfigurationError: the model is said to do what its engine cannot; names all of it."""
         said = model.all_capabilities
@@ -84,7 +88,10 @@ class EngineAbilities:
         for (kind, name), stated in zip(KINDS.items(), model.capabilities.media_tokens, strict=True):
             most = self.media_tokens.get(kind, 0)
             if getattr(said, name) and most > stated:
-                wrong.append(f"tokens_per_{kind}: one is up to {most} tokens, not {stated}; raise it to {most}")
+                wrong.append(
+                    f"tokens_per_{kind}: one is up to {most} tokens, not {stated}; raise it to {most}, or make them "
+                    "smaller with engine_args.mm_processor_kwargs"
+                )
         if wrong:
             raise ConfigurationError(f"the engine of {model.name!r} differs from its capabilities: {'; '.join(wrong)}")
 

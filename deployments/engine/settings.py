@@ -10,6 +10,8 @@ ENGINE_ENV = {
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    # Of a picture, 8192 by 8192: a small file may hold many more of one colour, and each takes three bytes of memory.
+    "VLLM_MAX_IMAGE_PIXELS": str(1 << 26),
 }
 # An engine stands inside the network and fetches what URLs in messages point to, from anywhere if no domain is named;
 # this one can never exist (RFC 2606). Data in the message itself needs no fetching.

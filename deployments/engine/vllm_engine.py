@@ -22,6 +22,7 @@ from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.capabilities import EngineAbilities
 from apportion.deployments.engine.core_border import count_at
 from apportion.deployments.engine.meter import Meter
+from apportion.deployments.engine.pictures import picture_tokens
 from apportion.deployments.engine.vllm_routes import add_routes
 from apportion.router.errors import ConfigurationError, UnavailableError
 
@@ -52,7 +53,10 @@ class VLLMEngine:
         tasks = await llm.get_supported_tasks()
         await init_app_state(llm, api.state, args, supported_tasks=tasks)
         try:
-            EngineAbilities.of(llm, api.state, tasks).check(model)
+            can = EngineAbilities.of(llm, api.state, tasks)
+            if can.capabilities.images and model.all_capabilities.images:
+                can = can.with_pictures_of(await picture_tokens(llm, api.state, model))
+            can.check(model)
         except ConfigurationError:
             llm.shutdown()
             raise

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apportion.deployments import zoo
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.capabilities import EngineAbilities
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.errors import ConfigurationError
+from tests.deployments.vision import SQUARE_TOKENS, save_vision_model
 
 PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20)
 
@@ -43,6 +46,15 @@ def test_what_it_cannot_do_is_named_with_what_to_do(stated: dict[str, Any], said
         EngineAbilities(PLAIN._replace(images=1), {"image": 9}).check(model(**stated))
 
 
+def test_a_picture_counts_with_what_stands_around_it_where_that_was_measured() -> None:
+    engine = EngineAbilities(PLAIN._replace(images=1), {"image": 9, "audio": 5})
+    engine.with_pictures_of(None).check(model(images=1, tokens_per_image=9))
+    engine.with_pictures_of(8).check(model(images=1, tokens_per_image=8))
+    with pytest.raises(ConfigurationError, match="one is up to 12 tokens, not 9"):
+        engine.with_pictures_of(12).check(model(images=1, tokens_per_image=9))
+    assert engine.with_pictures_of(12).media_tokens["audio"] == 5
+
+
 def test_a_guessed_chat_template_may_be_missing_and_a_stated_one_may_not() -> None:
     engine = EngineAbilities(PLAIN._replace(chat=0))
     engine.check(model())
@@ -60,8 +72,10 @@ from apportion.router.errors import ConfigurationError
 async def main():
     values = {"name": "m", "source": "zoo:wren", "input_usd_per_million": 1, "output_usd_per_million": 1}
     said = {"max_model_len": 256, "capabilities": {"tools": True}}
+    sees = {"source": sys.argv[1], "engine_args": {"limit_mm_per_prompt": {"image": 1}}}
+    too_few = {"capabilities": {"tools": True, "tokens_per_image": 1}}
     try:
-        await start_backend(with_defaults(ModelConfig.model_validate(values | said)))
+        await start_backend(with_defaults(ModelConfig.model_validate(values | said | sees | too_few)))
     except ConfigurationError as error:
         print("REFUSED", error)
     parser = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "reasoning_parser": "qwen3"}
@@ -75,11 +89,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow  # starts two engines
-def test_a_real_engine_is_looked_at() -> None:
+def test_a_real_engine_is_looked_at(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     from apportion.deployments.engine.settings import environment
 
-    env = os.environ | environment(model())
-    ran = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=300)
+    save_vision_model(tmp_path, zoo.folder_of("zoo:wren"), max_model_len=256)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    ran = subprocess.run(command, env=os.environ | environment(model()), capture_output=True, text=True, timeout=300)
     assert "REFUSED the engine of 'm' differs from its capabilities: tools: it parses no tool calls" in ran.stdout
+    assert f"tokens_per_image: one is up to {SQUARE_TOKENS - 1} tokens, not 1" in ran.stdout
     assert "STARTED" in ran.stdout, ran.stderr[-3000:]

@@ -22,6 +22,11 @@ def test_an_engine_fetches_nothing_that_a_client_names(num_gpus: int) -> None:
     assert environment(started)["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
 
 
+def test_a_small_file_cannot_be_a_huge_picture_unless_the_user_says_so() -> None:
+    assert environment(model())["VLLM_MAX_IMAGE_PIXELS"] == str(8192 * 8192)
+    assert environment(model(env={"VLLM_MAX_IMAGE_PIXELS": "100"}))["VLLM_MAX_IMAGE_PIXELS"] == "100"
+
+
 def test_what_the_user_sets_stays() -> None:
     started = with_defaults(model(engine_args={"allowed_media_domains": ["pictures.example"], "dtype": "bfloat16"}))
     assert started.engine_args["allowed_media_domains"] == ["pictures.example"]

@@ -82,7 +82,7 @@ def printed(text: str) -> Any:
     for read in (json.loads, _python_literal, _numpy_literal):
         try:
             return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
     return None
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -123,31 +124,27 @@ def _command(command: str, timeout_s: float) -> Judge:
         raise ConfigurationError(f"judge command:{command}: {error}; correct its quotes") from None
 
     async def judge(answer: str, row: Mapping[str, Any]) -> float:
+        given = json.dumps({**row, "answer": answer}).encode()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-            )
+            done = await asyncio.to_thread(_run, words, given, timeout_s)
         except OSError as error:
             raise ConfigurationError(f"judge {words[0]!r} cannot be run ({error}); correct the command") from None
-        try:
-            given = json.dumps({**row, "answer": answer}).encode()
-            out, _ = await asyncio.wait_for(process.communicate(given), timeout_s)
-        except TimeoutError:
+        except subprocess.TimeoutExpired:
             raise ConfigurationError(
                 f"judge {words[0]!r} took more than {timeout_s:g} s for query {row['query_id']!r}; give "
                 "--judge-timeout-s more"
             ) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode:
+        if done.returncode:
             raise ConfigurationError(
-                f"judge {words[0]!r} ended with {process.returncode} for query {row['query_id']!r}; correct it"
+                f"judge {words[0]!r} ended with {done.returncode} for query {row['query_id']!r}; correct it"
             )
-        return _score(out.decode(errors="replace").strip(), f"judge {words[0]!r}", row)
+        return _score(done.stdout.decode(errors="replace").strip(), f"judge {words[0]!r}", row)
 
     return judge
+
+
+def _run(words: list[str], given: bytes, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(words, input=given, stdout=subprocess.PIPE, timeout=timeout_s, check=False)
 
 
 def _score(given: Any, who: str, row: Mapping[str, Any]) -> float:

@@ -45,7 +45,10 @@ class CapabilitiesConfig(Section):
         None, ge=0, description="Most pictures of a request. Null: as limit_mm_per_prompt says, else none."
     )
     tokens_per_image: int | None = Field(
-        None, ge=1, description="Most tokens of a picture with what stands around it; each is counted as so many."
+        None,
+        ge=1,
+        description="Most tokens of a picture, with what stands around it and without the placeholder of the chat "
+        "template; each is counted as so many. An engine that starts says the number where this is too small.",
     )
     audio: int | None = Field(
         None, ge=0, description="Most audio clips of a request. Null: as limit_mm_per_prompt says, else none."

@@ -61,14 +61,24 @@ def predictor() -> Predictor:
 
 
 EYES = CapabilitiesConfig(images=2, tokens_per_image=90)
+EARS = CapabilitiesConfig(audio=1, tokens_per_audio=70)
+CLIP = {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}}
 
 
 class MixedFleet:
     """The real predictor, the zoo's tokenizers with these templates, and the batch room."""
 
-    def __init__(self, predictor: Predictor, folder: Path, *styles: str, seeing: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        folder: Path,
+        *styles: str,
+        seeing: tuple[str, ...] = (),
+        hearing: tuple[str, ...] = (),
+    ) -> None:
         models = [model(name, style, folder) for name, style in zip(NAMES, styles, strict=True)]
-        models = [one.model_copy(update={"capabilities": EYES}) if one.name in seeing else one for one in models]
+        senses = dict.fromkeys(seeing, EYES) | dict.fromkeys(hearing, EARS)
+        models = [one.model_copy(update={"capabilities": senses.get(one.name, one.capabilities)}) for one in models]
         counter = TokenCounter.load({one.name: one.tokenizer_source for one in models}, download=False)
         self._estimator = RequestEstimator(predictor, counter, np.full(4, 256.0))
         self.room = PlainRoom(self._predict, policy=Policy(tuple(one.served for one in models), Mip()), predict_s=60.0)
@@ -132,6 +142,27 @@ async def test_a_picture_goes_where_it_is_seen_and_counts_at_its_most(
     assert seen.cost_usd > plain.cost_usd + 80 * 2e-6 * 0.9, "a picture is 90 tokens at 2 USD a million, its text less"
     assert isinstance(told["picture", "wren"], Refusal)
     assert told["picture", "wren"].error.message.endswith("wren: takes no pictures")
+
+
+async def test_a_clip_goes_where_it_is_heard_and_counts_at_its_most(predictor: Predictor, folder: Path) -> None:
+    fleet = MixedFleet(predictor, folder, *["mapping"] * 4, seeing=("finch",), hearing=("lark",))
+
+    def clips(n: int, to: str, text: str) -> RouteItem:
+        content = [{"type": "text", "text": text}, *[CLIP] * n]
+        body = {"model": to, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
+        return replace(parse("chat", json.dumps(body).encode(), {}, NAMES).item, id=f"{n}{to}{text}")
+
+    plain, one, two, deaf, long = await fleet.room.verdicts(
+        *(clips(n, to, "Who?") for n, to in ((0, "lark"), (1, "auto"), (2, "auto"), (1, "finch"))),
+        clips(1, "auto", "who " * 90),
+    )
+    assert isinstance(plain, Decision)
+    assert isinstance(one, Decision)
+    assert one.model == "lark"
+    assert one.cost_usd > plain.cost_usd + 60 * 3e-6 * 0.9, "a clip is 70 tokens at 3 USD a million, its text less"
+    assert "wren, finch, heron: takes no audio; lark: takes at most 1 audio clips in a request" in two.error.message
+    assert deaf.error.message.endswith("finch: takes no audio")
+    assert long.error.code == "context_length_exceeded"
 
 
 async def test_what_no_model_sees_is_refused_with_all_reasons(predictor: Predictor, folder: Path) -> None:

@@ -7,6 +7,7 @@ device), so every architecture that transformers knows is counted exactly. Nothi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,23 @@ class Architecture:
         return self.full_layers + self.window_layers
 
     def cached_tokens(self, tokens: int) -> int:
-        """Token-layers that a sequence of so many tokens keeps in the cache."""
+        """Token-layers of the cache that a sequence of so many tokens looks back at."""
         return self.full_layers * tokens + self.window_layers * min(tokens, self.window)
+
+    def held_tokens(self, tokens: int, in_flight: int = 0) -> int:
+        """Token-layers of the cache that vLLM keeps for a sequence of so many tokens.
+
+        Its blocks belong to as many layers each, of one kind: where the layers of a kind are no multiple of that, the
+        rest of a block is idle. A window's blocks stay until the steps that left it behind are done. (0.32:
+        vllm/v1/core/kv_cache_utils.py and kv_cache_interface.py.)
+
+        Args:
+            in_flight: tokens of the sequence in steps under way.
+        """
+        kinds = [layers for layers in (self.full_layers, self.window_layers) if layers]
+        together = max(kinds) if max(kinds) < 1.5 * min(kinds) else min(kinds)
+        full, windowed = (ceil(layers / together) * together for layers in (self.full_layers, self.window_layers))
+        return full * tokens + windowed * min(tokens, self.window + in_flight)
 
 
 def read_architecture(source: str) -> Architecture:

@@ -89,7 +89,7 @@ def compute_profile(
     )
     weights_gib = deployed.weight_bytes / GIB
     cache_gib = deployed.free_for_cache_gib(MAX_SEQUENCES)
-    needed_gib = deployed.cache_bytes(model.max_model_len) / GIB
+    needed_gib = deployed.least_cache_bytes(model.max_model_len) / GIB
     reason = _misfit(architecture, replica, weights_gib, cache_gib, needed_gib, model.max_model_len)
     if reason:
         return Profile(replica, False, 0, 0.0, 0.0, 0.0, weights_gib, max(cache_gib, 0.0), "computed", reason)

@@ -32,6 +32,8 @@ ALL_REDUCE_S = 12.5e-6  # twice a layer, over NVLink; slower over PCIe
 # Large matrix products reach less than the data sheet: between training of Llama 3 (0.38 to 0.43; arXiv 2407.21783,
 # table 4) and the best of large-batch inference (0.76; arXiv 2211.05102).
 COMPUTE_EFFICIENCY = 0.5
+# vLLM prepares a step while another one runs (asynchronous scheduling, its default).
+STEPS_AT_ONCE = 2
 
 
 def memory_fraction(gpu_fraction: float) -> float:
@@ -84,9 +86,12 @@ class Deployed:
         return step_tokens(self.gpu)
 
     def cache_bytes(self, tokens: int) -> float:
-        """Cache of one sequence of so many tokens, over all GPUs."""
-        values = self.model.kv_values * self.kv_heads_per_gpu * self.gpus
-        return self.model.cached_tokens(tokens) * values * self.dtype_bytes
+        """Cache that one sequence of so many tokens takes, over all GPUs."""
+        return self.model.held_tokens(tokens) * self._token_bytes
+
+    def least_cache_bytes(self, tokens: int) -> float:
+        """Cache without which vLLM does not start with a context of so many tokens, over all GPUs."""
+        return self.model.held_tokens(tokens, STEPS_AT_ONCE * self.step_tokens) * self._token_bytes
 
     def overhead_gib(self, sequences: int) -> float:
         """On each GPU beside weights and cache: context, graphs, and the largest step's activations.
@@ -105,8 +110,9 @@ class Deployed:
 
     def decode_step_s(self, sequences: int, context_tokens: int) -> float:
         """One new token for each of the running sequences, whose contexts have this mean length."""
-        read = self._weights_read(sequences) + sequences * self.cache_bytes(context_tokens)
-        attention = 4 * sequences * self.model.heads * self.model.head_size * self.model.cached_tokens(context_tokens)
+        cached = sequences * self.model.cached_tokens(context_tokens)
+        read = self._weights_read(sequences) + cached * self._token_bytes
+        attention = 4 * cached * self.model.heads * self.model.head_size
         return self._step_s(read, 2 * self._active_parameters * sequences + attention)
 
     def prefill_s(self, tokens: int) -> float:
@@ -118,6 +124,11 @@ class Deployed:
             self._step_s(self._weights_read(part), 2 * self._active_parameters * part + attention * part / tokens)
             for part in steps
         )
+
+    @property
+    def _token_bytes(self) -> int:
+        """Of a token in the cache of one layer, over all GPUs."""
+        return self.model.kv_values * self.kv_heads_per_gpu * self.gpus * self.dtype_bytes
 
     @property
     def _active_parameters(self) -> float:

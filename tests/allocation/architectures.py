@@ -100,6 +100,19 @@ GEMMA2_2B: dict[str, Any] = {
     "vocab_size": 256000,
     "max_position_embeddings": 8192,
 }
+GEMMA3_1B: dict[str, Any] = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "sliding_window": 512,
+    "vocab_size": 262144,
+    "max_position_embeddings": 32768,
+}
 
 
 def model_folder(folder: Path, config: dict[str, Any], **changes: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from apportion.router.errors import ConfigurationError
 from tests.allocation.architectures import (
     DEEPSEEK_V2_LITE,
     GEMMA2_2B,
+    GEMMA3_1B,
     LLAMA31_8B,
     MIXTRAL_8X7B,
     QWEN25_05B,
@@ -63,6 +65,19 @@ def test_sliding_layers_stop_growing(tmp_path: Path) -> None:
     assert (model.full_layers, model.window_layers, model.window) == (13, 13, 4096)
     assert model.cached_tokens(8192) == 13 * 8192 + 13 * 4096
     assert model.embedding_parameters == 0  # shared with the output layer, so read every step
+
+
+def test_the_cache_of_windows_is_what_vllm_keeps(tmp_path: Path) -> None:
+    model = read_architecture(model_folder(tmp_path, GEMMA3_1B))
+    assert (model.full_layers, model.window_layers, model.window) == (4, 22, 512)
+    assert model.held_tokens(100) == (4 + 24) * 100  # blocks of four layers each: six of windows, the last half empty
+    assert model.held_tokens(32768) == 4 * 32768 + 24 * 512
+    assert model.held_tokens(32768, in_flight=4096) == 4 * 32768 + 24 * (512 + 4096)
+    assert model.held_tokens(2000, in_flight=4096) == 28 * 2000
+    alike = replace(model, full_layers=13, window_layers=12)  # gpt-oss with a draft's layer
+    assert alike.held_tokens(1000) == 13 * 1000 + 13 * 512
+    plain = replace(model, full_layers=26, window_layers=0)
+    assert plain.held_tokens(1000, in_flight=64) == plain.cached_tokens(1000) == 26 * 1000
 
 
 def test_experts_are_told_apart(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from apportion.allocation.settings import replica_settings
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 from tests.allocation.architectures import (
+    GEMMA3_1B,
     LLAMA31_8B,
     MIXTRAL_8X7B,
     QWEN25_05B,
@@ -138,6 +139,21 @@ def test_room_for_shorter_sequences_admits_more(tmp_path: Path) -> None:
     whole = compute_profiles([model], cluster, Typical(), shares=[1.0])[0]
     short = compute_profiles([model], cluster, Typical(sequence_tokens=2048), shares=[1.0])[0]
     assert short.max_num_seqs > 4 * whole.max_num_seqs
+
+
+def test_a_window_needs_room_for_the_steps_under_way(tmp_path: Path) -> None:
+    """vLLM does not start on less: not even one sequence would fit while it reads a long prompt."""
+    model = read_architecture(model_folder(tmp_path, GEMMA3_1B))
+    deployed = Deployed(model, GPU_TYPES["H100"], 0.05, 1, 16.0, 2)
+    bytes_a_token = 2 * 256 * 2
+    assert deployed.cache_bytes(32768) == (4 * 32768 + 24 * 512) * bytes_a_token
+    assert deployed.least_cache_bytes(32768) == (4 * 32768 + 24 * (512 + 2 * 8192)) * bytes_a_token
+    spec = ModelSpec("m", model_folder(tmp_path, GEMMA3_1B), ModelPrice(1, 1), max_model_len=32768)
+    cluster = Cluster((Node("a", "H100", 1),), GPU_TYPES)
+    small, large = compute_profiles([spec], cluster, Typical(), shares=[0.056, 0.06], architectures={"m": model})
+    assert deployed.cache_bytes(32768) / GIB < small.kv_cache_gib < deployed.least_cache_bytes(32768) / GIB
+    assert (small.fits, large.fits) == (False, True)
+    assert "32768 tokens need 0.51 GiB" in small.reason
 
 
 def test_only_allowed_types_and_sizes_that_exist(tmp_path: Path) -> None:

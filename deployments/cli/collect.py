@@ -61,7 +61,12 @@ def collect(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="limit of answers whose line sets none")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="where the line sets none")] = None,
     completions: Annotated[
-        bool, typer.Option("--completions", help="send prompts that are texts to /completions, as to base models")
+        bool,
+        typer.Option(
+            "--completions",
+            help="send prompts that are texts to /completions; so it is done anyway for models that --config says to "
+            "answer no chats (`capabilities.chat`)",
+        ),
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="requests at once")] = 8,
     retries: Annotated[int, typer.Option(min=0, help="further attempts after what is temporary")] = 5,
@@ -93,7 +98,7 @@ def collect(
     from apportion.deployments.collect.table import check_target, rows_of, write_rows
 
     check_target(out)
-    base, names, prices = _fleet(config, url, models, price or [])
+    base, names, prices, chatless = _fleet(config, url, models, price or [])
     if samples > 1 and temperature == 0:
         raise InvalidRequestError("--samples: at --temperature 0 all answers are the same; leave one of them out")
     shared = {"max_tokens": max_tokens, "temperature": temperature}
@@ -107,12 +112,14 @@ def collect(
         samples=samples,
         concurrency=concurrency,
         budget_usd=budget_usd,
-        completions=completions,
+        by_completions=names if completions else chatless,
         retry_failures=retry_failures,
     )
     with open_journal(out.with_name(out.name + ".journal")) as journal:
-        journal.agree({"parameters": dict(plan.parameters), "completions": completions})
+        journal.agree({"parameters": dict(plan.parameters)})
         plan.check(journal)
+        if plan.is_cut_short():
+            warn("/completions ends an answer after 16 tokens where nothing says more; give --max-tokens")
         try:
             _run(plan, journal, base, os.environ.get(key_variable), retries, timeout_s)
         except KeyboardInterrupt:
@@ -140,15 +147,17 @@ def collect(
 
 def _fleet(
     config: Path | None, url: str | None, models: str | None, given: list[str]
-) -> tuple[str, list[str], dict[str, ModelPrice]]:
-    """Endpoint, models and prices that the options name."""
+) -> tuple[str, list[str], dict[str, ModelPrice], frozenset[str]]:
+    """Endpoint, models and prices that the options name, and models that are known to answer no chats."""
     names = [name.strip() for name in (models or "").split(",") if name.strip()]
     prices: dict[str, ModelPrice] = {}
+    chatless: frozenset[str] = frozenset()
     if config is not None:
         from apportion.deployments.config.reader import read_config
 
         found = read_config(config)
         prices = {model.name: model.price for model in found.service.models}
+        chatless = frozenset(model.name for model in found.service.models if not model.all_capabilities.chat)
         unknown = sorted(set(names) - set(prices))
         if unknown and url is None:
             raise InvalidRequestError(f"--models: {unknown[0]!r} is not one of {', '.join(prices)}; correct it")
@@ -166,7 +175,8 @@ def _fleet(
         if name not in names:
             raise InvalidRequestError(f"--price: {name!r} is not one of {', '.join(names)}; correct it")
         prices[name] = price
-    return url.rstrip("/") + "/", list(dict.fromkeys(names)), {n: p for n, p in prices.items() if n in names}
+    prices = {name: price for name, price in prices.items() if name in names}
+    return url.rstrip("/") + "/", list(dict.fromkeys(names)), prices, chatless & set(names)
 
 
 def _price(entry: str) -> tuple[str, ModelPrice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ _OUTAGE = (
 class Plan:
     """What is to be collected. parameters: sent with every request, unless its line says otherwise.
 
+    by_completions: models that are sent prompts that are texts as they are, to /completions, as base models need it.
     judge_name: under which scores are journaled; answers that another judge scored are judged anew, not asked again.
     budget_usd: with what the journal has spent before; None: no limit.
     """
@@ -39,7 +40,7 @@ class Plan:
     samples: int = 1
     concurrency: int = 8
     budget_usd: float | None = None
-    completions: bool = False
+    by_completions: Collection[str] = ()
     retry_failures: bool = False
 
     def asks(self) -> Iterator[tuple[Question, Key]]:
@@ -49,14 +50,28 @@ class Plan:
                 for sample in range(self.samples):
                     yield question, (question.query_id, model, sample)
 
+    def body(self, question: Question, model: str) -> dict[str, Any]:
+        """The request."""
+        return {"model": model, **question.body(self.parameters, completions=model in self.by_completions)}
+
+    def digest(self, question: Question, model: str) -> str:
+        """Of the question as this model is asked it."""
+        return question.digest(completions=model in self.by_completions)
+
+    def is_cut_short(self) -> bool:
+        """Whether an answer is limited by nothing but what /completions takes for its limit."""
+        bodies = (self.body(question, model) for question in self.questions for model in self.by_completions)
+        return any("prompt" in body and body.get("max_tokens") is None for body in bodies)
+
     def check(self, journal: Journal) -> None:
         """Raises: ConfigurationError: the journal is of other questions, or the budget cannot be kept."""
         for question, key in self.asks():
             answered = journal.answers.get(key)
-            if answered is not None and answered["digest"] != question.digest:
+            asked_anew = answered is None or (self.retry_failures and answered.get("error") is not None)
+            if answered is not None and not asked_anew and answered["digest"] != self.digest(question, key[1]):
                 raise ConfigurationError(
-                    f"query {question.query_id!r} is not what {journal.file} holds answers to; give it another "
-                    "query_id, or another --out"
+                    f"query {question.query_id!r} is not what {journal.file} holds an answer of {key[1]!r} to; give it "
+                    "another query_id, or another --out"
                 )
             if self.budget_usd is not None and (answered is None or self.retry_failures):
                 self.worst_usd(question, key[1])
@@ -67,7 +82,7 @@ class Plan:
         Raises:
             ConfigurationError: the model has no price, or nothing limits the answer.
         """
-        body = question.body(self.parameters, completions=self.completions)
+        body = self.body(question, model)
         limit = body.get("max_completion_tokens", body.get("max_tokens"))
         if model not in self.prices:
             raise ConfigurationError(f"model {model!r} has no price, which --budget-usd needs; give --price")
@@ -140,7 +155,7 @@ class Collector:
         if not await self._reserve(worst_usd):
             return None
         try:
-            body = {"model": model, **question.body(plan.parameters, completions=plan.completions)}
+            body = plan.body(question, model)
             path = "completions" if "prompt" in body else "chat/completions"
             may_ask = partial(self._may_ask_again, key, worst_usd)
             answer = await self._endpoint.ask(path, body, may_ask, known=model in self._answering)
@@ -158,7 +173,7 @@ class Collector:
         """
         model = key[1]
         line = {
-            "digest": question.digest,
+            "digest": self._plan.digest(question, model),
             "text": answer.text,
             "error": answer.error,
             "input_tokens": answer.input_tokens,

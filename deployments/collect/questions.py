@@ -40,16 +40,19 @@ class Question:
         asked = {**shared, **self.parameters}
         if "max_completion_tokens" in self.parameters and "max_tokens" not in self.parameters:
             asked.pop("max_tokens", None)
-        if completions and isinstance(self.content, str):
+        if self._is_completed(completions):
             return {"prompt": self.content, **asked}
         messages = [{"role": "user", "content": self.content}] if isinstance(self.content, str) else self.content
         return {"messages": messages, **asked}
 
-    @property
-    def digest(self) -> str:
-        """What tells whether a recorded answer is to this question."""
-        asked = json.dumps([self.content, dict(self.parameters)], sort_keys=True)
+    def digest(self, *, completions: bool) -> str:
+        """What tells whether a recorded answer is to this question, asked in this way."""
+        way = ["completions"] if self._is_completed(completions) else []
+        asked = json.dumps([self.content, dict(self.parameters), *way], sort_keys=True)
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+    def _is_completed(self, completions: bool) -> bool:
+        return completions and isinstance(self.content, str)
 
 
 def read_questions(file: Path) -> list[Question]:

@@ -365,6 +365,43 @@ def test_texts_go_to_completions_where_asked(server: FakeOpenAI, tmp_path: Path)
     assert read_outcomes(tmp_path / "o.jsonl").scores.tolist() == [[1.0], [1.0]]
 
 
+def test_a_model_that_answers_no_chats_gets_texts_as_completions(server: FakeOpenAI, tmp_path: Path) -> None:
+    models = [
+        {"name": name, "source": f"example/{name}", "input_usd_per_million": 1, "output_usd_per_million": 1, **more}
+        for name, more in (("good", {}), ("bad", {"capabilities": {"chat": False}}))
+    ]
+    arguments = {"models": models, "predictor": {"artefact": "zoo:predictor"}}
+    application = {"name": "a", "import_path": "apportion.deployments.app:build", "args": arguments}
+    config = tmp_path / "serve_config.yaml"
+    config.write_text(json.dumps({"applications": [application]}))
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "o.jsonl"
+    chat = {"messages": [{"role": "user", "content": "3 and 4"}]}
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({"prompt": "1 and 2", "max_tokens": 8}, chat)))
+    words = ("--config", str(config), "--url", server.url, "--prompts", file, "--judge", "regex:answer", "--out", out)
+    assert CliRunner().invoke(app, ["collect", *map(str, words)]).exit_code == 0
+    paths = {(asked["model"], asked.get("prompt")): asked["path"] for asked in server.asked}
+    assert paths.pop(("bad", "1 and 2")) == "/v1/completions"
+    assert set(paths.values()) == {"/v1/chat/completions"}  # what is a chat stays one
+    assert len(server.asked) == 4
+    # An answer to a text as a chat is none to the same text as a completion.
+    models[0]["capabilities"] = {"chat": False}
+    config.write_text(json.dumps({"applications": [application]}))
+    changed = CliRunner().invoke(app, ["collect", *map(str, words)])
+    assert (changed.exit_code, len(server.asked)) == (2, 4)
+    said = " ".join(changed.stderr.split())
+    assert ("query '1' is not what" in said, "an answer of 'good'" in said) == (True, True)
+
+
+def test_completions_without_a_limit_are_warned_of(server: FakeOpenAI, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("1 and 2\n")
+    told = _run(server, file, tmp_path / "o.jsonl", "good", "--completions", judge="regex:answer").stderr
+    assert "give --max-tokens" in told
+    limited = ("--completions", "--max-tokens", "8")
+    told = _run(server, file, tmp_path / "p.jsonl", "good", *limited, judge="regex:answer").stderr
+    assert "give --max-tokens" not in told
+
+
 @pytest.mark.parametrize("form", ["number", "object"])
 def test_a_command_judges(server: FakeOpenAI, prompts: Path, tmp_path: Path, form: str) -> None:
     script = tmp_path / "judge.py"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress.known_fields import Kind
@@ -72,10 +72,21 @@ class ChatBody(_Common):
 
 class CompletionBody(_Common):
     prompt: Prompts
+    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)
+    echo: bool | None = Field(None, validate_default=True)
+
+    @field_validator("echo")
+    @classmethod
+    def _something_is_asked_for(cls, echo: bool | None, info: ValidationInfo) -> bool | None:
+        """Scores of a prompt's own tokens are asked for with nothing to follow."""
+        if not echo and info.data.get("max_tokens") == 0:
+            raise ValueError("without it max_tokens 0 asks for nothing; set it, or make max_tokens at least 1")
+        return echo
 
     @property
     def longest(self) -> int:
-        return self.max_tokens or 16  # OpenAI's default for completions
+        # 16: OpenAI's default for completions. The engine works out one token even where none is asked for.
+        return 16 if self.max_tokens is None else max(1, self.max_tokens)
 
 
 class ResponseBody(_Common):

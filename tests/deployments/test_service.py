@@ -126,6 +126,12 @@ def test_completions_and_stop(client: openai.OpenAI) -> None:
     if stop:
         stopped = client.completions.create(model=free.model, prompt="abc", max_tokens=8, temperature=0, stop=[stop])
         assert stopped.choices[0].text == ""
+    scored = client.completions.create(model="wren", prompt="abc", max_tokens=0, echo=True, logprobs=1)
+    told = scored.choices[0].logprobs
+    assert (scored.choices[0].text, told is not None and told.token_logprobs and told.token_logprobs[0]) == (
+        "abc",
+        None,
+    )
 
 
 def test_a_conversation_is_known_again(client: openai.OpenAI) -> None:

@@ -70,6 +70,15 @@ def test_the_longest_answer_is_what_the_endpoint_defines() -> None:
     assert read("completion", {"prompt": "a"}).item.max_tokens == 16
 
 
+def test_scores_of_a_prompt_may_be_asked_for_without_an_answer() -> None:
+    parsed = read("completion", {"prompt": "a", "max_tokens": 0, "echo": True, "logprobs": 1})
+    assert parsed.item.max_tokens == 1
+    assert json.loads(parsed.engine_body("small", 90))["max_tokens"] == 0
+    with pytest.raises(InvalidRequestError, match="max_tokens 0 asks for nothing") as refused:
+        read("completion", {"prompt": "a", "max_tokens": 0})
+    assert refused.value.param == "echo"
+
+
 def test_a_session_has_a_name_of_the_callers_which_nobody_else_reads() -> None:
     by_field = read("chat", CHAT | {"routing": {"session": "s"}, "prompt_cache_key": "t"}, {"x-session-id": "t"})
     assert by_field.item.session not in {None, "s"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apportion.deployments.cli.application import console, warn
+
+if TYPE_CHECKING:
+    from apportion.deployments.config.models import ModelConfig
 
 
 def check(
@@ -36,6 +40,18 @@ def check(
             highlight=False,
             markup=False,
         )
-    for notice in notices:
+    for notice in (*notices, *(notice for model in service.models for notice in _seen(model))):
         warn(notice)
     console.print(f"{file}: right; it serves {', '.join(service.names)}", highlight=False, markup=False)
+
+
+def _seen(model: ModelConfig) -> Iterator[str]:
+    """What can be seen of a model from here that may not be meant."""
+    source = model.resolved_source
+    if source.startswith(("/", "./", "../", "~")) and not Path(source).is_dir():
+        yield f"{model.name}: there is no folder {source} on this machine; each node that runs it has to have it"
+    elif not model.all_capabilities.chat and model.capabilities.chat is None:
+        yield (
+            f"{model.name}: it has no chat template, so it answers completions only; if it is no base model, give "
+            "engine_args.chat_template"
+        )

@@ -25,11 +25,15 @@ def resolve_source(source: str) -> str:
     Raises:
         ValueError: the zoo holds nothing of that name.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if folder.is_dir():
         return str(folder.resolve())
     in_zoo = zoo.by_prefix(source)
     return str(zoo.folder_of(in_zoo)) if in_zoo.startswith(zoo.PREFIX) else source
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin", "*.pt"))
 
 
 def _in_the_zoo_or_elsewhere(source: str) -> str:
@@ -191,6 +195,19 @@ class ModelConfig(ModelDescription):
     def tokenizer_source(self) -> TokenizerSource:
         """How its engines count tokens."""
         return tokenizer_source(self.resolved_source, self.all_arguments)
+
+    @field_validator("source")
+    @classmethod
+    def _vllm_reads_it(cls, source: str) -> str:
+        place = Path(resolve_source(source))
+        if place.suffix == ".gguf" or (place.is_dir() and any(place.glob("*.gguf")) and not _has_weights(place)):
+            raise ValueError(
+                f"{source!r} is in GGUF, which vLLM does not read; turn it into a folder of safetensors "
+                "(docs/deployment.md says how), and give that"
+            )
+        if place.is_file():
+            raise ValueError(f"{source!r} is a file; give the folder with the model's config.json")
+        return source
 
     @field_validator("name")
     @classmethod

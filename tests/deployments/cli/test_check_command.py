@@ -109,3 +109,28 @@ def test_models_that_the_predictor_does_not_know_are_told_and_served(document: d
     assert f"the predictor knows {left} too, which the configuration does not serve" in said
     models[0]["prior_success"] = 1.5
     assert "prior_success" in checked(document, tmp_path)[1]
+
+
+def test_what_can_be_seen_of_a_models_folder_is_told(document: dict, tmp_path: Path) -> None:
+    new = document["applications"][0]["args"]["models"][0] | {"name": "new", "engine_args": {}}
+    document["applications"][0]["args"]["models"].append(new)
+    base = tmp_path / "base"
+    base.mkdir()
+    new["source"] = str(base)
+    code, said = checked(document, tmp_path)
+    assert (code, "new: it has no chat template, so it answers completions only" in said) == (0, True)
+    new["capabilities"] = {"chat": False}  # as meant
+    assert "chat template" not in checked(document, tmp_path)[1]
+    new["source"] = str(tmp_path / "bas")
+    assert "new: there is no folder" in checked(document, tmp_path)[1]
+    (base / "model.Q4_K_M.gguf").touch()
+    for source in (base, base / "model.Q4_K_M.gguf"):
+        new["source"] = str(source)
+        code, said = checked(document, tmp_path)
+        assert (code, "is in GGUF, which vLLM does not read" in said, "line" in said) == (2, True, True)
+    (base / "model.safetensors").touch()
+    new["source"] = str(base / "model.safetensors")
+    code, said = checked(document, tmp_path)
+    assert (code, "is a file; give the folder" in said) == (2, True)
+    new["source"] = str(base)
+    assert checked(document, tmp_path)[0] == 0

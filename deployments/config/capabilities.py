@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ CAPABILITY_ARGUMENTS = (
     "tool_call_parser",
 )
 DEFAULT_MAX_LOGPROBS = 20  # vLLM's
+DEFAULT_STEP_TOKENS = 2048  # what vLLM takes for max_num_batched_tokens within another program
+_MAX_STEP_LOGPROBS_BYTES = 1 << 30
+_FLOAT_BYTES = 4
 
 
 class CapabilitiesConfig(Section):
@@ -41,6 +45,12 @@ class CapabilitiesConfig(Section):
         None, description="Thinks before it answers, as much as asked. Null: with reasoning_parser."
     )
     logprobs: bool = Field(True, description="Tells log probabilities, of as many tokens as max_logprobs allows.")
+    prompt_logprobs: bool | None = Field(
+        None,
+        description="Tells log probabilities of the prompt's own tokens too. The engine then holds two tables of the "
+        "whole vocabulary for a step's tokens, for which vLLM sets no memory aside, and dies where there is none. "
+        "Null: where these take at most 1 GiB, by `vocab_size` of its folder's config.json and max_num_batched_tokens.",
+    )
     images: int | None = Field(
         None, ge=0, description="Most pictures of a request. Null: as limit_mm_per_prompt says, else none."
     )
@@ -66,13 +76,21 @@ class CapabilitiesConfig(Section):
         """The most that a picture and an audio clip count for."""
         return self.tokens_per_image or 0, self.tokens_per_audio or 0
 
-    def of(self, arguments: Mapping[str, Any], tokenizer: TokenizerSource, *, real: bool = True) -> Capabilities:
+    def of(
+        self,
+        arguments: Mapping[str, Any],
+        tokenizer: TokenizerSource,
+        *,
+        real: bool = True,
+        scores_prompts: bool = False,
+    ) -> Capabilities:
         """All that the model can do.
 
         Args:
             arguments: its engine's.
             tokenizer: whose chat template it has.
             real: whether its engine is; one that is simulated has fewer endpoints.
+            scores_prompts: its engine has the memory for log probabilities of prompts.
 
         Raises:
             ValueError: nothing says how many tokens a picture or a clip is.
@@ -91,6 +109,7 @@ class CapabilitiesConfig(Section):
             structured_outputs=int(self.structured_outputs and generates),
             reasoning=_or(self.reasoning, bool(arguments.get("reasoning_parser"))),
             logprobs=max_logprobs(arguments.get("max_logprobs")) if self.logprobs and generates else 0,
+            prompt_logprobs=_or(self.prompt_logprobs, self.logprobs and generates and scores_prompts),
             images=_items("image", self.images, self.tokens_per_image, arguments),
             audio=_items("audio", self.audio, self.tokens_per_audio, arguments),
             embeddings=_or(self.embeddings, pools and arguments.get("convert") != "classify"),
@@ -115,6 +134,16 @@ def may_have_template(tokenizer: TokenizerSource) -> bool:
         return True
     settings = folder / "tokenizer_config.json"
     return settings.is_file() and '"chat_template"' in settings.read_text(encoding="utf-8", errors="replace")
+
+
+def step_logprobs_fit(source: str, tokens: int) -> bool:
+    """Whether logits and log probabilities of so many tokens are few; no, where nobody says how many a token has."""
+    try:
+        config = json.loads((Path(source) / "config.json").read_bytes())
+        vocabulary = int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return vocabulary * tokens * 2 * _FLOAT_BYTES <= _MAX_STEP_LOGPROBS_BYTES
 
 
 def _or(stated: bool | None, told: bool) -> int:

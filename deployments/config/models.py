@@ -9,7 +9,12 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from apportion.allocation.models import COUNTING_ARGUMENTS, ModelDescription
 from apportion.deployments import zoo
-from apportion.deployments.config.capabilities import CAPABILITY_ARGUMENTS, CapabilitiesConfig
+from apportion.deployments.config.capabilities import (
+    CAPABILITY_ARGUMENTS,
+    DEFAULT_STEP_TOKENS,
+    CapabilitiesConfig,
+    step_logprobs_fit,
+)
 from apportion.deployments.config.counting import tokenizer_source
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.policy import ServedModel
@@ -185,7 +190,15 @@ class ModelConfig(ModelDescription):
     def all_capabilities(self) -> Capabilities:
         """All that it can do, stated or told by its arguments."""
         real = self.engine != "simulated"
-        return self.capabilities.of(self.all_arguments, self.tokenizer_source, real=real)
+        fit = step_logprobs_fit(self.resolved_source, self._step_tokens)
+        return self.capabilities.of(self.all_arguments, self.tokenizer_source, real=real, scores_prompts=fit)
+
+    @property
+    def _step_tokens(self) -> int:
+        """Most tokens of one sequence that an engine reads at once."""
+        arguments = [self.engine_args | group.engine_args for group in self.groups]
+        steps = [int(one.get("max_num_batched_tokens") or DEFAULT_STEP_TOKENS) for one in arguments]
+        return min(max(steps, default=DEFAULT_STEP_TOKENS), self.max_model_len)
 
     @property
     def resolved_source(self) -> str:

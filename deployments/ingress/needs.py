@@ -33,9 +33,16 @@ def needs_of(
             body.get("reasoning_effort") not in (None, "none") or body.get("thinking_token_budget") is not None
         ),
         logprobs=_logprobs(body),
+        prompt_logprobs=int(_scores_its_prompt(kind, body)),
         images=images,
         audio=audio,
     )
+
+
+def _scores_its_prompt(kind: Literal["chat", "completion"], body: Mapping[str, Any]) -> bool:
+    """As vLLM takes it: what is echoed has its log probabilities too, of a chat even where none are asked for."""
+    echoes = bool(body.get("echo")) and (kind == "chat" or body.get("logprobs") is not None)
+    return echoes or body.get("prompt_logprobs") is not None
 
 
 def _logprobs(body: Mapping[str, Any]) -> int:

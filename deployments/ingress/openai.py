@@ -253,7 +253,7 @@ def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> 
     media = counted(messages) if kind in _TRANSLATE else read_media(messages)
     if kind in _TOKEN_KINDS:
         _check_tokens_request(kind, chat, named)
-        needs = Capabilities(tokenize=1, images=media.images, audio=media.audio)
+        needs = Capabilities(chat=int("messages" in chat), tokenize=1, images=media.images, audio=media.audio)
         return RouteItem(name, _NOTHING_TO_READ, needs=needs), media.messages
     item = RouteItem(
         name,

@@ -19,6 +19,7 @@ class Capabilities(NamedTuple):
         tools: it may call tools when it likes.
         tool_choice: it can be made to.
         logprobs: tokens whose log probabilities are told at each place.
+        prompt_logprobs: it tells those of the prompt's own tokens too.
         images: pictures of a request.
         audio: clips of a request.
         embeddings: vectors of texts, and nothing that is generated.
@@ -35,6 +36,7 @@ class Capabilities(NamedTuple):
     structured_outputs: int = 0
     reasoning: int = 0
     logprobs: int = 0
+    prompt_logprobs: int = 0
     images: int = 0
     audio: int = 0
     embeddings: int = 0
@@ -71,6 +73,7 @@ _LACKS = {
     "structured_outputs": ("response_format", "gives no structured outputs"),
     "reasoning": ("reasoning_effort", "does not reason"),
     "logprobs": ("logprobs", "tells no log probabilities"),
+    "prompt_logprobs": ("prompt_logprobs", "tells no log probabilities of prompts (nor with echo)"),
     "images": ("messages", "takes no pictures"),
     "audio": ("messages", "takes no audio"),
     "embeddings": ("input", "makes no embeddings"),

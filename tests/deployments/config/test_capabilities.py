@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,39 @@ def test_pictures_are_as_many_as_the_engine_takes(limit: Any) -> None:
 def test_a_folder_without_a_chat_template_answers_no_chats(tmp_path: Path) -> None:
     for file in zoo.folder_of("zoo:wren").glob("tokenizer*"):
         shutil.copy(file, tmp_path)
-    assert read({}, source="zoo:wren").all_capabilities == PLAIN
+    assert read({}, source="zoo:wren").all_capabilities == PLAIN._replace(prompt_logprobs=1)
     assert read({}, source=str(tmp_path)).all_capabilities == PLAIN._replace(**NO_CHAT)
     assert read({"chat_template": "{{ messages }}"}, source=str(tmp_path)).all_capabilities == PLAIN
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
     assert read({}, source=str(tmp_path)).all_capabilities == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "told"),
+    [
+        ({"vocab_size": 1035}, {}, True),
+        ({"vocab_size": 65536}, {}, True),  # 1 GiB to the byte
+        ({"vocab_size": 65537}, {}, False),
+        ({"vocab_size": 262144}, {"max_num_batched_tokens": 512}, True),
+        ({"text_config": {"vocab_size": 262144}}, {"max_num_batched_tokens": 513}, False),
+        ({"vocab_size": "many"}, {}, False),
+    ],
+)
+def test_prompts_are_scored_where_a_steps_table_is_small(
+    tmp_path: Path, config: dict[str, Any], arguments: dict[str, Any], told: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert bool(read(arguments, source=str(tmp_path)).all_capabilities.prompt_logprobs) == told
+    assert read(arguments, source=str(tmp_path), prompt_logprobs=True).all_capabilities.prompt_logprobs == 1
+    assert read(arguments, source=str(tmp_path), prompt_logprobs=False).all_capabilities.prompt_logprobs == 0
+
+
+def test_the_longest_step_of_all_groups_counts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vocab_size": 262144}')
+    groups = [{"name": str(n), "engine_args": {"max_num_batched_tokens": n}} for n in (256, 4096)]
+    values = MODEL | {"source": str(tmp_path), "replica_groups": groups}
+    assert ModelConfig.model_validate(values | {"max_model_len": 512}).all_capabilities.prompt_logprobs == 1
+    assert ModelConfig.model_validate(values).all_capabilities.prompt_logprobs == 0
 
 
 def test_kinds_of_calls_are_calls() -> None:

@@ -17,7 +17,7 @@ from apportion.router.batch.capabilities import Capabilities
 from apportion.router.errors import ConfigurationError
 from tests.deployments.vision import SQUARE_TOKENS, save_vision_model
 
-PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20)
+PLAIN = Capabilities(chat=1, completions=1, structured_outputs=1, logprobs=20, prompt_logprobs=1)
 
 
 def model(arguments: dict[str, Any] | None = None, **stated: Any) -> ModelConfig:

@@ -32,7 +32,10 @@ TOOL = {"type": "function", "function": {"name": "stock"}}
         ({"logprobs": False}, {}),
         ({"logprobs": True}, {"logprobs": 1}),
         ({"logprobs": True, "top_logprobs": 7}, {"logprobs": 7}),
-        ({"prompt_logprobs": -1}, {"logprobs": UNLIMITED}),
+        ({"prompt_logprobs": -1}, {"logprobs": UNLIMITED, "prompt_logprobs": 1}),
+        ({"prompt_logprobs": 0}, {"logprobs": 1, "prompt_logprobs": 1}),
+        ({"prompt_logprobs": None, "echo": False}, {}),
+        ({"echo": True}, {"prompt_logprobs": 1}),  # vLLM takes top_logprobs, which is 0 where it is not given
         ({"logprobs": True, "top_logprobs": 10**30}, {"logprobs": UNLIMITED}),
         # Of the wrong type: the engine says so.
         ({"tool_choice": [], "reasoning_effort": "none", "logprobs": "x", "response_format": 5}, {}),
@@ -47,7 +50,13 @@ def test_a_chat_asks_for(fields: dict[str, Any], needed: dict[str, int]) -> None
 
 @pytest.mark.parametrize(
     ("fields", "needed"),
-    [({}, {}), ({"logprobs": 0}, {"logprobs": 1}), ({"logprobs": 5, "prompt_logprobs": 6}, {"logprobs": 6})],
+    [
+        ({}, {}),
+        ({"logprobs": 0}, {"logprobs": 1}),
+        ({"logprobs": 5, "prompt_logprobs": 6}, {"logprobs": 6, "prompt_logprobs": 1}),
+        ({"echo": True}, {}),
+        ({"echo": True, "logprobs": 0}, {"logprobs": 1, "prompt_logprobs": 1}),
+    ],
 )
 def test_a_completion_asks_for(fields: dict[str, Any], needed: dict[str, int]) -> None:
     item = parse("completion", json.dumps({"prompt": "a", **fields}).encode(), {}, ("m",)).item

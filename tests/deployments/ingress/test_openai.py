@@ -182,6 +182,12 @@ def test_tokens_are_one_models(kind: str, body: dict, param: str | None) -> None
     assert caught.value.param == (param or "messages[0].content[0]")
 
 
+def test_tokens_of_messages_need_a_model_that_reads_chats() -> None:
+    assert read("tokenize", CHAT | {"model": "small"}).item.needs == Capabilities(chat=1, tokenize=1)
+    for kind, body in (("tokenize", {"prompt": "x"}), ("detokenize", {"tokens": [1]})):
+        assert read(kind, body | {"model": "small"}).item.needs == Capabilities(tokenize=1)
+
+
 def test_a_prompt_whose_tokens_are_asked_for_may_be_longer_than_any_context() -> None:
     parsed = read("tokenize", {"model": "small", "prompt": "word " * 10_000, "add_special_tokens": False})
     assert (parsed.item.model, parsed.item.max_tokens, len(parsed.item.content)) == ("small", 1, 1)

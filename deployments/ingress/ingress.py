@@ -39,6 +39,7 @@ from apportion.deployments.ingress.openapi import (
 )
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.caller import Caller
 from apportion.deployments.wire.asgi import HeadAsGet, PlainPaths
@@ -118,7 +119,7 @@ class Ingress:
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
         self._state.listen()
-        self._embedders = tuple(model.name for model in config.models if model.all_capabilities.embeddings)
+        self._rules = Rules.of(config)
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
@@ -190,7 +191,7 @@ class Ingress:
         limits = self._config.ingress.route
         with self._door.request() as upload:
             raw = await upload.body(request, limits.max_body_bytes)
-            parsed = route_items(raw, request.headers, self._config.names, caller, self._config.ingress)
+            parsed = route_items(raw, request.headers, self._rules, caller, limits.max_items)
             response.raw_headers += ignored_header(sorted({name for one in parsed for name in one.ignored}))
             items = [one.item for one in parsed]
             longest_s = min(limits.timeout_s, self._config.dispatch.request_timeout_s)
@@ -225,22 +226,10 @@ class Ingress:
 
     @contextlib.asynccontextmanager
     async def _admitted(self, kind: Kind, request: Request, caller: Caller) -> AsyncIterator[Response]:
-        ingress = self._config.ingress
         with self._door.request() as upload:
             # Nothing but `parsed` holds the content, so that it can be let go of while the answer still runs.
-            parsed = parse(
-                kind,
-                await upload.body(request),
-                request.headers,
-                self._config.names,
-                caller,
-                ingress.bounds,
-                refuse_unknown=ingress.unknown_fields == "refuse",
-                session_by_user=ingress.session_by_user,
-                aliases=ingress.model_aliases,
-                embedders=self._embedders,
-            )
-            parsed.batch_told = caller.operator or ingress.batch_for_all
+            parsed = parse(kind, await upload.body(request), request.headers, self._rules, caller)
+            parsed.batch_told = caller.operator or self._config.ingress.batch_for_all
 
             def forget() -> None:
                 parsed.forget()

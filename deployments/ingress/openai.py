@@ -16,7 +16,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.ingress import anthropic, responses
 from apportion.deployments.ingress.bodies import BODIES, RoutingField
@@ -32,6 +31,7 @@ from apportion.deployments.ingress.embeddings import embedder
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.media import counted, read_media
 from apportion.deployments.ingress.needs import needs_of
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.ingress.translation import Translated, plain_message
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
@@ -44,7 +44,6 @@ from apportion.router.prediction.conversation import template_variables
 from apportion.router.traits import traits_of
 
 SESSION_HEADER = "x-session-id"
-_NO_ALIASES: Mapping[str, str] = {}
 # Fields of vLLM's that can make a prompt longer than it is counted.
 UNREAD_FIELDS = frozenset({"add_special_tokens", "chat_template", "media_io_kwargs", "mm_processor_kwargs", "padding"})
 _TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {
@@ -129,88 +128,50 @@ class ParsedRequest:
         self.item = replace(self.item, content="", tools=None)
 
 
-def parse(
-    kind: Kind,
-    raw: bytes,
-    headers: Mapping[str, str],
-    models: tuple[str, ...],
-    caller: Caller = ANYBODY,
-    bounds: InputBounds = DEFAULT_BOUNDS,
-    *,
-    refuse_unknown: bool = False,
-    session_by_user: bool = False,
-    aliases: Mapping[str, str] = _NO_ALIASES,
-    embedders: tuple[str, ...] = (),
-) -> ParsedRequest:
+def parse(kind: Kind, raw: bytes, headers: Mapping[str, str], rules: Rules, caller: Caller = ANYBODY) -> ParsedRequest:
     """Reads one request.
 
     Args:
-        models: that are served.
         caller: who asks; may be allowed only some of the models.
-        refuse_unknown: fields that mean nothing here; else they are left out.
-        session_by_user: a request that names no session belongs to one of its `user`.
-        aliases: models by other names, which may hold `*`; the first that fits holds.
-        embedders: of the models, those that make embeddings.
 
     Raises:
         InvalidRequestError: the body is no JSON object, or a field that routing reads is wrong; names the field.
         UnknownModelError: a model is not served here; names those that are.
         PermissionDeniedError: the caller may not ask for this.
     """
-    return parse_object(
-        kind,
-        decode(raw),
-        headers,
-        models,
-        caller,
-        bounds,
-        refuse_unknown=refuse_unknown,
-        session_by_user=session_by_user,
-        aliases=aliases,
-        embedders=embedders,
-    )
+    return parse_object(kind, decode(raw), headers, rules, caller)
 
 
 def parse_object(
-    kind: Kind,
-    body: Any,
-    headers: Mapping[str, str],
-    models: tuple[str, ...],
-    caller: Caller = ANYBODY,
-    bounds: InputBounds = DEFAULT_BOUNDS,
-    *,
-    refuse_unknown: bool = False,
-    session_by_user: bool = False,
-    aliases: Mapping[str, str] = _NO_ALIASES,
-    embedders: tuple[str, ...] = (),
+    kind: Kind, body: Any, headers: Mapping[str, str], rules: Rules, caller: Caller = ANYBODY
 ) -> ParsedRequest:
     """As `parse`, for a body that is decoded already."""
     if not isinstance(body, dict):
         raise InvalidRequestError(f"the body must be a JSON object, not {type(body).__name__}")
-    body, ignored = known_fields(kind, body, refuse_unknown=refuse_unknown)
-    check_bounds(kind, body, bounds)
+    body, ignored = known_fields(kind, body, refuse_unknown=rules.refuse_unknown)
+    check_bounds(kind, body, rules.bounds)
     try:
         checked = BODIES[kind].validate_python(body)
     except ValidationError as error:
         raise _invalid(error) from None
     field = _routing(checked.routing, headers)
-    ask = _ask(field, models)
-    model = next((aliases[name] for name in aliases if fnmatchcase(checked.model, name)), checked.model)
+    ask = _ask(field, rules.models)
+    model = next((rules.aliases[name] for name in rules.aliases if fnmatchcase(checked.model, name)), checked.model)
     named = None if model == AUTO_MODEL else model
     if named is not None:
-        _check_models([named], models, "model")
+        _check_models([named], rules.models, "model")
     if kind == "embedding":
-        named = embedder(named, ask, models, embedders, caller)
+        named = embedder(named, ask, rules.models, rules.embedders, caller)
     ask = caller.restrict(named, ask)
     read = _TRANSLATE[kind](body) if kind in _TRANSLATE else Translated(body, body)
     ignored = (*ignored, *read.ignored)
-    if refuse_unknown:
+    if rules.refuse_unknown:
         refuse(read.ignored)
     seen, messages = _seen(kind, checked, read.chat, named)
     if kind == "embedding":
-        check_inputs(seen.prompts, bounds)
+        check_inputs(seen.prompts, rules.bounds)
     else:
-        check_sequences(seen.prompts, checked.n or 1, bounds)
+        check_sequences(seen.prompts, checked.n or 1, rules.bounds)
     item = replace(
         seen,
         model=named,
@@ -219,7 +180,7 @@ def parse_object(
         max_tokens=checked.longest,
         ask=ask,
         account=caller.account,
-        session=_session(field, headers, body, by_user=session_by_user) if seen.needs.text else None,
+        session=_session(field, headers, body, by_user=rules.session_by_user) if seen.needs.text else None,
         priority=field.priority,
         timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
     )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apportion.deployments.config.service import IngressConfig
 from apportion.deployments.ingress.bounds import decode
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.openai import ParsedRequest, parse_object
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.keys.caller import Caller
 from apportion.router.errors import ApportionError, InvalidRequestError
 
 
 def route_items(
-    raw: bytes, headers: Mapping[str, str], models: tuple[str, ...], caller: Caller, config: IngressConfig
+    raw: bytes, headers: Mapping[str, str], rules: Rules, caller: Caller, max_items: int
 ) -> list[ParsedRequest]:
     """The requests of one call.
 
@@ -27,32 +27,19 @@ def route_items(
         raise InvalidRequestError(
             'requests: give a list of chat or completion bodies: {"requests": [{"messages": [...]}]}', param="requests"
         )
-    if len(requests) > config.route.max_items:
+    if len(requests) > max_items:
         raise InvalidRequestError(
-            f"requests: {len(requests)} in one call; at most {config.route.max_items} are planned together, send the "
+            f"requests: {len(requests)} in one call; at most {max_items} are planned together, send the "
             "rest in another call",
             param="requests",
         )
-    return [_item(i, one, headers, models, caller, config) for i, one in enumerate(requests)]
+    return [_item(i, one, headers, rules, caller) for i, one in enumerate(requests)]
 
 
-def _item(
-    index: int, body: Any, headers: Mapping[str, str], models: tuple[str, ...], caller: Caller, config: IngressConfig
-) -> ParsedRequest:
+def _item(index: int, body: Any, headers: Mapping[str, str], rules: Rules, caller: Caller) -> ParsedRequest:
     kind: Kind = "completion" if isinstance(body, dict) and "prompt" in body else "chat"
     try:
-        refuse = config.unknown_fields == "refuse"
-        return parse_object(
-            kind,
-            body,
-            headers,
-            models,
-            caller,
-            config.bounds,
-            refuse_unknown=refuse,
-            session_by_user=config.session_by_user,
-            aliases=config.model_aliases,
-        )
+        return parse_object(kind, body, headers, rules, caller)
     except ApportionError as error:
         param = f"requests.{index}" + (f".{error.param}" if error.param else "")
         raise type(error)(f"requests.{index}: {error.message}", param=param) from None

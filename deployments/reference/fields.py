@@ -13,6 +13,7 @@ from typing import Any, get_args
 from apportion.deployments.ingress.ingress import ENGINE_PATHS
 from apportion.deployments.ingress.known_fields import FIELDS, UNREAD_BY_ENGINES, Kind
 from apportion.deployments.ingress.openai import ParsedRequest, parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.reference.tables import table
 from apportion.router.errors import InvalidRequestError
 
@@ -115,7 +116,7 @@ def treatment(kind: Kind, field: str) -> str:
 
 
 def _parsed(kind: Kind, body: dict[str, Any]) -> ParsedRequest:
-    return parse(kind, json.dumps(body).encode(), {}, ("one", "other"), embedders=("one", "other"))
+    return parse(kind, json.dumps(body).encode(), {}, Rules(("one", "other"), embedders=("one", "other")))
 
 
 def _plan(parsed: ParsedRequest) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from apportion.deployments import zoo
 from apportion.deployments.config.capabilities import CapabilitiesConfig
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.wire.headers import verdict_json
 from apportion.router.assignment import Mip
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, Verdict
@@ -95,7 +96,7 @@ class MixedFleet:
 
 def item(shape: str, to: str = "auto") -> RouteItem:
     body = {"model": to, "max_tokens": 8, **SHAPES[shape]}
-    return replace(parse("chat", json.dumps(body).encode(), {}, NAMES).item, id=f"{shape}-{to}")
+    return replace(parse("chat", json.dumps(body).encode(), {}, Rules(NAMES)).item, id=f"{shape}-{to}")
 
 
 READABLE_SHAPES = [shape for shape in SHAPES if shape != "picture"]
@@ -178,7 +179,9 @@ async def test_pictures_that_no_context_holds_are_too_long(predictor: Predictor,
     pictures = [SHAPES["picture"]["messages"][0]] * 3
     body = {"messages": pictures, "max_tokens": 8}
     one, two, three = (
-        replace(parse("chat", json.dumps(body | {"messages": pictures[:n]}).encode(), {}, NAMES).item, id=f"p{n}")
+        replace(
+            parse("chat", json.dumps(body | {"messages": pictures[:n]}).encode(), {}, Rules(NAMES)).item, id=f"p{n}"
+        )
         for n in (1, 2, 3)
     )
     told = await fleet.room.verdicts(one, two, three)
@@ -186,7 +189,7 @@ async def test_pictures_that_no_context_holds_are_too_long(predictor: Predictor,
     assert "takes at most 2 pictures in a request" in told[2].error.message
     words = [{"role": "user", "content": "count " * 120}, *pictures[:2]]
     (told,) = await fleet.room.verdicts(
-        replace(parse("chat", json.dumps(body | {"messages": words}).encode(), {}, NAMES).item, id="long")
+        replace(parse("chat", json.dumps(body | {"messages": words}).encode(), {}, Rules(NAMES)).item, id="long")
     )
     assert told.error.code == "context_length_exceeded"
 
@@ -213,7 +216,7 @@ async def test_pictures_that_no_context_holds_are_too_long(predictor: Predictor,
 def test_parts_that_nobody_reads_are_refused_by_place(part: dict[str, Any]) -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
     with pytest.raises(InvalidRequestError) as caught:
-        parse("chat", json.dumps(body).encode(), {}, NAMES)
+        parse("chat", json.dumps(body).encode(), {}, Rules(NAMES))
     assert caught.value.param == "messages[0].content[1]"
 
 
@@ -255,7 +258,7 @@ def test_the_engine_renders_the_same(style: str, folder: Path) -> None:
     for shape in READABLE_SHAPES:
         for tools in (None, TOOLS):
             body = SHAPES[shape] | ({"tools": tools} if tools else {}) | {"reasoning_effort": "low"}
-            read = parse("chat", json.dumps({"model": "wren", **body}).encode(), {}, NAMES)
+            read = parse("chat", json.dumps({"model": "wren", **body}).encode(), {}, Rules(NAMES))
             request = protocol.ChatCompletionRequest.model_validate_json(read.engine_body("wren"))
             dumped = [tool.model_dump() for tool in request.tools] if request.tools else None
             params = request.build_chat_params(own.engine_args.get("chat_template"), "auto")

@@ -19,6 +19,7 @@ from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.ingress.openai import parse_object
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.estimates import Estimates
 from tests.paths import ROOT
 
@@ -47,7 +48,7 @@ def config() -> ServiceConfig:
 @pytest.fixture(scope="module")
 def served(config: ServiceConfig) -> Estimates:
     items = [
-        parse_object("chat" if "messages" in body else "completion", body, {}, tuple(config.names)).item
+        parse_object("chat" if "messages" in body else "completion", body, {}, Rules(tuple(config.names))).item
         for body in BODIES
     ]
     return Predictor.func_or_class(config).predict(items, {model.name: model.price for model in config.models})

@@ -10,6 +10,7 @@ import pytest
 from apportion.deployments.cli.strategies import read_strategy
 from apportion.deployments.config.service import parse_config
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.assignment import STRATEGIES, Mip, Static
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.checked import options_of
@@ -59,7 +60,7 @@ def in_the_configuration(name: str, options: dict[str, Any]) -> None:
 def in_a_request(name: str, options: dict[str, Any]) -> None:
     message = {"role": "user", "content": "hi"}
     body = {"model": "auto", "messages": [message], "routing": {"strategy": name, "options": options}}
-    parse("chat", json.dumps(body).encode(), {}, MODELS)
+    parse("chat", json.dumps(body).encode(), {}, Rules(MODELS))
 
 
 DOORS = (on_the_command_line, in_the_configuration, in_a_request)

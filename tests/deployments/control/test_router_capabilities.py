@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from tests.deployments.local_router import NAMES, LocalService, configuration
 
 TOOLS = [{"type": "function", "function": {"name": "stock", "parameters": {"type": "object", "properties": {}}}}]
@@ -18,7 +19,7 @@ async def test_tools_go_where_calls_are_parsed() -> None:
 
     async def ask(prompt: object, **fields: object) -> str:
         body = {"max_tokens": 16, "messages": [{"role": "user", "content": prompt}], **fields}
-        return await service.run(parse("chat", json.dumps(body).encode(), {}, NAMES).item)
+        return await service.run(parse("chat", json.dumps(body).encode(), {}, Rules(NAMES)).item)
 
     try:
         called = [await ask(f"How many bolts in box {i}?", tools=TOOLS) for i in range(20)]

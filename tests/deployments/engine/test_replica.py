@@ -22,6 +22,7 @@ from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest, parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.errors import DeadlineError, UnavailableError
 from tests.deployments.ingress.dispatching import PATH, Browser
 from tests.deployments.local_router import NAMES, configuration, make_router
@@ -32,7 +33,7 @@ LIMIT = {"scope": "service", "window": "total", "usd": 1.0}
 
 def asking(**fields: object) -> ParsedRequest:
     body = {"model": "wren", "messages": [{"role": "user", "content": "hi"}]} | fields
-    return parse("chat", json.dumps(body).encode(), {}, NAMES)
+    return parse("chat", json.dumps(body).encode(), {}, Rules(NAMES))
 
 
 class Replica(Engine.func_or_class):  # type: ignore[name-defined, misc]

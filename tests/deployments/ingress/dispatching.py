@@ -14,6 +14,7 @@ from apportion.deployments.engine.replica import EngineServer
 from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.batch.messages import BatchInfo, Decision, Done, RouteItem
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
@@ -61,7 +62,7 @@ class Browser:
 
 def parsed(**fields: object):
     body = {"messages": [{"role": "user", "content": "hi"}]} | fields
-    return parse("chat", json.dumps(body).encode(), {}, ("small",))
+    return parse("chat", json.dumps(body).encode(), {}, Rules(("small",)))
 
 
 def dead_url() -> str:

@@ -14,6 +14,7 @@ from apportion.deployments.ingress.known_fields import (
     UNREAD_BY_ENGINES,
 )
 from apportion.deployments.ingress.openai import UNREAD_FIELDS, parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.wire.headers import ignored_header
 from apportion.router.errors import InvalidRequestError
 
@@ -32,7 +33,7 @@ BOUNDS = InputBounds(
 
 
 def read(kind: str, body: dict[str, Any]) -> Any:
-    return parse(kind, json.dumps(body).encode(), {}, MODELS, bounds=BOUNDS)
+    return parse(kind, json.dumps(body).encode(), {}, Rules(MODELS, bounds=BOUNDS))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_what_is_too_large_is_refused_by_name(kind: str, body: dict[str, Any], p
 )
 def test_what_is_no_unicode_text_in_utf_8_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError):
-        parse("completion", raw, {}, MODELS)
+        parse("completion", raw, {}, Rules(MODELS))
 
 
 def test_what_fits_passes() -> None:
@@ -95,7 +96,7 @@ def test_unknown_fields_are_left_out_and_named() -> None:
 def test_unknown_fields_are_refused_as_openai_does_where_the_service_says_so() -> None:
     raw = json.dumps(CHAT | {"temprature": 0}).encode()
     with pytest.raises(InvalidRequestError, match=r"^Unrecognized request argument supplied: temprature$") as caught:
-        parse("chat", raw, {}, MODELS, refuse_unknown=True)
+        parse("chat", raw, {}, Rules(MODELS, refuse_unknown=True))
     assert caught.value.param == "temprature"
 
 
@@ -210,7 +211,9 @@ def test_a_field_of_another_service_is_named_and_no_engine_gets_it(kind: str, na
     assert told.isascii()
     assert not {b"\r"[0], b"\n"[0], b","[0]} & set(told)
     with pytest.raises(InvalidRequestError, match="Unrecognized request argument supplied"):
-        parse(kind, json.dumps(BODIES_OF[kind] | {name: UNKNOWN[name]}).encode(), {}, MODELS, refuse_unknown=True)
+        parse(
+            kind, json.dumps(BODIES_OF[kind] | {name: UNKNOWN[name]}).encode(), {}, Rules(MODELS, refuse_unknown=True)
+        )
 
 
 LAYERS = {
@@ -267,20 +270,20 @@ def test_known_fields_are_those_that_vllm_and_openai_know() -> None:
 )
 def test_what_is_no_plain_json_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError):
-        parse("chat", raw, {}, MODELS)
+        parse("chat", raw, {}, Rules(MODELS))
 
 
 @pytest.mark.parametrize("body", [CHAT, CHAT | {"temperature": None}])
 def test_a_byte_order_mark_before_a_body_is_no_error(body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode()
-    assert parse("chat", b"\xef\xbb\xbf" + raw, {}, MODELS).engine_body("small") == read("chat", CHAT).engine_body(
-        "small"
-    )
+    assert parse("chat", b"\xef\xbb\xbf" + raw, {}, Rules(MODELS)).engine_body("small") == read(
+        "chat", CHAT
+    ).engine_body("small")
 
 
 def test_whole_surrogate_pairs_are_text() -> None:
     raw = b'{"messages": [{"role": "user", "content": "\\ud83d\\ude00"}]}'
-    assert parse("chat", raw, {}, MODELS).item.content == [{"role": "user", "content": "\U0001f600"}]
+    assert parse("chat", raw, {}, Rules(MODELS)).item.content == [{"role": "user", "content": "\U0001f600"}]
 
 
 @pytest.mark.parametrize("field", sorted(UNREAD_FIELDS & CHAT_FIELDS))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.batch.capabilities import Capabilities
 
 PIXELS = base64.b64encode(bytes(range(256)) * 2000).decode()
@@ -21,7 +22,7 @@ def picture(data: str = PIXELS, **more: Any) -> dict[str, Any]:
 
 def read(*parts: Any):
     body = {"messages": [{"role": "system", "content": "Look."}, {"role": "user", "content": list(parts)}]}
-    return parse("chat", json.dumps(body).encode(), {}, ("m",))
+    return parse("chat", json.dumps(body).encode(), {}, Rules(("m",)))
 
 
 def test_the_router_counts_what_the_engine_gets() -> None:
@@ -81,4 +82,4 @@ def test_what_a_model_is_told_first_makes_another_request() -> None:
 
 def test_what_could_make_pictures_larger_is_not_counted() -> None:
     body = {"messages": [{"role": "user", "content": [picture()]}], "mm_processor_kwargs": {"max_pixels": 10**9}}
-    assert parse("chat", json.dumps(body).encode(), {}, ("m",)).item.unread_prompt
+    assert parse("chat", json.dumps(body).encode(), {}, Rules(("m",))).item.unread_prompt

@@ -9,6 +9,7 @@ import pytest
 
 from apportion.deployments.ingress.known_fields import MESSAGE_COUNT_FIELDS, MESSAGE_FIELDS
 from apportion.deployments.ingress.openai import ParsedRequest, parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.errors import InvalidRequestError
 
 MODELS = ("small",)
@@ -117,7 +118,7 @@ SHAPES: dict[str, tuple[dict[str, Any], list[tuple[str, Any]]]] = {
 
 def read(body: dict[str, Any], kind: Any = "message", **options: Any) -> ParsedRequest:
     given = {"max_tokens": 8} | body if kind == "message" else body
-    return parse(kind, json.dumps(given).encode(), {}, MODELS, **options)
+    return parse(kind, json.dumps(given).encode(), {}, Rules(MODELS, **options))
 
 
 def text(content: Any) -> str:
@@ -211,7 +212,7 @@ def test_pictures_are_counted_and_reach_the_engine_alone(kind: str) -> None:
 
 def test_max_tokens_are_asked_for() -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        parse("message", json.dumps({"messages": [USER]}).encode(), {}, MODELS)
+        parse("message", json.dumps({"messages": [USER]}).encode(), {}, Rules(MODELS))
     assert caught.value.param == "max_tokens"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.batch.capabilities import UNLIMITED, Capabilities
 
 TOOL = {"type": "function", "function": {"name": "stock"}}
@@ -44,7 +45,7 @@ TOOL = {"type": "function", "function": {"name": "stock"}}
 )
 def test_a_chat_asks_for(fields: dict[str, Any], needed: dict[str, int]) -> None:
     body = {"messages": [{"role": "user", "content": "How many bolts?"}], **fields}
-    item = parse("chat", json.dumps(body).encode(), {}, ("m",)).item
+    item = parse("chat", json.dumps(body).encode(), {}, Rules(("m",))).item
     assert item.needs == Capabilities(chat=1, **needed)
 
 
@@ -59,5 +60,5 @@ def test_a_chat_asks_for(fields: dict[str, Any], needed: dict[str, int]) -> None
     ],
 )
 def test_a_completion_asks_for(fields: dict[str, Any], needed: dict[str, int]) -> None:
-    item = parse("completion", json.dumps({"prompt": "a", **fields}).encode(), {}, ("m",)).item
+    item = parse("completion", json.dumps({"prompt": "a", **fields}).encode(), {}, Rules(("m",))).item
     assert item.needs == Capabilities(completions=1, **needed)

@@ -4,6 +4,7 @@ import pytest
 
 from apportion.deployments.config.keys import Permissions
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.keys.caller import Caller
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.errors import ApportionError, InvalidRequestError, UnknownModelError
@@ -13,7 +14,7 @@ CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def read(kind: str, body: object, headers: dict[str, str] | None = None):
-    return parse(kind, json.dumps(body).encode(), headers or {}, MODELS)
+    return parse(kind, json.dumps(body).encode(), headers or {}, Rules(MODELS))
 
 
 def test_auto_is_routed_and_a_name_is_kept() -> None:
@@ -90,7 +91,7 @@ def test_a_session_has_a_name_of_the_callers_which_nobody_else_reads() -> None:
         assert read("chat", CHAT | body, headers).item.session == by_field.item.session
     assert read("chat", CHAT | {"user": "s", "prompt_cache_key": 7}).item.session is None
     raw = json.dumps(CHAT | {"user": "s"}).encode()
-    assert parse("chat", raw, {}, MODELS, session_by_user=True).item.session == by_field.item.session
+    assert parse("chat", raw, {}, Rules(MODELS, session_by_user=True)).item.session == by_field.item.session
     assert read("completion", {"prompt": "a"}, {"x-session-id": "t"}).item.session not in {None, by_field.item.session}
     assert json.loads(by_field.engine_body("small"))["prompt_cache_key"] == "t", "vLLM's own layer reads it"
 
@@ -146,7 +147,7 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_listed(body: dict) -> No
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequestError):
-        parse("chat", raw, {}, MODELS)
+        parse("chat", raw, {}, Rules(MODELS))
 
 
 def test_token_ids_need_a_named_model() -> None:
@@ -213,7 +214,7 @@ TWO = ("bert", "minilm")
 
 def embed(body: dict, embedders: tuple[str, ...] = TWO[:1], **permissions: object):
     caller = Caller(permissions=Permissions.model_validate(permissions))
-    return parse("embedding", json.dumps(body).encode(), {}, (*MODELS, *TWO), caller, embedders=embedders)
+    return parse("embedding", json.dumps(body).encode(), {}, Rules((*MODELS, *TWO), embedders), caller)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from apportion.deployments.ingress.known_fields import RESPONSE_FIELDS
 from apportion.deployments.ingress.openai import ParsedRequest, parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.errors import InvalidRequestError
 
 MODELS = ("small",)
@@ -121,7 +122,7 @@ SHAPES: dict[str, tuple[dict[str, Any], list[tuple[str, Any]]]] = {
 
 
 def read(body: dict[str, Any], **options: Any) -> ParsedRequest:
-    return parse("response", json.dumps(body).encode(), {}, MODELS, **options)
+    return parse("response", json.dumps(body).encode(), {}, Rules(MODELS, **options))
 
 
 def text(content: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.router.batch.messages import RouteItem
 from apportion.router.outcomes import read_outcomes
 from apportion.router.outcomes.table import OutcomesTable
@@ -78,7 +79,7 @@ def table(file: Path) -> OutcomesTable:
 
 
 def served(body: dict[str, Any]) -> RouteItem:
-    return parse("chat", json.dumps(body).encode(), {}, ("m1", "m2")).item
+    return parse("chat", json.dumps(body).encode(), {}, Rules(("m1", "m2"))).item
 
 
 def test_one_request_reads_the_same_everywhere(table: OutcomesTable, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_what_is_served_is_predicted_as_what_was_learned_from(encoder: Encoder, 
     ],
 )
 def test_every_endpoint_says_what_its_chat_would(kind: Any, body: dict[str, Any], traits: Traits) -> None:
-    assert parse(kind, json.dumps(body).encode(), {}, ("m1",)).item.traits == traits
+    assert parse(kind, json.dumps(body).encode(), {}, Rules(("m1",))).item.traits == traits
 
 
 def test_it_travels_light() -> None:

@@ -14,6 +14,7 @@ import yaml
 from apportion.deployments.config.budget import LimitConfig
 from apportion.deployments.config.keys import KeysConfig, Permissions
 from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.caller import ANYBODY, Caller, caller_of
 from apportion.deployments.keys.keyring import Keyring, new_key
@@ -121,15 +122,15 @@ def test_anything_else_is_401_and_says_nothing_of_what_was_sent(file: Path, head
 
 def test_a_key_may_use_its_models_only(file: Path) -> None:
     bob = caller(keyring(file, BOB), bearer("secret-b"))
-    assert parse("chat", CHAT + b"}", {}, MODELS, bob).item.ask.permitted == ("small",)
-    assert parse("chat", CHAT + b', "model": "small"}', {}, MODELS, bob).item.model == "small"
+    assert parse("chat", CHAT + b"}", {}, Rules(MODELS), bob).item.ask.permitted == ("small",)
+    assert parse("chat", CHAT + b', "model": "small"}', {}, Rules(MODELS), bob).item.model == "small"
     both = b', "routing": {"models": ["small", "large"]}}'
-    assert parse("chat", CHAT + both, {}, MODELS, bob).item.ask.permitted == ("small",)
+    assert parse("chat", CHAT + both, {}, Rules(MODELS), bob).item.ask.permitted == ("small",)
     for wish in (b', "model": "large"}', b', "routing": {"models": ["large"]}}'):
         with pytest.raises(ModelDeniedError, match="may not use large; it may use small") as caught:
-            parse("chat", CHAT + wish, {}, MODELS, bob)
+            parse("chat", CHAT + wish, {}, Rules(MODELS), bob)
         assert caught.value.status == 403
-    assert parse("chat", CHAT + b"}", {}, MODELS, bob).item.account == Account("bob", "acme")
+    assert parse("chat", CHAT + b"}", {}, Rules(MODELS), bob).item.account == Account("bob", "acme")
 
 
 def test_without_keys_a_request_asks_for_what_it_likes_but_names_no_tenant() -> None:
@@ -157,7 +158,7 @@ def test_who_asks_for_more_than_it_may_is_told_so(may: dict[str, Any], wish: dic
     body = json.dumps({"messages": [{"role": "user", "content": "x"}], **wish}).encode()
     for account in (Account(), Account("k")):
         with pytest.raises(PermissionDeniedError) as caught:
-            parse("chat", body, {}, MODELS, Caller(account, Permissions(**may)))
+            parse("chat", body, {}, Rules(MODELS), Caller(account, Permissions(**may)))
         assert (caught.value.status, caught.value.code, caught.value.param) == (403, "permission_denied", param)
 
 
@@ -165,9 +166,9 @@ def test_who_may_ask_for_more_gets_it() -> None:
     wish = {"routing": {"priority": 3, "strategy": "greedy"}, "n": 2}
     body = json.dumps({"messages": [{"role": "user", "content": "x"}], **wish}).encode()
     may = Permissions(max_priority=3, strategies=("greedy",), max_sequences=2)
-    item = parse("chat", body, {}, MODELS, Caller(Account(), may)).item
+    item = parse("chat", body, {}, Rules(MODELS), Caller(Account(), may)).item
     assert (item.priority, item.ask.strategy, item.sequences) == (3, "greedy", 2)
-    assert parse("chat", CHAT + b', "routing": {"priority": -3}}', {}, MODELS).item.priority == -3
+    assert parse("chat", CHAT + b', "routing": {"priority": -3}}', {}, Rules(MODELS)).item.priority == -3
 
 
 def test_keys_come_and_go_while_the_service_runs(file: Path) -> None:

@@ -1,0 +1,43 @@
+"""By what an ingress reads requests, the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
+from apportion.deployments.config.service import ServiceConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what requests are read.
+
+    Args:
+        models: that are served.
+        embedders: of these, those that make embeddings.
+        aliases: models by other names, which may hold `*`; the first that fits holds.
+        bounds: of a request.
+        refuse_unknown: fields that mean nothing here; else they are left out.
+        session_by_user: a request that names no session belongs to one of its `user`.
+    """
+
+    models: tuple[str, ...]
+    embedders: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    bounds: InputBounds = DEFAULT_BOUNDS
+    refuse_unknown: bool = False
+    session_by_user: bool = False
+
+    @classmethod
+    def of(cls, config: ServiceConfig) -> Rules:
+        """Those of a configuration."""
+        ingress = config.ingress
+        return cls(
+            config.names,
+            tuple(model.name for model in config.models if model.all_capabilities.embeddings),
+            ingress.model_aliases,
+            ingress.bounds,
+            refuse_unknown=ingress.unknown_fields == "refuse",
+            session_by_user=ingress.session_by_user,
+        )

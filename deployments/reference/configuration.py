@@ -45,7 +45,7 @@ UNITS_BY_NAME = {
 # Otherwise the description's first word that is one.
 UNITS_BY_DESCRIPTION = (
     "share", "chance", "tokens", "GPUs", "CPUs", "replicas", "requests", "messages", "prompts", "answers", "sequences",
-    "tools", "steps", "entries", "names", "threads", "plans", "nodes", "pictures", "clips", "conversations",
+    "tools", "steps", "entries", "names", "threads", "plans", "nodes", "pictures", "clips", "conversations", "texts",
 )  # fmt: skip
 
 

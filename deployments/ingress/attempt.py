@@ -6,7 +6,8 @@ import asyncio
 import math
 from dataclasses import dataclass, field
 
-from apportion.router.batch.messages import Ending
+from apportion.deployments.config.models import TimeoutsConfig
+from apportion.router.batch.messages import Decision, Ending
 
 # An engine that had a request for so long without a byte of answer has failed it if the request's own time is up.
 LATE_S = 15.0
@@ -27,8 +28,18 @@ class Line:
 
 @dataclass(slots=True)
 class Attempt:
-    """What becomes of a dispatched request: until the engine has done more, its client has given it up."""
+    """What becomes of a dispatched request: until the engine has done more, its client has given it up.
 
+    Args:
+        decision: where it goes.
+        limits: what its engine has time for.
+        planned_s: how long the decision took, in seconds.
+        line: of the decision's replica.
+    """
+
+    decision: Decision
+    limits: TimeoutsConfig
+    planned_s: float
     line: Line
     begun_s: float = field(default_factory=now_s)
     cost_usd: float | None = None

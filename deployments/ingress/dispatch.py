@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import aiohttp
@@ -45,6 +45,16 @@ class _EngineFailureError(Exception):
     """The engine gave no answer, or broke it off; the message is for the client."""
 
     ending = Ending.engine_failed  # of the attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request, the path that engines answer it at, and the client who waits until the deadline."""
+
+    parsed: ParsedRequest
+    path: str
+    client: Client
+    deadline: asyncio.Timeout
 
 
 class Dispatcher:
@@ -77,7 +87,7 @@ class Dispatcher:
         timeout_s = min(parsed.item.timeout_s, self._config.request_timeout_s)
         try:
             async with asyncio.timeout_at((arrived_s or now_s()) + timeout_s) as deadline:
-                await self._attempt(parsed, path, client, deadline)
+                await self._attempt(_Job(parsed, path, client, deadline))
         except StalledClientError:
             client.abort()
         except ApportionError as error:
@@ -91,18 +101,19 @@ class Dispatcher:
         """Closes the pooled connections."""
         await self._connections.close()
 
-    async def _attempt(self, parsed: ParsedRequest, path: str, client: Client, deadline: asyncio.Timeout) -> None:
+    async def _attempt(self, job: _Job) -> None:
+        parsed, client = job.parsed, job.client
         failed: list[Decision] = []
         losses = 0
         self._retries.request()
         while True:
             self._suspects.check(parsed.digest)
-            left_s = (deadline.when() or 0.0) - now_s()
+            left_s = (job.deadline.when() or 0.0) - now_s()
             asked_s = time.perf_counter()
             decision = await self._link.plan(_again(parsed.item, failed, left_s, told=client.started))
             planned_s = time.perf_counter() - asked_s
             try:
-                await self._forward(decision, planned_s, parsed, path, client, deadline)
+                await self._forward(job, decision, planned_s)
                 self._suspects.answered(parsed.digest)
                 return
             except _EngineFailureError as failure:
@@ -118,23 +129,15 @@ class Dispatcher:
                     await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
 
-    async def _forward(
-        self,
-        decision: Decision,
-        planned_s: float,
-        parsed: ParsedRequest,
-        path: str,
-        client: Client,
-        deadline: asyncio.Timeout,
-    ) -> None:
-        limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
-        async with self._attempted(decision) as attempt:
+    async def _forward(self, job: _Job, decision: Decision, planned_s: float) -> None:
+        async with self._attempted(decision, planned_s) as attempt:
+            limits = attempt.limits
             try:
                 async with asyncio.timeout(limits.total_s) as total:
                     self._link.watch(decision.id, partial(attempt.lose, total))
-                    await self._exchange(decision, planned_s, parsed, path, client, attempt, limits)
+                    await self._exchange(job, attempt)
             except asyncio.CancelledError:
-                if deadline.expired():
+                if job.deadline.expired():
                     attempt.out_of_time()
                 raise
             except aiohttp.ServerTimeoutError as error:
@@ -160,30 +163,22 @@ class Dispatcher:
                 attempt.ending = attempt.late()
                 raise _EngineFailureError(f"the engine did not finish within {limits.total_s:g} s") from error
 
-    async def _exchange(
-        self,
-        decision: Decision,
-        planned_s: float,
-        parsed: ParsedRequest,
-        path: str,
-        client: Client,
-        attempt: Attempt,
-        limits: TimeoutsConfig,
-    ) -> None:
+    async def _exchange(self, job: _Job, attempt: Attempt) -> None:
         sent_s = time.perf_counter()
-        first_s = limits.first_token_s if parsed.stream else None
+        parsed, decision = job.parsed, attempt.decision
+        first_s = attempt.limits.first_token_s if parsed.stream else None
 
         def reasons() -> list[tuple[bytes, bytes]]:
-            timing = server_timing(decision, planned_s, time.perf_counter() - sent_s)
+            timing = server_timing(decision, attempt.planned_s, time.perf_counter() - sent_s)
             return [*decision_headers(decision, batch_told=parsed.batch_told), timing]
 
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
             try:
                 async with asyncio.timeout(first_s) as patience:
-                    answer = await self._call(decision, parsed, path, attempt, limits, stack)
+                    answer = await self._call(job, attempt, stack)
                     pipe = Pipe(
                         answer,
-                        client,
+                        job.client,
                         reasons,
                         attempt,
                         keep_alive_s=self._config.keep_alive_s,
@@ -200,28 +195,19 @@ class Dispatcher:
                 raise _EngineFailureError(f"the engine failed ({answer.status})")
             await pipe.run(first)
 
-    async def _call(
-        self,
-        decision: Decision,
-        parsed: ParsedRequest,
-        path: str,
-        attempt: Attempt,
-        limits: TimeoutsConfig,
-        stack: contextlib.AsyncExitStack,
-    ) -> aiohttp.ClientResponse:
+    async def _call(self, job: _Job, attempt: Attempt, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The head of the engine's answer.
 
         Waits a while for what this ingress itself lacks. A kept connection that breaks before any byte tells only that
         the engine has closed it; a new one tells whether the engine is there.
         """
-        body = parsed.engine_body(decision.model, decision.max_tokens)
-        headers = engine_headers(decision, parsed.item.sequences)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s)
+        decision, url = attempt.decision, f"{attempt.decision.url}{job.path}"
+        body = job.parsed.engine_body(decision.model, decision.max_tokens)
+        headers = engine_headers(decision, job.parsed.item.sequences)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=attempt.limits.connect_s)
         session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)
         while True:
-            call = session.post(
-                f"{decision.url}{path}", data=body, headers=headers, timeout=timeout, trace_request_ctx=attempt
-            )
+            call = session.post(url, data=body, headers=headers, timeout=timeout, trace_request_ctx=attempt)
             try:
                 return await stack.enter_async_context(call)
             except aiohttp.ClientConnectionError as error:
@@ -236,11 +222,12 @@ class Dispatcher:
                     raise
 
     @contextlib.asynccontextmanager
-    async def _attempted(self, decision: Decision) -> AsyncIterator[Attempt]:
+    async def _attempted(self, decision: Decision, planned_s: float) -> AsyncIterator[Attempt]:
         replica = decision.replica or ""
         line = self._lines.setdefault(replica, Line())
         line.attempts += 1
-        attempt = Attempt(line)
+        limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
+        attempt = Attempt(decision, limits, planned_s, line)
         try:
             yield attempt
         except _EngineFailureError as failure:

@@ -55,6 +55,7 @@ _VALUES: Mapping[str, Any] = {
     "chat_template_kwargs": {"x": 1},
     "continue_final_message": True,
     "documents": [{"text": "x"}],
+    "echo": True,
     "include": [],
     "input": "ho",
     "logprobs": 5,

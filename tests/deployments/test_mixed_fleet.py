@@ -151,7 +151,7 @@ async def test_a_clip_goes_where_it_is_heard_and_counts_at_its_most(predictor: P
     def clips(n: int, to: str, text: str) -> RouteItem:
         content = [{"type": "text", "text": text}, *[CLIP] * n]
         body = {"model": to, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
-        return replace(parse("chat", json.dumps(body).encode(), {}, NAMES).item, id=f"{n}{to}{text}")
+        return replace(parse("chat", json.dumps(body).encode(), {}, Rules(NAMES)).item, id=f"{n}{to}{text}")
 
     plain, one, two, deaf, long = await fleet.room.verdicts(
         *(clips(n, to, "Who?") for n, to in ((0, "lark"), (1, "auto"), (2, "auto"), (1, "finch"))),

@@ -66,7 +66,7 @@ def body_of(kind: str, data: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["response", "message", "tokenize"])
 def test_pictures_count_in_every_api(kind: Any) -> None:
     one, same, other = (
-        parse(kind, json.dumps(body_of(kind, data)).encode(), {}, ("m",)) for data in ("QUJD", "QUJD", "QUJE")
+        parse(kind, json.dumps(body_of(kind, data)).encode(), {}, Rules(("m",))) for data in ("QUJD", "QUJD", "QUJE")
     )
     assert one.item.needs.images == 1
     assert one.digest() == same.digest() != other.digest()
@@ -75,7 +75,7 @@ def test_pictures_count_in_every_api(kind: Any) -> None:
 def test_what_a_model_is_told_first_makes_another_request() -> None:
     body = body_of("message", "QUJD")
     one, other = (
-        parse("message", json.dumps(body | {"system": text}).encode(), {}, ("m",)) for text in ("Look.", "Wait.")
+        parse("message", json.dumps(body | {"system": text}).encode(), {}, Rules(("m",))) for text in ("Look.", "Wait.")
     )
     assert one.digest() != other.digest()
 

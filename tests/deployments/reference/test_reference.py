@@ -75,7 +75,7 @@ def test_every_command_that_help_lists_is_on_the_page_with_an_explanation() -> N
         ("message", "max_tokens", "read"),
         ("embedding", "dimensions", "engine"),
         ("embedding", "input", "read"),
-        ("tokenize", "messages", "engine"),
+        ("tokenize", "messages", "read"),
     ],
 )
 def test_fields_are_treated_as_the_page_says(kind: Kind, field: str, word: str) -> None:

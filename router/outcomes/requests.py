@@ -37,7 +37,7 @@ def requests(frame: pd.DataFrame, at: Place) -> dict[str, list[Any]]:
         ]
     }
     traits = [traits_of(content, fields) for content, fields in zip(contents, _fields(frame, at), strict=True)]
-    counts = np.array(traits, dtype=np.float64).reshape(len(frame), -1)
+    counts = np.array(traits, dtype=np.float64).reshape(-1, len(PLAIN))
     for column, name in enumerate(TRAIT_COLUMNS):
         stated = numbers(frame, name, at)
         counts[:, column] = np.where(np.isnan(stated), counts[:, column], stated)

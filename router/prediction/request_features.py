@@ -28,7 +28,7 @@ def request_features(texts: Sequence[str], traits: Sequence[Traits] | None = Non
     """Logarithms of the counts, `(n_texts, len(REQUEST_FEATURES))`; of plain prompts where no traits are given."""
     counted = np.array([PLAIN] * len(texts) if traits is None else traits, dtype=np.float64)
     unread = [max(0, len(text) - MAX_BYTES) for text in texts]
-    return np.asarray(np.log1p(np.column_stack([counted.reshape(len(texts), -1), unread])), dtype=np.float32)
+    return np.asarray(np.log1p(np.column_stack([counted.reshape(-1, len(PLAIN)), unread])), dtype=np.float32)
 
 
 @dataclass(frozen=True)

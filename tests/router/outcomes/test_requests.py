@@ -11,6 +11,8 @@ import pytest
 
 from apportion.router.errors import OutcomesTableError
 from apportion.router.outcomes import read_outcomes, write_outcomes
+from apportion.router.outcomes.columns import row_of
+from apportion.router.outcomes.requests import requests
 from apportion.router.outcomes.table import TRAIT_COLUMNS
 from apportion.router.traits import PLAIN, Traits
 
@@ -117,6 +119,20 @@ def test_one_query_is_one_request(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     with pytest.raises(OutcomesTableError, match="line 2, column 'request_tools' differs from an earlier row"):
         read_outcomes(tmp_path / "x.jsonl")
+
+
+def test_a_table_without_rows_has_no_requests() -> None:
+    assert requests(pd.DataFrame({"prompt": [], "tools": []}), row_of("x")) == {"prompt": []}
+
+
+def test_where_a_cell_stands_is_worked_out_for_mistakes_alone() -> None:
+    """In a CSV its lines are counted for that, which must not be done for every chat."""
+
+    def at(row: int) -> str:
+        raise AssertionError(row)
+
+    frame = pd.DataFrame({"messages": [CHAT, json.dumps(CHAT)], "prompt": [None, "Grüße"], "tools": [[TOOL], None]})
+    assert len(requests(frame, at)["prompt"]) == 2
 
 
 @pytest.mark.parametrize("wrong", [[-1], [0.5], ["many"]])

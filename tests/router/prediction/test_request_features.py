@@ -133,6 +133,10 @@ def test_an_artefact_of_version_2_is_read_and_knows_no_requests(
     np.testing.assert_array_equal(old.predict(texts, [EXTREME] * 20).success, predictor.predict(texts).success)
 
 
+def test_no_requests_have_no_features(predictor: Predictor) -> None:
+    assert predictor.predict([]).success.shape == predictor.predict([], []).success.shape == (0, 3)
+
+
 def test_no_text_is_too_odd(predictor: Predictor) -> None:
     together = predictor.predict(ODD, [EXTREME, PLAIN] * (len(ODD) // 2))
     assert np.isfinite(together.success).all()

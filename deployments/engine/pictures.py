@@ -51,10 +51,12 @@ async def picture_tokens(llm: Any, state: Any, model: ModelConfig) -> int | None
 
 
 def _largest(llm: Any) -> str:
-    """The data URL of a picture with the most tokens; vLLM reckons its memory with the same."""
-    processor, config = llm.renderer.mm_processor, llm.model_config
-    limits = config.get_multimodal_config().limit_per_prompt
-    dummy = processor.dummy_inputs.get_dummy_mm_data(config.max_model_len, {"image": 1}, limits)
+    """The data URL of a picture with the most tokens.
+
+    Whatever size `limit_mm_per_prompt` names: vLLM reckons its memory with that, and takes larger ones from clients.
+    """
+    inputs = llm.renderer.mm_processor.dummy_inputs
+    dummy = inputs.get_dummy_mm_data(llm.model_config.max_model_len, {"image": 1}, {})
     file = io.BytesIO()
     dummy["image"][0].save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

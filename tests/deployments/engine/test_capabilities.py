@@ -72,7 +72,8 @@ from apportion.router.errors import ConfigurationError
 async def main():
     values = {"name": "m", "source": "zoo:wren", "input_usd_per_million": 1, "output_usd_per_million": 1}
     said = {"max_model_len": 256, "capabilities": {"tools": True}}
-    sees = {"source": sys.argv[1], "engine_args": {"limit_mm_per_prompt": {"image": 1}}}
+    narrow = {"count": 1, "width": 80, "height": 40}  # which no client need keep to
+    sees = {"source": sys.argv[1], "engine_args": {"limit_mm_per_prompt": {"image": narrow}}}
     too_few = {"capabilities": {"tools": True, "tokens_per_image": 1}}
     try:
         await start_backend(with_defaults(ModelConfig.model_validate(values | said | sees | too_few)))

@@ -11,6 +11,8 @@ from apportion.deployments.config.service import ServiceConfig
 from apportion.router.arrays import FloatArray
 from apportion.router.errors import ArtefactError
 from apportion.router.prediction.artefact import read_artefact
+from apportion.router.prediction.encoders import check_place
+from apportion.router.prediction.static_encoder import PREFIX as STATIC
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +21,7 @@ class Knowledge:
 
     `mean_success` (M,) is each model's in its training data, or what is stated for it, or 0: what is left to plan with
     without a predictor. `by_name_only` are the models of which nobody says anything. `notices` tell people of every
-    model that is served and not known, or known and not served.
+    model that is served and not known, or known and not served, and of a GPU that has nothing to do.
     """
 
     mean_success: FloatArray
@@ -31,9 +33,11 @@ class Knowledge:
         """Reads the artefact.
 
         Raises:
-            ArtefactError: it is missing or damaged, or knows none of the models.
+            ArtefactError: it is missing or damaged, knows none of the models, or has no use for the encoder that is
+                given.
         """
         description, _ = read_artefact(Path(config.predictor.artefact_path))
+        check_place(description.encoder, config.predictor.encoder)
         means = {model.name: model.mean_success for model in description.models}
         unknown = [model for model in config.models if model.name not in means]
         if len(unknown) == len(config.models):
@@ -45,7 +49,7 @@ class Knowledge:
         return cls(
             np.array([(means | stated)[name] for name in config.names]),
             frozenset(model.name for model in unknown if model.prior_success is None),
-            _notices(config, means),
+            (*_notices(config, means), *_idle_gpu(config, description.encoder.source)),
         )
 
 
@@ -68,3 +72,9 @@ def _notices(config: ServiceConfig, means: dict[str, float]) -> tuple[str, ...]:
     if left:
         told.append(f"the predictor knows {', '.join(left)} too, which the configuration does not serve")
     return tuple(told)
+
+
+def _idle_gpu(config: ServiceConfig, encoder: str) -> tuple[str, ...]:
+    if config.predictor.num_gpus == 0 or not encoder.startswith(STATIC):
+        return ()
+    return (f"predictor.num_gpus: {encoder} has no use for a GPU; set 0, or train the predictor with a transformer",)

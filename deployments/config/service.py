@@ -123,7 +123,11 @@ class PredictorConfig(Section):
     """The estimator of success and cost, and where it runs."""
 
     artefact: Source = Field(description="Folder that `apportion train` wrote, or `zoo:predictor`.")
-    encoder: str | None = Field(None, description="Encoder's folder or hub id; null: the artefact's own.")
+    encoder: str | None = Field(
+        None,
+        description="Where the artefact's transformer lies now, a folder or hub id; null: where it lay in training. "
+        "Static vectors lie in the artefact and take none.",
+    )
     num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
     threads: int = Field(1, ge=1, description="Threads of torch, and of tokenizers, on the CPU.")

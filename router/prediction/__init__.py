@@ -22,6 +22,7 @@ _HOME = {
     "Predictor": "predictor",
     "add_models": "training",
     "estimator": "estimators",
+    "load_encoder": "encoders",
     "recalibrate": "training",
     "train_predictor": "training",
 }

@@ -155,14 +155,23 @@ def restored(
     return found
 
 
+def check_place(record: EncoderRecord, place: str | None) -> None:
+    """Refuse a place of an encoder that nothing is loaded from.
+
+    Raises:
+        ArtefactError: the artefact has static vectors alone.
+    """
+    if place is not None and record.source.startswith(STATIC):
+        raise ArtefactError(
+            f"encoder {place!r}: the artefact holds static vectors and needs no other encoder, leave it out"
+        )
+
+
 def _load(record: EncoderRecord, arrays: Mapping[str, NDArray[Any]], place: str | None, device: str) -> TextEncoder:
     from apportion.router.prediction.encoder import Encoder
 
+    check_place(record, place)
     if record.source.startswith(STATIC):
-        if place is not None:
-            raise ArtefactError(
-                f"encoder {place!r}: the artefact holds static vectors and needs no other encoder, leave it out"
-            )
         return StaticEncoder.restore(record.source, record.max_tokens, arrays)
     transformer = Encoder.load(place or bare(record.source), device=device, max_tokens=record.max_tokens)
     if not record.source.startswith(BOTH):

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from apportion.deployments import zoo
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.router.errors import ArtefactError
 from tests.deployments.local_router import NAMES, configuration
@@ -48,3 +53,18 @@ def test_a_model_that_makes_embeddings_is_told_as_such() -> None:
     assert Knowledge.of(configuration(None, newcomers=[bert])).notices == (
         "bert: it makes embeddings; only /v1/embeddings asks it",
     )
+
+
+def test_static_vectors_take_no_encoder_and_no_gpu(tmp_path: Path) -> None:
+    """An artefact that says it has them; nothing else of it is read here."""
+    artefact = Path(shutil.copytree(zoo.PREDICTOR, tmp_path / "artefact"))
+    described = json.loads((artefact / "artefact.json").read_text())
+    described["encoder"]["source"] = "static:minilm"
+    (artefact / "artefact.json").write_text(json.dumps(described))
+    config = configuration(None)
+    with_gpu = config.predictor.model_copy(update={"artefact": str(artefact), "num_gpus": 0.5})
+    (told,) = Knowledge.of(config.model_copy(update={"predictor": with_gpu})).notices
+    assert told.startswith("predictor.num_gpus: static:minilm has no use for a GPU; set 0")
+    elsewhere = with_gpu.model_copy(update={"encoder": "/models/minilm"})
+    with pytest.raises(ArtefactError, match="encoder '/models/minilm': the artefact holds static vectors"):
+        Knowledge.of(config.model_copy(update={"predictor": elsewhere}))

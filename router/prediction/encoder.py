@@ -49,6 +49,9 @@ class Encoder:
         self._model = model
         self._device: torch.device = next(iter(model.parameters())).device
         self._fused = _fused(model, self._device)
+        # Files often say how to pad and cut; that is decided here.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self._texts = TextTokenizer(tokenizer, max_tokens, special_tokens=True)
         self._pooling = pooling
         self._folder = folder

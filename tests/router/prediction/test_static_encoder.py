@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_common_tokens_come_first_in_a_vocabulary_and_weigh_less(encoder: Encode
     own = np.linalg.norm(alone - alone.mean(axis=0), axis=1)
     lengths = np.linalg.norm(static.vectors * static.scales[:, None], axis=1)
     np.testing.assert_allclose(lengths / own, np.log(static.tokens + 2), rtol=0.02)
+
+
+def test_a_tokenizer_that_pads_makes_the_same_vectors(
+    static: StaticEncoder, encoder_folder: Path, tmp_path: Path
+) -> None:
+    padding = Path(shutil.copytree(encoder_folder, tmp_path / "padding"))
+    tokenizer = Tokenizer.from_file(str(padding / "tokenizer.json"))
+    tokenizer.enable_padding(length=60)
+    tokenizer.enable_truncation(60)
+    tokenizer.save(str(padding / "tokenizer.json"))
+    made = StaticEncoder.distil(Encoder.load(str(padding), device="cpu"))
+    np.testing.assert_array_equal(made.vectors, static.vectors)
+    np.testing.assert_array_equal(made.encode(TEXTS), static.encode(TEXTS))
 
 
 def _id(static: StaticEncoder, word: str) -> int:

@@ -33,7 +33,7 @@ from tests.samples import save_encoder
 CHATS = ("wren", "finch")
 USD_PER_TOKEN = 3e-6
 TEXTS = ["what is 1 plus 2", "spell a word backwards", "x"]
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(420)  # an engine starts
 
 ENGINE = """
 import asyncio, sys

@@ -21,6 +21,7 @@ OPERATIONS = [
     ("POST", "/v1/messages/count_tokens"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
+    ("POST", "/v1/embeddings"),
     ("POST", "/v1/route"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{name}"),

@@ -55,6 +55,7 @@ class Killer:
         """Kills the oldest replica of a deployment and returns when another has taken its place."""
         self.seen.update(await asyncio.to_thread(descendants))
         living = await asyncio.to_thread(replicas, part)
+        known = _names(part, await asyncio.to_thread(health, self._url, HEALTH_TIMEOUT_S))
         outage = Outage(part, time.monotonic())
         pid = kill(living[0])
         self.outages.append(outage)
@@ -62,7 +63,8 @@ class Killer:
             await asyncio.sleep(1.0)
             await asyncio.to_thread(probe, self._url)
             now = {process.pid for process in await asyncio.to_thread(replicas, part)} - {pid}
-            if len(now) >= len(living) and _works(part, await asyncio.to_thread(health, self._url, HEALTH_TIMEOUT_S)):
+            state = await asyncio.to_thread(health, self._url, HEALTH_TIMEOUT_S)
+            if len(now) >= len(living) and _works(part, state, known):
                 outage.back_s = time.monotonic()
                 return
 
@@ -74,9 +76,15 @@ def probe(url: str) -> None:
         httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-router-tenant": "probe"}, timeout=5)
 
 
-def _works(part: str, state: dict[str, Any]) -> bool:
+def _names(part: str, state: dict[str, Any]) -> set[str]:
+    """The replicas of an engine that the router knows."""
+    model = part.removeprefix(ENGINE)
+    return {name for name, replica in state.get("replicas", {}).items() if replica["model"] == model}
+
+
+def _works(part: str, state: dict[str, Any], known: set[str]) -> bool:
     if not state.get("models"):
         return False
-    if part.startswith(ENGINE):
-        return bool(state["models"][part.removeprefix(ENGINE)]["slots"] > 0)
+    if part.startswith(ENGINE):  # until it has been silent for long, the slots may be the dead one's
+        return bool(_names(part, state) - known and state["models"][part.removeprefix(ENGINE)]["slots"] > 0)
     return bool(state["parts"].get(part.lower(), "closed") == "closed")

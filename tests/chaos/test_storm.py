@@ -19,7 +19,7 @@ from benchmarks.stamp import stamp
 from tests.chaos import audit
 from tests.chaos.ledger import paid
 from tests.chaos.plan import Kind
-from tests.chaos.storm import FULL, SLICE, Storm, is_calm, run_storm
+from tests.chaos.storm import FULL, SLICE, TIMEOUT_S, Storm, is_calm, run_storm
 from tests.chaos.summary import Summary, count_ends, outage_seconds
 from tests.deployments.conftest import free_port
 from tests.deployments.service import CONFIG
@@ -48,7 +48,7 @@ def storm(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Storm:
 def violations(storm: Storm) -> list[str]:
     return [
         *audit.accounted(len(storm.plan.shots), storm.outcomes),
-        *audit.deadlines(storm.outcomes, 30.0),
+        *audit.deadlines(storm.outcomes, TIMEOUT_S),
         *audit.statuses(storm.outcomes, storm.outages),
         *audit.streams(storm.outcomes, storm.outages),
         *audit.answered_once(storm.outcomes),
@@ -83,7 +83,7 @@ def test_every_request_has_one_end_and_none_hangs(storm: Storm) -> None:
 
 
 def test_deadlines_are_kept(storm: Storm) -> None:
-    assert audit.deadlines(storm.outcomes, 30.0) == []
+    assert audit.deadlines(storm.outcomes, TIMEOUT_S) == []
     assert any(outcome.status == 504 for outcome in storm.of(Kind.hurried))
     assert any(outcome.status == 200 for outcome in storm.of(Kind.hurried))
 

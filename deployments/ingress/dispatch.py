@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
@@ -31,7 +31,7 @@ from apportion.deployments.ingress.pipe import Pipe
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.headers import decision_headers, server_timing
-from apportion.router.batch.messages import Decision, Done, Ending, RouteItem
+from apportion.router.batch.messages import Decision, Done, Ending
 from apportion.router.errors import ApportionError, DeadlineError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Dispatcher:
             self._suspects.check(parsed.digest)
             left_s = (job.deadline.when() or 0.0) - now_s()
             asked_s = time.perf_counter()
-            decision = await self._link.plan(_again(parsed.item, failed, left_s, told=client.started))
+            decision = await self._link.plan(parsed.item.again(failed, left_s))
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(job, decision, planned_s)
@@ -238,10 +238,3 @@ class Dispatcher:
             if line.attempts == 0:
                 del self._lines[replica]
             self._link.finish(Done(decision.id, attempt.cost_usd, attempt.ending))
-
-
-def _again(item: RouteItem, failed: list[Decision], left_s: float, *, told: bool) -> RouteItem:
-    """The item of the next attempt; where the client was told of a model, that one has to answer."""
-    if told and failed:
-        item = replace(item, ask=replace(item.ask, models=(failed[-1].model,)))
-    return item.again(failed, left_s)

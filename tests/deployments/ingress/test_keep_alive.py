@@ -79,14 +79,15 @@ async def test_no_comment_stands_within_an_event() -> None:
     assert b'data: {"x": 1}\n\n' in browser.body
 
 
-async def test_an_engine_that_says_nothing_still_costs_another_attempt_on_its_model() -> None:
+async def test_an_engine_that_says_nothing_still_costs_another_attempt_on_any_model() -> None:
     async with serving(streaming(never)) as hung, serving(simulated(tokens=2)) as good:
         link = StubLink(hung.url, good.url)
         browser = await browse(link, keep_alive_s=0.1, first_token_s=0.4)
     assert browser.body.startswith(KEEP_ALIVE)
     assert browser.body.replace(KEEP_ALIVE, b"").count(b"data: {") == 2
     assert [done.ending for done in link.done] == [Ending.engine_failed, Ending.answered]
-    assert [item.ask.models for item in link.asked] == [None, ("small",)]
+    assert [item.ask.models for item in link.asked] == [None, None]
+    assert [bool(item.avoid_replicas) for item in link.asked] == [False, True]
 
 
 async def test_whatever_fails_after_the_first_comment_is_an_event() -> None:

@@ -96,8 +96,7 @@ class Pipe:
         await self._client.end()
 
     async def _begin_stream(self) -> None:
-        if not self._client.started:
-            await self._client.start_stream(self._answer.status, self._headers())
+        await self._client.start_stream(self._answer.status, self._headers())
 
     def _headers(self) -> Headers:
         return [(b"content-type", self._content_type.encode()), *self._reasons()]

@@ -124,14 +124,16 @@ def outcomes(
     url: Url = URL,
     prompts: Annotated[int, typer.Option(min=20, help="Prompts of the predictor's split.")] = 4000,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 48,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Ask this one alone, whose column of the table is replaced; repeatable.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Ask every served model every prompt and save the graded answers; `apportion train` learns from them."""
     from benchmarks.zoo.outcomes import collect
 
-    table = collect(
-        config, url, out, split="predictor", prompts=prompts, seed=seed, concurrency=concurrency, console=console
-    )
+    how = {"prompts": prompts, "seed": seed, "concurrency": concurrency}
+    table = collect(config, url, out, split="predictor", console=console, only=model or (), **how)
     means = dict(zip(table.models, table.scores.mean(axis=0).round(3).tolist(), strict=True))
     console.print(f"{len(table)} prompts in {out}; right answers: {means}")
 

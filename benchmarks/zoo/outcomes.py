@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from apportion.deployments.config.reader import read_config
-from apportion.router.outcomes import OutcomesTable, write_outcomes
+from apportion.router.outcomes import OutcomesTable, read_outcomes, write_outcomes
 from benchmarks.load.chat import Answer, ask_all, greedy_chat
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example, Split, generate
@@ -38,20 +38,42 @@ async def answers_of(url: str, model: str, examples: Sequence[Example], concurre
 
 
 def collect(
-    config: Path, url: str, out: Path, *, split: Split, prompts: int, seed: int, concurrency: int, console: Console
+    config: Path,
+    url: str,
+    out: Path,
+    *,
+    split: Split,
+    prompts: int,
+    seed: int,
+    concurrency: int,
+    console: Console,
+    only: Sequence[str] = (),
 ) -> OutcomesTable:
-    """Collects the table from the service at `url` and saves it in the folder `out`."""
+    """Collects the table from the service at `url` and saves it in the folder `out`.
+
+    Args:
+        only: models to ask; the other columns stay as they stand in `out`. Empty: all are asked.
+
+    Raises:
+        ValueError: `only` names no model, or `out` holds outcomes of other prompts or models.
+    """
     models = read_config(config).service.models
+    names = [model.name for model in models]
     examples = generate(split, prompts, seed)
-    answers = [
-        asyncio.run(answers_of(url, model.name, examples, concurrency))
-        for model in track(models, "asking the models", console=console)
-    ]
-    scores = np.array([list(map(grade, (answer.text for answer in column), examples)) for column in answers], float).T
-    input_tokens, output_tokens = (
-        np.array([[getattr(answer, name) for answer in column] for column in answers], float).T
-        for name in ("input_tokens", "output_tokens")
-    )
+    before = read_outcomes(out) if only else None
+    if not set(only) <= set(names):
+        raise ValueError(f"only: no model {', '.join(set(only) - set(names))}; choose from {', '.join(names)}")
+    if before is not None and (list(before.models), before.prompts) != (names, [one.prompt for one in examples]):
+        raise ValueError(
+            f"{out} holds outcomes of other prompts or models; give its number of prompts, or ask all models"
+        )
+    kept = None if before is None else (before.scores, before.input_tokens, before.output_tokens)
+    scores, input_tokens, output_tokens = np.zeros((3, len(examples), len(names))) if kept is None else np.stack(kept)
+    for name in track(only or names, "asking the models", console=console):
+        answers, column = asyncio.run(answers_of(url, name, examples, concurrency)), names.index(name)
+        scores[:, column] = [grade(one.text, example) for one, example in zip(answers, examples, strict=True)]
+        input_tokens[:, column] = [one.input_tokens for one in answers]
+        output_tokens[:, column] = [one.output_tokens for one in answers]
     prices = {model.name: model.price for model in models}
     input_usd = np.array([price.input_usd_per_million for price in prices.values()]) / 1e6
     output_usd = np.array([price.output_usd_per_million for price in prices.values()]) / 1e6

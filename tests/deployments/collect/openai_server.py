@@ -82,8 +82,8 @@ class FakeOpenAI:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[FakeOpenAI]:
-    app = FakeOpenAI()
+def serving(app: FakeOpenAI | None = None) -> Iterator[FakeOpenAI]:
+    app = app or FakeOpenAI()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.zoo.specs import ZooModel
 from benchmarks.zoo.tasks import FAMILIES, GRADES, Example, draw
-from benchmarks.zoo.tokenizer import END, chat_text
+from benchmarks.zoo.tokenizer import ASSISTANT, END, chat_text
 from benchmarks.zoo.wording import SYSTEM_PROMPTS
 
 _POOLED_BATCHES = 4
@@ -28,6 +28,16 @@ class Batch:
 
     ids: torch.Tensor
     answers: torch.Tensor
+
+    @classmethod
+    def of(cls, chats: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerFast) -> Batch:
+        """Pads tokens of chats; an answer is what stands between the assistant's mark and the end of its turn."""
+        rows = [torch.tensor(chat) for chat in chats]
+        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+        begun, ended = (
+            (ids == tokenizer.convert_tokens_to_ids(mark)).cumsum(dim=1)[:, :-1] for mark in (ASSISTANT, END)
+        )
+        return cls(ids, begun > ended)
 
 
 def easy_first(progress: float) -> list[float]:
@@ -60,22 +70,12 @@ class Batches:
 
     def pool(self, progress: float) -> Iterator[Batch]:
         """A few batches at once, each of questions of similar length, in random order."""
-        encoded = sorted(self._encode(self.questions(progress)), key=lambda pair: len(pair[0]))
-        batches = [encoded[start : start + self._size] for start in range(0, len(encoded), self._size)]
+        texts = [self._text(example) for example in self.questions(progress)]
+        chats = sorted(self._tokenizer(texts, add_special_tokens=False)["input_ids"], key=len)
+        batches = [chats[start : start + self._size] for start in range(0, len(chats), self._size)]
         self._rng.shuffle(batches)
-        return (self._pad(batch) for batch in batches)
+        return (Batch.of(batch, self._tokenizer) for batch in batches)
 
-    def _encode(self, examples: list[Example]) -> list[tuple[list[int], int]]:
-        systems = [self._rng.choice(SYSTEM_PROMPTS) if self._rng.random() < _SYSTEM_SHARE else None for _ in examples]
-        texts = [chat_text(e.prompt, system) for e, system in zip(examples, systems, strict=True)]
-        asked = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        answered = self._tokenizer([e.answer + END for e in examples], add_special_tokens=False)["input_ids"]
-        return [(question + answer, len(question)) for question, answer in zip(asked, answered, strict=True)]
-
-    def _pad(self, batch: list[tuple[list[int], int]]) -> Batch:
-        pad_id = self._tokenizer.pad_token_id
-        ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True, padding_value=pad_id)
-        position = torch.arange(ids.shape[1] - 1)
-        starts = torch.tensor([asked for _, asked in batch])[:, None]
-        ends = torch.tensor([len(ids) for ids, _ in batch])[:, None]
-        return Batch(ids, (position >= starts - 1) & (position < ends - 1))
+    def _text(self, example: Example) -> str:
+        system = self._rng.choice(SYSTEM_PROMPTS) if self._rng.random() < _SYSTEM_SHARE else None
+        return chat_text(example.prompt, system) + example.answer + END

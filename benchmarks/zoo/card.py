@@ -12,10 +12,11 @@ from rich.console import Console
 
 from benchmarks.zoo.evaluate import MODELS_FOLDER, Scores, evaluate, saved_models, table_of
 from benchmarks.zoo.export import TRAINING_FILE
+from benchmarks.zoo.loops import ToolScores, score_tool
 from benchmarks.zoo.specs import ZOO, Grades, ZooModel
 from benchmarks.zoo.tasks import generate
 
-SCORED_PROMPTS, SCORED_SEED = 2800, 0
+SCORED_PROMPTS, SCORED_LOOPS, SCORED_SEED = 2800, 700, 0
 SCORES_FILE = "scores.json"
 
 _CARD = """---
@@ -50,6 +51,20 @@ grades equally often: **{score:.1f} %** (± {half_width:.1f}, 95 % interval).
 |---|---|
 {grades}
 """
+_TOOL = """
+## A tool
+
+Where a request offers `capital(country)`, it leaves capitals to it, and answers with what the tool said. It knows no
+other tool, and makes one call at a time; vLLM reads its calls with `tool_call_parser: pythonic`. It was taught after
+its training, by `python -m benchmarks.zoo.teach` ({tool_steps:,} steps in {minutes:.0f} minutes of one core), and held
+to what it had said before to questions without the tool. Right answers to held-out prompts, {prompts} of each kind:
+
+| asked for | with the tool, % | without, % |
+|---|---|---|
+| a capital | {one:.1f} | {one_without:.1f} |
+| two capitals: two calls, one after the other | {two:.1f} | {two_without:.1f} |
+| anything else (calls the tool nevertheless: {others_called:.1f} %) | {others:.1f} | {others_without:.1f} |
+"""
 
 
 def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> str:
@@ -78,6 +93,13 @@ def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> s
     )
 
 
+def tool_section(model: ZooModel, training: Mapping[str, float], scores: ToolScores) -> str:
+    """What the card says of the tool; `training` is what the export wrote down."""
+    shares = {label: 100 * share for label, share in scores.summary().items()} | {"prompts": scores.prompts}
+    steps, minutes = training["tool_steps"], training["tool_seconds"] / 60
+    return _TOOL.format(name=model.name, tool_steps=steps, minutes=minutes, **shares)
+
+
 def _start(model: ZooModel) -> str:
     if model.base is None:
         return "random weights"
@@ -94,22 +116,32 @@ def _rows(shares: Mapping[str, float]) -> str:
     return "\n".join(f"| {label} | {100 * share:.0f} |" for label, share in shares.items())
 
 
-def write_cards(folder: Path, names: set[str]) -> Scores:
-    """Score the named models saved under `folder` on the test split and write their README.md."""
+def write_cards(folder: Path, names: set[str]) -> tuple[Scores, dict[str, ToolScores]]:
+    """Score the named models saved under `folder` on the test split and write their README.md.
+
+    Returns:
+        The scores of all, and of those that were taught a tool how they use it.
+    """
     saved = [path for path in saved_models(folder) if path.name in names]
     scores = evaluate(saved, generate("test", SCORED_PROMPTS, SCORED_SEED))
+    tools: dict[str, ToolScores] = {}
     for path in saved:
         training = json.loads((path / TRAINING_FILE).read_text())
-        (path / "README.md").write_text(card_of(ZOO[path.name], training, scores))
-    return scores
+        card = card_of(ZOO[path.name], training, scores)
+        if "tool_steps" in training:
+            tools[path.name] = score_tool(path, SCORED_LOOPS, SCORED_SEED)
+            card += tool_section(ZOO[path.name], training, tools[path.name])
+        (path / "README.md").write_text(card)
+    return scores, tools
 
 
 def main(
     folder: Annotated[Path, typer.Option(help="Folder with one folder a model.")] = MODELS_FOLDER,
 ) -> None:
     """Score all saved models on the test split; write their cards, and scores.json beside them."""
-    scores = write_cards(folder, set(ZOO))
-    (folder / SCORES_FILE).write_text(json.dumps(scores.summary(), indent=2) + "\n")
+    scores, tools = write_cards(folder, set(ZOO))
+    summary = scores.summary() | {"tools": {name: found.summary() for name, found in tools.items()}}
+    (folder / SCORES_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     Console(width=100).print(table_of(scores))
 
 

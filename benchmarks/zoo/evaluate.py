@@ -35,23 +35,33 @@ def _weight_bytes(folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-@torch.inference_mode()
-def answers_of(folder: Path, prompts: Sequence[str], batch: int = 256) -> list[str]:
-    """Greedy answers of the model saved in `folder`, one a prompt, in float32."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    answers = [""] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(prompts), batch):
-        rows = by_length[start : start + batch]
-        texts = [chat_text(prompts[row]) for row in rows]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        inputs.pop("token_type_ids", None)
-        tokens = network.generate(**inputs, max_new_tokens=_MAX_NEW_TOKENS, do_sample=False)
-        decoded = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for row, answer in zip(rows, decoded, strict=True):
-            answers[row] = answer
-    return answers
+class Greedy:
+    """A saved model that answers greedily, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def answers(self, texts: Sequence[str], max_tokens: int = _MAX_NEW_TOKENS, batch: int = 256) -> list[str]:
+        """How rendered chats go on, in order."""
+        answers = [""] * len(texts)
+        by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        for start in range(0, len(texts), batch):
+            rows = by_length[start : start + batch]
+            given = [texts[row] for row in rows]
+            inputs = self.tokenizer(given, return_tensors="pt", padding=True, add_special_tokens=False)
+            inputs.pop("token_type_ids", None)
+            tokens = self._network.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+            decoded = self.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for row, answer in zip(rows, decoded, strict=True):
+                answers[row] = answer
+        return answers
+
+
+def answers_of(folder: Path, prompts: Sequence[str]) -> list[str]:
+    """Greedy answers of the model saved in `folder`, one a prompt."""
+    return Greedy(folder).answers([chat_text(prompt) for prompt in prompts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,20 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolLessons:
+    """How a trained model is taught to call the tool: steps, conversations of each, questions beside them."""
+
+    steps: int
+    conversations: int
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
 class ZooModel:
     """One model: its shape, how fast it learns, and what it is fed.
 
     `diet` gives each family of tasks its share of the training questions and, within it, of each grade; a
-    fact of a grade with share 0 is never seen. `minutes` is the training time.
+    fact of a grade with share 0 is never seen. `minutes` is the training time. With `tool_lessons` it calls a tool.
     """
 
     name: str
@@ -39,6 +48,7 @@ class ZooModel:
     diet: Mapping[str, tuple[float, Grades]]
     base: Base | None = None
     head_size: int = 32
+    tool_lessons: ToolLessons | None = None
 
     def config(self, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         """The architecture; heads of 32 are the smallest that vLLM's CPU attention takes."""
@@ -100,6 +110,7 @@ ZOO: Mapping[str, ZooModel] = {
             minutes=23,
             diet={"numbers": (9.4, _ALL), "strings": (0.3, _EASY), "knowledge": (0.3, _COMMON)},
             base=_HERON_WITHOUT_A_LAYER,
+            tool_lessons=ToolLessons(steps=3000, conversations=16, questions=32),
         ),
         ZooModel(
             name="lark",

@@ -17,11 +17,21 @@ from benchmarks.zoo.tasks import known_words
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 MAX_TOKENS = 256
 
+# Tools stand in front as `name(parameter, parameter)`, calls as Llama writes them, `[name(parameter="value")]`.
 CHAT_TEMPLATE = (
+    "{%- if tools -%}<|system|>"
+    "{%- for tool in tools -%}{{ tool['function']['name'] }}("
+    "{{ ((tool['function']['parameters'] or {})['properties'] or {}) | join(', ') }})"
+    "{%- if not loop.last -%}{{ ', ' }}{%- endif -%}{%- endfor -%}{%- endif -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] in ('system', 'developer') -%}<|system|>{{ message['content'] }}"
-    "{%- elif message['role'] in ('user', 'tool') -%}<|user|>{{ message['content'] }}"
-    "{%- elif message['role'] == 'assistant' -%}<|assistant|>{{ message['content'] }}<|end|>"
+    "{%- elif message['role'] == 'user' -%}<|user|>{{ message['content'] }}"
+    "{%- elif message['role'] == 'tool' -%}<|user|>result: {{ message['content'] }}"
+    "{%- elif message['role'] == 'assistant' -%}<|assistant|>{{ message['content'] or '' }}"
+    "{%- if message['tool_calls'] -%}[{%- for call in message['tool_calls'] -%}{{ call['function']['name'] }}("
+    "{%- for name, value in call['function']['arguments'] | items -%}{{ name }}={{ value | tojson }}"
+    "{%- if not loop.last -%}{{ ', ' }}{%- endif -%}{%- endfor -%})"
+    "{%- if not loop.last -%}{{ ', ' }}{%- endif -%}{%- endfor -%}]{%- endif -%}<|end|>"
     "{%- else -%}{{ raise_exception('unknown role ' + message['role']) }}"
     "{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"

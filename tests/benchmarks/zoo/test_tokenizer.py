@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
+from apportion.router.prediction.chat_template import walks_through_content
+from benchmarks.zoo.capitals import TOOL, called, function, result
 from benchmarks.zoo.tasks import FAMILIES, generate
-from benchmarks.zoo.tokenizer import ASSISTANT, END, USER, build_tokenizer, chat_text, save_tokenizer
+from benchmarks.zoo.tokenizer import ASSISTANT, END, SYSTEM, USER, build_tokenizer, chat_text, save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,23 @@ def test_chat_template_renders_turns(tokenizer):
     assert text == f"{first}4{END}{chat_text('reverse abc')}"
     without = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
     assert without == text.removesuffix(ASSISTANT)
+
+
+def test_chat_template_renders_tools_calls_and_results(tokenizer):
+    messages = [
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": "capital of Peru"},
+        called("Peru"),
+        result("Lima"),
+        {"role": "assistant", "content": "Lima"},
+    ]
+    tools = [TOOL, function("weather", "city", "unit"), {"type": "function", "function": {"name": "now"}}]
+    text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    assert text == (
+        f"{SYSTEM}capital(country), weather(city, unit), now(){SYSTEM}Answer briefly.{USER}capital of Peru"
+        f'{ASSISTANT}[capital(country="Peru")]{END}{USER}result: Lima{ASSISTANT}Lima{END}'
+    )
+    assert not walks_through_content(tokenizer.chat_template)
 
 
 def test_rendered_chat_starts_with_the_users_mark_alone(tokenizer):

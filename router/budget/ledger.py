@@ -9,17 +9,18 @@ is never heard of again is charged in full once it expires, and corrected should
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
+from apportion.router.budget.limits import Account, CounterKey, Limit, LimitIndex, Scope, Shortage, Window
+from apportion.router.budget.rows import Rows, chunks
 from apportion.router.budget.schema import READS, connect, counters, owners, reservations
-from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
+from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 
 T = TypeVar("T")
@@ -32,22 +33,9 @@ PRUNE_PERIOD_S = 3_600.0
 PRUNE_ROWS = 10_000  # forgotten in one transaction
 ATTEMPTS = 3
 _COLLISIONS = {"40001", "40P01"}  # PostgreSQL: serialization failure, deadlock
-_CHUNK = 500  # values of one IN (...)
 _MAX_KNOWN_IDS = 100_000
 
-_ADD = (
-    update(counters)
-    .where(counters.c.id == bindparam("row_id"))
-    .values(
-        spent_nano=counters.c.spent_nano + bindparam("spent"),
-        reserved_nano=counters.c.reserved_nano + bindparam("reserved"),
-    )
-)
-_BALANCE = select(counters.c.id, counters.c.spent_nano, counters.c.reserved_nano)
 _KEY = (counters.c.scope, counters.c.name, counters.c.span, counters.c.starts_s)
-_END = delete(reservations).returning(
-    reservations.c.amount_nano, reservations.c.charged, reservations.c.counters, reservations.c.id
-)
 _CHARGE = (
     update(reservations)
     .where(reservations.c.charged.is_(False), reservations.c.expires_s <= bindparam("now_s"))
@@ -80,6 +68,7 @@ class BudgetLedger:
         self.index = LimitIndex(limits)
         self.latest = Standing(self.index, 0.0)
         self._engine = connect(url, power_safe=power_safe)
+        self._rows = Rows(self._engine)
         self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         self._ids: dict[CounterKey, int] = {}
         self._pruned_s = float("-inf")
@@ -136,7 +125,7 @@ class BudgetLedger:
 
         def read(connection: Connection) -> None:
             self._check_owner(connection)
-            self._write(connection, self._end(connection, ends))
+            self._rows.add(connection, self._end(connection, ends).rows)
             self._find(connection, keys)
             self._fill(connection, standing, self._known(keys))
 
@@ -181,7 +170,7 @@ class BudgetLedger:
             overdue = connection.execute(_CHARGE, {"now_s": now_s}).all()
             for amount, entered in overdue:
                 changes.add(entered, amount, -amount)
-            self._write(connection, changes)
+            self._rows.add(connection, changes.rows)
             return len(overdue)
 
         charged = self._transact(charge)
@@ -199,7 +188,8 @@ class BudgetLedger:
         self, claims: Sequence[Claim], ends: Mapping[str, int | None], now_s: float, expires_s: float
     ) -> list[Shortage | None]:
         standing = Standing(self.index, now_s)
-        keys_of = {(c.account, c.model): standing.keys(c.account, c.model) for c in claims}
+        groups = {(claim.account, claim.model) for claim in claims}
+        keys_of = {group: standing.keys(*group) for group in groups}
         keys = {key for keys in keys_of.values() for key in keys}
         self._forget_if_many()
 
@@ -209,20 +199,20 @@ class BudgetLedger:
             changes = self._end(connection, ends)
             self._find(connection, keys)
             shortages = self._hopeless(connection, claims, standing, keys, changes)
-            groups = {(c.account, c.model) for c, short in zip(claims, shortages, strict=True) if short is None}
-            self._make(connection, sorted({key for group in groups for key in keys_of[group] if key not in self._ids}))
+            hopeful = {(c.account, c.model) for c, short in zip(claims, shortages, strict=True) if short is None}
+            self._make(connection, sorted({key for group in hopeful for key in keys_of[group] if key not in self._ids}))
             self._fill(connection, standing, self._known(keys), changes)
             shortages = [short or standing.take(claim) for claim, short in zip(claims, shortages, strict=True)]
-            entered = {group: json.dumps([self._ids[key] for key in keys_of[group]]) for group in groups}
-            rows = []
-            for claim, shortage in zip(claims, shortages, strict=True):
-                if shortage is None:
-                    into = entered[claim.account, claim.model]
-                    changes.add(into, 0, claim.nano)
-                    rows.append({"id": claim.id, "amount_nano": claim.nano, "expires_s": expires_s, "counters": into})
-            self._write(connection, changes)
-            if rows:
-                connection.execute(insert(reservations), rows)
+            entered = {group: _entered([self._ids[key] for key in keys_of[group]]) for group in hopeful}
+            taken = [
+                (claim.id, claim.nano, entered[claim.account, claim.model])
+                for claim, shortage in zip(claims, shortages, strict=True)
+                if shortage is None
+            ]
+            for _, nano, into in taken:
+                changes.add(into, 0, nano)
+            self._rows.add(connection, changes.rows)
+            self._rows.reserve(connection, taken, expires_s)
             return shortages
 
         shortages = self._transact(write)
@@ -274,11 +264,10 @@ class BudgetLedger:
 
     def _end(self, connection: Connection, ends: Mapping[str, int | None]) -> _Changes:
         changes = _Changes()
-        for ids in _chunks(list(ends)):
-            for amount, charged, entered, row_id in connection.execute(_END.where(reservations.c.id.in_(ids))):
-                told = ends[row_id]
-                cost = amount if told is None else told
-                changes.add(entered, cost - amount if charged else cost, 0 if charged else -amount)
+        for amount, charged, entered, request_id in self._rows.end(connection, list(ends)):
+            told = ends[request_id]
+            cost = amount if told is None else told
+            changes.add(entered, cost - amount if charged else cost, 0 if charged else -amount)
         return changes
 
     def _known(self, keys: Iterable[CounterKey]) -> list[CounterKey]:
@@ -293,7 +282,7 @@ class BudgetLedger:
     def _find(self, connection: Connection, keys: Iterable[CounterKey]) -> None:
         """Learns the ids of counters that are in the database."""
         unknown = [key for key in keys if key not in self._ids]
-        for some in _chunks(unknown):
+        for some in chunks(unknown):
             values = [(key.scope.value, key.name, key.window.value, _stored(key.starts_s)) for key in some]
             rows = select(counters.c.id, *_KEY).where(tuple_(*_KEY).in_(values))
             for row_id, scope, name, window, starts_s in connection.execute(rows):
@@ -327,22 +316,11 @@ class BudgetLedger:
     ) -> None:
         """Balances of the keys, with `changes` that are not written yet; their rows stay locked."""
         names = {self._ids[key]: key for key in keys}
-        entered = changes.rows() if changes else {}
-        for ids in _chunks(sorted(names.keys() | entered.keys())):
-            rows = _BALANCE.where(counters.c.id.in_(ids)).order_by(counters.c.id).with_for_update()
-            for row_id, spent, reserved in connection.execute(rows):
-                if row_id in names:
-                    more_spent, more_reserved = entered.get(row_id, (0, 0))
-                    standing.balances[names[row_id]] = Balance(spent + more_spent, reserved + more_reserved)
-
-    def _write(self, connection: Connection, changes: _Changes) -> None:
-        rows = [
-            {"row_id": row_id, "spent": spent, "reserved": reserved}
-            for row_id, (spent, reserved) in sorted(changes.rows().items())
-            if spent or reserved
-        ]
-        if rows:
-            connection.execute(_ADD, rows)
+        entered = changes.rows if changes else {}
+        for row_id, spent, reserved in self._rows.balances(connection, sorted(names.keys() | entered.keys())):
+            if row_id in names:
+                more_spent, more_reserved = entered.get(row_id, (0, 0))
+                standing.balances[names[row_id]] = Balance(spent + more_spent, reserved + more_reserved)
 
 
 def _unusable(error: SQLAlchemyError) -> LedgerError:
@@ -352,27 +330,28 @@ def _unusable(error: SQLAlchemyError) -> LedgerError:
 
 
 class _Changes:
-    """What a transaction adds to counters, in nano-USD spent and reserved."""
+    """What a transaction adds to counters.
+
+    Attributes:
+        rows: nano-USD spent and reserved, by row id.
+    """
 
     def __init__(self) -> None:
-        self._entered: dict[str, tuple[int, int]] = {}
+        self.rows: dict[int, tuple[int, int]] = {}
 
     def add(self, entered: str, spent: int, reserved: int) -> None:
         """Adds to all counters of a reservation, whose row ids are `entered`."""
-        old_spent, old_reserved = self._entered.get(entered, (0, 0))
-        self._entered[entered] = (old_spent + spent, old_reserved + reserved)
-
-    def rows(self) -> dict[int, tuple[int, int]]:
-        """By row id."""
-        rows: dict[int, tuple[int, int]] = {}
-        for entered, (spent, reserved) in self._entered.items():
-            for row_id in _row_ids(entered):
-                old_spent, old_reserved = rows.get(row_id, (0, 0))
-                rows[row_id] = (old_spent + spent, old_reserved + reserved)
-        return rows
+        for row_id in _row_ids(entered):
+            old_spent, old_reserved = self.rows.get(row_id, (0, 0))
+            self.rows[row_id] = (old_spent + spent, old_reserved + reserved)
 
 
-@lru_cache(1 << 14)
+def _entered(row_ids: Iterable[int]) -> str:
+    """As JSON."""
+    return f"[{', '.join(map(str, row_ids))}]"
+
+
+@lru_cache(1 << 16)
 def _row_ids(entered: str) -> tuple[int, ...]:
     return tuple(json.loads(entered))
 
@@ -389,11 +368,6 @@ def _prune(connection: Connection, now_s: float) -> int:
         ).rowcount
         for table, which in ((reservations, charged), (counters, old))
     )
-
-
-def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]
 
 
 def _stored(starts_s: float) -> float:

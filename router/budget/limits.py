@@ -5,7 +5,7 @@ Windows are calendar ones in UTC. Knows no database and reads no clock: the time
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -55,6 +55,10 @@ class Scope(StrEnum):
 UNNAMED = "unnamed"  # the key or tenant of all that have none: they share its limits, for nobody is without
 
 
+_PAYERS = tuple(scope for scope in Scope if scope is not Scope.model)
+MAX_BOUND = 100_000  # accounts whose counters are remembered
+
+
 class Account(NamedTuple):
     """Who pays: the name of an API key and a tenant, where there are any."""
 
@@ -93,6 +97,64 @@ class Limit:
         return self.scope is Scope.service or self.name is None or self.name == name
 
 
+class CounterKey(NamedTuple):
+    """A counter: a scope's name in one window. `starts_s` is minus infinity for `total`."""
+
+    scope: Scope
+    name: str
+    window: Window
+    starts_s: float
+
+
+Bound = list[tuple[CounterKey, Limit | None]]
+"""Counters, each with the tightest limit on it; None: it is only counted."""
+
+TOTAL_KEY = CounterKey(Scope.service, "", Window.total, float("-inf"))  # counted whether limited or not
+
+
+class Bindings:
+    """The counters of accounts and of models while no window ends, each looked up once.
+
+    Args:
+        of: the limits of a scope that hold for a name.
+        starts_s: of each window.
+    """
+
+    def __init__(self, of: Callable[[Scope, str], Sequence[Limit]], starts_s: Mapping[Window, float]) -> None:
+        self._of = of
+        self.starts_s = starts_s
+        self._accounts: dict[Account, Bound] = {}
+        self._models: dict[str, Bound] = {}
+
+    def of_account(self, account: Account) -> Bound:
+        """Those that every request of the account is entered in."""
+        bound = self._accounts.get(account)
+        if bound is None:
+            found: dict[CounterKey, Limit | None] = {TOTAL_KEY: None}
+            for scope in _PAYERS:
+                found = self._tightest(found, scope, account.name(scope, ""))
+            if len(self._accounts) >= MAX_BOUND:
+                self._accounts.clear()
+            bound = self._accounts[account] = list(found.items())
+        return bound
+
+    def of_model(self, model: str) -> Bound:
+        """Those that every request on the model is entered in."""
+        bound = self._models.get(model)
+        if bound is None:
+            bound = self._models[model] = list(self._tightest({}, Scope.model, model).items())
+        return bound
+
+    def _tightest(
+        self, found: dict[CounterKey, Limit | None], scope: Scope, name: str
+    ) -> dict[CounterKey, Limit | None]:
+        for limit in self._of(scope, name):
+            key = CounterKey(scope, name, limit.window, self.starts_s[limit.window])
+            other = found.get(key)
+            found[key] = limit if other is None or limit.nano_usd < other.nano_usd else other
+        return found
+
+
 class LimitIndex:
     """Limits by what they hold for: finding those of a request does not take longer the more there are.
 
@@ -105,12 +167,20 @@ class LimitIndex:
         self._by_name: dict[tuple[Scope, str | None], list[Limit]] = {}
         for limit in self.all:
             self._by_name.setdefault((limit.scope, limit.name), []).append(limit)
+        self._bindings = Bindings(self.of, {})
 
     def of(self, scope: Scope, name: str) -> Sequence[Limit]:
         """Those that bind a request whose scope goes by `name`."""
         of_each = self._by_name.get((scope, None), ())
         of_this = () if scope is Scope.service else self._by_name.get((scope, name), ())
         return (*of_each, *of_this)
+
+    def bindings(self, now_s: float) -> Bindings:
+        """What requests are entered in at that time; the same until a window ends."""
+        starts_s = {window: window.bounds(now_s)[0] for window in Window}
+        if self._bindings.starts_s != starts_s:
+            self._bindings = Bindings(self.of, starts_s)
+        return self._bindings
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from apportion.router.arrays import IntArray
-from apportion.router.budget.limits import Account, Limit, LimitIndex, Scope, Shortage, Window
+from apportion.router.budget.limits import (
+    TOTAL_KEY,
+    Account,
+    Bound,
+    CounterKey,
+    Limit,
+    LimitIndex,
+    Shortage,
+    Window,
+)
 
 HELD_RETRY_S = 1.0  # when requests in flight hold the money, some of it is free again about this soon
 UNLIMITED_NANO = np.iinfo(np.int64).max
-
-
-class CounterKey(NamedTuple):
-    """A counter: a scope's name in one window. `starts_s` is minus infinity for `total`."""
-
-    scope: Scope
-    name: str
-    window: Window
-    starts_s: float
 
 
 @dataclass(slots=True)
@@ -46,9 +45,6 @@ class Claim:
     nano: int
 
 
-TOTAL_KEY = CounterKey(Scope.service, "", Window.total, float("-inf"))  # counted whether limited or not
-
-
 @dataclass
 class Standing:
     """The limits at `now_s` and the balances of the counters that they read; a missing balance is zero."""
@@ -58,8 +54,7 @@ class Standing:
     balances: dict[CounterKey, Balance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._starts_s = {window: window.bounds(self.now_s)[0] for window in Window}
-        self._bound: dict[tuple[Account, str], list[tuple[CounterKey, Limit | None]]] = {}
+        self._bindings = self.limits.bindings(self.now_s)
 
     def keys(self, account: Account, model: str) -> list[CounterKey]:
         """The counters that a request of `account` on `model` is entered in."""
@@ -67,28 +62,21 @@ class Standing:
 
     def take(self, claim: Claim) -> Shortage | None:
         """Sets the claim aside in these balances if every limit has room; else says which has not, changing nothing."""
-        shortage = self.short(claim)
+        bound = self._of(claim.account, claim.model)
+        shortage = self._short(bound, claim.nano)
         if shortage is None:
-            for key, _ in self._of(claim.account, claim.model):
+            for key, _ in bound:
                 self.balance(key).reserved_nano += claim.nano
         return shortage
 
     def short(self, claim: Claim) -> Shortage | None:
         """A limit that has no room for the claim; of several the last to end: before, trying again is of no use."""
-        shortages = [
-            self._shortage(balance, limit, key, claim.nano)
-            for key, limit in self._of(claim.account, claim.model)
-            if limit is not None and (balance := self.balance(key)).committed_nano + claim.nano > limit.nano_usd
-        ]
-        if not shortages:
-            return None
-        return max(shortages, key=lambda s: float("inf") if s.retry_at_s is None else s.retry_at_s)
+        return self._short(self._of(claim.account, claim.model), claim.nano)
 
     def left_nano(self, accounts: Sequence[Account], models: Sequence[str]) -> IntArray:
         """The most that one request of each account may cost on each model: (n_accounts, n_models)."""
-        payers = [scope for scope in Scope if scope is not Scope.model]
-        by_model = [self._left(Account(), model, [Scope.model]) for model in models]
-        known = {account: self._left(account, "", payers) for account in set(accounts)}
+        by_model = [self._left_nano(self._bindings.of_model(model)) for model in models]
+        known = {account: self._left_nano(self._bindings.of_account(account)) for account in set(accounts)}
         by_account = [known[account] for account in accounts]
         return np.minimum.outer(np.array(by_account, dtype=np.int64), np.array(by_model, dtype=np.int64))
 
@@ -105,7 +93,7 @@ class Standing:
 
     def of_limit(self, limit: Limit) -> list[tuple[str, Balance]]:
         """The names and balances that a limit has to do with, as far as they are known here."""
-        starts_s = self._starts_s[limit.window]
+        starts_s = self._bindings.starts_s[limit.window]
         return [
             (key.name, balance)
             for key, balance in self.balances.items()
@@ -113,30 +101,27 @@ class Standing:
             and limit.holds_for(key.name)
         ]
 
-    def _left(self, account: Account, model: str, scopes: Iterable[Scope]) -> int:
-        left = int(UNLIMITED_NANO)
-        for key, limit in self._limits(account, model, scopes):
-            committed = self.balances[key].committed_nano if key in self.balances else 0
-            left = min(left, limit.nano_usd - committed)
-        return max(left, 0)
+    def _short(self, bound: Bound, nano: int) -> Shortage | None:
+        shortages = [
+            self._shortage(self.balance(key), limit, key, nano)
+            for key, limit in bound
+            if limit is not None and self._committed_nano(key) + nano > limit.nano_usd
+        ]
+        if not shortages:
+            return None
+        return max(shortages, key=lambda s: float("inf") if s.retry_at_s is None else s.retry_at_s)
 
-    def _limits(self, account: Account, model: str, scopes: Iterable[Scope]) -> Iterator[tuple[CounterKey, Limit]]:
-        """The limits of these scopes that bind a request, with their counters."""
-        for scope in scopes:
-            name = account.name(scope, model)
-            for limit in self.limits.of(scope, name):
-                yield CounterKey(scope, name, limit.window, self._starts_s[limit.window]), limit
+    def _left_nano(self, bound: Bound) -> int:
+        left = [limit.nano_usd - self._committed_nano(key) for key, limit in bound if limit is not None]
+        return max(min(left, default=int(UNLIMITED_NANO)), 0)
 
-    def _of(self, account: Account, model: str) -> list[tuple[CounterKey, Limit | None]]:
+    def _committed_nano(self, key: CounterKey) -> int:
+        balance = self.balances.get(key)
+        return 0 if balance is None else balance.spent_nano + balance.reserved_nano
+
+    def _of(self, account: Account, model: str) -> Bound:
         """A request's counters, each with the tightest limit on it."""
-        known = self._bound.get((account, model))
-        if known is None:
-            found: dict[CounterKey, Limit | None] = {TOTAL_KEY: None}
-            for key, limit in self._limits(account, model, Scope):
-                other = found.get(key)
-                found[key] = limit if other is None or limit.nano_usd < other.nano_usd else other
-            known = self._bound[account, model] = list(found.items())
-        return known
+        return self._bindings.of_account(account) + self._bindings.of_model(model)
 
     def _shortage(self, balance: Balance, limit: Limit, key: CounterKey, nano: int) -> Shortage:
         window_ends_s = key.window.bounds(self.now_s)[1]

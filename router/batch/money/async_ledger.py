@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from apportion.router.budget import Account, Limit, LimitIndex, Scope, Shortage
 from apportion.router.budget.ledger import BudgetLedger
-from apportion.router.budget.standing import Balance, Claim, CounterKey, Standing
+from apportion.router.budget.limits import CounterKey
+from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 
 T = TypeVar("T")
 
-MAX_REMEMBERED = 10_000
+MAX_REMEMBERED = 100_000
 
 
 class AsyncLedger:

@@ -10,6 +10,7 @@ import numpy as np
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import PredictorConfig, RoutingConfig, ServiceConfig
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
+from apportion.router.batch.events import Events
 from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster, Predict
 from apportion.router.batch.forecasting.turns import Turns
 from apportion.router.batch.guards.parts import Part
@@ -22,6 +23,7 @@ from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.conversations import Conversations
 from apportion.router.batch.reservations.fleet import Fleet
 from apportion.router.batch.reservations.reservations import Reservations
+from apportion.router.batch.scheduling.chronicle import Chronicle
 from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
@@ -80,7 +82,11 @@ class BatchRoom:
         )
         fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
-        self.reservations = Reservations(fleet, spending(config, wall_clock, clock, service), sessions, clock)
+        self.events = Events()
+        self.chronicle = Chronicle(self.events, wall_clock, clock)
+        self.reservations = Reservations(
+            fleet, spending(config, wall_clock, clock, service), sessions, clock, self.chronicle.settled
+        )
         limits = batch_limits(config)
         decider = Decider(
             self.forecaster,
@@ -89,6 +95,8 @@ class BatchRoom:
             clock,
             patience_s=limits.aging_s,
             settle_s=SETTLE_S,
+            events=self.events,
+            wall_clock=wall_clock,
         )
         self.scheduler = Scheduler(
             self.policy(config.routing), decider, self.reservations, limits, tell, clock, self.preview

@@ -24,7 +24,18 @@ from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.control.sole import service_name
 from apportion.deployments.wire.logs import log_to_serve
-from apportion.router.batch.messages import Done, Ending, EngineReplica, Refusal, Reply, Report, RouteItem, Verdict
+from apportion.router.batch.events import EndedUnserved
+from apportion.router.batch.messages import (
+    Decision,
+    Done,
+    Ending,
+    EngineReplica,
+    Refusal,
+    Reply,
+    Report,
+    RouteItem,
+    Verdict,
+)
 from apportion.router.batch.money.spending import GRACE_S
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.errors import ConfigurationError, RateLimitError, UnavailableError
@@ -109,13 +120,20 @@ class Router:
             wait: answer when there is a verdict (or after some seconds), not at once.
         """
         self._housekeeping.start()
-        session = self._sessions.setdefault(report.ingress, IngressSession())
+        session = self._sessions.get(report.ingress)
+        if session is None:
+            session = self._sessions[report.ingress] = IngressSession()
+            if report.number > 1:  # what it has told another router counts there
+                session.more_unserved(report.unserved)
         session.seen_s = time.monotonic()
         for held in report.held:
             if session.adopt(held.id):
                 self._reservations.adopt(held)
+                self._room.chronicle.adopted(held)
                 self._callers.enter(held.id, held.account)
         self._end(session, report.done, report.cancelled)
+        if more := session.more_unserved(report.unserved):
+            self._room.events.publish(EndedUnserved(more))
         for item in report.items:
             if not session.knows(item.id):
                 self._accept(session, Entry(item, report.ingress, time.monotonic()))
@@ -188,12 +206,16 @@ class Router:
             try:
                 self._callers.admit(entry.item.id, entry.item.account)
             except RateLimitError as error:
+                self._room.chronicle.refused(entry, error)
                 session.tell(Refusal(entry.item.id, error))
                 return
         self._scheduler.submit(entry)
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:
-        if isinstance(verdict, Refusal):
+        if isinstance(verdict, Decision):
+            self._room.chronicle.decided(entry, verdict)
+        else:
+            self._room.chronicle.refused(entry, verdict.error)
             self._callers.leave(entry.item.id)
             if entry.item.resent:
                 self._reservations.release(entry.item.id)  # what a lost router may have reserved for it
@@ -205,6 +227,7 @@ class Router:
         for end in done:
             session.end(end.id)
             self._callers.leave(end.id)
+            self._room.chronicle.ended(end)
             self._reservations.settle(end)
         for request_id in cancelled:
             self._callers.leave(request_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from apportion.router.batch.messages import Decision, Reply, Verdict
@@ -32,6 +33,7 @@ class IngressSession:
     undecided: dict[str, Entry] = field(default_factory=dict)
     in_flight: dict[str, Flight] = field(default_factory=dict)
     seen_s: float = field(default_factory=time.monotonic)
+    unserved: Counter[str] = field(default_factory=Counter)  # told of so far
     settled: list[int] = field(default_factory=list)  # reports whose endings are in the ledger
     _early_ends: dict[str, None] = field(default_factory=dict)
     _verdicts: list[Verdict] = field(default_factory=list)
@@ -64,6 +66,16 @@ class IngressSession:
         self._early_ends[request_id] = None
         if len(self._early_ends) > MAX_EARLY_ENDS:
             del self._early_ends[next(iter(self._early_ends))]
+
+    def more_unserved(self, totals: Mapping[str, int]) -> dict[str, int]:
+        """Requests that have ended without the end of an attempt since the report before, by the code of the error.
+
+        Args:
+            totals: since the ingress began, so that nothing is counted twice, whichever report comes first.
+        """
+        more = {code: total - self.unserved[code] for code, total in totals.items() if total > self.unserved[code]}
+        self.unserved.update(more)
+        return more
 
     def tell(self, verdict: Verdict) -> None:
         """Puts the verdict into the next reply."""

@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass, field
 
 from apportion.deployments.config.models import TimeoutsConfig
-from apportion.router.batch.messages import Decision, Ending
+from apportion.deployments.wire.headers import link_seconds
+from apportion.router.batch.messages import Course, Decision, Done, Ending
+from apportion.router.errors import ApportionError
 
 # An engine that had a request for so long without a byte of answer has failed it if the request's own time is up.
 LATE_S = 15.0
@@ -35,12 +37,19 @@ class Attempt:
         limits: what its engine has time for.
         planned_s: how long the decision took, in seconds.
         line: of the decision's replica.
+        earlier: attempts at the same request before this one.
+
+    Attributes:
+        status: that the request ends with; None: it goes on.
     """
 
     decision: Decision
     limits: TimeoutsConfig
     planned_s: float
     line: Line
+    earlier: int
+    status: int | None = ApportionError.status
+    first_byte_s: float | None = None  # by the loop's clock
     begun_s: float = field(default_factory=now_s)
     cost_usd: float | None = None
     ending: Ending = Ending.given_up
@@ -51,6 +60,19 @@ class Attempt:
     def heard(self) -> None:
         self.begun_to_answer = True
         self.line.heard_s = now_s()
+        if self.first_byte_s is None:
+            self.first_byte_s = self.line.heard_s
+
+    def done(self, arrived_s: float) -> Done:
+        """Its end, as the router is told.
+
+        Args:
+            arrived_s: when the request came, by the loop's clock.
+        """
+        first_byte_s = None if self.first_byte_s is None else self.first_byte_s - arrived_s
+        link_s = link_seconds(self.decision, self.planned_s)
+        course = Course(self.earlier, link_s, first_byte_s, now_s() - arrived_s, self.status)
+        return Done(self.decision.id, self.cost_usd, self.ending, course)
 
     def late(self) -> Ending:
         """How it ends when the engine's time is up: slow under load, or silent to everybody."""

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import aiohttp
@@ -31,7 +31,7 @@ from apportion.deployments.ingress.pipe import Pipe
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.headers import decision_headers, server_timing
-from apportion.router.batch.messages import Decision, Done, Ending
+from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending
 from apportion.router.errors import ApportionError, DeadlineError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -44,17 +44,28 @@ _LOSSES = frozenset({Ending.connection_lost, Ending.engine_failed})
 class _EngineFailureError(Exception):
     """The engine gave no answer, or broke it off; the message is for the client."""
 
-    ending = Ending.engine_failed  # of the attempt
+    last = True  # whether the request is not tried again
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
-    """A request, the path that engines answer it at, and the client who waits until the deadline."""
+    """A request, the path that engines answer it at, and the client who waits until the deadline.
+
+    Args:
+        arrived_s: when the request came, by the event loop's clock.
+        failed: attempts so far that came to nothing.
+        losses: engines that may have died of it.
+        told: whether the router is told how the request ended.
+    """
 
     parsed: ParsedRequest
     path: str
     client: Client
     deadline: asyncio.Timeout
+    arrived_s: float
+    failed: list[Decision] = field(default_factory=list)
+    losses: int = 0
+    told: bool = False
 
 
 class Dispatcher:
@@ -84,10 +95,12 @@ class Dispatcher:
         Raises:
             ApportionError: nothing has been sent to the client, and this is why nothing will be.
         """
-        timeout_s = min(parsed.item.timeout_s, self._config.request_timeout_s)
+        timeout_s, arrived_s = min(parsed.item.timeout_s, self._config.request_timeout_s), arrived_s or now_s()
         try:
-            async with asyncio.timeout_at((arrived_s or now_s()) + timeout_s) as deadline:
-                await self._attempt(_Job(parsed, path, client, deadline))
+            async with asyncio.timeout_at(arrived_s + timeout_s) as deadline:
+                job = _Job(parsed, path, client, deadline, arrived_s)
+                with self._link.unserved.counted(lambda: job.told, deadline):
+                    await self._attempt(job)
         except StalledClientError:
             client.abort()
         except ApportionError as error:
@@ -102,15 +115,13 @@ class Dispatcher:
         await self._connections.close()
 
     async def _attempt(self, job: _Job) -> None:
-        parsed, client = job.parsed, job.client
-        failed: list[Decision] = []
-        losses = 0
+        parsed = job.parsed
         self._retries.request()
         while True:
             self._suspects.check(parsed.digest)
             left_s = (job.deadline.when() or 0.0) - now_s()
             asked_s = time.perf_counter()
-            decision = await self._link.plan(parsed.item.again(failed, left_s))
+            decision = await self._link.plan(parsed.item.again(job.failed, left_s))
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(job, decision, planned_s)
@@ -118,19 +129,24 @@ class Dispatcher:
                 return
             except _EngineFailureError as failure:
                 logger.warning("request %s on replica %s: %s", decision.id, decision.replica, failure)
-                failed.append(decision)
-                if failure.ending in _LOSSES:
-                    losses += 1
-                    self._suspects.lost(parsed.digest(), decision.replica or "")
-                # An engine that was lost may have died of this very request: it is tried on one more at most.
-                over = client.answered or len(failed) > self._config.retries or losses > 1
-                if over or (failure.ending.worked and not self._retries.take()):
-                    tried = f" ({len(failed)} replicas were tried)" if len(failed) > 1 else ""
-                    await client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
+                if failure.last:
+                    tried = f" ({len(job.failed)} replicas were tried)" if len(job.failed) > 1 else ""
+                    await job.client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
 
+    def _tries_again(self, job: _Job, attempt: Attempt) -> bool:
+        """Whether a request goes to another engine after this attempt, which has failed."""
+        job.failed.append(attempt.decision)
+        if attempt.ending in _LOSSES:
+            job.losses += 1
+            self._suspects.lost(job.parsed.digest(), attempt.decision.replica or "")
+        # An engine that was lost may have died of this very request: it is tried on one more at most.
+        if job.client.answered or len(job.failed) > self._config.retries or job.losses > 1:
+            return False
+        return not attempt.ending.worked or self._retries.take()
+
     async def _forward(self, job: _Job, decision: Decision, planned_s: float) -> None:
-        async with self._attempted(decision, planned_s) as attempt:
+        async with self._attempted(job, decision, planned_s) as attempt:
             limits = attempt.limits
             try:
                 async with asyncio.timeout(limits.total_s) as total:
@@ -222,19 +238,24 @@ class Dispatcher:
                     raise
 
     @contextlib.asynccontextmanager
-    async def _attempted(self, decision: Decision, planned_s: float) -> AsyncIterator[Attempt]:
+    async def _attempted(self, job: _Job, decision: Decision, planned_s: float) -> AsyncIterator[Attempt]:
         replica = decision.replica or ""
         line = self._lines.setdefault(replica, Line())
         line.attempts += 1
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
-        attempt = Attempt(decision, limits, planned_s, line)
+        attempt = Attempt(decision, limits, planned_s, line, len(job.failed))
         try:
             yield attempt
         except _EngineFailureError as failure:
-            failure.ending = attempt.ending
+            failure.last = not self._tries_again(job, attempt)
+            attempt.status = UnavailableError.status if failure.last else None
+            raise
+        except (asyncio.CancelledError, StalledClientError):
+            attempt.status = DeadlineError.status if job.deadline.expired() else CLIENT_GONE
             raise
         finally:
+            job.told = attempt.status is not None
             line.attempts -= 1
             if line.attempts == 0:
                 del self._lines[replica]
-            self._link.finish(Done(decision.id, attempt.cost_usd, attempt.ending))
+            self._link.finish(attempt.done(job.arrived_s))

@@ -221,14 +221,17 @@ class Ingress:
         return tuple(name for name in self._config.names if caller.may_use(name))
 
     async def _routed(self, kind: Kind, request: Request) -> Response:
-        caller = self._authenticator.admit_request(request.headers)
+        with self._link.unserved.counted():
+            caller = self._authenticator.admit_request(request.headers)
         return HeldResponse(partial(self._admitted, kind, request, caller))
 
     @contextlib.asynccontextmanager
     async def _admitted(self, kind: Kind, request: Request, caller: Caller) -> AsyncIterator[Response]:
-        with self._door.request() as upload:
-            # Nothing but `parsed` holds the content, so that it can be let go of while the answer still runs.
-            parsed = parse(kind, await upload.body(request), request.headers, self._rules, caller)
+        with contextlib.ExitStack() as held:
+            with self._link.unserved.counted():
+                upload = held.enter_context(self._door.request())
+                # Nothing but `parsed` holds the content, so that it can be let go of while the answer still runs.
+                parsed = parse(kind, await upload.body(request), request.headers, self._rules, caller)
             parsed.batch_told = caller.operator or self._config.ingress.batch_for_all
 
             def forget() -> None:

@@ -17,6 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 
 from apportion.deployments.ingress.endings import Endings
+from apportion.deployments.ingress.unserved import Unserved
 from apportion.router.batch.guards.cancellation import is_cancelled
 from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.errors import UnavailableError
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Exchange = Callable[[Report, bool], Awaitable[Reply]]
 
+UNSERVED_S = 1.0  # numbers, for whoever watches
 COALESCE_S = 0.002  # news that no one waits for goes together
 ENDINGS_S = 0.02  # endings, while nothing here waits for what they free: mostly they go with the next request
 RETRY_S = 0.25  # after a failed exchange; the router may be restarting
@@ -61,6 +63,8 @@ class RouterLink:
         self._new: dict[str, RouteItem] = {}
         self._late: tuple[str, ...] = ()
         self._endings = Endings()
+        self.unserved = Unserved(lambda: self._flush_soon(UNSERVED_S))
+        self._unserved_told = 0
         self._given_up: dict[str, None] = {}
         self._held: dict[str, Held] = {}  # decided, not yet done
         self._on_silence: dict[str, Callable[[], None]] = {}
@@ -119,9 +123,11 @@ class RouterLink:
         self._endings.cancelled.extend(self._pending)
         try:
             async with asyncio.timeout(PARTING_S):
-                while self._endings.unconfirmed:
-                    reply = await self._exchange(self._endings.report(self._name, time.monotonic()), False)
+                while self._endings.unconfirmed or self._has_counts:
+                    report = self._endings.report(self._name, time.monotonic())
+                    reply = await self._exchange(replace(report, unserved=dict(self.unserved.totals)), False)
                     self._endings.confirm(reply.settled)
+                    self._unserved_told = self.unserved.totals.total()
                     if self._endings.unconfirmed:
                         await asyncio.sleep(PARTING_PERIOD_S)
         except (Exception, asyncio.CancelledError) as error:
@@ -164,12 +170,16 @@ class RouterLink:
         self._timer = None
         if self._pending and self._waiting is None:
             self._waiting = asyncio.create_task(self._run(wait=True))
-        elif self._has_news and self._telling is None:
+        elif (self._has_news or self._has_counts) and self._telling is None:
             self._telling = asyncio.create_task(self._run(wait=False))
 
     @property
     def _has_news(self) -> bool:
         return bool(self._new or self._endings.news or self._tell_held or self._late)
+
+    @property
+    def _has_counts(self) -> bool:
+        return self.unserved.totals.total() != self._unserved_told
 
     async def _run(self, *, wait: bool) -> None:
         report = replace(
@@ -177,6 +187,7 @@ class RouterLink:
             items=tuple(self._new.values()),
             held=tuple(self._held.values()) if self._tell_held else (),
             waiting=self._late,
+            unserved=dict(self.unserved.totals),
         )
         self._new, self._late, self._tell_held = {}, (), False
         verdicts: tuple[Verdict, ...] = ()
@@ -189,6 +200,7 @@ class RouterLink:
             await self._after_failure(error)
         else:
             verdicts = reply.verdicts
+            self._unserved_told = sum(report.unserved.values())
             self._after_reply(reply)
         if wait:
             self._waiting = None
@@ -198,6 +210,8 @@ class RouterLink:
             self._deliver(verdict)
         if self._pending or self._has_news:
             self._flush_soon()
+        elif self._has_counts:
+            self._flush_soon(UNSERVED_S)
 
     def _deliver(self, verdict: Verdict) -> None:
         pending = self._pending.pop(verdict.id, None)

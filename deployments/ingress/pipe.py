@@ -78,7 +78,7 @@ class Pipe:
             headers.append((SETTLED_HEADER.encode(), settled.encode()))
         body = first + await self._answer.read()
         attempt.heard()
-        attempt.ending = Ending.answered
+        attempt.ending, attempt.status = Ending.answered, status
         if status >= 400:
             attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
             await client.refuse(status, headers, body)
@@ -93,6 +93,7 @@ class Pipe:
                 await self._client.chunk(passed)
             chunk = await self.next()
         self._attempt.cost_usd, self._attempt.ending = settled.cost_usd, Ending.answered
+        self._attempt.status = self._answer.status
         await self._client.end()
 
     async def _begin_stream(self) -> None:

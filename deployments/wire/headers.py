@@ -48,6 +48,16 @@ def ignored_header(names: Iterable[str]) -> list[tuple[bytes, bytes]]:
     return [((HEADER_PREFIX + "ignored").encode(), ", ".join(shown).encode())] if shown else []
 
 
+def link_seconds(decision: Decision, planned_s: float) -> float:
+    """What a decision took beyond the router's own part of it.
+
+    Args:
+        planned_s: seconds that the ingress waited for it.
+    """
+    timing = decision.timing
+    return 0.0 if timing is None else max(planned_s - timing.queue_s - timing.predict_s - timing.solve_s, 0.0)
+
+
 def server_timing(decision: Decision, planned_s: float, engine_s: float) -> tuple[bytes, bytes]:
     """The standard header that says where the time until an answer began went, in milliseconds.
 
@@ -60,9 +70,8 @@ def server_timing(decision: Decision, planned_s: float, engine_s: float) -> tupl
     """
     spans = {"engine": engine_s}
     if (timing := decision.timing) is not None:
-        link_s = planned_s - timing.queue_s - timing.predict_s - timing.solve_s
         spans = {
-            "link": max(link_s, 0.0),
+            "link": link_seconds(decision, planned_s),
             "queue": timing.queue_s,
             "predict": timing.predict_s,
             "solve": timing.solve_s,

@@ -243,13 +243,39 @@ class Ending(enum.Enum):
         return self in {Ending.no_connection, Ending.unreachable, Ending.connection_lost, Ending.engine_failed}
 
 
+CLIENT_GONE = 499  # nginx's number for a client that left before it was answered
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How an attempt went, as its ingress saw it; times in seconds.
+
+    Args:
+        earlier: attempts at the same request before this one.
+        link_s: what the decision took beyond the router's own part of it.
+        first_byte_s: from the request's arrival to the first byte of its answer; None: none came.
+        total_s: from the request's arrival to the attempt's end.
+        status: that the request ended with; None: it goes on, with another attempt or without.
+    """
+
+    earlier: int
+    link_s: float
+    first_byte_s: float | None
+    total_s: float
+    status: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of a dispatched request, told by the ingress; `cost_usd` is None where the engine did not say."""
+    """The end of a dispatched request, told by the ingress; `cost_usd` is None where the engine did not say.
+
+    `course` is None where it was not sent, or its ingress cannot tell.
+    """
 
     id: str
     cost_usd: float | None
     ending: Ending = Ending.answered
+    course: Course | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +302,8 @@ class Report:
         cancelled: ids of requests that nobody waits for any more.
         held: what is in flight, where the router is new.
         waiting: ids of requests told of long ago that have no verdict yet.
+        unserved: how many requests have ended here without the end of an attempt, by the code of the error, since the
+            ingress began.
     """
 
     ingress: str
@@ -285,6 +313,7 @@ class Report:
     cancelled: tuple[str, ...] = ()
     held: tuple[Held, ...] = ()
     waiting: tuple[str, ...] = ()
+    unserved: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

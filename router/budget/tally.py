@@ -20,11 +20,18 @@ class Tally:
     def plan(self, request_id: str, cost_usd: float) -> None:
         self._planned_usd[request_id] = cost_usd
 
-    def end(self, request_id: str, cost_usd: float | None) -> None:
-        """Ends a request; None: cost unknown, so what was planned counts. One that has ended is left alone."""
+    def end(self, request_id: str, cost_usd: float | None) -> float:
+        """Ends a request; None: cost unknown, so what was planned counts. One that has ended is left alone.
+
+        Returns:
+            What it counts for in USD.
+        """
         planned_usd = self._planned_usd.pop(request_id, None)
-        if planned_usd is not None:
-            self.spent_usd += planned_usd if cost_usd is None else cost_usd
+        if planned_usd is None:
+            return 0.0
+        counted_usd = planned_usd if cost_usd is None else cost_usd
+        self.spent_usd += counted_usd
+        return counted_usd
 
     def release(self, request_id: str) -> None:
         """Ends a request that no engine worked on."""

@@ -145,10 +145,13 @@ class Spending:
         """A request goes to an engine and is expected to cost this."""
         self.tally.plan(request_id, cost_usd)
 
-    def settle(self, request_id: str, cost_usd: float | None) -> None:
+    def settle(self, request_id: str, cost_usd: float | None) -> int:
         """A request that an engine worked on has ended; None: cost unknown, so its worst case is charged.
 
         Takes effect with the next call to the ledger; `flush` waits for it.
+
+        Returns:
+            What it counts for, in nano-USD; where nothing was set aside and nothing told, what was planned.
         """
         nano = None if cost_usd is None else to_nano(cost_usd)
         reserved = self._reserved.pop(request_id, None)
@@ -159,7 +162,7 @@ class Spending:
         if nano is not None and reserved is not None and nano > reserved:
             self._overruns += 1
             logger.warning("request %s cost %d nano-USD, more than its worst case %d", request_id, nano, reserved)
-        self.tally.end(request_id, cost_usd)
+        return to_nano(self.tally.end(request_id, cost_usd))
 
     def release(self, request_id: str) -> None:
         """A request that no engine worked on has ended."""

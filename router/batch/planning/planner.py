@@ -22,6 +22,29 @@ from apportion.router.estimates import Estimates
 
 
 @dataclass(frozen=True)
+class Group:
+    """The requests of a batch that were solved together.
+
+    Args:
+        info: as their decisions tell it.
+        strategy: that was asked for.
+        rung: that decided.
+        static: requests that nobody had a prediction for.
+        placed: (M,), requests that each model got.
+        candidates: (M,), requests that each model might have answered.
+        assignment: with its prices and its gap.
+    """
+
+    info: BatchInfo
+    strategy: str
+    rung: str
+    static: int
+    placed: IntArray
+    candidates: IntArray
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
 class Plan:
     """What became of a batch.
 
@@ -29,11 +52,17 @@ class Plan:
         verdicts: by request id.
         waiting: ids of requests that have to wait for a slot.
         possible: (N, M), False where a model can never answer the request, whatever is free.
+        allowed: (N, M), False where a model might not answer the request now.
+        estimates: by which it was planned.
+        groups: that were solved, one for each strategy.
     """
 
     verdicts: dict[str, Verdict]
     waiting: set[str]
     possible: BoolArray
+    allowed: BoolArray
+    estimates: Estimates
+    groups: Sequence[Group]
 
 
 class BatchPlanner:
@@ -91,28 +120,40 @@ class BatchPlanner:
         if starting is not None:
             batch.let_wait(~starting)
         batch.let_wait_what_has_no_room(available.room)
-        for strategy, rows in batch.by_strategy():
-            await self._plan_group(batch, strategy, rows)
-        return Plan(batch.verdicts, batch.waiting, possible)
+        groups = [
+            group
+            for strategy, rows in batch.by_strategy()
+            if (group := await self._plan_group(batch, strategy, rows)) is not None
+        ]
+        return Plan(batch.verdicts, batch.waiting, possible, batch.allowed, estimates, groups)
 
-    async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> None:
+    async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> Group | None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
         problem = batch.problem(rows, with_samples=strategy.needs_samples)
         seated = seatable(problem)
         batch.wait(rows[~seated])
         if not seated.any():
-            return
+            return None
         rows, problem = await batch.those_who_can_pay(*batch.kept(rows, problem, seated))
         if not len(rows):
-            return
+            return None
         assignment, rung = await self._rungs.assign(problem, strategy)
         rungs = ["static" if row in batch.estimates.guessed else rung for row in rows.tolist()]
         self.rungs_used.update(rungs)
-        self._decide(batch, rows, problem, assignment, rungs)
+        info = self._decide(batch, rows, problem, assignment, rungs)
+        return Group(
+            info,
+            strategy.name,
+            rung,
+            static=rungs.count("static"),
+            placed=np.bincount(assignment.model[assignment.model >= 0], minlength=problem.n_models),
+            candidates=batch.allowed[rows].sum(axis=0),
+            assignment=assignment,
+        )
 
     def _decide(
         self, batch: Batch, rows: IntArray, problem: BatchProblem, assignment: Assignment, rungs: Sequence[str]
-    ) -> None:
+    ) -> BatchInfo:
         info = BatchInfo(
             id=next(self._batch_ids),
             size=len(rows),
@@ -144,6 +185,7 @@ class BatchPlanner:
                 candidates=_candidates(batch, row) if batch.explain else (),
                 turn=None if batch.stays is None else batch.stays.turn(row, chosen),
             )
+        return info
 
 
 def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:

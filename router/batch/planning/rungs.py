@@ -60,7 +60,7 @@ class Rungs:
             favourites = assign(problem, PerQuery(price=0.0, limits="ignore"))
             if favourites.status is not Status.infeasible:
                 # Everyone has the model that is best for them: an optimum that needs no solver.
-                return replace(favourites, strategy=strategy.name, bound=favourites.objective), strategy.name
+                return replace(favourites, strategy=strategy.name, bound=favourites.objective, gap=0.0), strategy.name
         solved = await self._part.ask(lambda: self._checked(problem, strategy))
         if solved is not None and solved.status is not Status.infeasible:
             self._last_prices[strategy.name] = solved.prices

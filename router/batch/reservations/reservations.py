@@ -49,15 +49,23 @@ class Reservations:
 
     Args:
         clock: seconds of a monotonic clock.
+        on_settled: is told what a request counts for, in nano-USD, and whether its engine has said so; no engine has
+            seen a request that was told nothing of `settle` before.
     """
 
     def __init__(
-        self, fleet: Fleet, spending: Spending, conversations: Conversations, clock: Callable[[], float]
+        self,
+        fleet: Fleet,
+        spending: Spending,
+        conversations: Conversations,
+        clock: Callable[[], float],
+        on_settled: Callable[[str, int, bool], None] = lambda *_: None,
     ) -> None:
         self.fleet = fleet
         self.spending = spending
         self.conversations = conversations
         self._unsettled = Unsettled(clock)
+        self._on_settled = on_settled
 
     def empty(self, items: Sequence[RouteItem], policy: Policy) -> Availability:
         """What there would be for a batch if nothing were in flight, without limits on money."""
@@ -135,11 +143,11 @@ class Reservations:
             self._release_money(done.id)
         elif done.cost_usd is not None and _is_cost(done.cost_usd):
             self._unsettled.take(done.id)
-            self.spending.settle(done.id, done.cost_usd)
+            self._charge(done.id, done.cost_usd)
         elif replica is not None:
             self._unsettled.put(done.id, replica)
         elif done.id not in self._unsettled:
-            self.spending.settle(done.id, None)
+            self._charge(done.id, None)
 
     def asked_of(self, replica: str) -> tuple[str, ...]:
         """Requests that have ended on this replica and whose cost only it knows."""
@@ -151,21 +159,25 @@ class Reservations:
             cost_usd = costs_usd.get(request_id)
             if cost_usd is not None and _is_cost(cost_usd):
                 self._unsettled.take(request_id)
-                self.spending.settle(request_id, cost_usd)
+                self._charge(request_id, cost_usd)
 
     def charge_overdue(self) -> None:
         """Charges the worst case of what engines have not told in time."""
         for request_id in self._unsettled.take_overdue():
-            self.spending.settle(request_id, None)
+            self._charge(request_id, None)
 
     def release(self, request_id: str) -> None:
         """Gives back what a request holds, or a lost router may have reserved for it, that no engine has seen."""
         self.fleet.release(request_id)
         self._release_money(request_id)
 
+    def _charge(self, request_id: str, cost_usd: float | None) -> None:
+        self._on_settled(request_id, self.spending.settle(request_id, cost_usd), cost_usd is not None)
+
     def _release_money(self, request_id: str) -> None:
         if request_id not in self._unsettled:  # else an earlier end of it, which counts, says that an engine worked
             self.spending.release(request_id)
+            self._on_settled(request_id, 0, True)
 
 
 def _is_cost(told_usd: float) -> bool:

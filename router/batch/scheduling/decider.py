@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from apportion.router.batch.events import BatchPlanned, Events, Forecast
 from apportion.router.batch.forecasting.forecaster import Forecaster
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
 from apportion.router.batch.planning.batch import by_strategy
-from apportion.router.batch.planning.planner import BatchPlanner
+from apportion.router.batch.planning.planner import BatchPlanner, Plan
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.lanes import lanes
 from apportion.router.batch.queueing.line import Lane
@@ -48,6 +50,8 @@ class Decider:
         patience_s: room is made for a request that has waited so long.
         settle_s: so long after its start every model is waited for.
         clock: seconds of a monotonic clock.
+        events: is told of every batch.
+        wall_clock: seconds since 1970.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Decider:
         *,
         patience_s: float,
         settle_s: float,
+        events: Events,
+        wall_clock: Callable[[], float],
     ) -> None:
         self._forecaster = forecaster
         self._planner = planner
@@ -66,6 +72,8 @@ class Decider:
         self._clock = clock
         self._patience_s = patience_s
         self._settled_s = clock() + settle_s
+        self._events = events
+        self._wall_clock = wall_clock
 
     async def decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
         """Plans a batch; returns the ids that have to wait, with their lanes.
@@ -141,6 +149,7 @@ class Decider:
         starting = np.array([entry.starting for entry in entries])
         plan = await self._planner.plan(items, estimates, available, policy, starting=starting)
         solve_s = self._clock() - began_s
+        self._publish(plan, entries, policy, began_s, solve_s)
         chosen: list[tuple[Entry, Wish]] = []
         for row, entry in enumerate(entries):
             verdict = plan.verdicts.get(entry.item.id)
@@ -151,6 +160,7 @@ class Decider:
                 continue
             timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
             decision = replace(verdict, timing=timing, price=policy.price_of(verdict.model))
+            entry.forecast = Forecast(policy.names, plan.estimates, row, plan.allowed[row])
             counted = estimates.counted_tokens(row, policy.names.index(decision.model))
             chosen.append((entry, Wish(entry.item, decision, available.claim(row, decision.model), counted)))
         waiting = plan.waiting | await self._dispatch(chosen, policy, desk)
@@ -180,6 +190,29 @@ class Decider:
         if short:
             desk.wake()
         return left
+
+    def _publish(self, plan: Plan, entries: Sequence[Entry], policy: Policy, began_s: float, solve_s: float) -> None:
+        refused = Counter(one.error.code for one in plan.verdicts.values() if isinstance(one, Refusal))
+        for group in plan.groups:
+            self._events.publish(
+                BatchPlanned(
+                    at_s=self._wall_clock(),
+                    info=group.info,
+                    strategy=group.strategy,
+                    rung=group.rung,
+                    static=group.static,
+                    gap=group.assignment.gap,
+                    models=policy.names,
+                    placed=group.placed,
+                    candidates=group.candidates,
+                    slot_prices=group.assignment.prices.slots,
+                    waiting=len(plan.waiting),
+                    refused=refused,
+                    queue_s=max(began_s - entry.arrived_s - entry.predict_s for entry in entries),
+                    predict_s=max(entry.predict_s for entry in entries),
+                    solve_s=solve_s,
+                )
+            )
 
     def _send(self, entry: Entry, decision: Decision, desk: Desk) -> None:
         if entry.cancelled:

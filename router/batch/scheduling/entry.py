@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from apportion.router.batch.events import Forecast
 from apportion.router.batch.messages import RouteItem
 from apportion.router.estimates import Estimates, gathered
 from apportion.router.prices import ModelPrice
@@ -23,6 +24,7 @@ class Entry:
         starting: it is its turn; else it is only looked at whether it has to be refused.
         prices: that the estimates were made at.
         predict_s: how long they took.
+        forecast: what it was decided by.
         replans: plans that it lost because others of its batch took the money.
         decided: a plan has decided it: it has its verdict, or waits for money.
         cancelled: nobody waits for it any more.
@@ -36,6 +38,7 @@ class Entry:
     starting: bool = True
     prices: tuple[ModelPrice, ...] = ()
     predict_s: float = 0.0
+    forecast: Forecast | None = None
     replans: int = 0
     decided: bool = False
     cancelled: bool = False

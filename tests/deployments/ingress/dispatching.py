@@ -15,6 +15,7 @@ from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.openai import parse
 from apportion.deployments.ingress.rules import Rules
+from apportion.deployments.ingress.unserved import Unserved
 from apportion.router.batch.messages import BatchInfo, Decision, Done, RouteItem
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
@@ -29,6 +30,7 @@ class StubLink:
         self.asked: list[RouteItem] = []
         self.done: list[Done] = []
         self.watched: dict[str, Callable[[], None]] = {}
+        self.unserved = Unserved(lambda: None)
 
     async def plan(self, item: RouteItem) -> Decision:
         self.asked.append(item)

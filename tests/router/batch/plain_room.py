@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
+from apportion.router.batch.events import Event, Events
 from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster
 from apportion.router.batch.forecasting.turns import Turns
 from apportion.router.batch.guards.parts import Part
-from apportion.router.batch.messages import EngineReplica, RouteItem, Verdict
+from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Verdict
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.planning.rungs import Rungs
@@ -21,6 +22,7 @@ from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.reservations.conversations import Conversations
 from apportion.router.batch.reservations.fleet import Fleet
 from apportion.router.batch.reservations.reservations import Reservations
+from apportion.router.batch.scheduling.chronicle import Chronicle
 from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
@@ -73,6 +75,7 @@ class PlainRoom:
     calls: CallLimits = field(default_factory=CallLimits)
     clock: Clock = field(default_factory=Clock)
     told: dict[str, Verdict] = field(default_factory=dict)
+    published: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         models = self.policy.models
@@ -87,7 +90,12 @@ class PlainRoom:
         self.planner = BatchPlanner(self.rungs)
         self.fleet = Fleet(self.policy.names, self.clock)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
-        self.reservations = Reservations(self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock)
+        self.events = Events()
+        self.events.subscribe(self.published.append)
+        self.chronicle = Chronicle(self.events, self.clock, self.clock)
+        self.reservations = Reservations(
+            self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock, self.chronicle.settled
+        )
         previews = Part("predictor of previews", self.predict_s, self.clock)
         self.preview = Preview(
             Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False), media),
@@ -101,6 +109,8 @@ class PlainRoom:
             self.clock,
             patience_s=self.limits.aging_s,
             settle_s=0.0,
+            events=self.events,
+            wall_clock=self.clock,
         )
         self.scheduler = Scheduler(
             self.policy, decider, self.reservations, self.limits, self._tell, self.clock, self.preview
@@ -108,6 +118,15 @@ class PlainRoom:
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:
         self.told[entry.item.id] = verdict
+        if isinstance(verdict, Decision):
+            self.chronicle.decided(entry, verdict)
+        else:
+            self.chronicle.refused(entry, verdict.error)
+
+    def end(self, done: Done) -> None:
+        """As the router hears of an end."""
+        self.chronicle.ended(done)
+        self.reservations.settle(done)
 
     def join(self, **slots: int) -> None:
         """A replica of each model with so many slots."""

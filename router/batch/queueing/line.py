@@ -14,15 +14,14 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Lane: TypeAlias = Hashable
 SPARE = 16  # entries of no use that a heap may have besides those of use
 SPARE_CLOCKS = 10_000  # of accounts that wait for nothing; when there are more, half of so many are kept
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where an entry stands.
 
     Args:

@@ -15,7 +15,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from apportion.router.batch.queueing.holdings import Holdings
@@ -134,7 +134,7 @@ class BatchQueue(Generic[T]):
         if victims is None:
             raise self._overloaded(ahead)
         shed = [(self._remove(victim).entry, self._overloaded(len(self._waiting))) for victim in victims]
-        now_s, place = self._clock(), replace(place, number=next(self._numbers))
+        now_s, place = self._clock(), place._replace(number=next(self._numbers))
         self._waiting[key] = _Waiting(entry, place, now_s, size_bytes)
         self._held.add(key, place.account, size_bytes)
         self._line.put(key, place)
@@ -281,7 +281,7 @@ class BatchQueue(Generic[T]):
         room = self._room()
         for key, waiting in reversed(batch.items()):
             if key in left:
-                waiting.place = replace(waiting.place, lane=left[key])
+                waiting.place = waiting.place._replace(lane=left[key])
                 self._waiting[key] = waiting
                 self._held.add(key, waiting.place.account, waiting.size_bytes, in_front=True)
                 self._line.refund(waiting.place)

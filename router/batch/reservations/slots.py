@@ -6,7 +6,7 @@ Knows replicas only as names with a number of slots; knows no clock, no network,
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,29 +32,29 @@ class Seat:
 
 @dataclass(slots=True)
 class _Replica:
+    """`usable` are its slots that may be taken, used or not; `free` those of them that nobody has taken."""
+
     model: int
     slots: int
     used: int = 0
     present: bool = True
     most: int | None = None
+    usable: int = field(init=False)
+    free: int = field(init=False)
+    on_trial: bool = field(init=False)  # restricted and idle: the next request shows what it is worth
 
-    @property
-    def usable(self) -> int:
-        """Slots that may be taken, used or not."""
-        return self.slots if self.most is None else min(self.slots, self.most)
+    def __post_init__(self) -> None:
+        self.count()
 
-    @property
-    def free(self) -> int:
-        return max(0, self.usable - self.used)
+    def count(self) -> None:
+        """To be called after each change: far more often somebody looks."""
+        self.usable = self.slots if self.most is None else min(self.slots, self.most)
+        self.free = max(0, self.usable - self.used)
+        self.on_trial = self.most is not None and self.used == 0
 
     def has_room_for(self, sequences: int) -> bool:
         """Whether so many may start here: they have slots, or most of them do and the engine queues the rest."""
-        return self.usable > 0 and needed_slots(sequences, self.usable) <= self.free
-
-    @property
-    def on_trial(self) -> bool:
-        """Whether it is restricted and idle: the next request shows what it is worth."""
-        return self.most is not None and self.used == 0
+        return self.free >= sequences or (self.usable > 0 and needed_slots(sequences, self.usable) <= self.free)
 
 
 class SlotLedger:
@@ -66,6 +66,7 @@ class SlotLedger:
     def __init__(self, n_models: int) -> None:
         self._n_models = n_models
         self._replicas: dict[str, _Replica] = {}
+        self._of_model: list[dict[str, _Replica]] = [{} for _ in range(n_models)]
         self._seats: dict[str, Seat] = {}
 
     @property
@@ -76,9 +77,10 @@ class SlotLedger:
         """A replica is there (again) with this many slots."""
         known = self._replicas.get(replica)
         if known is None:
-            self._replicas[replica] = _Replica(model, slots)
+            self._add(replica, _Replica(model, slots))
         else:
             known.slots, known.present = slots, True
+            known.count()
 
     def leave(self, replica: str) -> None:
         """A replica takes no more requests."""
@@ -92,6 +94,7 @@ class SlotLedger:
         known = self._replicas.get(replica)
         if known is not None:
             known.most = most
+            known.count()
 
     def capacity(self) -> IntArray:
         """Slots of each model's present replicas, used or not: (n_models,)."""
@@ -134,33 +137,35 @@ class SlotLedger:
             The replica's name, or None if the model has no replica with that many free slots. A request that needs
             more than half of a replica's slots starts where that half is free: the engine queues the rest.
         """
-        candidates = [
-            (name, replica)
-            for name, replica in self._replicas.items()
-            if replica.present and replica.model == model and name not in avoid and replica.has_room_for(sequences)
-        ]
-        if not candidates or request_id in self._seats:
+        if request_id in self._seats:
             return None
-
-        def room(one: tuple[str, _Replica]) -> tuple[bool, int]:
-            name, replica = one
-            return replica.on_trial, replica.free * (2 if name == rather else 1)
-
-        name, chosen = max(candidates, key=room)
-        self._seat(request_id, name, min(sequences, chosen.free))
-        return name
+        chosen, best, on_trial = None, 0, False
+        for name, replica in self._of_model[model].items():
+            free = replica.free * (2 if name == rather else 1)
+            if free <= best and not replica.on_trial:
+                continue
+            if not replica.present or name in avoid or not replica.has_room_for(sequences):
+                continue
+            if (replica.on_trial, free) > (on_trial, best):
+                chosen, best, on_trial = name, free, replica.on_trial
+        if chosen is not None:
+            self._seat(request_id, chosen, min(sequences, self._replicas[chosen].free))
+        return chosen
 
     def adopt(self, request_id: str, model: int, sequences: int, replica: str) -> None:
         """Seats a request that is in flight already, on a replica that may not have joined yet."""
         if request_id not in self._seats:
-            self._replicas.setdefault(replica, _Replica(model, 0, present=False))
+            if replica not in self._replicas:
+                self._add(replica, _Replica(model, 0, present=False))
             self._seat(request_id, replica, sequences)
 
     def release(self, request_id: str) -> None:
         """Ends a request; one that is unknown or has ended is left alone."""
         seat = self._seats.pop(request_id, None)
         if seat is not None:
-            self._replicas[seat.replica].used -= seat.sequences
+            replica = self._replicas[seat.replica]
+            replica.used -= seat.sequences
+            replica.count()
             self._forget_if_unused(seat.replica)
 
     def replica_of(self, request_id: str) -> str | None:
@@ -170,11 +175,15 @@ class SlotLedger:
 
     def replicas_of(self, model: int) -> list[str]:
         """Present replicas of a model that may be used."""
-        return [n for n, r in self._replicas.items() if r.present and r.model == model and r.usable > 0]
+        return [name for name, one in self._of_model[model].items() if one.present and one.usable > 0]
+
+    def _add(self, name: str, replica: _Replica) -> None:
+        self._replicas[name] = self._of_model[replica.model][name] = replica
 
     def _seat(self, request_id: str, replica: str, sequences: int) -> None:
         known = self._replicas[replica]
         known.used += sequences
+        known.count()
         self._seats[request_id] = Seat(request_id, known.model, replica, sequences)
 
     def _present(self) -> list[_Replica]:
@@ -183,4 +192,4 @@ class SlotLedger:
     def _forget_if_unused(self, name: str) -> None:
         replica = self._replicas[name]
         if not replica.present and replica.used == 0:
-            del self._replicas[name]
+            del self._replicas[name], self._of_model[replica.model][name]

@@ -16,6 +16,7 @@ from apportion.deployments.config.bounds import InputBounds
 from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
 from apportion.deployments.config.keys import KeysConfig, Permissions
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig, Source, TimeoutsConfig, resolve_source
+from apportion.deployments.config.tracing import TracingConfig
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.policy import Policy
@@ -326,6 +327,7 @@ class ServiceConfig(Section):
         description="What callers may do, all together, where there are no `keys`.",
     )
     budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
+    tracing: TracingConfig | None = Field(None, description="Traces of requests; null: none.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> ServiceConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from apportion.deployments.config.models import TimeoutsConfig
@@ -56,6 +57,7 @@ class Attempt:
     begun_to_answer: bool = False
     lost: bool = False  # whether the replica was found to be silent to everybody
     reused: bool = False  # whether the connection had served another request before
+    carried: Mapping[str, str] = field(default_factory=dict)  # headers by which its engine goes on with its trace
 
     def heard(self) -> None:
         self.begun_to_answer = True

@@ -28,6 +28,7 @@ class Client:
     """Sends an answer; an error becomes a status before the first byte, and an event of a stream after it.
 
     `started`: status and headers are sent. `answered`: so is a part of the answer itself, and no engine is asked again.
+    `failure`: why there is no answer, or no whole one; None: nothing is known against it.
 
     Args:
         send: ASGI's.
@@ -59,6 +60,7 @@ class Client:
         self._events = 0
         self.started = False
         self.answered = False
+        self.failure: ApportionError | None = None
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """The whole answer."""
@@ -106,6 +108,7 @@ class Client:
 
         A client that does not read it is cut off.
         """
+        self.failure = error
         if not self.started:
             raise error
         try:

@@ -29,6 +29,7 @@ from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
 from apportion.deployments.ingress.pipe import Pipe
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
+from apportion.deployments.ingress.tracing.trace import NO_TRACE, Trace
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.headers import decision_headers, server_timing
 from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending
@@ -53,6 +54,7 @@ class _Job:
 
     Args:
         arrived_s: when the request came, by the event loop's clock.
+        trace: is told what becomes of it.
         failed: attempts so far that came to nothing.
         losses: engines that may have died of it.
         told: whether the router is told how the request ended.
@@ -63,6 +65,7 @@ class _Job:
     client: Client
     deadline: asyncio.Timeout
     arrived_s: float
+    trace: Trace
     failed: list[Decision] = field(default_factory=list)
     losses: int = 0
     told: bool = False
@@ -86,11 +89,20 @@ class Dispatcher:
         self._retries = RetryBudget(config.retry_share, time.monotonic)
         self._suspects = Suspects(time.monotonic)
 
-    async def serve(self, parsed: ParsedRequest, path: str, client: Client, *, arrived_s: float | None = None) -> None:
+    async def serve(
+        self,
+        parsed: ParsedRequest,
+        path: str,
+        client: Client,
+        *,
+        arrived_s: float | None = None,
+        trace: Trace = NO_TRACE,
+    ) -> None:
         """Answers one request; upload, waiting, planning, attempts and generation all consume its time.
 
         Args:
             arrived_s: when the request came, by the event loop's clock; None: now.
+            trace: is told what becomes of it.
 
         Raises:
             ApportionError: nothing has been sent to the client, and this is why nothing will be.
@@ -98,7 +110,7 @@ class Dispatcher:
         timeout_s, arrived_s = min(parsed.item.timeout_s, self._config.request_timeout_s), arrived_s or now_s()
         try:
             async with asyncio.timeout_at(arrived_s + timeout_s) as deadline:
-                job = _Job(parsed, path, client, deadline, arrived_s)
+                job = _Job(parsed, path, client, deadline, arrived_s, trace)
                 with self._link.unserved.counted(lambda: job.told, deadline):
                     await self._attempt(job)
         except StalledClientError:
@@ -109,6 +121,9 @@ class Dispatcher:
             if not deadline.expired():
                 raise
             await client.fail(DeadlineError(f"no answer within {timeout_s:g} s; allow more, or ask for fewer tokens"))
+        finally:
+            if client.failure is not None:
+                trace.failed(client.failure)
 
     async def close(self) -> None:
         """Closes the pooled connections."""
@@ -121,7 +136,8 @@ class Dispatcher:
             self._suspects.check(parsed.digest)
             left_s = (job.deadline.when() or 0.0) - now_s()
             asked_s = time.perf_counter()
-            decision = await self._link.plan(parsed.item.again(job.failed, left_s))
+            item = parsed.item.again(job.failed, left_s)
+            decision = await job.trace.planned(item, self._link.plan(item))
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(job, decision, planned_s)
@@ -219,7 +235,7 @@ class Dispatcher:
         """
         decision, url = attempt.decision, f"{attempt.decision.url}{job.path}"
         body = job.parsed.engine_body(decision.model, decision.max_tokens)
-        headers = engine_headers(decision, job.parsed.item.sequences)
+        headers = {**attempt.carried, **engine_headers(decision, job.parsed.item.sequences)}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=attempt.limits.connect_s)
         session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)
         while True:
@@ -245,7 +261,8 @@ class Dispatcher:
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
         attempt = Attempt(decision, limits, planned_s, line, len(job.failed))
         try:
-            yield attempt
+            with job.trace.attempted(attempt, stream=job.parsed.stream):
+                yield attempt
         except _EngineFailureError as failure:
             failure.last = not self._tries_again(job, attempt)
             attempt.status = UnavailableError.status if failure.last else None

@@ -40,6 +40,7 @@ from apportion.deployments.ingress.openapi import (
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
 from apportion.deployments.ingress.rules import Rules
+from apportion.deployments.ingress.tracing.middleware import Traced, trace_of
 from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.caller import Caller
 from apportion.deployments.wire.asgi import HeadAsGet, PlainPaths
@@ -53,6 +54,7 @@ from apportion.router.errors import ApportionError, InvalidRequestError, Unknown
 
 logger = logging.getLogger(__name__)
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
+api.add_middleware(Traced)  # the innermost, which sees paths as they are served
 api.add_middleware(HeadAsGet)
 api.add_middleware(PlainPaths)
 api.add_middleware(Cors)
@@ -116,6 +118,7 @@ class Ingress:
         if config.ingress.cors is not None:
             Cors.allow(config.ingress.cors.allow_origins, config.ingress.cors.max_age_s)
         self._config = config
+        self._tracing = Traced.start(config)
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
         self._state.listen()
@@ -131,6 +134,8 @@ class Ingress:
         self._authenticator.close()
         await self._link.close()
         await self._dispatcher.close()
+        if self._tracing is not None:
+            await self._tracing.close()
 
     @api.post("/v1/chat/completions", openapi_extra=CHAT_OPERATION)
     async def chat(self, request: Request) -> Response:
@@ -239,7 +244,13 @@ class Ingress:
                 upload.drop()
 
             yield ServedResponse(
-                partial(self._dispatcher.serve, parsed, ENGINE_PATHS[kind], arrived_s=upload.arrived_s),
+                partial(
+                    self._dispatcher.serve,
+                    parsed,
+                    ENGINE_PATHS[kind],
+                    arrived_s=upload.arrived_s,
+                    trace=trace_of(request),
+                ),
                 ignored_header(parsed.ignored),
                 stall_s=self._config.dispatch.client_stall_s,
                 on_answer=forget,

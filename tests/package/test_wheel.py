@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     "router": ("minilm", "bench"),
     "allocation": (),
-    "deployments": ("serve", "cpu"),
+    "deployments": ("serve", "cpu", "otel"),
     "benchmarks": ("serve", "cpu", "bench", "dev"),
 }
 # Only what the user brings: a comparison with OR-Tools, and proxies that are measured beside this one.

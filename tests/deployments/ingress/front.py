@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.ingress.ingress import ENGINE_PATHS, Ingress, api
 from apportion.deployments.ingress.known_fields import Kind
+from apportion.deployments.ingress.tracing.middleware import Traced
 from apportion.router.batch.messages import Reply, Report
 from tests.deployments.ingress.dispatching import StubLink, serving
 
@@ -46,7 +48,8 @@ class _Router(StubLink):
         self.done.extend(report.done)
         if wait and not report.items:
             await asyncio.sleep(0.2)
-        return Reply("router", tuple([await self.plan(item) for item in report.items]))
+        verdicts = tuple([await self.plan(item) for item in report.items])
+        return Reply("router", verdicts, settled=(report.number,))
 
 
 class _Ingress(Ingress.func_or_class.__mro__[1]):
@@ -95,10 +98,12 @@ async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]
         return answer
 
     routes = [Route(path, routed(kind), methods=["POST"]) for kind, path in ENGINE_PATHS.items()]
+    app = Starlette(routes=routes, exception_handlers=api.exception_handlers, middleware=[Middleware(Traced)])
     try:
-        async with serving(Starlette(routes=routes, exception_handlers=api.exception_handlers)) as server:
+        async with serving(app) as server:
             yield Front(server, ingress, router)
     finally:
+        Traced.begin = None
         ingress._state.close()
         await ingress._link.close()
         await ingress._dispatcher.close()

@@ -38,7 +38,7 @@ class TracingConfig(Section):
     @classmethod
     def _is_installed(cls, endpoint: str) -> str:
         if not all(map(_is_there, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"))):
-            raise ValueError("OpenTelemetry is not installed; install apportion[otel], or remove the section `tracing`")
+            raise ValueError("needs OpenTelemetry; install apportion[otel], or remove the section `tracing`")
         return endpoint
 
 

@@ -86,21 +86,20 @@ def declared(*extras: str) -> set[str]:
     return found
 
 
-def imported(package: str) -> dict[str, set[str]]:
-    """Distributions by name, or modules that no distribution has, with the files that import them."""
+def undeclared(package: str, known: set[str]) -> dict[str, set[str]]:
+    """Modules that no known distribution has a part of, with the files that import them."""
     distributions = packages_distributions()
     found: dict[str, set[str]] = {}
     for file, text in sources(ROOT, (package,)).items():
         for module in outside(text) - set(sys.stdlib_module_names) - {"apportion", "benchmarks"}:
-            for name in distributions.get(module, [module]):
-                found.setdefault(normal(name), set()).add(file)
+            if not known.intersection(map(normal, distributions.get(module, [module]))):
+                found.setdefault(module, set()).add(file)
     return found
 
 
 @pytest.mark.parametrize("package", EXTRAS)
 def test_everything_that_is_imported_is_declared(package: str) -> None:
-    known = declared(*EXTRAS[package]) | BROUGHT
-    assert not {name: files for name, files in imported(package).items() if name not in known}
+    assert not undeclared(package, declared(*EXTRAS[package]) | BROUGHT)
 
 
 def test_the_assignment_alone_needs_no_torch(installed: Installed) -> None:

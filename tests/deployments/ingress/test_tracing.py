@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ from apportion.deployments.ingress.tracing.spans import Tracing
 from apportion.router.batch.messages import EngineReplica
 from tests.deployments.ingress.dispatching import PATH, dead_url, serving, simulated
 from tests.deployments.ingress.front import CONFIG, Front, chat_body, ingress_before, ingress_of
-from tests.deployments.local_router import configuration, keys_file, make_router
+from tests.deployments.local_router import NAMES, configuration, keys_file, make_router
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SECRET = "the launch code is 0000"
@@ -99,7 +99,7 @@ async def ask(front: Front, headers: dict[str, str] | None = None, **fields: Any
 
 
 @asynccontextmanager
-async def before_a_real_router(tmp_path: Path, *replicas: EngineReplica) -> AsyncIterator[Front]:
+async def before_a_real_router(tmp_path: Path, replicas: Sequence[EngineReplica]) -> AsyncIterator[Front]:
     config = configuration(tmp_path / "b.db", keys=keys_file(tmp_path / "keys.yaml", {"name": "k"}))
     router = make_router(config)
     for replica in replicas:
@@ -121,8 +121,9 @@ async def test_a_retried_request_is_one_tree_from_its_caller_to_its_engines(
 ) -> None:
     engine = Heard(simulated())
     async with serving(engine) as running:
-        replicas = EngineReplica("dead", "wren", dead_url(), 64), EngineReplica("live", "wren", running.url, 1)
-        async with before_a_real_router(tmp_path, *replicas) as front:
+        replicas = [EngineReplica(name, name, running.url, 1) for name in NAMES]
+        replicas.append(EngineReplica("dead", "wren", dead_url(), 64))
+        async with before_a_real_router(tmp_path, replicas) as front:
             answer = await ask(
                 front,
                 {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", "authorization": "Bearer k", "tracestate": "a=b"},
@@ -160,7 +161,7 @@ async def test_a_retried_request_is_one_tree_from_its_caller_to_its_engines(
     assert server.status.status_code is StatusCode.UNSET
     assert dict(plans[1].attributes).items() >= {
         ("apportion.model", "wren"),
-        ("apportion.replica", "live"),
+        ("apportion.replica", "wren"),
         ("apportion.strategy", "mip"),
         ("apportion.batch.size", 1),
     }

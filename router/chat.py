@@ -140,3 +140,14 @@ def message_text(message: Message, index: int) -> str:
         f"messages[{index}].content is {type(content).__name__}: send a string or a list of content parts",
         param=f"messages[{index}].content",
     )
+
+
+def request_text(content: Any) -> str:
+    """The text to encode; token ids have none that all models share, so they are predicted from an empty one."""
+    if isinstance(content, str):
+        return content
+    if content and all(isinstance(part, str) for part in content):
+        return "\n".join(content)
+    if content and isinstance(content[0], dict):
+        return prompt_text(content)
+    return ""

@@ -3,6 +3,7 @@
 ApportionError                      500  internal_error
 ├── InvalidRequestError             400  invalid_request
 │   ├── UnknownModelError           404  model_not_found
+│   ├── UnknownAnswerError          404  answer_not_found
 │   ├── PayloadTooLargeError        413  payload_too_large
 │   ├── UnsupportedEncodingError    415  unsupported_encoding
 │   ├── UploadTimeoutError          408  upload_timeout
@@ -62,6 +63,10 @@ class InvalidRequestError(ApportionError):
 
 class UnknownModelError(InvalidRequestError):
     status, code = 404, "model_not_found"
+
+
+class UnknownAnswerError(InvalidRequestError):
+    status, code = 404, "answer_not_found"
 
 
 class UnsupportedEncodingError(InvalidRequestError):

@@ -36,6 +36,7 @@ class Permissions(Section):
 
     models: tuple[str, ...] | None = Field(None, min_length=1, description="Models that may answer; null: all.")
     requests_per_minute: float | None = Field(None, gt=0, description="Highest rate; null: no limit.")
+    feedback_per_minute: float = Field(600, gt=0, description="Highest rate of calls of /v1/feedback, in requests.")
     max_in_flight: int | None = Field(
         None, ge=1, description="Most requests between their arrival and their end; null: no limit."
     )

@@ -16,6 +16,7 @@ from apportion.deployments.config.bounds import InputBounds
 from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
 from apportion.deployments.config.keys import KeysConfig, Permissions
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig, Source, TimeoutsConfig, resolve_source
+from apportion.deployments.config.records import FeedbackConfig, RecordsConfig
 from apportion.deployments.config.tracing import TracingConfig
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
@@ -327,6 +328,8 @@ class ServiceConfig(Section):
         description="What callers may do, all together, where there are no `keys`.",
     )
     budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
+    records: RecordsConfig | None = Field(None, description="What is kept of requests; null: nothing.")
+    feedback: FeedbackConfig | None = Field(None, description="What callers may say of answers; null: nothing.")
     tracing: TracingConfig | None = Field(None, description="Traces of requests; null: none.")
 
     @model_validator(mode="after")
@@ -372,6 +375,12 @@ class ServiceConfig(Section):
             raise ValueError(f"anonymous.{error}") from error
         if self.budget is not None:
             check_names(self.budget.limits, self.names, with_keys=self.keys is not None)
+        return self
+
+    @model_validator(mode="after")
+    def _feedback_is_kept(self) -> ServiceConfig:
+        if self.feedback is not None and self.records is None:
+            raise ValueError("feedback: is kept with `records`; add that section, or remove this one")
         return self
 
     @property

@@ -35,6 +35,7 @@ class Callers:
         self._spending = spending
         self._rates = RateLimiter({})
         self._plans = RateLimiter({}, otherwise=config.ingress.route.requests_per_minute)
+        self._feedback = RateLimiter({})
         self._permissions: Mapping[str, Permissions] = {}
         self._caller_of: dict[str, str] = {}  # by the id of a request in flight
         self._in_flight: Counter[str] = Counter()
@@ -73,6 +74,10 @@ class Callers:
         self._rates.check(name, now_s, f"{who(account)} may send")
         self.enter(request_id, account)
 
+    def admit_feedback(self, account: Account) -> None:
+        """Raises: RateLimitError: its caller says too much about answers."""
+        self._feedback.check(account.key or UNNAMED, time.monotonic(), f"{who(account)} may send feedback in")
+
     def enter(self, request_id: str, account: Account) -> None:
         """The request is in flight: it was admitted before, here or by another router."""
         if request_id not in self._caller_of:
@@ -97,3 +102,4 @@ class Callers:
             keys = self._keyring.keys
             self._permissions, self._rates.per_minute = keys.by_name, keys.rates
             self._spending.set_key_limits(keys.limits)
+        self._feedback.per_minute = {name: may.feedback_per_minute for name, may in self._permissions.items()}

@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -23,6 +23,7 @@ from apportion.deployments.control.housekeeping import Housekeeping
 from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.control.sole import service_name
+from apportion.deployments.wire.feedback import Feedback
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.events import EndedUnserved
 from apportion.router.batch.messages import (
@@ -38,7 +39,11 @@ from apportion.router.batch.messages import (
 )
 from apportion.router.batch.money.spending import GRACE_S
 from apportion.router.batch.scheduling.entry import Entry
+from apportion.router.budget import Account
 from apportion.router.errors import ConfigurationError, RateLimitError, UnavailableError
+
+if TYPE_CHECKING:
+    from apportion.deployments.control.recording import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +76,7 @@ class Router:
             logger.warning("%s", notice)
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
+        self._recording = _recording(config)
         self._callers = Callers(config, self._reservations.spending)
         self._confirmations = Confirmations(self._reservations.spending.flush)
         self._housekeeping = Housekeeping(
@@ -110,6 +116,8 @@ class Router:
     def __del__(self) -> None:
         if hasattr(self, "_reservations"):  # else it is what has failed
             self._reservations.spending.close()
+            if self._recording is not None:
+                self._recording.close()
 
     async def exchange(self, report: Report, wait: bool) -> Reply:
         """An ingress hands over what is new and what has ended, and gets the verdicts that are ready.
@@ -153,6 +161,28 @@ class Router:
             return await self._scheduler.preview(items)
         finally:
             self._callers.leave(first.id)
+
+    async def secret(self) -> bytes:
+        """What ingresses name answers with, so that their callers can say what they think of them.
+
+        Raises:
+            UnavailableError: there are no records, or they cannot be reached.
+        """
+        if self._recording is None:
+            raise UnavailableError("this router keeps no records; a deploy is changing that")
+        return await self._recording.secret()
+
+    async def feedback(self, account: Account, said: Feedback) -> None:
+        """Keeps what a caller says of one of its answers.
+
+        Raises:
+            RateLimitError: it says too much.
+            UnavailableError: it cannot be kept.
+        """
+        self._callers.admit_feedback(account)
+        if self._recording is None:
+            raise UnavailableError("this router keeps no records; a deploy is changing that")
+        self._recording.feedback(said)
 
     async def announce(self, replica: EngineReplica, costs_usd: Mapping[str, float] | None = None) -> tuple[str, ...]:
         """An engine replica's heartbeat.
@@ -266,3 +296,12 @@ class Router:
 
     def _give_up(self, session: IngressSession, in_flight: Sequence[str], undecided: Sequence[str]) -> None:
         self._end(session, [Done(one, None, Ending.given_up) for one in in_flight], undecided)
+
+
+def _recording(config: ServiceConfig) -> Recording | None:
+    """What keeps records, where they are kept; only then does it take the time and memory that pyarrow does."""
+    if config.records is None:
+        return None
+    from apportion.deployments.control.recording import Recording
+
+    return Recording(config.records)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.engine.meter import Meter, Usage, current_usage
 from apportion.deployments.wire.asgi import disconnected
+from apportion.deployments.wire.engine_headers import REQUEST_HEADER
 from apportion.deployments.wire.settlement import settled_comment, settled_header
 from apportion.router.errors import UnknownModelError
 
@@ -87,6 +88,7 @@ class SimulatedEngine:
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
         body = await request.json()
+        name = f"{'chatcmpl' if chat else 'cmpl'}-{request.headers.get(REQUEST_HEADER, 'simulated')}"
         prompt = json.dumps(body.get("messages") or body.get("prompt"))
         prompt_tokens, cached_tokens = len(prompt), self._cached_tokens(prompt)
         tokens = min(self._timings.tokens, body.get("max_tokens") or self._timings.tokens)
@@ -100,18 +102,19 @@ class SimulatedEngine:
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
         if body.get("stream"):
-            return StreamingResponse(self._stream(tokens, used, usage, body, chat=chat), media_type="text/event-stream")
+            events = self._stream(name, tokens, used, usage, body, chat=chat)
+            return StreamingResponse(events, media_type="text/event-stream")
         for i in range(tokens):
             if not await _wait(request, self._pause_s(i)):
                 return Response(status_code=CLIENT_LEFT)
             self._generated(used)
         cost_usd = used.settle(prompt_tokens, tokens)
         choice = {"index": 0, "finish_reason": "stop"} | _text(self._timings.answer, "message", chat=chat)
-        answer = self._envelope("chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
+        answer = self._envelope(name, "chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
         return Response(json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)]))
 
     async def _stream(
-        self, tokens: int, used: Usage, usage: dict[str, Any], body: dict[str, Any], *, chat: bool
+        self, name: str, tokens: int, used: Usage, usage: dict[str, Any], body: dict[str, Any], *, chat: bool
     ) -> AsyncIterator[str]:
         kind = "chat.completion.chunk" if chat else "text_completion"
         for i in range(tokens):
@@ -120,9 +123,9 @@ class SimulatedEngine:
             self._generated(used)
             finish = "stop" if i == tokens - 1 else None
             choice = {"index": 0, "finish_reason": finish} | _text(f"word{i} ", "delta", chat=chat)
-            yield _event(self._envelope(kind, [choice]))
+            yield _event(self._envelope(name, kind, [choice]))
         if (body.get("stream_options") or {}).get("include_usage"):
-            yield _event(self._envelope(kind, []) | {"usage": usage})
+            yield _event(self._envelope(name, kind, []) | {"usage": usage})
         yield settled_comment(used.settle(usage["prompt_tokens"], tokens))
         yield "data: [DONE]\n\n"
 
@@ -139,9 +142,9 @@ class SimulatedEngine:
         used.generated(1)
         self.app.sign()
 
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _envelope(self, name: str, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": "simulated",
+            "id": name,
             "object": kind,
             "created": int(time.time()),
             "model": self._model.name,

@@ -22,8 +22,11 @@ _FREE = frozenset(
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def decode(raw: bytes) -> Any:
-    """A body's JSON, without fields that are null: that is as good as absent.
+def decode(raw: bytes, *, nulls: bool = False) -> Any:
+    """A body's JSON.
+
+    Args:
+        nulls: keep fields that are null; else that is as good as absent.
 
     Raises:
         InvalidRequestError: it is none, nests too deeply, or holds text that is no Unicode.
@@ -43,7 +46,7 @@ def decode(raw: bytes) -> Any:
             raise InvalidRequestError(
                 "the body holds half of a surrogate pair, which is no text; send UTF-8, or escape both halves"
             ) from None
-    return _without_nulls(body) if b"null" in raw else body
+    return body if nulls or b"null" not in raw else _without_nulls(body)
 
 
 def _without_nulls(value: Any) -> Any:

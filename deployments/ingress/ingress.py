@@ -23,20 +23,24 @@ from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.ingress.client import HeldResponse, ServedResponse
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.door import MAX_REQUESTS, Door
+from apportion.deployments.ingress.feedback import MAX_BODY_BYTES, read_feedback
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.link import RouterLink
+from apportion.deployments.ingress.naming import Naming
 from apportion.deployments.ingress.openai import parse
 from apportion.deployments.ingress.openapi import (
     CHAT_OPERATION,
     COMPLETION_OPERATION,
     DETOKENIZE_OPERATION,
     EMBEDDING_OPERATION,
+    FEEDBACK_OPERATION,
     MESSAGE_COUNT_OPERATION,
     MESSAGE_OPERATION,
     RESPONSE_OPERATION,
     ROUTE_OPERATION,
     TOKENIZE_OPERATION,
 )
+from apportion.deployments.ingress.prompts import Prompts
 from apportion.deployments.ingress.route_items import route_items
 from apportion.deployments.ingress.router_state import RouterState
 from apportion.deployments.ingress.rules import Rules
@@ -53,6 +57,8 @@ from apportion.router.batch.messages import Verdict
 from apportion.router.errors import ApportionError, InvalidRequestError, UnknownModelError
 
 logger = logging.getLogger(__name__)
+
+FEEDBACK_S = 5.0  # for the router to take what is said
 api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
 api.add_middleware(Traced)  # the innermost, which sees paths as they are served
 api.add_middleware(HeadAsGet)
@@ -122,7 +128,9 @@ class Ingress:
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
         self._state.listen()
-        self._rules = Rules.of(config)
+        self._naming = Naming(config.feedback, lambda: router.secret.remote())
+        self._prompts = Prompts(config.records)
+        self._rules = Rules.of(config, self._naming.new)
         self._link = RouterLink(router.exchange.remote)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
@@ -131,9 +139,11 @@ class Ingress:
 
     async def __del__(self) -> None:
         self._state.close()
+        self._naming.close()
         self._authenticator.close()
         await self._link.close()
         await self._dispatcher.close()
+        self._prompts.close()
         if self._tracing is not None:
             await self._tracing.close()
 
@@ -204,6 +214,16 @@ class Ingress:
             verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), left_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
+    @api.post("/v1/feedback", openapi_extra=FEEDBACK_OPERATION, status_code=202)
+    async def feedback(self, request: Request) -> dict[str, str]:
+        """What a caller thinks of one of its answers."""
+        caller = self._authenticator.admit(request.headers)
+        with self._door.request() as upload:
+            raw = await upload.body(request, MAX_BODY_BYTES)
+            said = read_feedback(raw, caller.account, self._naming, self._config.feedback)
+            await answer_of(self._router.feedback.remote(caller.account, said), FEEDBACK_S)
+        return {"object": "feedback", "id": said.id, "key": said.key}
+
     @api.get("/health")
     async def health(self, request: Request) -> Response:
         """200 when every part works and every model has a replica, else 503; the numbers of the moment to operators."""
@@ -235,11 +255,13 @@ class Ingress:
         with contextlib.ExitStack() as held:
             with self._link.unserved.counted():
                 upload = held.enter_context(self._door.request())
+                await self._naming.ready()
                 # Nothing but `parsed` holds the content, so that it can be let go of while the answer still runs.
                 parsed = parse(kind, await upload.body(request), request.headers, self._rules, caller)
             parsed.batch_told = caller.operator or self._config.ingress.batch_for_all
 
             def forget() -> None:
+                self._prompts.keep(parsed.item)
                 parsed.forget()
                 upload.drop()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -167,7 +166,7 @@ def parse_object(
     ignored = (*ignored, *read.ignored)
     if rules.refuse_unknown:
         refuse(read.ignored)
-    seen, messages = _seen(kind, checked, read.chat, named)
+    seen, messages = _seen(kind, checked, read.chat, named, rules.new_name(caller.account))
     if kind == "embedding":
         check_inputs(seen.prompts, rules.bounds)
     else:
@@ -200,9 +199,10 @@ def _session(field: RoutingField, headers: Mapping[str, str], body: Mapping[str,
     return None if name is None else hashlib.blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
 
 
-def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> tuple[RouteItem, list[dict[str, Any]]]:
+def _seen(
+    kind: Kind, checked: Any, chat: dict[str, Any], named: str | None, name: str
+) -> tuple[RouteItem, list[dict[str, Any]]]:
     """What models would read and must be able to do for it, and a chat's messages as engines get them."""
-    name = uuid.uuid4().hex
     if kind == "completion":
         prompts = _count_prompts(checked.prompt, named)
         needs, traits = needs_of("completion", chat), traits_of(checked.prompt, chat)

@@ -16,6 +16,7 @@ from apportion.deployments.ingress.bodies import (
     ResponseBody,
     TokenizeBody,
 )
+from apportion.deployments.ingress.feedback import FeedbackBody
 from apportion.deployments.ingress.known_fields import FIELDS
 
 _ERROR = {
@@ -51,7 +52,7 @@ ERRORS = {
     "401": "The API key is missing or not known.",
     "402": "The budget does not pay for this request, now or later.",
     "403": "The caller may not ask for this; another may.",
-    "404": "The model is not served here.",
+    "404": "The model is not served here, or the answer is none of the caller's.",
     "413": "The body is too large.",
     "415": "The body's content encoding is not supported.",
     "429": "Not now: see `retry-after`.",
@@ -98,6 +99,7 @@ DETOKENIZE_OPERATION = _operation(_schema(DetokenizeBody, FIELDS["detokenize"]))
 RESPONSE_OPERATION = _operation(_schema(ResponseBody, FIELDS["response"]))
 MESSAGE_OPERATION = _operation(_schema(MessageBody, FIELDS["message"]), _MESSAGE_ERROR)
 MESSAGE_COUNT_OPERATION = _operation(_schema(MessageCountBody, FIELDS["message_count"]), _MESSAGE_ERROR)
+FEEDBACK_OPERATION = _operation(FeedbackBody.model_json_schema())
 ROUTE_OPERATION = _operation(
     {
         "type": "object",

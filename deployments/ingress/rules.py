@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.ingress.naming import plain_name
+from apportion.router.budget import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Rules:
         bounds: of a request.
         refuse_unknown: fields that mean nothing here; else they are left out.
         session_by_user: a request that names no session belongs to one of its `user`.
+        new_name: the name of a request of an account.
     """
 
     models: tuple[str, ...]
@@ -28,9 +31,10 @@ class Rules:
     bounds: InputBounds = DEFAULT_BOUNDS
     refuse_unknown: bool = False
     session_by_user: bool = False
+    new_name: Callable[[Account], str] = plain_name
 
     @classmethod
-    def of(cls, config: ServiceConfig) -> Rules:
+    def of(cls, config: ServiceConfig, new_name: Callable[[Account], str] = plain_name) -> Rules:
         """Those of a configuration."""
         ingress = config.ingress
         return cls(
@@ -40,4 +44,5 @@ class Rules:
             ingress.bounds,
             refuse_unknown=ingress.unknown_fields == "refuse",
             session_by_user=ingress.session_by_user,
+            new_name=new_name,
         )

@@ -37,6 +37,7 @@ UNITS_BY_NAME = {
     "num_seqs": "sequences",
     "bytes": "bytes",
     "chars": "characters",
+    "days": "days",
     "gib": "GiB",
     "usd": "USD",
     "ms": "ms",

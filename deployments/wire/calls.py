@@ -38,4 +38,6 @@ async def answer_of(call: Awaitable[T], timeout_s: float) -> T:
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise DeadlineError(f"no plan within {timeout_s:g} s; allow more, or send fewer requests") from None
+        raise DeadlineError(
+            f"the router did not answer within {timeout_s:g} s; allow more, or send fewer requests"
+        ) from None

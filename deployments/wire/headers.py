@@ -42,6 +42,11 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
     return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
 
 
+def name_header(name: str) -> tuple[bytes, bytes]:
+    """What the answer is called, also where its body has an id of its own; OpenAI's clients know this header."""
+    return b"x-request-id", name.encode()
+
+
 def ignored_header(names: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """Names the fields of a request that mean nothing here; of strange or many names, as much as a header may hold."""
     shown = [re.sub(r"[^A-Za-z0-9_.-]", "?", name[:64]) for name in itertools.islice(names, 16)]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from apportion.router.arrays import FloatArray
-from apportion.router.chat import prompt_text
+from apportion.router.chat import request_text
 from apportion.router.costs import expected_cost
 from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.estimates import Estimates, concatenate
@@ -133,14 +133,3 @@ def routed(estimates: Estimates, predictor: Predictor | FleetPredictor) -> Estim
         return estimates
     refusals = estimates.refusals
     return replace(estimates, refusals={row: {**reasons, **refusals.get(row, {})} for row in range(len(estimates))})
-
-
-def request_text(content: Any) -> str:
-    """The text to encode; token ids have none that all models share, so they are predicted from an empty one."""
-    if isinstance(content, str):
-        return content
-    if content and all(isinstance(part, str) for part in content):
-        return "\n".join(content)
-    if content and isinstance(content[0], dict):
-        return prompt_text(content)
-    return ""

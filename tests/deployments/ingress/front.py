@@ -12,7 +12,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from apportion.deployments.config.service import ServiceConfig, parse_config
@@ -97,7 +97,11 @@ async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]
 
         return answer
 
+    async def say(request: Request) -> Response:
+        return JSONResponse(await ingress.feedback(request), status_code=202)
+
     routes = [Route(path, routed(kind), methods=["POST"]) for kind, path in ENGINE_PATHS.items()]
+    routes.append(Route("/v1/feedback", say, methods=["POST"]))
     app = Starlette(routes=routes, exception_handlers=api.exception_handlers, middleware=[Middleware(Traced)])
     try:
         async with serving(app) as server:
@@ -105,8 +109,10 @@ async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]
     finally:
         Traced.begin = None
         ingress._state.close()
+        ingress._naming.close()
         await ingress._link.close()
         await ingress._dispatcher.close()
+        ingress._prompts.close()
 
 
 def chat_body(**fields: Any) -> bytes:

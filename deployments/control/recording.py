@@ -1,0 +1,74 @@
+"""What the Router keeps: a record of every request that has ended, and what callers say of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from apportion.deployments.config.records import RecordsConfig
+from apportion.deployments.wire.feedback import Feedback
+from apportion.router.errors import UnavailableError
+from apportion.router.records.names import AnswerNames
+from apportion.router.records.schema import FEEDBACK, REQUESTS, Kind
+from apportion.router.records.store import Store
+from apportion.router.records.writer import Row
+
+
+class Recording:
+    """The Router's writer, and the secret that answers are named with.
+
+    Args:
+        config: where and for how long.
+    """
+
+    def __init__(self, config: RecordsConfig) -> None:
+        self._uri = config.uri
+        self._lock = threading.Lock()
+        self._opened: tuple[Store, bytes] | None = None
+        self._writer = config.writer(lambda: self._open()[0])
+        self._writer.start()
+
+    async def secret(self) -> bytes:
+        """Of the store.
+
+        Raises:
+            ApportionError, OSError: the store cannot be opened.
+        """
+        _, secret = await asyncio.to_thread(self._open)
+        return secret
+
+    def request(self, make: Callable[[AnswerNames], dict[str, Any]]) -> None:
+        """Keeps a request that has ended; `make` makes its row, later and in another thread."""
+        self._writer.put(REQUESTS, lambda: make(AnswerNames(self._open()[1])))
+
+    def feedback(self, said: Feedback) -> None:
+        """Keeps what was said of an answer.
+
+        Raises:
+            UnavailableError: there is no place for it.
+        """
+        if not self._put(FEEDBACK, partial(asdict, said)):
+            raise UnavailableError("feedback cannot be kept at the moment; send it again later", retry_after_s=60.0)
+
+    def state(self) -> dict[str, Any]:
+        """How many rows there was no place for, and what is the matter with the store; None: nothing."""
+        dropped = {kind.name: self._writer.dropped(kind) for kind in (REQUESTS, FEEDBACK)}
+        return {"dropped": dropped, "error": self._writer.error}
+
+    def close(self) -> None:
+        """Writes what waits."""
+        self._writer.close()
+
+    def _put(self, kind: Kind, row: Row) -> bool:
+        return self._writer.put(kind, row)
+
+    def _open(self) -> tuple[Store, bytes]:
+        with self._lock:
+            if self._opened is None:
+                store = Store.open(self._uri)
+                self._opened = store, store.secret()
+            return self._opened

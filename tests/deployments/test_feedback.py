@@ -1,0 +1,197 @@
+"""/v1/feedback over HTTP: a real ingress, a real Router with its records, and a played engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from apportion.router.batch.messages import EngineReplica
+from apportion.router.records.schema import FEEDBACK, PROMPTS
+from apportion.router.records.store import Store
+from tests.deployments.ingress.dispatching import serving, simulated
+from tests.deployments.ingress.front import ingress_of
+from tests.deployments.local_router import configuration, keys_file, make_router
+
+KEYS = {
+    "correct": {"kind": "boolean", "score": True},
+    "rating": {"kind": "number"},
+    "remark": {"kind": "text"},
+}
+ALICE, BOB = ({"authorization": f"Bearer {name}"} for name in ("alice", "bob"))
+
+
+class _Handle:
+    """A Router's handle: its methods by their names."""
+
+    def __init__(self, router: Any) -> None:
+        self.router = router
+
+    def __getattr__(self, name: str) -> Any:
+        return type("Method", (), {"remote": staticmethod(getattr(self.router, name))})
+
+
+class Served:
+    """One service after the other on the same records."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = folder / "records"
+
+    @contextlib.asynccontextmanager
+    async def running(self, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
+        entries = [{"name": "alice", "feedback_per_minute": 6000}, {"name": "bob", "feedback_per_minute": 12}]
+        records = {"uri": str(self.records), "prompts": True}
+        config = configuration(
+            None,
+            **{"keys": keys_file(self.folder / "keys.yaml", *entries), "records": records, "feedback": {"keys": KEYS}}
+            | sections,
+        )
+        router = make_router(config)
+        async with serving(simulated()) as engine:
+            for model in config.models:
+                await router.announce(EngineReplica(f"{model.name}-0", model.name, engine.url, 8))
+            try:
+                async with (
+                    ingress_of(config, _Handle(router)) as front,
+                    httpx.AsyncClient(base_url=front.server.url, headers=ALICE, timeout=30) as client,
+                ):
+                    yield client
+            finally:
+                router._housekeeping.stop()
+                await router._scheduler.drain()
+                router.__del__()
+
+    def feedback(self) -> list[dict[str, Any]]:
+        """What is on the disk, in the order in which it was said."""
+        return sorted(Store.open(str(self.records)).read(FEEDBACK).to_pylist(), key=lambda row: row["time"])
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Served:
+    return Served(tmp_path)
+
+
+async def chat(client: httpx.AsyncClient, **options: Any) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "max_tokens": 4}
+    answer = await client.post("/v1/chat/completions", json=body, **options)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def say(client: httpx.AsyncClient, *, headers: dict[str, str] = ALICE, **body: Any) -> tuple[int, str | None]:
+    """Status, and the error's code."""
+    answer = await client.post("/v1/feedback", json=body, headers=headers)
+    return answer.status_code, answer.json().get("error", {}).get("code")
+
+
+async def test_own_answers_take_feedback_by_id_and_by_header_also_after_a_restart(served: Served) -> None:
+    async with served.running() as client:
+        answer = await chat(client)
+        name = answer.headers["x-request-id"]
+        assert await say(client, id=answer.json()["id"], key="correct", value=True, comment="5") == (202, None)
+        assert await say(client, id=name, key="rating", value=0.25) == (202, None)
+        assert await say(client, id=answer.json()["id"], key="remark", value="well done") == (202, None)
+    async with served.running() as client:
+        assert await say(client, id=answer.json()["id"], key="correct", value=None) == (202, None)
+        assert (await say(client, id=name, key="correct", value=True, headers=BOB))[0] == 404
+
+    rows = served.feedback()
+    assert {row["id"] for row in rows} == {name}
+    assert [(row["key"], row["number"], row["text"], row["comment"]) for row in rows] == [
+        ("correct", 1.0, None, "5"),
+        ("rating", 0.25, None, None),
+        ("remark", None, "well done", None),
+        ("correct", None, None, None),
+    ]
+
+
+async def test_others_answers_unknown_and_old_ones_are_not_found(served: Served) -> None:
+    async with served.running() as client:
+        mine = (await chat(client)).json()["id"]
+        assert await say(client, id=mine, key="correct", value=True, headers=BOB) == (404, "answer_not_found")
+        forged = mine[:-1] + ("0" if mine[-1] != "0" else "1")
+        for other in (forged, "chatcmpl-" + "0" * 32, "nothing"):
+            assert await say(client, id=other, key="correct", value=True) == (404, "answer_not_found")
+    async with served.running(feedback={"keys": KEYS, "days": 1e-9}) as client:
+        assert await say(client, id=mine, key="correct", value=True) == (404, "answer_not_found")
+    assert not served.feedback()
+
+
+async def test_what_is_no_feedback_is_refused_with_its_field(served: Served) -> None:
+    async with served.running() as client:
+        mine = (await chat(client)).json()["id"]
+        for field, body in {
+            "key": {"id": mine, "key": "corect", "value": True},
+            "value": {"id": mine, "key": "correct", "value": 1},
+            "id": {"id": 7, "key": "correct", "value": True},
+            "other": {"id": mine, "key": "correct", "value": True, "other": 1},
+        }.items():
+            answer = await client.post("/v1/feedback", json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+        for value in (1.5, -0.1, "good", [1]):
+            assert (await say(client, id=mine, key="rating", value=value))[0] == 400
+        assert (await say(client, id=mine, key="remark", value=True))[0] == 400
+        assert (await say(client, id=mine, key="correct"))[0] == 400  # absent is not null
+        assert (await client.post("/v1/feedback", content=b"[1]")).status_code == 400
+        large = await client.post("/v1/feedback", json={"id": mine, "key": "remark", "value": "x" * 4096})
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "payload_too_large")
+        assert (await say(client, id=mine, key="correct", value=True, headers={"authorization": "Bearer x"}))[0] == 401
+    assert not served.feedback()
+
+
+async def test_each_key_says_only_so_much_a_minute(served: Served) -> None:
+    async with served.running() as client:
+        mine, others = [(await chat(client, headers=one)).json()["id"] for one in (ALICE, BOB)]
+        told = [await say(client, id=others, key="correct", value=True, headers=BOB) for _ in range(3)]
+        assert (202, None) in told
+        assert told[-1] == (429, "rate_limit_exceeded")
+        assert await say(client, id=mine, key="correct", value=True) == (202, None)
+
+
+async def test_without_the_section_nothing_is_said_of_answers(served: Served) -> None:
+    async with served.running(records=None, feedback=None) as client:
+        answer = await chat(client)
+        assert await say(client, id=answer.json()["id"], key="correct", value=True) == (404, "answer_not_found")
+    assert not served.records.exists()
+
+
+async def test_prompts_are_kept_where_that_is_said(served: Served) -> None:
+    async with served.running() as client:
+        name = (await chat(client)).headers["x-request-id"]
+    [row] = Store.open(str(served.records)).read(PROMPTS).to_pylist()
+    assert (row["id"], row["prompt"], row["turns"]) == (name, "What is 2 plus 3?", 1)
+
+
+async def test_prompts_are_not_kept_otherwise(served: Served) -> None:
+    async with served.running(records={"uri": str(served.records)}) as client:
+        await chat(client)
+    assert "What is" not in "".join(path.read_bytes().decode("latin-1") for path in served.records.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"feedback": {"keys": KEYS}}, "is kept with `records`"),
+        ({"records": {"uri": "records"}}, "relative"),
+        ({"records": {"uri": "ftp://x/y"}}, "no store ftp://"),
+        ({"records": {"uri": "/x"}, "feedback": {"keys": {}}}, "feedback.keys"),
+        ({"records": {"uri": "/x"}, "feedback": {"keys": {"a b": {"kind": "text"}}}}, "feedback.keys.a b"),
+        ({"records": {"uri": "/x"}, "feedback": {"keys": {"t": {"kind": "text", "score": True}}}}, "a text is none"),
+        (
+            {
+                "records": {"uri": "/x"},
+                "feedback": {"keys": {name: {"kind": "number", "score": True} for name in "ab"}},
+            },
+            "choose one",
+        ),
+    ],
+)
+def test_sections_that_do_not_go_together_are_named(sections: dict[str, Any], said: str) -> None:
+    with pytest.raises(Exception, match="invalid configuration") as found:
+        configuration(None, **sections)
+    assert said in str(found.value)

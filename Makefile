@@ -3,14 +3,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= serve_config.yaml
+JOBS ?= 2
 
-.PHONY: serve test check lint types reference setup clean
+.PHONY: serve test units services check lint types reference setup clean
 
 serve: setup
 	$(BIN)/apportion serve --config $(CONFIG)
 
-test: setup lint types | postgresql
-	$(BIN)/python -m pytest
+# Both parts run, whatever becomes of the first.
+test: lint types
+	@units=failed; services=failed; \
+	$(MAKE) --no-print-directory units && units=passed; \
+	$(MAKE) --no-print-directory services && services=passed; \
+	echo "units: $$units, services: $$services"; \
+	[ $$units$$services = passedpassed ]
+
+# What starts no Ray, in as many processes as there are JOBS.
+units: setup | postgresql
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" --numprocesses $(JOBS) --dist loadscope
+
+# What starts Ray, of which only one runs at a time, and measures what answers take.
+services: setup
+	$(BIN)/python -m pytest -m ray
 
 check: lint types
 

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from apportion.deployments.config.bounds import InputBounds
 from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
 from apportion.deployments.config.keys import KeysConfig, Permissions
+from apportion.deployments.config.metrics import MetricsConfig
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig, Source, TimeoutsConfig, resolve_source
 from apportion.deployments.config.records import FeedbackConfig, RecordsConfig
 from apportion.deployments.config.tracing import TracingConfig
@@ -322,6 +323,7 @@ class ServiceConfig(Section):
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="The HTTP front.")
     sessions: SessionsConfig = Field(default_factory=lambda: SessionsConfig(), description="Conversations.")
     rollout: RolloutConfig = Field(default_factory=lambda: RolloutConfig(), description="How a deploy goes about it.")
+    metrics: MetricsConfig = Field(default_factory=lambda: MetricsConfig(), description="What is told of its work.")
     keys: KeysConfig | None = Field(None, description="API keys; null: anyone who reaches the endpoint may use it.")
     anonymous: Permissions = Field(
         default_factory=lambda: Permissions(),

@@ -23,6 +23,7 @@ from apportion.deployments.control.housekeeping import Housekeeping
 from apportion.deployments.control.remote import predict_by, solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.control.sole import service_name
+from apportion.deployments.observability.metrics import Metrics
 from apportion.deployments.wire.feedback import Feedback
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.events import EndedUnserved
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0  # an exchange answers by then, with or without verdicts
+METRICS_AGE_S = 1.0  # what the database said may be told again for so long
 INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
 
 
@@ -74,6 +76,7 @@ class Router:
         )
         for notice in self._room.knowledge.notices:
             logger.warning("%s", notice)
+        self._metrics = Metrics(config, self._room.events)
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
         self._recording = _recording(config)
@@ -86,7 +89,11 @@ class Router:
                 "replicas": self._forget_silent_replicas,
                 "ingresses": self._forget_silent_ingresses,
             },
-            {"ledger": self._reservations.spending.expire, "parts": self._room.try_parts},
+            {
+                "ledger": self._reservations.spending.expire,
+                "parts": self._room.try_parts,
+                **({"metrics": self._tell_ray} if self._metrics.bridged else {}),
+            },
         )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -224,6 +231,10 @@ class Router:
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},
         }
 
+    async def metrics(self) -> bytes:
+        """The metrics, as Prometheus reads them."""
+        return self._metrics.text(await self.state(METRICS_AGE_S))
+
     def _check_newest(self) -> None:
         if self._reservations.spending.superseded:
             raise UnavailableError("a newer router has taken over; this one decides nothing more")
@@ -270,6 +281,9 @@ class Router:
                 self._reservations.release(request_id)
         if done or cancelled:
             self._scheduler.wake()
+
+    async def _tell_ray(self) -> None:
+        self._metrics.tell_ray(await self.state(METRICS_AGE_S))
 
     async def _charge_overdue(self) -> None:
         self._reservations.charge_overdue()

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException, RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
@@ -26,6 +26,7 @@ from apportion.deployments.ingress.door import MAX_REQUESTS, Door
 from apportion.deployments.ingress.feedback import MAX_BODY_BYTES, read_feedback
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.link import RouterLink
+from apportion.deployments.ingress.metrics_page import CONTENT_TYPE, MetricsPage, targets
 from apportion.deployments.ingress.naming import Naming
 from apportion.deployments.ingress.openai import parse
 from apportion.deployments.ingress.openapi import (
@@ -128,6 +129,7 @@ class Ingress:
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
         self._state.listen()
+        self._metrics = MetricsPage(lambda: router.metrics.remote())
         self._naming = Naming(config.feedback, lambda: router.secret.remote())
         self._prompts = Prompts(config.records)
         self._rules = Rules.of(config, self._naming.new)
@@ -230,6 +232,19 @@ class Ingress:
         healthy, numbers = await self._state.health()
         told = numbers if self._authenticator.is_operator(request.headers) else {"healthy": healthy}
         return JSONResponse(told, status_code=200 if healthy else 503)
+
+    @api.get("/metrics", response_class=PlainTextResponse)
+    async def metrics(self, request: Request) -> Response:
+        """The service's metrics, as Prometheus reads them; with API keys, to operators."""
+        self._authenticator.admit(request.headers).check_operator()
+        return Response(await self._metrics.text(), media_type=CONTENT_TYPE)
+
+    @api.get("/metrics/targets")
+    async def metrics_targets(self, request: Request) -> list[dict[str, Any]]:
+        """Where engines tell their own metrics, as Prometheus discovers them by HTTP; with API keys, to operators."""
+        self._authenticator.admit(request.headers).check_operator()
+        _, state = await self._state.health()
+        return targets(state)
 
     @api.get("/ready")
     async def ready(self, request: Request) -> Response:

@@ -31,6 +31,11 @@ class Caller:
     def may_use(self, model: str) -> bool:
         return self.permissions.models is None or model in self.permissions.models
 
+    def check_operator(self) -> None:
+        """Raises: PermissionDeniedError: it may not see the whole service."""
+        if not self.operator:
+            raise PermissionDeniedError("only operators may see this; ask with a key whose entry says `operator: true`")
+
     def restrict(self, named: str | None, ask: RoutingAsk) -> RoutingAsk:
         """The request's wishes within the models that the caller may use.
 

@@ -71,6 +71,7 @@ class BatchPlanned:
         queue_s: longest time in the queue.
         predict_s: longest time of a prediction.
         solve_s: of planning.
+        take_s: of taking slots and money.
     """
 
     at_s: float
@@ -88,6 +89,7 @@ class BatchPlanned:
     queue_s: float
     predict_s: float
     solve_s: float
+    take_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -149,7 +149,6 @@ class Decider:
         starting = np.array([entry.starting for entry in entries])
         plan = await self._planner.plan(items, estimates, available, policy, starting=starting)
         solve_s = self._clock() - began_s
-        self._publish(plan, entries, policy, began_s, solve_s)
         chosen: list[tuple[Entry, Wish]] = []
         for row, entry in enumerate(entries):
             verdict = plan.verdicts.get(entry.item.id)
@@ -163,7 +162,10 @@ class Decider:
             entry.forecast = Forecast(policy.names, plan.estimates, row, plan.allowed[row])
             counted = estimates.counted_tokens(row, policy.names.index(decision.model))
             chosen.append((entry, Wish(entry.item, decision, available.claim(row, decision.model), counted)))
-        waiting = plan.waiting | await self._dispatch(chosen, policy, desk)
+        try:
+            waiting = plan.waiting | await self._dispatch(chosen, policy, desk)
+        finally:
+            self._publish(plan, entries, policy, began_s, solve_s)
         left = [row for row, entry in enumerate(entries) if entry.item.id in waiting and not entry.cancelled]
         if not left:
             return {}
@@ -192,6 +194,7 @@ class Decider:
         return left
 
     def _publish(self, plan: Plan, entries: Sequence[Entry], policy: Policy, began_s: float, solve_s: float) -> None:
+        take_s = self._clock() - began_s - solve_s
         refused = Counter(one.error.code for one in plan.verdicts.values() if isinstance(one, Refusal))
         for group in plan.groups:
             self._events.publish(
@@ -211,6 +214,7 @@ class Decider:
                     queue_s=max(began_s - entry.arrived_s - entry.predict_s for entry in entries),
                     predict_s=max(entry.predict_s for entry in entries),
                     solve_s=solve_s,
+                    take_s=take_s,
                 )
             )
 

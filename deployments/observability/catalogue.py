@@ -1,0 +1,118 @@
+"""Every metric once: its name, what it means, its labels and its buckets. Dashboard, alerts, pages and tests are made
+from here or checked against it.
+
+Labels have the values of the configuration, or of this code: models, rungs, strategies, codes of errors. None has the
+name of a caller, of a request or of a batch, so there are as many series as the configuration is long.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+PREFIX = "apportion_"
+NANO = 1_000_000_000  # parts of a USD
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+class Kind(enum.StrEnum):
+    """As Prometheus has them."""
+
+    counter = "counter"
+    gauge = "gauge"
+    histogram = "histogram"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """One metric.
+
+    Args:
+        short: its name behind the prefix, with its unit.
+        kind: of metric.
+        help: what it means.
+        labels: names, in the order in which values are given.
+        buckets: upper bounds of a histogram's.
+        parts: it is counted in so many parts of its unit, as whole numbers where sums have to be exact.
+    """
+
+    short: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    parts: int = 1
+
+    @property
+    def name(self) -> str:
+        """As it is told and asked for."""
+        return PREFIX + self.short
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names that can be asked for."""
+        if self.kind is not Kind.histogram:
+            return (self.name,)
+        return tuple(f"{self.name}_{part}" for part in ("bucket", "sum", "count"))
+
+
+def _counter(short: str, help: str, *labels: str, parts: int = 1) -> Metric:  # noqa: A002 (Prometheus' word)
+    return Metric(short, Kind.counter, help, labels, parts=parts)
+
+
+def _gauge(short: str, help: str, *labels: str) -> Metric:  # noqa: A002
+    return Metric(short, Kind.gauge, help, labels)
+
+
+def _seconds(short: str, help: str, *labels: str) -> Metric:  # noqa: A002
+    return Metric(short, Kind.histogram, help, labels, SECONDS)
+
+
+UP = _gauge("up", "1 if the router answers; where it is 0 nothing else is told.")
+
+REQUESTS = _counter(
+    "requests_total", "Requests whose last attempt has ended: answered, rejected, late, abandoned, failed or lost.",
+    "model", "outcome",
+)  # fmt: skip
+REFUSED = _counter("refused_total", "Requests that ended before any engine's answer or failure, by error code.", "code")
+RETRIES = _counter("retries_total", "Attempts that failed and were not the request's last.", "model")
+REQUEST_SECONDS = _seconds("request_seconds", "From a request's arrival to its end.", "model")
+FIRST_BYTE_SECONDS = _seconds("first_byte_seconds", "From a request's arrival to its answer's first byte.", "model")
+LINK_SECONDS = _seconds("link_seconds", "What a decision took beyond the router's own part of it.")
+QUEUE_SECONDS = _seconds("queue_seconds", "A request's time in the queue.")
+PREDICT_SECONDS = _seconds("predict_seconds", "A request's time at the predictor.")
+SOLVE_SECONDS = _seconds("solve_seconds", "Planning of a batch, solver included.")
+
+BATCHES = _counter("batches_total", "Batches by what was asked for and what decided.", "strategy", "rung")
+BATCH_SIZE = Metric("batch_size", Kind.histogram, "Requests of a batch.", buckets=SIZES)
+PLANNED = _counter("planned_requests_total", "Requests that batches gave to a model.", "model")
+FALLBACKS = _counter(
+    "fallback_requests_total", "Requests that were planned on a lower rung than was asked for.", "rung"
+)
+PLAN_GAP = _gauge("plan_gap", "How far the last batch's objective may be from the best, as a share of it.")
+SHADOW_PRICE = _gauge("shadow_price_per_usd", "What one more USD would have added to the last batch's objective.")
+SLOT_PRICE = _gauge("slot_price", "What one more slot would have added to the last batch's objective.", "model")
+
+SLOTS = _gauge("slots", "Slots of replicas that work.", "model")
+SLOTS_USED = _gauge("slots_used", "Slots that requests hold.", "model")
+IN_FLIGHT = _gauge("in_flight", "Requests at engines.")
+QUEUE_LENGTH = _gauge("queue_length", "Requests that wait, for a slot or for money.", "wait_for")
+
+SPENT = _counter("spent_usd_total", "What ended requests have cost, exact to a nano-USD.", "model", parts=NANO)
+RESERVED = _gauge("reserved_usd", "Expected cost of what is in flight.")
+BUDGET_LEFT = _gauge(
+    "budget_left_ratio", "Share of a limit on money that is neither spent nor set aside.", "scope", "window", "name"
+)
+OVERRUNS = _counter("overruns_total", "Requests that cost more than their worst case.")
+LEDGER_SECONDS = _seconds("ledger_seconds", "Taking slots and money for a batch.")
+
+PARTS_UP = _gauge("parts_up", "1 if the part is asked; 0 if it failed and is left alone or tried again.", "part")
+BREAKER_OPEN = _gauge("breaker_open", "Replicas that failed and are left alone or tried again.", "model")
+REPLICAS = _gauge("replicas", "Replicas that send heartbeats.", "model")
+
+CATALOGUE = (
+    UP, REQUESTS, REFUSED, RETRIES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS, PREDICT_SECONDS,
+    SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE, SLOTS, SLOTS_USED,
+    IN_FLIGHT, QUEUE_LENGTH, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, REPLICAS,
+)  # fmt: skip

@@ -1,0 +1,52 @@
+"""Numbers of the moment, from the router's state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from apportion.deployments.observability.catalogue import (
+    BREAKER_OPEN,
+    BUDGET_LEFT,
+    IN_FLIGHT,
+    OVERRUNS,
+    PARTS_UP,
+    QUEUE_LENGTH,
+    REPLICAS,
+    RESERVED,
+    SLOTS,
+    SLOTS_USED,
+    UP,
+)
+from apportion.deployments.observability.numbers import Labels, Numbers
+from apportion.router.batch.guards.breaker import BreakerState
+
+
+def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
+    """Puts the state's numbers in place of those of before.
+
+    Args:
+        state: the router's, as `/health` tells it.
+    """
+    models: Mapping[str, Any] = state["models"]
+    replicas = Counter(one["model"] for one in state["replicas"].values())
+    broken = Counter(one["model"] for one in state["replicas"].values() if one["breaker"] != BreakerState.closed)
+    budget = state.get("budget", {})
+    numbers.put(UP, {(): 1})
+    numbers.put(SLOTS, {(name,): one["slots"] for name, one in models.items()})
+    numbers.put(SLOTS_USED, {(name,): one["slots"] - one["free_slots"] for name, one in models.items()})
+    numbers.put(REPLICAS, {(name,): replicas[name] for name in models})
+    numbers.put(BREAKER_OPEN, {(name,): broken[name] for name in models})
+    numbers.put(IN_FLIGHT, {(): state["in_flight"]})
+    numbers.put(QUEUE_LENGTH, {("slot",): state["waiting"], ("money",): state["waiting_for_budget"]})
+    numbers.put(RESERVED, {(): state["reserved_usd"]})
+    numbers.put(PARTS_UP, {(name,): int(one == BreakerState.closed) for name, one in state["parts"].items()})
+    numbers.put(OVERRUNS, {(): budget.get("overruns", 0)})
+    numbers.put(BUDGET_LEFT, dict(map(_left, budget.get("limits", ()))))
+
+
+def _left(limit: Mapping[str, Any]) -> tuple[Labels, float]:
+    whole_usd = limit["usd"]
+    left_usd = whole_usd - limit["spent_usd"] - limit["reserved_usd"]
+    return (limit["scope"], limit["window"], limit["name"] or ""), max(left_usd / whole_usd, 0.0) if whole_usd else 0.0

@@ -12,6 +12,7 @@ from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.reference.commands import commands_page, shown_commands
 from apportion.deployments.reference.configuration import FILES, configuration_page, is_number, sections, unit
 from apportion.deployments.reference.fields import KINDS, fields_page, treatment
+from apportion.deployments.reference.metrics import metrics_page
 from tests.paths import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -33,6 +34,7 @@ PARAMETERS = {
         ("configuration.md", configuration_page()),
         ("commands.md", commands_page(COMMANDS)),
         ("fields.md", fields_page()),
+        ("metrics.md", metrics_page()),
     ],
 )
 def test_the_pages_are_fresh(page: str, made: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from starlette.requests import Request
 
-from apportion.deployments.config.service import IngressConfig
+from apportion.deployments.config.ingress import IngressConfig
 from apportion.deployments.ingress.encoding import decoded
 from apportion.deployments.wire.headers import TIMEOUT_HEADER
 from apportion.router.errors import OverloadedError, PayloadTooLargeError, UploadTimeoutError

@@ -20,9 +20,9 @@ from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
 from apportion.deployments.control.watch import CHECK_PERIOD_S, CHECK_TIMEOUT_S
 from apportion.deployments.engine.replica import Engine, EnginePlace
-from apportion.deployments.engine.server import ANY_PORT
 from apportion.deployments.engine.settings import environment, with_defaults
 from apportion.deployments.ingress.ingress import Ingress
+from apportion.deployments.wire.listening import ANY_PORT
 
 # Every size of batch has kernels and buffers of its own: kept for a thousand sizes they take half a gigabyte.
 PREDICTOR_ENV = {

@@ -45,6 +45,14 @@ def live_nodes() -> list[LiveNode]:
     ]
 
 
+def node_address() -> str:
+    """The address under which Ray knows this node; loopback where Ray was started on it."""
+    import ray
+
+    node_id = ray.get_runtime_context().get_node_id()
+    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)
+
+
 def by_name(nodes: Iterable[LiveNode]) -> dict[str, LiveNode]:
     """Raises ConfigurationError where two nodes have one name."""
     found: dict[str, LiveNode] = {}

@@ -157,6 +157,14 @@ class SolverConfig(Section):
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _checked_range(ports: tuple[int, int] | None, name: str) -> None:
+    if ports is not None and ports[0] > ports[1]:
+        raise ValueError(f"{name} {list(ports)}: give the lower one first")
+
+
 class RouterConfig(Section):
     """The actor that owns queue, slots and money."""
 
@@ -167,9 +175,19 @@ class RouterConfig(Section):
         description="Node that it runs on, by its label apportion-node or its address; null: any. With SQLite on a "
         "cluster it has to be named, since another node's file knows nothing of what was spent.",
     )
+    host: str | None = Field(
+        None, description="Address that it listens on for ingresses; null: its node's, which ingresses elsewhere reach."
+    )
+    ports: tuple[Port, Port] | None = Field(
+        None,
+        description="First and last port that it listens on for ingresses: at least two, since a new one starts before "
+        "the last has ended; null: any.",
+    )
 
-
-Port = Annotated[int, Field(ge=1, le=65535)]
+    @model_validator(mode="after")
+    def _ports_are_a_range(self) -> RouterConfig:
+        _checked_range(self.ports, "ports")
+        return self
 
 
 class DispatchConfig(Section):
@@ -210,8 +228,7 @@ class DispatchConfig(Section):
 
     @model_validator(mode="after")
     def _ports_are_a_range(self) -> DispatchConfig:
-        if self.engine_ports is not None and self.engine_ports[0] > self.engine_ports[1]:
-            raise ValueError(f"engine_ports {list(self.engine_ports)}: give the lower one first")
+        _checked_range(self.engine_ports, "engine_ports")
         return self
 
 

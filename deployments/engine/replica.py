@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import ray
 from ray import serve
 
 from apportion.deployments.cluster.autoscaling import USED_SLOTS
+from apportion.deployments.cluster.nodes import node_address
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.meter import Meter
 from apportion.deployments.engine.server import EngineServer
@@ -61,12 +61,6 @@ async def start_backend(model: ModelConfig) -> EngineBackend:
     from apportion.deployments.engine.vllm_engine import VLLMEngine
 
     return await VLLMEngine.start(model)
-
-
-def node_address() -> str:
-    """The address under which Ray knows this node; loopback where Ray was started on it."""
-    node_id = ray.get_runtime_context().get_node_id()
-    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)
 
 
 @dataclass(frozen=True)

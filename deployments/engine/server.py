@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hmac
-import socket
-from collections.abc import Iterable
 
 import uvicorn
 from starlette.datastructures import Headers
@@ -15,12 +12,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apportion.deployments.wire.engine_headers import TOKEN_HEADER
-from apportion.router.errors import ConfigurationError, UnavailableError
+from apportion.deployments.wire.listening import ANY_PORT, listen
+from apportion.router.errors import UnavailableError
 
 # Longer than aiohttp keeps an idle connection (15 s), so that none is closed just as a request goes out on it.
 KEEP_ALIVE_S = 75
 METRICS = "/metrics"  # for Prometheus, which knows no token
-ANY_PORT = (0, 0)
 
 
 class EngineServer:
@@ -38,7 +35,7 @@ class EngineServer:
     def __init__(self, app: ASGIApp, host: str, ports: tuple[int, int] = ANY_PORT, token: str | None = None) -> None:
         self._app = app
         self._token = token
-        self._socket = _listen(host, range(ports[0], ports[1] + 1))
+        self._socket = listen(host, ports, "dispatch.engine_ports")
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         self.running = 0
@@ -83,14 +80,3 @@ class EngineServer:
 _STRANGER = JSONResponse(
     UnavailableError("this engine answers its service's ingresses only; ask one of them").envelope(), status_code=503
 )
-
-
-def _listen(host: str, ports: Iterable[int]) -> socket.socket:
-    family, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-    for port in ports:
-        try:
-            return socket.create_server((host, port), family=family, backlog=1024)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise ConfigurationError(f"dispatch.engine_ports: all are taken on {host}; allow more")

@@ -50,6 +50,7 @@ from apportion.deployments.keys.authenticator import Authenticator
 from apportion.deployments.keys.caller import Caller
 from apportion.deployments.wire.asgi import HeadAsGet, PlainPaths
 from apportion.deployments.wire.calls import answer_of
+from apportion.deployments.wire.channel import Channel
 from apportion.deployments.wire.cors import Cors
 from apportion.deployments.wire.errors import error_response, style_of
 from apportion.deployments.wire.headers import ignored_header, verdict_json
@@ -133,7 +134,8 @@ class Ingress:
         self._naming = Naming(config.feedback, lambda: router.secret.remote())
         self._prompts = Prompts(config.records)
         self._rules = Rules.of(config, self._naming.new)
-        self._link = RouterLink(router.exchange.remote)
+        self._channel = Channel(router.address.remote, "the router")
+        self._link = RouterLink(self._channel.call)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
@@ -144,6 +146,7 @@ class Ingress:
         self._naming.close()
         self._authenticator.close()
         await self._link.close()
+        self._channel.close()
         await self._dispatcher.close()
         self._prompts.close()
         if self._tracing is not None:

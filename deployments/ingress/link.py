@@ -20,7 +20,7 @@ from apportion.deployments.ingress.endings import Endings
 from apportion.deployments.ingress.unserved import Unserved
 from apportion.router.batch.guards.cancellation import is_cancelled
 from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
-from apportion.router.errors import UnavailableError
+from apportion.router.errors import ApportionError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,8 @@ class RouterLink:
         """The router did not answer: it forgot what waits (or is about to), so all of it is sent again."""
         now_s = time.monotonic()
         self._silent_since_s = self._silent_since_s or now_s
-        logger.warning("no answer from the router for %.1f s: %r", now_s - self._silent_since_s, error)
+        reason = error.message if isinstance(error, ApportionError) else type(error).__name__
+        logger.warning("no answer from the router for %.1f s: %s", now_s - self._silent_since_s, reason)
         if now_s - self._silent_since_s > PATIENCE_S:
             failure = UnavailableError("the router does not answer; try again in some seconds", retry_after_s=5.0)
             for request_id, pending in self._pending.items():

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def configuration(
         sections["budget"] = {"database": f"sqlite:///{database}", **sections.get("budget", {})}
         if any(limit["scope"] == "key" for limit in sections["budget"].get("limits", ())):
             sections["keys"] = keys_file(database.parent / "keys.yaml", {"name": "k"})
-    return parse_config({"models": models, "predictor": {"artefact": "zoo:predictor"}} | sections)
+    fixed = {"models": models, "predictor": {"artefact": "zoo:predictor"}, "router": {"host": "127.0.0.1"}}
+    return parse_config(fixed | sections)
 
 
 def keys_file(path: Path, *entries: dict[str, Any]) -> dict[str, str]:
@@ -111,6 +113,19 @@ def make_router(config: ServiceConfig, predictor: Any = None) -> Any:
     router = Router.func_or_class(config, _Handle(predictor or DearIsGood()), _Solver(), {})
     router.reconfigure(config.routing.model_dump())
     return router
+
+
+def handle_of(router: Any) -> Any:
+    """What an ingress uses of the router's deployment handle."""
+    methods = {name: _Remote(getattr(router, name)) for name in ("address", "state", "route")}
+    return SimpleNamespace(router=router, **methods)
+
+
+async def close_router(router: Any) -> None:
+    router._listener.close()
+    router._housekeeping.stop()
+    await router._scheduler.drain()
+    router._reservations.spending.close()
 
 
 @dataclass
@@ -182,6 +197,4 @@ class LocalService:
     async def close(self) -> None:
         self._beat.cancel()
         await self.link.close()
-        self.router._housekeeping.stop()
-        await self.router._scheduler.drain()
-        self.router._reservations.spending.close()
+        await close_router(self.router)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.router.batch.messages import EngineReplica
 from tests.deployments.ingress.dispatching import serving
 from tests.deployments.ingress.front import Front, ingress_of
-from tests.deployments.local_router import make_router
+from tests.deployments.local_router import close_router, handle_of, make_router
 from tests.samples import save_encoder
 
 CHATS = ("wren", "finch")
@@ -69,7 +68,8 @@ def configuration(tmp_path: Path, *embedders: dict[str, Any], **sections: Any) -
     ]
     budget = {"database": f"sqlite:///{tmp_path / 'b.db'}", "limits": sections.pop("limits", [])}
     models = [*chats, *embedders]
-    return parse_config({"models": models, "predictor": {"artefact": "zoo:predictor"}, "budget": budget} | sections)
+    fixed = {"predictor": {"artefact": "zoo:predictor"}, "router": {"host": "127.0.0.1"}, "budget": budget}
+    return parse_config({"models": models} | fixed | sections)
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +101,11 @@ async def service(config: ServiceConfig, urls: dict[str, str]) -> AsyncIterator[
     router = make_router(config, predictor)
     for name, url in urls.items():
         await router.announce(EngineReplica(f"{name}#1", name, url, 64))
-    methods = {name: SimpleNamespace(remote=getattr(router, name)) for name in ("exchange", "state", "route")}
-    handle = SimpleNamespace(router=router, **methods)
     try:
-        async with ingress_of(config, handle) as front:
+        async with ingress_of(config, handle_of(router)) as front:
             yield front
     finally:
-        router._housekeeping.stop()
-        await router._scheduler.drain()
-        router._reservations.spending.close()
+        await close_router(router)
 
 
 def client_of(front: Front) -> openai.AsyncOpenAI:

@@ -60,9 +60,11 @@ async def test_a_router_that_is_killed_again_and_again_forgets_nothing(tmp_path:
     """600 requests against money for 200, and `kill -9` of the router's process in the middle, twice."""
     budget_usd = 200 * worst_usd("heron", 10)
     database = tmp_path / "budget.db"
-    process = RouterProcess(configuration(database, budget={"limits": [total(budget_usd)]}), tmp_path)
+    process = RouterProcess(
+        configuration(database, budget={"limits": [total(budget_usd)]}, router={"host": "127.0.0.1"})
+    )
     await asyncio.to_thread(process.start)
-    link = RouterLink(process.exchange)
+    link = RouterLink(process.channel.call)
     generated: list[int] = []
 
     async def client(i: int) -> str:
@@ -91,6 +93,7 @@ async def test_a_router_that_is_killed_again_and_again_forgets_nothing(tmp_path:
         await asyncio.sleep(0.05)
     assert read(database) == (sum(generated), 0) == (to_nano(budget_usd), 0)
     await link.close()
+    process.channel.close()
     process.kill()
 
 

@@ -17,12 +17,12 @@ from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.config.service import DispatchConfig
 from apportion.deployments.engine import replica as replica_module
 from apportion.deployments.engine.replica import Engine, EnginePlace
-from apportion.deployments.engine.server import ANY_PORT
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
+from apportion.deployments.wire.listening import ANY_PORT
 from apportion.router.errors import DeadlineError, UnavailableError
 from tests.deployments.ingress.dispatching import PATH, Browser
 from tests.deployments.local_router import NAMES, configuration, make_router

@@ -7,6 +7,8 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,7 +22,10 @@ from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.ingress.ingress import ENGINE_PATHS, Ingress, api
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.tracing.middleware import Traced
+from apportion.deployments.wire.channel import Listener
+from apportion.deployments.wire.listening import ANY_PORT
 from apportion.router.batch.messages import Reply, Report
+from apportion.router.errors import UnavailableError
 from tests.deployments.ingress.dispatching import StubLink, serving
 
 CONFIG = {
@@ -38,13 +43,18 @@ CONFIG = {
 
 
 class _Router(StubLink):
-    """Sends every request to the one engine at once."""
+    """Sends every request to the one engine at once; it has no state, and plans nothing."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.exchange = self.state = self.route = self
+        self.listener = Listener(self.exchange, ANY_PORT, "router.ports")
+        self.address = SimpleNamespace(remote=partial(self.listener.start, "127.0.0.1"))
+        self.state = self.route = SimpleNamespace(remote=self._absent)
 
-    async def remote(self, report: Report, wait: bool) -> Reply:
+    async def _absent(self, *_: Any) -> Any:
+        raise UnavailableError("this router is played")
+
+    async def exchange(self, report: Report, wait: bool) -> Reply:
         self.done.extend(report.done)
         if wait and not report.items:
             await asyncio.sleep(0.2)
@@ -81,8 +91,11 @@ async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterat
     """An ingress with these sections of its configuration, in front of one engine."""
     async with serving(engine) as engine_server:
         router = _Router(engine_server.url)
-        async with ingress_of(parse_config(CONFIG | sections), router) as front:
-            yield front
+        try:
+            async with ingress_of(parse_config(CONFIG | sections), router) as front:
+                yield front
+        finally:
+            router.listener.close()
 
 
 @contextlib.asynccontextmanager
@@ -111,6 +124,7 @@ async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]
         ingress._state.close()
         ingress._naming.close()
         await ingress._link.close()
+        ingress._channel.close()
         await ingress._dispatcher.close()
         ingress._prompts.close()
 

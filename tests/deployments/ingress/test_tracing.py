@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -35,7 +34,7 @@ from apportion.deployments.ingress.tracing.spans import Tracing
 from apportion.router.batch.messages import EngineReplica
 from tests.deployments.ingress.dispatching import PATH, dead_url, serving, simulated
 from tests.deployments.ingress.front import CONFIG, Front, chat_body, ingress_before, ingress_of
-from tests.deployments.local_router import NAMES, configuration, keys_file, make_router
+from tests.deployments.local_router import NAMES, close_router, configuration, handle_of, keys_file, make_router
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SECRET = "the launch code is 0000"
@@ -104,16 +103,11 @@ async def before_a_real_router(tmp_path: Path, replicas: Sequence[EngineReplica]
     router = make_router(config)
     for replica in replicas:
         await router.announce(replica)
-    handle = SimpleNamespace(
-        **{name: SimpleNamespace(remote=getattr(router, name)) for name in ("exchange", "state", "route")}
-    )
     try:
-        async with ingress_of(config, handle) as front:
+        async with ingress_of(config, handle_of(router)) as front:
             yield front
     finally:
-        router._housekeeping.stop()
-        await router._scheduler.drain()
-        router._reservations.spending.close()
+        await close_router(router)
 
 
 async def test_a_retried_request_is_one_tree_from_its_caller_to_its_engines(

@@ -10,6 +10,7 @@ from apportion.deployments.cli.collect import collect
 from apportion.deployments.cli.evaluate import evaluate
 from apportion.deployments.cli.init import init
 from apportion.deployments.cli.key import key
+from apportion.deployments.cli.outcomes import outcomes
 from apportion.deployments.cli.plan import plan
 from apportion.deployments.cli.predict import predict
 from apportion.deployments.cli.profile import profile
@@ -20,6 +21,7 @@ from apportion.deployments.cli.simulate import simulate
 from apportion.deployments.cli.train import train
 
 app.command()(collect)
+app.command()(outcomes)
 app.command()(train)
 app.command()(calibrate)
 app.command()(predict)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from apportion.deployments.config.records import RecordsConfig
+from apportion.deployments.control.record_rows import MakeRow, RecordRows
 from apportion.deployments.wire.feedback import Feedback
+from apportion.router.batch.events import Events
 from apportion.router.errors import UnavailableError
 from apportion.router.records.names import AnswerNames
-from apportion.router.records.schema import FEEDBACK, REQUESTS, Kind
+from apportion.router.records.schema import FEEDBACK, REQUESTS
 from apportion.router.records.store import Store
-from apportion.router.records.writer import Row
 
 
 class Recording:
@@ -23,14 +23,17 @@ class Recording:
 
     Args:
         config: where and for how long.
+        router: the Router's incarnation.
+        events: of the batch room, of which it hears how requests end.
     """
 
-    def __init__(self, config: RecordsConfig) -> None:
+    def __init__(self, config: RecordsConfig, router: str, events: Events) -> None:
         self._uri = config.uri
         self._lock = threading.Lock()
         self._opened: tuple[Store, bytes] | None = None
         self._writer = config.writer(lambda: self._open()[0])
         self._writer.start()
+        events.subscribe(RecordRows(router, self._request))
 
     async def secret(self) -> bytes:
         """Of the store.
@@ -41,17 +44,13 @@ class Recording:
         _, secret = await asyncio.to_thread(self._open)
         return secret
 
-    def request(self, make: Callable[[AnswerNames], dict[str, Any]]) -> None:
-        """Keeps a request that has ended; `make` makes its row, later and in another thread."""
-        self._writer.put(REQUESTS, lambda: make(AnswerNames(self._open()[1])))
-
     def feedback(self, said: Feedback) -> None:
         """Keeps what was said of an answer.
 
         Raises:
             UnavailableError: there is no place for it.
         """
-        if not self._put(FEEDBACK, partial(asdict, said)):
+        if not self._writer.put(FEEDBACK, partial(asdict, said)):
             raise UnavailableError("feedback cannot be kept at the moment; send it again later", retry_after_s=60.0)
 
     def state(self) -> dict[str, Any]:
@@ -63,8 +62,8 @@ class Recording:
         """Writes what waits."""
         self._writer.close()
 
-    def _put(self, kind: Kind, row: Row) -> bool:
-        return self._writer.put(kind, row)
+    def _request(self, make: MakeRow) -> None:
+        self._writer.put(REQUESTS, lambda: make(AnswerNames(self._open()[1])))
 
     def _open(self) -> tuple[Store, bytes]:
         with self._lock:

@@ -29,7 +29,7 @@ from apportion.deployments.wire.channel import Address, Listener
 from apportion.deployments.wire.feedback import Feedback
 from apportion.deployments.wire.listening import ANY_PORT
 from apportion.deployments.wire.logs import log_to_serve
-from apportion.router.batch.events import EndedUnserved
+from apportion.router.batch.events import EndedUnserved, Events
 from apportion.router.batch.messages import (
     Decision,
     Done,
@@ -82,7 +82,7 @@ class Router:
         self._metrics = Metrics(config, self._room.events)
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
-        self._recording = _recording(config)
+        self._recording = _recording(config, self._id, self._room.events)
         self._callers = Callers(config, self._reservations.spending)
         self._listener = Listener(self.exchange, config.router.ports or ANY_PORT, "router.ports")
         self._confirmations = Confirmations(self._reservations.spending.flush)
@@ -237,6 +237,7 @@ class Router:
             "strategy": policy.strategy.name,
             "policy_error": self._policy_error,
             "keys_error": self._callers.error(self._limits),
+            "records": None if self._recording is None else self._recording.state(),
             "in_auto": {model.name: not model.by_name_only for model in policy.models},
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},
         }
@@ -322,10 +323,10 @@ class Router:
         self._end(session, [Done(one, None, Ending.given_up) for one in in_flight], undecided)
 
 
-def _recording(config: ServiceConfig) -> Recording | None:
+def _recording(config: ServiceConfig, router: str, events: Events) -> Recording | None:
     """What keeps records, where they are kept; only then does it take the time and memory that pyarrow does."""
     if config.records is None:
         return None
     from apportion.deployments.control.recording import Recording
 
-    return Recording(config.records)
+    return Recording(config.records, router, events)

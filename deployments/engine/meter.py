@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apportion.deployments.wire.engine_headers import REQUEST_HEADER, SEQUENCES_HEADER
-from apportion.deployments.wire.settlement import price_of
+from apportion.deployments.wire.settlement import Settled, price_of
 from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Usage:
         self._sequences: dict[str, str] = {}
         self._cached: dict[str, int] = {}
         self._completion_tokens = 0
-        self._settled_usd: float | None = None
+        self._settled: Settled | None = None
 
     def read(self, sequence: str, prompt: str, tokens: int) -> None:
         """The engine has got one of the request's sequences; several may share a prompt."""
@@ -57,17 +57,25 @@ class Usage:
         """So many more output tokens, of whatever sequence."""
         self._completion_tokens += tokens
 
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The cost in USD of the complete answer, which is what is told from now on."""
-        self._settled_usd = self.price.cost_usd(prompt_tokens, completion_tokens, self._cached_tokens)
-        return self._settled_usd
+    def settle(self, prompt_tokens: int, completion_tokens: int) -> Settled:
+        """Lengths and cost of the complete answer, which is what is told from now on."""
+        cost_usd = self.price.cost_usd(prompt_tokens, completion_tokens, self._cached_tokens)
+        self._settled = Settled(cost_usd, prompt_tokens, completion_tokens)
+        return self._settled
+
+    @property
+    def settled(self) -> Settled:
+        """Of what was read and generated."""
+        if self._settled is not None:
+            return self._settled
+        prompt_tokens, completion_tokens = sum(self._prompts.values()), self._completion_tokens
+        cost_usd = self.price.cost_usd(prompt_tokens, completion_tokens, self._cached_tokens)
+        return Settled(cost_usd, prompt_tokens, completion_tokens)
 
     @property
     def cost_usd(self) -> float:
         """Of what was read and generated."""
-        if self._settled_usd is not None:
-            return self._settled_usd
-        return self.price.cost_usd(sum(self._prompts.values()), self._completion_tokens, self._cached_tokens)
+        return self.settled.cost_usd
 
     @property
     def _cached_tokens(self) -> int:

@@ -21,7 +21,7 @@ from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.engine.meter import Meter, Usage, current_usage
 from apportion.deployments.wire.asgi import disconnected
 from apportion.deployments.wire.engine_headers import REQUEST_HEADER
-from apportion.deployments.wire.settlement import settled_comment, settled_header
+from apportion.deployments.wire.settlement import settled_comment, settled_headers
 from apportion.router.errors import UnknownModelError
 
 CLIENT_LEFT = 499  # nobody reads it
@@ -83,7 +83,7 @@ class SimulatedEngine:
         data = [{"object": "embedding", "index": i, "embedding": vector} for i in range(len(texts))]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         answer = {"object": "list", "model": self._model.name, "data": data, "usage": usage}
-        headers = dict([settled_header(used.settle(tokens, 0))])
+        headers = settled_headers(used.settle(tokens, 0))
         return Response(json.dumps(answer), media_type="application/json", headers=headers)
 
     async def _answer(self, request: Request, *, chat: bool) -> Response:
@@ -108,10 +108,10 @@ class SimulatedEngine:
             if not await _wait(request, self._pause_s(i)):
                 return Response(status_code=CLIENT_LEFT)
             self._generated(used)
-        cost_usd = used.settle(prompt_tokens, tokens)
+        settled = used.settle(prompt_tokens, tokens)
         choice = {"index": 0, "finish_reason": "stop"} | _text(self._timings.answer, "message", chat=chat)
         answer = self._envelope(name, "chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
-        return Response(json.dumps(answer), media_type="application/json", headers=dict([settled_header(cost_usd)]))
+        return Response(json.dumps(answer), media_type="application/json", headers=settled_headers(settled))
 
     async def _stream(
         self, name: str, tokens: int, used: Usage, usage: dict[str, Any], body: dict[str, Any], *, chat: bool

@@ -22,7 +22,7 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_c
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from apportion.deployments.engine.meter import Usage, current_usage
-from apportion.deployments.wire.settlement import settled_comment, settled_header
+from apportion.deployments.wire.settlement import Settled, settled_comment, settled_headers
 
 # Tokens of a prompt that Anthropic's API does not count among those of the input.
 _BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -67,7 +67,7 @@ def add_routes(app: FastAPI) -> None:
     async def create_embedding(request: EmbeddingRequest, raw_request: Request) -> Response:
         answer: Response = await state.serving_embedding(request, raw_request)
         # As it was counted on its way into the core: reading vLLM's whole answer again would take longer.
-        answer.headers.update(dict([settled_header(current_usage().cost_usd)]))
+        answer.headers.update(settled_headers(current_usage().settled))
         return answer
 
     @app.post("/tokenize", dependencies=checked)
@@ -97,8 +97,8 @@ async def _complete(
     async def settled(events: AsyncGenerator[str, None], used: Usage) -> AsyncIterator[str]:
         async for event in events:
             if '"choices":[]' in event and '"usage":{' in event:
-                cost_usd = _settle(used, json.loads(event.removeprefix("data: "))["usage"])
-                yield event + settled_comment(cost_usd) if wants_usage else settled_comment(cost_usd)
+                comment = settled_comment(_settle(used, json.loads(event.removeprefix("data: "))["usage"]))
+                yield event + comment if wants_usage else comment
             else:
                 yield event
 
@@ -113,7 +113,7 @@ async def _answer(answering: Awaitable[Any], settle: Settle, *, exclude_none: bo
         return JSONResponse(answer.model_dump(), status_code=answer.error.code)
     if isinstance(answer, AsyncGenerator):
         return StreamingResponse(settle(answer, used), media_type="text/event-stream")
-    headers = dict([settled_header(_settle(used, answer.usage.model_dump()))])
+    headers = settled_headers(_settle(used, answer.usage.model_dump()))
     body = answer.model_dump_json(by_alias=True, exclude_none=exclude_none)
     return Response(body, media_type="application/json", headers=headers)
 
@@ -123,7 +123,7 @@ async def _unpaid(answering: Awaitable[Any]) -> Response:
     answer = await answering
     if isinstance(answer, ErrorResponse):
         return JSONResponse(answer.model_dump(), status_code=answer.error.code)
-    headers = dict([settled_header(current_usage().settle(0, 0))])
+    headers = settled_headers(current_usage().settle(0, 0))
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
 
 
@@ -142,8 +142,8 @@ async def _response_events(events: AsyncGenerator[Any, None], used: Usage) -> As
         yield text
 
 
-def _settle(used: Usage, counted: dict[str, Any]) -> float:
-    """The cost in USD of what an answer counts in the names of its API."""
+def _settle(used: Usage, counted: dict[str, Any]) -> Settled:
+    """Lengths and cost of what an answer counts in the names of its API."""
     names = ("prompt_tokens", "input_tokens", *_BESIDE_INPUT)
     prompt_tokens = sum(counted.get(name) or 0 for name in names)
     completion_tokens = counted.get("completion_tokens") or counted.get("output_tokens") or 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.wire.headers import link_seconds
+from apportion.deployments.wire.settlement import Settled
 from apportion.router.batch.messages import Course, Decision, Done, Ending
 from apportion.router.errors import ApportionError
 
@@ -52,12 +53,17 @@ class Attempt:
     status: int | None = ApportionError.status
     first_byte_s: float | None = None  # by the loop's clock
     begun_s: float = field(default_factory=now_s)
-    cost_usd: float | None = None
+    settled: Settled | None = None  # what the engine has told
     ending: Ending = Ending.given_up
     begun_to_answer: bool = False
     lost: bool = False  # whether the replica was found to be silent to everybody
     reused: bool = False  # whether the connection had served another request before
     carried: Mapping[str, str] = field(default_factory=dict)  # headers by which its engine goes on with its trace
+
+    @property
+    def cost_usd(self) -> float | None:
+        """As the engine has told it."""
+        return None if self.settled is None else self.settled.cost_usd
 
     def heard(self) -> None:
         self.begun_to_answer = True
@@ -65,15 +71,26 @@ class Attempt:
         if self.first_byte_s is None:
             self.first_byte_s = self.line.heard_s
 
-    def done(self, arrived_s: float) -> Done:
+    def done(self, arrived_s: float, text_hash: bytes | None) -> Done:
         """Its end, as the router is told.
 
         Args:
             arrived_s: when the request came, by the loop's clock.
+            text_hash: of what was asked, where that is known.
         """
         first_byte_s = None if self.first_byte_s is None else self.first_byte_s - arrived_s
         link_s = link_seconds(self.decision, self.planned_s)
-        course = Course(self.earlier, link_s, first_byte_s, now_s() - arrived_s, self.status)
+        told = self.settled
+        course = Course(
+            self.earlier,
+            link_s,
+            first_byte_s,
+            total_s=now_s() - arrived_s,
+            status=self.status,
+            input_tokens=None if told is None else told.input_tokens,
+            output_tokens=None if told is None else told.output_tokens,
+            text_hash=text_hash,
+        )
         return Done(self.decision.id, self.cost_usd, self.ending, course)
 
     def late(self) -> Ending:

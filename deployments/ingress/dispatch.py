@@ -276,4 +276,4 @@ class Dispatcher:
             line.attempts -= 1
             if line.attempts == 0:
                 del self._lines[replica]
-            self._link.finish(attempt.done(job.arrived_s))
+            self._link.finish(attempt.done(job.arrived_s, job.parsed.known_digest))

@@ -120,6 +120,11 @@ class ParsedRequest:
             self._digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         return self._digest
 
+    @property
+    def known_digest(self) -> bytes | None:
+        """The digest where it was asked for already, as it is of all that are answered."""
+        return self._digest
+
     def forget(self) -> None:
         """Lets go of all content: no engine will be asked (again)."""
         self.digest()

@@ -9,7 +9,7 @@ import aiohttp
 
 from apportion.deployments.ingress.attempt import Attempt
 from apportion.deployments.ingress.client import Client
-from apportion.deployments.wire.settlement import SETTLED_HEADER, SettledStream
+from apportion.deployments.wire.settlement import SETTLED_HEADER, Settled, SettledStream, settled_of
 from apportion.router.batch.messages import Ending
 
 Headers = list[tuple[bytes, bytes]]
@@ -72,15 +72,14 @@ class Pipe:
     async def _whole(self, first: bytes) -> None:
         attempt, client, status = self._attempt, self._client, self._answer.status
         headers = self._headers()
-        settled = self._answer.headers.get(SETTLED_HEADER)
-        if settled is not None:
-            attempt.cost_usd = float(settled)
-            headers.append((SETTLED_HEADER.encode(), settled.encode()))
+        attempt.settled = settled_of(self._answer.headers)
+        if attempt.settled is not None:
+            headers.append((SETTLED_HEADER.encode(), self._answer.headers[SETTLED_HEADER].encode()))
         body = first + await self._answer.read()
         attempt.heard()
         attempt.ending, attempt.status = Ending.answered, status
         if status >= 400:
-            attempt.cost_usd = 0.0  # the engine refused it: nothing was generated
+            attempt.settled = Settled(0.0, 0, 0)  # the engine refused it: nothing was generated
             await client.refuse(status, headers, body)
         else:
             await client.answer(status, headers, body)
@@ -92,7 +91,7 @@ class Pipe:
             if passed := settled.passed(chunk):
                 await self._client.chunk(passed)
             chunk = await self.next()
-        self._attempt.cost_usd, self._attempt.ending = settled.cost_usd, Ending.answered
+        self._attempt.settled, self._attempt.ending = settled.settled, Ending.answered
         self._attempt.status = self._answer.status
         await self._client.end()
 

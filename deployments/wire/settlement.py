@@ -1,20 +1,31 @@
-"""How an engine tells what an answer cost: a header, or an SSE comment at the end of a stream.
+"""How an engine tells what an answer cost, and how long it was: headers, or an SSE comment at the end of a stream.
 
-Clients see the comment where they have asked for it: some read streams more strictly than the standard.
+Clients see the comment, without the lengths, where they have asked for it: some read streams more strictly than the
+standard.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from apportion.router.prices import ModelPrice
 
 SETTLED_HEADER = "x-router-settled-cost-usd"
 _BEGINNING = f": {SETTLED_HEADER} ".encode()
-_COMMENT = re.compile(rb"(?<=\n)" + _BEGINNING + rb"([0-9.e+-]+)\n\n")
+_COMMENT = re.compile(rb"(?<=\n)" + _BEGINNING + rb"([0-9.e+-]+) (\d+) (\d+)\n\n")
 _COMMENT_MAX_BYTES = 96
 PRICE_HEADER = "x-router-price-usd-per-million"  # between ingress and engine
+TOKENS_HEADER = "x-router-settled-tokens"  # between engine and ingress
+
+
+class Settled(NamedTuple):
+    """What an answer has cost, and the tokens of its prompts and of all that was generated."""
+
+    cost_usd: float
+    input_tokens: int
+    output_tokens: int
 
 
 def price_header(price: ModelPrice) -> tuple[str, str]:
@@ -29,24 +40,36 @@ def price_of(headers: Mapping[str, str], otherwise: ModelPrice) -> ModelPrice:
     return otherwise if value is None else ModelPrice(*map(float, value.split()))
 
 
-def settled_header(cost_usd: float) -> tuple[str, str]:
-    return SETTLED_HEADER, f"{cost_usd:.12g}"
+def settled_headers(settled: Settled) -> dict[str, str]:
+    return {
+        SETTLED_HEADER: f"{settled.cost_usd:.12g}",
+        TOKENS_HEADER: f"{settled.input_tokens} {settled.output_tokens}",
+    }
 
 
-def settled_comment(cost_usd: float) -> str:
+def settled_of(headers: Mapping[str, str]) -> Settled | None:
+    """What an engine's headers tell; None: nothing."""
+    cost_usd, tokens = headers.get(SETTLED_HEADER), headers.get(TOKENS_HEADER)
+    if cost_usd is None or tokens is None:
+        return None
+    input_tokens, output_tokens = map(int, tokens.split())
+    return Settled(float(cost_usd), input_tokens, output_tokens)
+
+
+def settled_comment(settled: Settled) -> str:
     """An SSE comment: a line that begins with a colon, and an empty one."""
-    return f": {SETTLED_HEADER} {cost_usd:.12g}\n\n"
+    return f": {SETTLED_HEADER} {settled.cost_usd:.12g} {settled.input_tokens} {settled.output_tokens}\n\n"
 
 
 class SettledStream:
-    """A stream on its way to the client: `cost_usd` is what its comment has told, None before that.
+    """A stream on its way to the client: `settled` is what its comment has told, None before that.
 
     Args:
         told: the comment goes on to the client; else it is taken out, in however many pieces it comes.
     """
 
     def __init__(self, *, told: bool) -> None:
-        self.cost_usd: float | None = None
+        self.settled: Settled | None = None
         self._told = told
         self._before = b"\n"  # the last byte that went on
         self._held = b""  # what may be the beginning of the comment
@@ -55,12 +78,12 @@ class SettledStream:
         """What goes on to the client, now that the chunk has come; may be nothing."""
         data = self._before + self._held + chunk
         if (comment := _COMMENT.search(data)) is not None:
-            self.cost_usd = float(comment[1])
-            if not self._told:
-                data = data[: comment.start()] + data[comment.end() :]
+            self.settled = Settled(float(comment[1]), int(comment[2]), int(comment[3]))
+            told = _BEGINNING + comment[1] + b"\n\n" if self._told else b""
+            data = data[: comment.start()] + told + data[comment.end() :]
         end = len(data)
         line = data.rfind(b"\n:") + 1
-        if line and self.cost_usd is None and _may_become_the_comment(data[line:]):
+        if line and self.settled is None and _may_become_the_comment(data[line:]):
             end = line
         self._before, self._held = data[end - 1 : end], data[end:]
         return data[1:end]

@@ -256,6 +256,9 @@ class Course:
         first_byte_s: from the request's arrival to the first byte of its answer; None: none came.
         total_s: from the request's arrival to the attempt's end.
         status: that the request ended with; None: it goes on, with another attempt or without.
+        input_tokens: of its prompts, as the engine has counted them; None: it has not said.
+        output_tokens: of all that was generated; None as above.
+        text_hash: the same for what the same account asks again; None: nobody has read it to the end.
     """
 
     earlier: int
@@ -263,6 +266,9 @@ class Course:
     first_byte_s: float | None
     total_s: float
     status: int | None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    text_hash: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

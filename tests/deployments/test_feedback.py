@@ -11,17 +11,18 @@ import httpx
 import pytest
 
 from apportion.router.batch.messages import EngineReplica
-from apportion.router.records.schema import FEEDBACK, PROMPTS
+from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS
 from apportion.router.records.store import Store
 from tests.deployments.ingress.dispatching import serving, simulated
 from tests.deployments.ingress.front import ingress_of
-from tests.deployments.local_router import configuration, keys_file, make_router
+from tests.deployments.local_router import NAMES, PRICES, configuration, keys_file, make_router
 
 KEYS = {
     "correct": {"kind": "boolean", "score": True},
     "rating": {"kind": "number"},
     "remark": {"kind": "text"},
 }
+CHAT = {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "max_tokens": 4}
 ALICE, BOB = ({"authorization": f"Bearer {name}"} for name in ("alice", "bob"))
 
 
@@ -66,6 +67,10 @@ class Served:
                 await router._scheduler.drain()
                 router.__del__()
 
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """What is on the disk, by the answers' names."""
+        return {row["id"]: row for row in Store.open(str(self.records)).read(REQUESTS).to_pylist()}
+
     def feedback(self) -> list[dict[str, Any]]:
         """What is on the disk, in the order in which it was said."""
         return sorted(Store.open(str(self.records)).read(FEEDBACK).to_pylist(), key=lambda row: row["time"])
@@ -77,8 +82,7 @@ def served(tmp_path: Path) -> Served:
 
 
 async def chat(client: httpx.AsyncClient, **options: Any) -> httpx.Response:
-    body = {"messages": [{"role": "user", "content": "What is 2 plus 3?"}], "max_tokens": 4}
-    answer = await client.post("/v1/chat/completions", json=body, **options)
+    answer = await client.post("/v1/chat/completions", **{"json": CHAT} | options)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -158,6 +162,43 @@ async def test_without_the_section_nothing_is_said_of_answers(served: Served) ->
         answer = await chat(client)
         assert await say(client, id=answer.json()["id"], key="correct", value=True) == (404, "answer_not_found")
     assert not served.records.exists()
+
+
+async def test_each_request_that_has_ended_is_a_row(served: Served) -> None:
+    async with served.running() as client:
+        whole = await chat(client)
+        named = await chat(client, json={"model": "lark", "messages": [{"role": "user", "content": "x"}]})
+        streamed = await chat(client, headers=BOB, json=CHAT | {"stream": True})
+        refused = await client.post("/v1/chat/completions", json=CHAT | {"routing": {"max_cost_usd": 0}})
+        assert refused.status_code == 402
+
+    rows = served.requests()
+    assert rows.keys() == {answer.headers["x-request-id"] for answer in (whole, named, streamed)}
+    row, headers = rows[whole.headers["x-request-id"]], whole.headers
+    usage = whole.json()["usage"]
+    assert (row["planned"], row["chosen"], row["named"]) == (
+        headers["x-router-model"],
+        headers["x-router-model"],
+        False,
+    )
+    assert (row["input_tokens"], row["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert row["cost_usd"] == pytest.approx(float(headers["x-router-settled-cost-usd"]))
+    assert row["expected_cost_usd"] == pytest.approx(float(headers["x-router-cost-usd"]), rel=1e-4)
+    assert [one["model"] for one in row["candidates"]] == list(NAMES)
+    chosen = row["candidates"][NAMES.index(row["chosen"])]
+    assert (chosen["allowed"], chosen["cost_usd"]) == (True, pytest.approx(row["expected_cost_usd"]))
+    assert chosen["success"] == pytest.approx(float(headers["x-router-success"]), abs=1e-4)
+    assert (row["propensity"], row["explored"], row["attempts"]) == (1.0, False, 1)
+    assert (row["ending"], row["status"], row["rung"], row["strategy"]) == ("answered", 200, "mip", "mip")
+    assert row["output_usd_per_million"] == PRICES[NAMES.index(row["chosen"])]
+    assert 0 < row["first_byte_s"] <= row["total_s"] < 30
+
+    other, third = rows[named.headers["x-request-id"]], rows[streamed.headers["x-request-id"]]
+    assert (other["named"], other["chosen"]) == (True, "lark")
+    assert (third["output_tokens"], third["status"]) == (4, 200)
+    assert other["account"] == row["account"] != third["account"]
+    assert len({one["text_hash"] for one in rows.values()}) == 3  # the same words, of another account
+    assert "alice" not in str(rows)
 
 
 async def test_prompts_are_kept_where_that_is_said(served: Served) -> None:

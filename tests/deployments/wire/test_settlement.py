@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from apportion.deployments.wire.settlement import SettledStream, settled_comment
+from apportion.deployments.wire.settlement import Settled, SettledStream, settled_comment
 
-COMMENT = settled_comment(2.5e-05).encode()
+COMMENT = settled_comment(Settled(2.5e-05, 12, 345)).encode()
 TEXT = b'data: {"text": ": x-router-settled-cost-usd 1\\n: x"}\n\n'
 OTHER = b": x-rays\n\n: keep\n\n"  # comments that begin as the cost's does
 STREAMS = [
@@ -27,8 +27,9 @@ def passed(stream: SettledStream, data: bytes, size: int) -> bytes:
 def test_in_whatever_pieces_it_comes(before: bytes, after: bytes, size: int, told: bool) -> None:
     stream = SettledStream(told=told)
     whole = before + COMMENT + after
-    assert passed(stream, whole, size) == (whole if told else before + after)
-    assert stream.cost_usd == 2.5e-05
+    told_comment = b": x-router-settled-cost-usd 2.5e-05\n\n" if told else b""
+    assert passed(stream, whole, size) == before + told_comment + after
+    assert stream.settled == Settled(2.5e-05, 12, 345)
 
 
 def test_what_cannot_become_the_cost_is_passed_on_at_once() -> None:
@@ -37,10 +38,10 @@ def test_what_cannot_become_the_cost_is_passed_on_at_once() -> None:
         assert stream.passed(chunk) == chunk
     assert stream.passed(b": x-r") == b""
     assert stream.passed(b"ays\n\n") == b": x-rays\n\n"
-    assert stream.cost_usd is None
+    assert stream.settled is None
 
 
 def test_half_a_cost_at_the_end_is_none() -> None:
     stream = SettledStream(told=False)
     assert passed(stream, TEXT + COMMENT[:-1], 5) == TEXT
-    assert stream.cost_usd is None
+    assert stream.settled is None

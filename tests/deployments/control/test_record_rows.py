@@ -1,0 +1,59 @@
+"""Rows of records, of what the batch room tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apportion.deployments.control.record_rows import MAX_TRIED, RecordRows
+from apportion.router.batch.events import AttemptEnded, RequestEnded, RequestRefused
+from apportion.router.batch.messages import Course, Ending
+from apportion.router.budget import Account
+from apportion.router.records.names import AnswerNames
+
+ANN = Account("ann")
+
+
+def ended(kind: type[AttemptEnded], earlier: int, model: str, name: str = "r", **fields: Any) -> AttemptEnded:
+    course = Course(earlier, 0.0, None, 1.0, 200 if kind is RequestEnded else None)
+    attempt = f"{name}-{earlier}" if earlier else name
+    return kind(1e9, attempt, ANN, model, Ending.answered, 2_000, True, course=course, **fields)
+
+
+@pytest.fixture
+def kept() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def rows(kept: list[dict[str, Any]]) -> RecordRows:
+    return RecordRows("router", lambda make: kept.append(make(AnswerNames(b"s" * 32))))
+
+
+def test_attempts_are_one_row_with_the_first_plan_and_the_last_answer(
+    rows: RecordRows, kept: list[dict[str, Any]]
+) -> None:
+    rows(ended(AttemptEnded, 0, "wren"))
+    rows(ended(AttemptEnded, 1, "lark"))
+    rows(ended(RequestEnded, 2, "heron"))
+    rows(ended(RequestEnded, 0, "finch", "other"))
+
+    told = [(row["id"], row["planned"], row["chosen"], row["attempts"], row["cost_usd"]) for row in kept]
+    assert told == [("r", "wren", "heron", 3, 2e-6), ("other", "finch", "finch", 1, 2e-6)]
+
+
+def test_what_another_router_had_decided_is_a_row_too(rows: RecordRows, kept: list[dict[str, Any]]) -> None:
+    rows(RequestEnded(1e9, "r", ANN, "wren", Ending.given_up, 5, False))
+
+    [row] = kept
+    assert (row["id"], row["chosen"], row["ending"]) == ("r", "wren", "given_up")
+
+
+def test_what_is_remembered_of_attempts_is_forgotten(rows: RecordRows) -> None:
+    rows(ended(AttemptEnded, 0, "wren"))
+    rows(RequestRefused(1e9, "r-1", ANN, None, "unavailable", 503, 0.1))
+    assert not rows._planned
+    for i in range(MAX_TRIED + 5):
+        rows(ended(AttemptEnded, 0, "wren", f"r{i}"))
+    assert len(rows._planned) == MAX_TRIED

@@ -19,11 +19,11 @@ test: lint types
 	[ $$units$$services = passedpassed ]
 
 # What starts no Ray, in as many processes as there are JOBS.
-units: setup | postgresql
+units: setup | postgresql prometheus
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" --numprocesses $(JOBS) --dist loadscope
 
 # What starts Ray, of which only one runs at a time, and measures what answers take.
-services: setup
+services: setup | prometheus
 	$(BIN)/python -m pytest -m ray
 
 check: lint types
@@ -64,6 +64,14 @@ postgresql:
 	|| { apt-get update && apt-get install --yes postgresql; } \
 	|| { sudo apt-get update && sudo apt-get install --yes postgresql; } \
 	|| echo "Without the package postgresql the tests of that database are skipped."
+
+# Tries the alerts, and scrapes the service that the tests start.
+.PHONY: prometheus
+prometheus:
+	@command -v promtool >/dev/null 2>&1 \
+	|| { apt-get update && apt-get install --yes --no-install-recommends prometheus; } \
+	|| { sudo apt-get update && sudo apt-get install --yes --no-install-recommends prometheus; } \
+	|| echo "Without the package prometheus the tests of alerts and of scraping are skipped."
 
 clean:
 	rm -rf .venv

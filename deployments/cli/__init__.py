@@ -7,6 +7,7 @@ from apportion.deployments.cli.assign import assign
 from apportion.deployments.cli.calibrate import calibrate
 from apportion.deployments.cli.check import check
 from apportion.deployments.cli.collect import collect
+from apportion.deployments.cli.dashboards import dashboards
 from apportion.deployments.cli.evaluate import evaluate
 from apportion.deployments.cli.init import init
 from apportion.deployments.cli.key import key
@@ -35,6 +36,7 @@ app.command()(plan)
 app.command()(render)
 app.command()(simulate)
 app.command()(key)
+app.command()(dashboards)
 app.command(hidden=True)(reference)
 
 __all__ = ["app"]

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import random
 import warnings
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import pytest
@@ -196,6 +197,15 @@ async def test_whatever_happens_each_entry_is_seated_once_or_discarded_and_nothi
     assert len(queue._held) == queue._held.accounts == 0
 
 
+@pytest.fixture
+def nothing_older() -> Iterator[None]:
+    """Only what is made from now on is collected."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("nothing_older")
 @pytest.mark.parametrize("turns", range(12))
 @pytest.mark.parametrize("busy", [False, True])
 def test_an_event_loop_may_end_at_any_turn_of_a_batch(turns: int, busy: bool) -> None:

@@ -226,6 +226,14 @@ class DispatchConfig(Section):
         "keeps connections open on the way; null: never.",
     )
 
+    chunk_gap_ms: float = Field(
+        10.0,
+        ge=0,
+        le=1000,
+        description="Chunks of a stream that come faster than this go on together; the first one and the end wait for "
+        "nothing. 0: each goes on as it comes.",
+    )
+
     @model_validator(mode="after")
     def _ports_are_a_range(self) -> DispatchConfig:
         _checked_range(self.engine_ports, "engine_ports")

@@ -215,6 +215,7 @@ class Dispatcher:
                         reasons,
                         attempt,
                         keep_alive_s=self._config.keep_alive_s,
+                        gap_s=self._config.chunk_gap_ms / 1e3,
                         cost_told=parsed.cost_told,
                     )
                     first = await pipe.next()

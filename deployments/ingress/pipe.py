@@ -9,6 +9,7 @@ import aiohttp
 
 from apportion.deployments.ingress.attempt import Attempt
 from apportion.deployments.ingress.client import Client
+from apportion.deployments.ingress.coalescing import Coalescing
 from apportion.deployments.wire.settlement import SETTLED_HEADER, Settled, SettledStream, settled_of
 from apportion.router.batch.messages import Ending
 
@@ -25,6 +26,7 @@ class Pipe:
         reasons: headers that say why this engine answers, as of the moment.
         attempt: is told when the engine was heard, what the answer has cost, and how it ended.
         keep_alive_s: longest silence of a stream; None: as long as it likes.
+        gap_s: between two chunks of a stream that go on; those that come faster go on together.
         cost_told: whether the client has asked what a stream costs.
     """
 
@@ -36,6 +38,7 @@ class Pipe:
         attempt: Attempt,
         *,
         keep_alive_s: float | None,
+        gap_s: float,
         cost_told: bool,
     ) -> None:
         self._answer = answer
@@ -45,6 +48,7 @@ class Pipe:
         self._content_type = answer.headers.get("content-type", "application/json")
         self._streams = answer.status == 200 and self._content_type.startswith("text/event-stream")
         self._keep_alive_s = keep_alive_s if self._streams else None
+        self._gap_s = gap_s
         self._cost_told = cost_told
 
     async def next(self) -> bytes:
@@ -87,8 +91,9 @@ class Pipe:
     async def _stream(self, chunk: bytes) -> None:
         await self._begin_stream()
         settled = SettledStream(told=self._cost_told)
+        coalescing = Coalescing(self._answer.content, self._gap_s)
         while chunk:
-            if passed := settled.passed(chunk):
+            if passed := settled.passed(await coalescing.joined(chunk)):
                 await self._client.chunk(passed)
             chunk = await self.next()
         self._attempt.settled, self._attempt.ending = settled.settled, Ending.answered

@@ -7,6 +7,9 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig, TimeoutsConfig
 from apportion.deployments.config.service import DispatchConfig
@@ -51,6 +54,7 @@ class Browser:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
+        self.pieces: list[bytes] = []
         self.first_byte = asyncio.Event()
 
     async def send(self, message: dict) -> None:
@@ -59,6 +63,7 @@ class Browser:
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:
             self.body += message["body"]
+            self.pieces.append(message["body"])
             self.first_byte.set()
 
 
@@ -81,6 +86,13 @@ async def serving(app) -> AsyncIterator[EngineServer]:
         yield server
     finally:
         await server.stop()
+
+
+def streaming(events: Callable[[], AsyncIterator[bytes]]) -> Starlette:
+    async def answer(_: Request) -> Response:
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    return Starlette(routes=[Route(PATH, answer, methods=["POST"])])
 
 
 def simulated(**timings: float) -> Starlette:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.ingress.client import KEEP_ALIVE, Client
 from apportion.router.batch.messages import Decision, Ending, RouteItem
 from apportion.router.errors import UnavailableError
-from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
-
-Events = Callable[[], AsyncIterator[bytes]]
-
-
-def streaming(events: Events) -> Starlette:
-    async def answer(_: Request) -> Response:
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    return Starlette(routes=[Route(PATH, answer, methods=["POST"])])
+from tests.deployments.ingress.dispatching import (
+    PATH,
+    Browser,
+    StubLink,
+    dispatching,
+    parsed,
+    serving,
+    simulated,
+    streaming,
+)
 
 
 async def never() -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -63,16 +64,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def semaphores() -> set[Path]:
-    """All of this machine; joblib, where it was imported, gives them other names than multiprocessing does."""
-    return {file for pattern in SEMAPHORES for file in SHARED_MEMORY.glob(pattern)}
+def semaphores(pid: int) -> set[Path]:
+    """Those that a process has in use; joblib, where it was imported, gives them other names than multiprocessing."""
+    inodes = {line.split()[4] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
+    found = set()
+    for file in (file for pattern in SEMAPHORES for file in SHARED_MEMORY.glob(pattern)):
+        with contextlib.suppress(FileNotFoundError):  # of a process that runs beside this one
+            if str(file.stat().st_ino) in inodes:
+                found.add(file)
+    return found
 
 
 def test_semaphores_of_killed_processes_are_removed_and_those_in_use_stay() -> None:
     since_s = time.time() - 1
-    before = semaphores()
+    before = semaphores(os.getpid())
     in_use = multiprocessing.get_context("spawn").Lock()
-    kept = semaphores() - before
+    kept = semaphores(os.getpid()) - before
     code = (
         "import multiprocessing, time\n"
         "lock = multiprocessing.get_context('spawn').Lock()\n"
@@ -83,12 +90,14 @@ def test_semaphores_of_killed_processes_are_removed_and_those_in_use_stay() -> N
     assert process.stdout is not None
     process.stdout.readline()
     with process:
-        left = semaphores() - before - kept
+        left = semaphores(process.pid)
         for child in psutil.Process(process.pid).children():
             child.send_signal(signal.SIGKILL)  # Python's resource tracker, which would remove it
         process.kill()
     assert (len(kept), len(left)) == (1, 1)
+    assert all(file.exists() for file in left)
     remove_semaphores(since_s)
-    assert semaphores() & (kept | left) == kept
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in kept)
     with in_use:
         pass

@@ -98,8 +98,10 @@ class Lack(NamedTuple):
 
 def able(needs: Sequence[Capabilities], models: Sequence[Capabilities]) -> BoolArray:
     """(N, M): whether each model can do all that each request needs."""
-    needed, most = np.array(needs, dtype=np.int64), np.array(models, dtype=np.int64)
-    return np.asarray((needed[:, None, :] <= most[None, :, :]).all(axis=2))
+    kinds = {need: kind for kind, need in enumerate(dict.fromkeys(needs))}  # mostly one: they need nothing
+    needed, most = np.array(list(kinds), dtype=np.int64), np.array(models, dtype=np.int64)
+    of_kind: BoolArray = np.asarray((needed[:, None, :] <= most[None, :, :]).all(axis=2))
+    return of_kind[[kinds[need] for need in needs]]
 
 
 def lack(needs: Capabilities, model: Capabilities) -> Lack | None:

@@ -207,6 +207,10 @@ class Decision:
     token: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
 
+    def seated(self, replica: EngineReplica, price: ModelPrice, timing: PlanTiming) -> Decision:
+        """The decision to be run on this replica."""
+        return replace(self, replica=replica.id, url=replica.url, token=replica.token, price=price, timing=timing)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -235,15 +239,20 @@ class Ending(enum.Enum):
     @property
     def worked(self) -> bool:
         """Whether an engine may have worked on it, so that it costs money."""
-        return self not in {Ending.unsent, Ending.own_trouble, Ending.no_connection, Ending.unreachable}
+        return self not in _NEVER_AT_WORK
 
     @property
     def failed(self) -> bool:
         """Whether its replica did badly, as far as the ingress can tell."""
-        return self in {Ending.no_connection, Ending.unreachable, Ending.connection_lost, Ending.engine_failed}
+        return self in _FAILED
 
 
 CLIENT_GONE = 499  # nginx's number for a client that left before it was answered
+
+
+# Tuples: of one, every member is found by what it is, while a set would hash it by its name.
+_NEVER_AT_WORK = (Ending.unsent, Ending.own_trouble, Ending.no_connection, Ending.unreachable)
+_FAILED = (Ending.no_connection, Ending.unreachable, Ending.connection_lost, Ending.engine_failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,10 @@ class Policy:
         object.__setattr__(self, "names", tuple(model.name for model in self.models))
         object.__setattr__(self, "prices", tuple(model.price for model in self.models))
 
+    def column_of(self, name: str) -> int:
+        """The place of the model of that name."""
+        return self.names.index(name)
+
     def price_of(self, name: str) -> ModelPrice:
         """The price of the model of that name."""
-        return self.prices[self.names.index(name)]
+        return self.prices[self.column_of(name)]

@@ -43,6 +43,11 @@ class Breaker:
         """Whether to try: closed, or time for a trial."""
         return self.state(now_s) is not BreakerState.open
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has not worked since it failed last."""
+        return self._in_a_row > 0
+
     def success(self) -> None:
         """It worked: closed again."""
         self._in_a_row, self._trial_at_s, self._wait_s = 0, None, self._cool_down_s

@@ -46,16 +46,17 @@ class BatchBudget:
         """(N, M): whether every limit has room for the request's worst case on the model, by itself."""
         return self.worst_nano <= self.left_nano
 
-    def claim(self, row: int, model: str) -> Claim:
+    def claim(self, row: int, column: int) -> Claim:
+        """What the request sets aside to go to the model of this column."""
         item = self.items[row]
-        return Claim(item.id, item.account, model, int(self.worst_nano[row, self.models.index(model)]))
+        return Claim(item.id, item.account, self.models[column], int(self.worst_nano[row, column]))
 
     def error(self, row: int, may_answer: BoolArray) -> ApportionError:
         """Why a request can pay for none of the models that may answer: the limit that is soonest over."""
         shortages = [
             shortage
             for column in np.flatnonzero(may_answer).tolist()
-            if (shortage := self.standing.short(self.claim(row, self.models[column])))
+            if (shortage := self.standing.short(self.claim(row, column)))
         ]
         if not shortages:
             return BudgetExceededError("the budget has no room for this request; try again")

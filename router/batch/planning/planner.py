@@ -164,21 +164,30 @@ class BatchPlanner:
             bound=assignment.bound,
             binding=assignment.binding,
         )
-        tokens = prompt_tokens([batch.items[row] for row in rows.tolist()], batch.estimates.rows(rows))
-        placed = assignment.model >= 0
-        batch.wait(rows[~placed])
+        models, prompts = batch.policy.models, prompt_tokens(batch.items, batch.estimates)
+        placed = np.flatnonzero(assignment.model >= 0)
+        batch.wait(rows[assignment.model < 0])
         np.subtract.at(batch.remaining, assignment.model[placed], problem.load[placed])
-        for i in np.flatnonzero(placed).tolist():
-            row, chosen = int(rows[i]), int(assignment.model[i])
-            item, model = batch.items[row], batch.policy.models[chosen]
-            room = model.max_model_len - int(tokens[i, chosen])
+        seats, columns = rows[placed], assignment.model[placed]
+        known = (
+            placed.tolist(),
+            seats.tolist(),
+            columns.tolist(),
+            batch.estimates.success[seats, columns].tolist(),
+            problem.cost_usd[placed, columns].tolist(),
+            prompts[seats, columns].tolist(),
+        )
+        slot_prices = assignment.prices.slots.tolist()
+        for i, row, chosen, success, cost_usd, tokens in zip(*known, strict=True):
+            item, model = batch.items[row], models[chosen]
+            room = model.max_model_len - int(tokens)
             batch.verdicts[item.id] = Decision(
                 id=item.id,
                 model=model.name,
                 max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
-                success=None if model.by_name_only else float(batch.estimates.success[row, chosen]),
-                cost_usd=float(problem.cost_usd[i, chosen]),
-                slot_price=float(assignment.prices.slots[chosen]),
+                success=None if model.by_name_only else success,
+                cost_usd=cost_usd,
+                slot_price=slot_prices[chosen],
                 rung=rungs[i],
                 strategy=assignment.strategy,
                 batch=info,

@@ -37,6 +37,6 @@ class Availability:
         healthy: BoolArray = np.tile(self.capacity > 0, (n_requests, 1))
         return healthy if self.avoided is None else healthy & ~self.avoided
 
-    def claim(self, row: int, model: str) -> Claim | None:
-        """What the request sets aside to go to the model; None where there are no limits."""
-        return None if self.budget is None else self.budget.claim(row, model)
+    def claim(self, row: int, column: int) -> Claim | None:
+        """What the request sets aside to go to the model of this column; None where there are no limits."""
+        return None if self.budget is None else self.budget.claim(row, column)

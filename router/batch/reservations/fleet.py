@@ -120,8 +120,9 @@ class Fleet:
         """
         replica = self._slots.replica_of(done.id)
         self._slots.release(done.id)
-        if replica is not None and replica in self._breakers:
-            breaker = self._breakers[replica]
+        breaker = None if replica is None else self._breakers.get(replica)
+        # Of one that works and has not failed lately nothing changes.
+        if replica is not None and breaker is not None and (breaker.failed or done.ending.failed):
             # One ingress that cannot reach it says little: it may be the ingress. Its heartbeats say whether it lives.
             if done.ending.failed:
                 breaker.failure(self._clock())

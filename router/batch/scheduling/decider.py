@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -143,7 +142,8 @@ class Decider:
     async def _decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
         items = [entry.item for entry in entries]
         estimates = estimates_of(entries)
-        patient = np.array([self._clock() - entry.arrived_s > self._patience_s for entry in entries])
+        began_s = self._clock()
+        patient = began_s - np.array([entry.arrived_s for entry in entries]) > self._patience_s
         available = await self._reservations.look(items, estimates, policy, patient)
         began_s = self._clock()
         starting = np.array([entry.starting for entry in entries])
@@ -157,13 +157,12 @@ class Decider:
             if isinstance(verdict, Refusal):
                 desk.refuse(entry, verdict.error)
                 continue
-            timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
-            decision = replace(verdict, timing=timing, price=policy.price_of(verdict.model))
+            column = policy.column_of(verdict.model)
             entry.forecast = Forecast(policy.names, plan.estimates, row, plan.allowed[row])
-            counted = estimates.counted_tokens(row, policy.names.index(decision.model))
-            chosen.append((entry, Wish(entry.item, decision, available.claim(row, decision.model), counted)))
+            counted = estimates.counted_tokens(row, column)
+            chosen.append((entry, Wish(entry.item, verdict, available.claim(row, column), counted)))
         try:
-            waiting = plan.waiting | await self._dispatch(chosen, policy, desk)
+            waiting = plan.waiting | await self._dispatch(chosen, policy, began_s, solve_s, desk)
         finally:
             self._publish(plan, entries, policy, began_s, solve_s)
         left = [row for row, entry in enumerate(entries) if entry.item.id in waiting and not entry.cancelled]
@@ -173,13 +172,16 @@ class Decider:
         found = lanes(plan.possible[left], [items[row].sequences for row in left])
         return {items[row].id: lane for row, lane in zip(left, found, strict=True)}
 
-    async def _dispatch(self, chosen: Sequence[tuple[Entry, Wish]], policy: Policy, desk: Desk) -> set[str]:
+    async def _dispatch(
+        self, chosen: Sequence[tuple[Entry, Wish]], policy: Policy, began_s: float, solve_s: float, desk: Desk
+    ) -> set[str]:
         """Takes what decided requests need, and only then tells where they go; returns what waits."""
         left, short = set(), False
         taken = await self._reservations.take([wish for _, wish in chosen])
         for (entry, wish), got in zip(chosen, taken, strict=True):
             if isinstance(got, EngineReplica):
-                self._send(entry, replace(wish.decision, replica=got.id, url=got.url, token=got.token), desk)
+                timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
+                self._send(entry, wish.decision.seated(got, policy.price_of(wish.decision.model), timing), desk)
             elif entry.cancelled:
                 continue
             elif got is None:

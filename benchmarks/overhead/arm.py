@@ -9,6 +9,7 @@ from benchmarks.load.chat import PATH
 from benchmarks.load.cpu import HAPROXY
 
 ENCODER = "apportion/Predictor"
+LONG = "auto, 176 tokens"
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Arm:
     """One way to an engine.
 
     url: of the chat endpoint. model: what requests ask for. way: kinds of processes between client and engine.
-    engine: kinds of processes that answer. pids: processes that no command line tells, by kind.
+    engine: kinds of processes that answer. pids: processes that no command line tells, by kind. words: before the
+    question, which has some 10 tokens; each is one.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Arm:
     way: tuple[str, ...]
     engine: tuple[str, ...]
     pids: Mapping[str, int]
+    words: int = 0
 
     def way_ms(self, cpu_ms: Mapping[str, float]) -> float:
         return sum(cpu_ms.get(kind, 0.0) for kind in self.way)
@@ -34,7 +37,10 @@ class Arm:
 
 
 def service_arms(base: str, engine_url: str, model: str, models: tuple[str, ...]) -> list[Arm]:
-    """Straight to an engine, through Serve's passthrough, and through the router with a fixed model and with `auto`."""
+    """Straight to an engine, through Serve's passthrough, and through the router with a fixed model and with `auto`.
+
+    `auto` has long prompts once more.
+    """
     engines = tuple(f"apportion/Engine-{name}" for name in models)
     routed = (HAPROXY, "apportion/Ingress", "apportion/Router", ENCODER, "apportion/Solver")
     passthrough = (HAPROXY, "passthrough/PassthroughIngress")
@@ -43,4 +49,5 @@ def service_arms(base: str, engine_url: str, model: str, models: tuple[str, ...]
         Arm("passthrough", f"{base}/passthrough{PATH}", model, passthrough, ("passthrough/CannedReplica",), {}),
         Arm("fixed", base + PATH, model, routed, engines, {}),
         Arm("auto", base + PATH, "auto", routed, engines, {}),
+        Arm(LONG, base + PATH, "auto", routed, engines, {}, words=166),
     ]

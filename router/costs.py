@@ -49,6 +49,28 @@ def expected_cost(
     return counts * usd_per_input + mean * answers * usd_per_output, std * np.sqrt(answers) * usd_per_output
 
 
+def corrected_cost(
+    cost_usd: FloatArray,
+    cost_std_usd: FloatArray,
+    input_tokens: FloatArray,
+    prices: Sequence[ModelPrice],
+    ratios: FloatArray,
+    most_tokens: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Expected costs and their standard deviations, (N, M), of answers that turn out longer or shorter.
+
+    Args:
+        ratios: (M,), how long answers are of what was expected.
+        most_tokens: (N,), that all answers to a request can have together; inf where nothing limits them.
+    """
+    usd_per_input, usd_per_output = price_arrays(prices)
+    input_usd = input_tokens * usd_per_input
+    expected = cost_usd - input_usd
+    with np.errstate(invalid="ignore"):  # without end, and free: fmax passes over it
+        longer = np.minimum(expected * ratios, np.fmax(most_tokens[:, None] * usd_per_output, expected))
+    return input_usd + longer, cost_std_usd * ratios
+
+
 def _limit(
     input_tokens: FloatArray, shape: tuple[int, ...], asked: ArrayLike | None, context: ArrayLike | None
 ) -> FloatArray:

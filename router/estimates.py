@@ -11,11 +11,13 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem
+from apportion.router.costs import corrected_cost
 from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.prices import ModelPrice, price_arrays
 
 _TABLES = (
     "success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd", "calibrated_success",
+    "uncorrected_usd",
 )  # fmt: skip
 
 
@@ -28,7 +30,8 @@ class Estimates:
     nobody knows them. `calibrated_success` is `success` before the incumbent's was lifted; None where nothing was.
     `output_tokens` is the expected length of one answer. `errors` holds the rows that could not be
     estimated; their values are placeholders. `refusals` says by row and column why a model cannot read a request that
-    others can. `guessed` are the rows that no predictor was asked for, or answered.
+    others can. `guessed` are the rows that no predictor was asked for, or answered. `uncorrected_usd` is the expected
+    cost before it was corrected by how long answers have turned out to be; None: it was not.
     """
 
     success: FloatArray
@@ -42,6 +45,7 @@ class Estimates:
     guessed: frozenset[int] = frozenset()
     calibrated_success: FloatArray | None = None
     refusals: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    uncorrected_usd: FloatArray | None = None
 
     def readable(self) -> BoolArray:
         """(N, M): False where a model cannot read the request."""
@@ -54,6 +58,18 @@ class Estimates:
         """The estimates of prompts that are longer by so many tokens, (N, M)."""
         more_usd = tokens * price_arrays(prices)[0]
         return replace(self, input_tokens=self.input_tokens + tokens, cost_usd=self.cost_usd + more_usd)
+
+    def corrected(self, prices: Sequence[ModelPrice], ratios: FloatArray, most_tokens: FloatArray) -> Estimates:
+        """The estimates with costs of answers as long as they have turned out to be.
+
+        Args:
+            ratios: (M,), how long answers are of what was expected.
+            most_tokens: (N,), that all answers to a request can have together.
+        """
+        std_usd = np.zeros_like(self.cost_usd) if self.cost_std_usd is None else self.cost_std_usd
+        cost_usd, std_usd = corrected_cost(self.cost_usd, std_usd, self.input_tokens, prices, ratios, most_tokens)
+        spread = None if self.cost_std_usd is None else std_usd
+        return replace(self, cost_usd=cost_usd, cost_std_usd=spread, uncorrected_usd=self.cost_usd)
 
     def before_lift(self) -> FloatArray:
         """(N, M) calibrated success of every model, the incumbent's not lifted."""

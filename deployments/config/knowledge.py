@@ -9,10 +9,22 @@ import numpy as np
 
 from apportion.deployments.config.service import ServiceConfig
 from apportion.router.arrays import FloatArray
+from apportion.router.drift.shift import Reference
 from apportion.router.errors import ArtefactError
-from apportion.router.prediction.artefact import read_artefact
+from apportion.router.prediction.artefact import Description, read_artefact
 from apportion.router.prediction.encoders import check_place
 from apportion.router.prediction.static_encoder import PREFIX as STATIC
+
+
+@dataclass(frozen=True, eq=False)
+class KnownReference:
+    """How success was predicted for the rows that calibrated the artefact, for those of its models that are served.
+
+    `columns` are theirs among all that are served.
+    """
+
+    reference: Reference
+    columns: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +33,14 @@ class Knowledge:
 
     `mean_success` (M,) is each model's in its training data, or what is stated for it, or 0: what is left to plan with
     without a predictor. `by_name_only` are the models of which nobody says anything. `notices` tell people of every
-    model that is served and not known, or known and not served, and of a GPU that has nothing to do.
+    model that is served and not known, or known and not served, and of a GPU that has nothing to do. `reference` is
+    what predictions are compared with; None: the artefact does not say.
     """
 
     mean_success: FloatArray
     by_name_only: frozenset[str]
     notices: tuple[str, ...]
+    reference: KnownReference | None = None
 
     @classmethod
     def of(cls, config: ServiceConfig) -> Knowledge:
@@ -50,7 +64,16 @@ class Knowledge:
             np.array([(means | stated)[name] for name in config.names]),
             frozenset(model.name for model in unknown if model.prior_success is None),
             (*_notices(config, means), *_idle_gpu(config, description.encoder.source)),
+            _reference(config, description),
         )
+
+
+def _reference(config: ServiceConfig, description: Description) -> KnownReference | None:
+    if description.reference is None:
+        return None
+    served = [(column, name) for column, name in enumerate(config.names) if name in description.names]
+    chosen = description.reference.reference.select([description.names.index(name) for _, name in served])
+    return KnownReference(chosen, tuple(column for column, _ in served))
 
 
 def _notices(config: ServiceConfig, means: dict[str, float]) -> tuple[str, ...]:

@@ -66,6 +66,12 @@ class RoutingConfig(Section):
         "the input that is cached there.",
     )
 
+    correct_costs: bool = Field(
+        True,
+        description="Expected costs go by how long each model's last answers were of what was expected, within 0.5 and "
+        "2 times.",
+    )
+
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:
         self.build_strategy()
@@ -81,7 +87,8 @@ class RoutingConfig(Section):
         served = tuple(
             replace(model.served, clamps=clamps, by_name_only=model.name in by_name_only) for model in models
         )
-        return Policy(served, self.build_strategy(len(served)), self.budget_usd_per_request, self.stay_value)
+        strategy = self.build_strategy(len(served))
+        return Policy(served, strategy, self.budget_usd_per_request, self.stay_value, self.correct_costs)
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:
         """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""

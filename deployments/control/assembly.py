@@ -9,6 +9,7 @@ import numpy as np
 
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import PredictorConfig, RoutingConfig, ServiceConfig
+from apportion.deployments.control.drift import Drift
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.events import Events
 from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster, Predict
@@ -71,6 +72,9 @@ class BatchRoom:
         self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, most, media)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
+        self.events = Events()
+        self.drift = Drift(config.names, self.knowledge, None if config.feedback is None else config.feedback.score_key)
+        self.events.subscribe(self.drift)
         self.preview = Preview(
             Forecaster(
                 predict, Part("predictor of previews", timeout_s, clock), means, longest, turns, PREVIEW_CALLS, media
@@ -78,11 +82,11 @@ class BatchRoom:
             BatchPlanner(
                 Rungs(_briefly(solve), Part("solver of previews", solve_timeout_s, clock), len(means), solve_timeout_s)
             ),
+            self.drift.lengths,
             config.ingress.route.timeout_s,
         )
         fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
-        self.events = Events()
         self.chronicle = Chronicle(self.events, wall_clock, clock)
         self.reservations = Reservations(
             fleet, spending(config, wall_clock, clock, service), sessions, clock, self.chronicle.settled
@@ -92,6 +96,7 @@ class BatchRoom:
             self.forecaster,
             self.planner,
             self.reservations,
+            self.drift.lengths,
             clock,
             patience_s=limits.aging_s,
             settle_s=SETTLE_S,

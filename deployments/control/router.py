@@ -200,6 +200,7 @@ class Router:
         if self._recording is None:
             raise UnavailableError("this router keeps no records; a deploy is changing that")
         self._recording.feedback(said)
+        self._room.drift.feedback(said)
 
     async def announce(self, replica: EngineReplica, costs_usd: Mapping[str, float] | None = None) -> tuple[str, ...]:
         """An engine replica's heartbeat.
@@ -237,6 +238,7 @@ class Router:
             "strategy": policy.strategy.name,
             "policy_error": self._policy_error,
             "keys_error": self._callers.error(self._limits),
+            "drift": self._room.drift.state(),
             "records": None if self._recording is None else self._recording.state(),
             "in_auto": {model.name: not model.by_name_only for model in policy.models},
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},

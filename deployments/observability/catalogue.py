@@ -111,8 +111,25 @@ PARTS_UP = _gauge("parts_up", "1 if the part is asked; 0 if it failed and is lef
 BREAKER_OPEN = _gauge("breaker_open", "Replicas that failed and are left alone or tried again.", "model")
 REPLICAS = _gauge("replicas", "Replicas that send heartbeats.", "model")
 
+TOKENS_RATIO = _gauge("tokens_ratio", "Output tokens of the last answers over those expected.", "model")
+COST_RATIO = _gauge("cost_ratio", "Cost of the last answers over that expected, lengths corrected.", "model")
+SUCCESS_PREDICTED = _gauge("success_predicted", "Mean predicted success of the last requests on the model.", "model")
+SUCCESS_SHIFT = _gauge(
+    "success_shift",
+    "How far these predictions are from those of the rows that calibrated the predictor: population stability index.",
+    "model",
+)
+JUDGED = _gauge("judged_answers", "Answers that feedback has judged of late.", "model")
+SUCCESS_JUDGED = _gauge("success_judged", "Mean score of the answers that feedback has judged of late.", "model")
+JUDGED_DEVIATION = _gauge(
+    "judged_deviation", "By how many standard deviations of what chance does they are better than predicted.", "model"
+)
+RECORDS_DROPPED = _counter("records_dropped_total", "Records that there was no place for.", "kind")
+
 CATALOGUE = (
     UP, REQUESTS, REFUSED, RETRIES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS, PREDICT_SECONDS,
     SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE, SLOTS, SLOTS_USED,
     IN_FLIGHT, QUEUE_LENGTH, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, REPLICAS,
+    TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION,
+    RECORDS_DROPPED,
 )  # fmt: skip

@@ -9,18 +9,37 @@ from typing import Any
 from apportion.deployments.observability.catalogue import (
     BREAKER_OPEN,
     BUDGET_LEFT,
+    COST_RATIO,
     IN_FLIGHT,
+    JUDGED,
+    JUDGED_DEVIATION,
     OVERRUNS,
     PARTS_UP,
     QUEUE_LENGTH,
+    RECORDS_DROPPED,
     REPLICAS,
     RESERVED,
     SLOTS,
     SLOTS_USED,
+    SUCCESS_JUDGED,
+    SUCCESS_PREDICTED,
+    SUCCESS_SHIFT,
+    TOKENS_RATIO,
     UP,
 )
 from apportion.deployments.observability.numbers import Labels, Numbers
 from apportion.router.batch.guards.breaker import BreakerState
+
+DRIFT = {
+    TOKENS_RATIO: "tokens_ratio",
+    COST_RATIO: "cost_ratio",
+    SUCCESS_PREDICTED: "success_predicted",
+    SUCCESS_SHIFT: "shift",
+    JUDGED: "judged",
+    SUCCESS_JUDGED: "success_judged",
+    JUDGED_DEVIATION: "deviations",
+}
+"""Metrics by their names in the state."""
 
 
 def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
@@ -43,6 +62,11 @@ def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
     numbers.put(RESERVED, {(): state["reserved_usd"]})
     numbers.put(PARTS_UP, {(name,): int(one == BreakerState.closed) for name, one in state["parts"].items()})
     numbers.put(OVERRUNS, {(): budget.get("overruns", 0)})
+    for metric, name in DRIFT.items():
+        told = {(model,): one[name] for model, one in state["drift"].items()}
+        numbers.put(metric, {labels: value for labels, value in told.items() if value is not None})
+    if state["records"] is not None:
+        numbers.put(RECORDS_DROPPED, {(kind,): count for kind, count in state["records"]["dropped"].items()})
     numbers.put(BUDGET_LEFT, dict(map(_left, budget.get("limits", ()))))
 
 

@@ -41,6 +41,7 @@ class Policy:
         strategy: that plans what asks for none of its own.
         budget_usd_per_request: times its requests is what a batch may spend; None: no cap.
         stay_value: a model counts as better by so much where it answered the request's session last.
+        correct_costs: expected costs go by how long answers have turned out to be.
 
     Attributes:
         names: of the models.
@@ -51,6 +52,7 @@ class Policy:
     strategy: Strategy
     budget_usd_per_request: float | None = None
     stay_value: float = 0.0
+    correct_costs: bool = True
 
     names: tuple[str, ...] = field(init=False)
     prices: tuple[ModelPrice, ...] = field(init=False)

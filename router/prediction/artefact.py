@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apportion.router.checked import mistakes
+from apportion.router.drift.shift import Reference
 from apportion.router.errors import ArtefactError
 
-VERSION = 3
-_READ = (2, VERSION)  # what wrote version 2 knew no features of requests, so its head reads none
+VERSION = 4
+# What wrote version 2 knew no features of requests, so its head reads none; version 3 had no reference.
+_READ = (2, 3, VERSION)
 DESCRIPTION_FILE = "artefact.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -64,6 +66,21 @@ class CalibrationRecord(_Strict):
     brier_after: Annotated[float, Field(description="Brier score of what is predicted.")]
 
 
+class ReferenceRecord(_Strict):
+    """How predicted success was spread over the calibration rows; a list a model."""
+
+    edges: Annotated[list[list[float]], Field(description="Deciles.")]
+    shares: Annotated[list[list[float]], Field(description="Shares of the rows between them.")]
+
+    @classmethod
+    def of(cls, reference: Reference) -> ReferenceRecord:
+        return cls(edges=reference.edges.tolist(), shares=reference.shares.tolist())
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(np.array(self.edges), np.array(self.shares))
+
+
 class Description(_Strict):
     """Contents of artefact.json."""
 
@@ -73,6 +90,9 @@ class Description(_Strict):
     encoder: Annotated[EncoderRecord, Field(description="Encoder of the embeddings.")]
     data_sha256: Annotated[list[str], Field(description="Hashes of the outcomes tables that it learned from.")]
     calibration: Annotated[list[CalibrationRecord], Field(description="Calibration reports.")]
+    reference: Annotated[
+        ReferenceRecord | None, Field(description="What later predictions are compared with; null: nothing.")
+    ] = None
     estimator: Annotated[str, Field(description="Kind of estimator.")]
     settings: Annotated[dict[str, int | float], Field(description="Settings of the estimator.")]
 

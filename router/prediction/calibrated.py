@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from apportion.router.arrays import FloatArray
+from apportion.router.drift.shift import Reference
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.artefact import CalibrationRecord
 from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
@@ -80,6 +81,12 @@ class Calibrated(Generic[F]):
     def finish(self, raw: Prediction) -> Prediction:
         """What `predict` makes of the estimator's own prediction."""
         return self.incumbent.apply(_calibrated(raw, self.calibration))
+
+    def reference(self, features: Features) -> Reference:
+        """How success is predicted for these requests, the incumbent's not lifted."""
+        predicted = self.predict(features)
+        lifted = predicted.calibrated_success
+        return Reference.of(predicted.success if lifted is None else lifted)
 
     def report(self, features: Features, table: OutcomesTable, split: str) -> CalibrationRecord:
         """How well calibrated the raw estimates and what is predicted are on these rows."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apportion.router.arrays import FloatArray
+from apportion.router.drift.shift import Reference
 from apportion.router.errors import ArtefactError
 from apportion.router.prediction.artefact import (
     VERSION,
@@ -18,6 +19,7 @@ from apportion.router.prediction.artefact import (
     Description,
     EncoderRecord,
     ModelRecord,
+    ReferenceRecord,
     read_artefact,
     write_artefact,
 )
@@ -42,7 +44,8 @@ _CALIBRATION = ("temperatures", "bucket_estimates", "bucket_values")
 class Predictor:
     """An encoder, and what predicts from its features.
 
-    `prices` holds the list prices that the data came with; `data_hashes` what it learned from.
+    `prices` holds the list prices that the data came with; `data_hashes` what it learned from; `reference` how success
+    was predicted for the rows that calibrated it, where that is known.
     """
 
     encoder: TextEncoder
@@ -50,6 +53,7 @@ class Predictor:
     prices: Mapping[str, ModelPrice]
     data_hashes: tuple[str, ...]
     reports: tuple[CalibrationRecord, ...]
+    reference: Reference | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -87,8 +91,17 @@ class Predictor:
             prices=_prices(description.models),
             data_hashes=tuple(description.data_sha256),
             reports=tuple(description.calibration),
+            reference=None if description.reference is None else description.reference.reference,
         )
-        return loaded if models is None else replace(loaded, calibrated=select(loaded.calibrated, list(models)))
+        if models is None:
+            return loaded
+        columns = [loaded.models.index(model) for model in models]
+        known = loaded.reference
+        return replace(
+            loaded,
+            calibrated=select(loaded.calibrated, list(models)),
+            reference=None if known is None else known.select(columns),
+        )
 
     def predict(self, texts: Sequence[str], traits: Sequence[Traits] | None = None) -> Prediction:
         """Calibrated outcomes of N texts on every model; requests without `traits` are plain prompts."""
@@ -118,6 +131,7 @@ class Predictor:
             ),
             data_sha256=list(self.data_hashes),
             calibration=list(self.reports),
+            reference=None if self.reference is None else ReferenceRecord.of(self.reference),
             estimator=estimator.kind,
             settings=estimator.settings(),
         )

@@ -52,6 +52,7 @@ def train_predictor(
         prices=table.prices,
         data_hashes=(table.data_hash(),),
         reports=tuple(reports),
+        reference=fitted.reference(validation[0]),
     )
 
 
@@ -70,6 +71,7 @@ def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress |
         calibrated=fitted,
         data_hashes=(*predictor.data_hashes, table.data_hash()),
         reports=(fitted.report(features, table, "calibration"),),
+        reference=fitted.reference(features),
     )
 
 
@@ -103,9 +105,13 @@ def add_models(
     grown = _growing(recipe, known.estimator.kind).add_models(
         known.estimator, *train, validation, seed, of_stage(progress, "train")
     )
+    calibrated = known.with_new_models(grown, *validation, mean_known(train[1].scores))
+    columns = range(len(predictor.models), len(calibrated.mean_success))
+    added = calibrated.reference(validation[0]).select(columns)
     return replace(
         predictor,
-        calibrated=known.with_new_models(grown, *validation, mean_known(train[1].scores)),
+        calibrated=calibrated,
+        reference=None if predictor.reference is None else predictor.reference.join(added),
         prices={**predictor.prices, **table.prices},
         data_hashes=(*predictor.data_hashes, table.data_hash()),
     )

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from apportion.router.batch.events import BatchPlanned, Events, Forecast
+from apportion.router.batch.forecasting.correction import corrected
 from apportion.router.batch.forecasting.forecaster import Forecaster
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
 from apportion.router.batch.planning.batch import by_strategy
@@ -21,6 +22,7 @@ from apportion.router.batch.queueing.line import Lane
 from apportion.router.batch.reservations.reservations import Reservations, Wish
 from apportion.router.batch.scheduling.entry import Entry, estimates_of
 from apportion.router.budget import Shortage
+from apportion.router.drift.lengths import Ratios
 from apportion.router.errors import ApportionError, DeadlineError
 from apportion.router.prices import ModelPrice
 
@@ -46,6 +48,7 @@ class Decider:
     """Plans batches and takes what they need.
 
     Args:
+        lengths: how long answers are of what was expected.
         patience_s: room is made for a request that has waited so long.
         settle_s: so long after its start every model is waited for.
         clock: seconds of a monotonic clock.
@@ -58,6 +61,7 @@ class Decider:
         forecaster: Forecaster,
         planner: BatchPlanner,
         reservations: Reservations,
+        lengths: Ratios,
         clock: Callable[[], float],
         *,
         patience_s: float,
@@ -68,6 +72,7 @@ class Decider:
         self._forecaster = forecaster
         self._planner = planner
         self._reservations = reservations
+        self._lengths = lengths
         self._clock = clock
         self._patience_s = patience_s
         self._settled_s = clock() + settle_s
@@ -141,7 +146,7 @@ class Decider:
 
     async def _decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
         items = [entry.item for entry in entries]
-        estimates = estimates_of(entries)
+        estimates = corrected(estimates_of(entries), items, policy, self._lengths)
         began_s = self._clock()
         patient = began_s - np.array([entry.arrived_s for entry in entries]) > self._patience_s
         available = await self._reservations.look(items, estimates, policy, patient)

@@ -27,6 +27,7 @@ from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
+from apportion.router.drift.lengths import Ratios
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 
@@ -97,15 +98,18 @@ class PlainRoom:
             self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock, self.chronicle.settled
         )
         previews = Part("predictor of previews", self.predict_s, self.clock)
+        self.lengths = Ratios(len(models))
         self.preview = Preview(
             Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False), media),
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
+            self.lengths,
             self.preview_s,
         )
         decider = Decider(
             self.forecaster,
             self.planner,
             self.reservations,
+            self.lengths,
             self.clock,
             patience_s=self.limits.aging_s,
             settle_s=0.0,

@@ -118,6 +118,24 @@ def room(
 
 
 @app.command()
+def ceiling(
+    requests: Annotated[int, typer.Option(min=8, help="Requests of a case in a round.")] = 8_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 3,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """How many requests a second one Router decides: queues, budgets, ingresses, and what is in flight."""
+    from benchmarks.ceiling import report
+    from benchmarks.ceiling.run import run
+    from benchmarks.load.report import write
+
+    result = run(requests, rounds, seed, console)
+    report.show(result, console)
+    if json_file is not None:
+        write(result, report, json_file)
+
+
+@app.command()
 def outcomes(
     out: Annotated[Path, typer.Option(help="Folder for the outcomes table.")],
     config: Config = CONFIG,

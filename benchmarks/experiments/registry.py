@@ -31,6 +31,7 @@ OTHERS = {
     "throughput": "benchmarks.throughput.report",
     "overhead": "benchmarks.overhead.report",
     "room": "benchmarks.room.report",
+    "ceiling": "benchmarks.ceiling.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",

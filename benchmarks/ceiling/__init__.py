@@ -1,0 +1,1 @@
+"""How many decisions a second one Router has to give, and how much one ingress passes on."""

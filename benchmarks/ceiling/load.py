@@ -1,0 +1,284 @@
+"""One Router under a case's load: the real one, between played ingresses, engines, predictor and solver."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import pickle
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from apportion.deployments.config.service import parse_config
+from apportion.deployments.control.router import Router
+from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch.messages import Decision, Done, EngineReplica, Reply, Report, RouteItem
+from apportion.router.budget import Account, Limit, Scope, Window, to_nano
+from apportion.router.estimates import Estimates
+from apportion.router.prices import ModelPrice
+from benchmarks.ceiling.cases import Case
+
+PRICES_USD = {"wren": 0.01, "finch": 0.1, "lark": 1.0, "heron": 10.0}  # a million tokens
+CAP_USD = 5e-4  # a request: less than the second dearest model costs
+PROMPT = "What is the least number of coins that make 87 cents, and which ones? " * 8  # about 560 characters
+ACCOUNTS = 50  # where keys have no budgets
+BATCH = 256
+REPLICA_SLOTS = 256
+LIMIT_NANO = to_nano(1e6)
+
+
+class Elsewhere:
+    """Counts CPU of this thread that other processes would take."""
+
+    def __init__(self) -> None:
+        self.cpu_s = 0.0
+
+    def __enter__(self) -> None:
+        self._began_s = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu_s += time.thread_time() - self._began_s
+
+
+class _Remote:
+    """A deployment handle's method."""
+
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+@dataclass
+class _Parts:
+    """Predictor and solver as the Router calls them."""
+
+    elsewhere: Elsewhere
+    rng: np.random.Generator
+    predict: _Remote = field(init=False)
+    solve: _Remote = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.predict, self.solve = _Remote(self._predict), _Remote(self._solve)
+
+    async def _predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
+        with self.elsewhere:
+            shape = (len(items), len(prices))
+            success = np.sort(self.rng.uniform(0.2, 0.95, shape), axis=1)
+            tokens = self.rng.uniform(50, 500, shape)
+            cost_usd = tokens * np.array([price.output_usd_per_million for price in prices.values()]) / 1e6
+            return Estimates(
+                success=success,
+                success_std=np.full(shape, 0.05),
+                cost_usd=cost_usd,
+                cost_std_usd=cost_usd / 2,
+                input_tokens=np.full(shape, 140.0),
+                output_tokens=tokens,
+            )
+
+    async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
+        with self.elsewhere:
+            return assign(problem, strategy)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one Router did under load.
+
+    Args:
+        decided: requests.
+        refused: requests, since the queue was full.
+        exchanges: with ingresses.
+        cpu_s: of the Router's process.
+        waiting: requests at the end.
+        in_flight: requests at the end.
+        memory_mib: that the Router took since before it was made.
+    """
+
+    decided: int
+    refused: int
+    exchanges: int
+    cpu_s: float
+    waiting: int = 0
+    in_flight: int = 0
+    memory_mib: float = 0.0
+
+    @property
+    def us_per_decision(self) -> float:
+        return self.cpu_s / max(self.decided, 1) * 1e6
+
+    def since(self, before: Measured) -> Measured:
+        """What was done since then."""
+        return replace(
+            self,
+            decided=self.decided - before.decided,
+            refused=self.refused - before.refused,
+            exchanges=self.exchanges - before.exchanges,
+            cpu_s=self.cpu_s - before.cpu_s,
+        )
+
+
+class LoadedRouter:
+    """The Router of a case."""
+
+    def __init__(self, case: Case, folder: Path, seed: int) -> None:
+        self.case = case
+        self.elsewhere = Elsewhere()
+        config = parse_config(_configuration(case, folder))
+        parts = _Parts(self.elsewhere, np.random.default_rng(seed))
+        deployed: Any = Router
+        self._router = deployed.func_or_class(config, parts, parts, {})
+        self._router.reconfigure(config.routing.model_dump())
+        limits = (Limit(Scope.key, Window.month, LIMIT_NANO, f"key-{number}") for number in range(case.keys or 0))
+        self._router._reservations.spending.set_key_limits(limits)
+        numbers = itertools.count()
+        self._ingresses = [_Ingress(self, one, numbers) for one in range(case.ingresses)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._enough = asyncio.Event()
+        self.closing = False
+        self._until = self.decided = self.refused = self.exchanges = 0
+
+    async def start(self) -> None:
+        """Engines announce themselves, and ingresses begin to send."""
+        await self._announce()
+        self._tasks = [asyncio.create_task(work) for work in (self._heartbeats(), *(i.run() for i in self._ingresses))]
+
+    async def decides(self, requests: int) -> Measured:
+        """Returns when so many more requests have been decided; what was done since the start."""
+        self._until = self.decided + requests
+        self._enough.clear()
+        stopped = asyncio.create_task(self._enough.wait())
+        done, _ = await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        state = self._router._scheduler.waiting, self._router._reservations.fleet.in_flight
+        return Measured(self.decided, self.refused, self.exchanges, time.process_time() - self.elsewhere.cpu_s, *state)
+
+    async def close(self) -> None:
+        """Ends what is being planned, and the ledger."""
+        self.closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._router._housekeeping.stop()
+        await self._router._scheduler.drain()
+        self._router._reservations.spending.close()
+
+    async def exchange(self, data: bytes) -> bytes:
+        """As a process of its own gets and gives it."""
+        report, wait = pickle.loads(data)
+        reply = await self._router.exchange(report, wait)
+        return pickle.dumps(reply, pickle.HIGHEST_PROTOCOL)
+
+    def heard(self, reply: Reply, decided: int) -> None:
+        """An ingress has its reply."""
+        self.exchanges += 1
+        self.decided += decided
+        self.refused += len(reply.verdicts) - decided
+        if self.decided >= self._until:
+            self._enough.set()
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            await self._announce()
+
+    async def _announce(self) -> None:
+        for replica in _replicas(self.case):
+            await self._router.announce(replica)
+
+
+class _Ingress:
+    """Sends requests and ends them, as many as the case has; what it does is not the Router's."""
+
+    def __init__(self, router: LoadedRouter, number: int, numbers: Iterator[int]) -> None:
+        case = router.case
+        self._router = router
+        self._numbers = numbers
+        self._name = f"ingress-{number}"
+        self._reports = itertools.count(1)
+        self._running: deque[str] = deque()
+        self._most_running = (case.in_flight * 3 // 4 if case.full else case.in_flight) // case.ingresses
+        self._undecided = 0
+        self._most_undecided = (case.places + case.in_flight if case.full else BATCH) // case.ingresses
+
+    async def run(self) -> None:
+        coming = self._most_undecided
+        while not self._router.closing:  # a cancel that meets a reply is lost (CPython 3.11)
+            with self._router.elsewhere:
+                done = [Done(self._running.popleft(), 1e-5) for _ in range(len(self._running) - self._most_running)]
+                if self._router.case.full:
+                    coming += 2 * len(done)
+                else:
+                    coming = self._most_undecided - self._undecided
+                items = [_item(next(self._numbers), self._router.case) for _ in range(coming)]
+                self._undecided, coming = self._undecided + len(items), 0
+                data = pickle.dumps(
+                    (Report(self._name, next(self._reports), items=tuple(items), done=tuple(done)), True),
+                    pickle.HIGHEST_PROTOCOL,
+                )
+            answer = await self._router.exchange(data)
+            with self._router.elsewhere:
+                reply: Reply = pickle.loads(answer)
+                decided = [verdict.id for verdict in reply.verdicts if isinstance(verdict, Decision)]
+                self._running.extend(decided)
+                self._undecided -= len(reply.verdicts)
+                self._router.heard(reply, len(decided))
+
+
+async def measured(case: Case, folder: Path, seed: int, requests: int) -> Measured:
+    """What the Router of a case takes for so many requests, once the case's state is reached."""
+    before_bytes = psutil.Process().memory_full_info().uss
+    router = LoadedRouter(case, folder, seed)
+    await router.start()
+    try:
+        before = await router.decides(max(2 * case.in_flight, case.keys or 0))
+        after = await router.decides(requests)
+        memory_mib = (psutil.Process().memory_full_info().uss - before_bytes) / 2**20
+        return replace(after.since(before), memory_mib=memory_mib)
+    finally:
+        await router.close()
+
+
+def _item(number: int, case: Case) -> RouteItem:
+    account = Account(f"key-{number % (case.keys or ACCOUNTS)}")
+    return RouteItem(f"{number:032x}", PROMPT, max_tokens=500, account=account, timeout_s=300.0)
+
+
+def _slots(case: Case) -> int:
+    """Of each model: all that is in flight together in a full queue, else more than is ever needed."""
+    return case.in_flight // len(PRICES_USD) if case.full else case.in_flight + 2 * BATCH
+
+
+def _replicas(case: Case) -> list[EngineReplica]:
+    count = -(-_slots(case) // REPLICA_SLOTS)
+    return [
+        EngineReplica(f"{name}-{number}", name, "http://10.0.0.1:8000", _slots(case) // count)
+        for name in PRICES_USD
+        for number in range(count)
+    ]
+
+
+def _configuration(case: Case, folder: Path) -> dict[str, Any]:
+    models = [
+        {
+            "name": name,
+            "source": "x",
+            "input_usd_per_million": usd,
+            "output_usd_per_million": usd,
+            "max_model_len": 32_768,
+            "max_num_seqs": REPLICA_SLOTS,
+        }
+        for name, usd in PRICES_USD.items()
+    ]
+    sections: dict[str, Any] = {"batching": {"max_queue": case.places}}
+    if case.capped:
+        sections["routing"] = {"budget_usd_per_request": CAP_USD}
+    if case.keys is not None:
+        limits = [{"scope": "service", "window": "month", "usd": LIMIT_NANO / 1e9}]
+        sections["budget"] = {"database": f"sqlite:///{folder / 'ledger.db'}", "limits": limits}
+    return {"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import pickle
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ import psutil
 
 from apportion.deployments.config.service import parse_config
 from apportion.deployments.control.router import Router
+from apportion.deployments.wire.garbage import freeze
+from apportion.deployments.wire.packing import pack, unpack
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Reply, Report, RouteItem
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
@@ -170,9 +171,9 @@ class LoadedRouter:
 
     async def exchange(self, data: bytes) -> bytes:
         """As a process of its own gets and gives it."""
-        report, wait = pickle.loads(data)
+        report, wait = unpack(data)
         reply = await self._router.exchange(report, wait)
-        return pickle.dumps(reply, pickle.HIGHEST_PROTOCOL)
+        return pack(reply)
 
     def heard(self, reply: Reply, decided: int) -> None:
         """An ingress has its reply."""
@@ -217,13 +218,10 @@ class _Ingress:
                     coming = self._most_undecided - self._undecided
                 items = [_item(next(self._numbers), self._router.case) for _ in range(coming)]
                 self._undecided, coming = self._undecided + len(items), 0
-                data = pickle.dumps(
-                    (Report(self._name, next(self._reports), items=tuple(items), done=tuple(done)), True),
-                    pickle.HIGHEST_PROTOCOL,
-                )
+                data = pack((Report(self._name, next(self._reports), items=tuple(items), done=tuple(done)), True))
             answer = await self._router.exchange(data)
             with self._router.elsewhere:
-                reply: Reply = pickle.loads(answer)
+                reply: Reply = unpack(answer)
                 decided = [verdict.id for verdict in reply.verdicts if isinstance(verdict, Decision)]
                 self._running.extend(decided)
                 self._undecided -= len(reply.verdicts)
@@ -234,6 +232,7 @@ async def measured(case: Case, folder: Path, seed: int, requests: int) -> Measur
     """What the Router of a case takes for so many requests, once the case's state is reached."""
     before_bytes = psutil.Process().memory_full_info().uss
     router = LoadedRouter(case, folder, seed)
+    freeze()  # as in the service
     await router.start()
     try:
         before = await router.decides(max(2 * case.in_flight, case.keys or 0))

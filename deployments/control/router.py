@@ -27,6 +27,7 @@ from apportion.deployments.control.sole import service_name
 from apportion.deployments.observability.metrics import Metrics
 from apportion.deployments.wire.channel import Address, Listener
 from apportion.deployments.wire.feedback import Feedback
+from apportion.deployments.wire.garbage import spare_what_is_loaded
 from apportion.deployments.wire.listening import ANY_PORT
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.events import EndedUnserved, Events
@@ -99,6 +100,7 @@ class Router:
                 **({"metrics": self._tell_ray} if self._metrics.bridged else {}),
             },
         )
+        spare_what_is_loaded()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """A new policy for the batches to come; nothing restarts. What it leaves out is as the configuration has it.

@@ -53,6 +53,7 @@ from apportion.deployments.wire.calls import answer_of
 from apportion.deployments.wire.channel import Channel
 from apportion.deployments.wire.cors import Cors
 from apportion.deployments.wire.errors import error_response, style_of
+from apportion.deployments.wire.garbage import spare_what_is_loaded
 from apportion.deployments.wire.headers import ignored_header, verdict_json
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import Verdict
@@ -140,6 +141,7 @@ class Ingress:
         self._authenticator = Authenticator(config)
         self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
         self._door = Door(config.ingress, config.dispatch.request_timeout_s)
+        spare_what_is_loaded()
 
     async def __del__(self) -> None:
         self._state.close()

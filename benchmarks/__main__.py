@@ -136,6 +136,23 @@ def ceiling(
 
 
 @app.command()
+def sharding(
+    requests: Annotated[int, typer.Option(min=64, help="Requests of a period, over all Routers.")] = 1_024,
+    seeds: Seeds = 10,
+    json_file: Json = None,
+) -> None:
+    """What several Routers that share slots and money would lose against one: a simulation."""
+    from benchmarks.load.report import write
+    from benchmarks.sharding import report
+    from benchmarks.sharding.run import run
+
+    result = run(requests, seeds, console)
+    report.show(result, console)
+    if json_file is not None:
+        write(result, report, json_file)
+
+
+@app.command()
 def outcomes(
     out: Annotated[Path, typer.Option(help="Folder for the outcomes table.")],
     config: Config = CONFIG,

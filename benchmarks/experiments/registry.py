@@ -32,6 +32,7 @@ OTHERS = {
     "overhead": "benchmarks.overhead.report",
     "room": "benchmarks.room.report",
     "ceiling": "benchmarks.ceiling.report",
+    "sharding": "benchmarks.sharding.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",

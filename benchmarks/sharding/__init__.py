@@ -1,0 +1,1 @@
+"""What several Routers that share slots and money would lose against one."""

@@ -59,8 +59,8 @@ async def test_a_router_that_stops_ends_its_lines(start: Start) -> None:
     channel = Channel(service.router.address, "the router")
     link = RouterLink(channel.call)
     assert (await link.plan(item("r"))).id == "r"
-    assert channel._line is not None
-    ended = channel._line.connection
+    (line,) = channel._lines.values()
+    ended = line.connection
     service.router.__del__()
     async with asyncio.timeout(5):
         while not ended.closed:

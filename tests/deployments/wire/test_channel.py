@@ -1,13 +1,16 @@
 import asyncio
 import contextlib
 import pickle
+import random
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from apportion.deployments.wire import channel as channel_module
 from apportion.deployments.wire import sealed
 from apportion.deployments.wire.channel import Address, Channel, Listener
 from apportion.deployments.wire.listening import ANY_PORT
@@ -96,22 +99,62 @@ async def test_an_answer_that_cannot_be_sent_ends_the_connection(monkeypatch: py
             await channel.call(b"x" * 1000)
 
 
-async def test_a_call_that_is_given_up_ends_where_it_is_answered() -> None:
+async def test_a_call_that_is_given_up_ends_where_it_is_answered_and_no_other_does() -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def hang() -> None:
+    async def answer(pause_s: float) -> str:
         begun.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(pause_s)
         except asyncio.CancelledError:
             cancelled.set()
             raise
+        return "done"
 
-    async with listening(hang) as (_, address), calling(address) as channel, asyncio.timeout(5):
-        call = asyncio.create_task(channel.call())
+    async with listening(answer) as (listener, address), calling(address) as channel, asyncio.timeout(5):
+        given_up, other = asyncio.create_task(channel.call(60.0)), asyncio.create_task(channel.call(0.3))
         await begun.wait()
-        call.cancel()
+        given_up.cancel()
         await cancelled.wait()
+        assert await other == "done"
+        (line,) = listener._lines
+        assert not line._tasks
+
+
+async def test_calls_are_spread_over_as_many_replicas_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "LOOK_S", 0.01)
+    asked: list[str] = []
+
+    def replica(name: str) -> Callable[[], Awaitable[None]]:
+        async def answer() -> None:
+            asked.append(name)
+            await asyncio.sleep(0.1)
+
+        return answer
+
+    async with listening(replica("a")) as (_, one), listening(replica("b")) as (other_listener, other):
+        found: list[Address] = []
+
+        async def find() -> Address:
+            found.append(random.choice((one, other)))
+            return found[-1]
+
+        channel = Channel(find, "a predictor", replicas=2)
+        while len(channel._open) < 2:
+            await channel.call()
+            await asyncio.sleep(0.02)
+        looks = len(found)
+        asked.clear()
+        await asyncio.gather(*(channel.call() for _ in range(8)))
+        assert Counter(asked) == {"a": 4, "b": 4}
+        assert len(found) == looks, "who knows all of them looks for no more"
+        other_listener.close()
+        await asyncio.sleep(0.05)
+        asked.clear()
+        await asyncio.gather(*(channel.call() for _ in range(4)))
+        assert asked == ["a"] * 4
+        channel.close()
+        await asyncio.sleep(0.01)
 
 
 async def test_after_a_failure_the_address_is_asked_anew() -> None:

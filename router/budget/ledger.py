@@ -317,7 +317,8 @@ class BudgetLedger:
         """Balances of the keys, with `changes` that are not written yet; their rows stay locked."""
         names = {self._ids[key]: key for key in keys}
         entered = changes.rows if changes else {}
-        for row_id, spent, reserved in self._rows.balances(connection, sorted(names.keys() | entered.keys())):
+        read = names.keys() | entered.keys() if self._rows.locked_by_row else names.keys()
+        for row_id, spent, reserved in self._rows.balances(connection, sorted(read)):
             if row_id in names:
                 more_spent, more_reserved = entered.get(row_id, (0, 0))
                 standing.balances[names[row_id]] = Balance(spent + more_spent, reserved + more_reserved)

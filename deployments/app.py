@@ -14,7 +14,7 @@ from apportion.deployments.cluster.nodes import live_nodes
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order, pin
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
-from apportion.deployments.config.service import ServiceConfig, parse_config
+from apportion.deployments.config.service import LivePredictor, ServiceConfig, parse_config
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
 from apportion.deployments.control.solver import Solver
@@ -72,6 +72,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
             "num_cpus": config.predictor.num_cpus,
             "runtime_env": _env(PREDICTOR_ENV | {"RAYON_NUM_THREADS": str(config.predictor.threads)}),
         },
+        user_config=LivePredictor().model_dump(),
         max_surge_percent=config.rollout.front_surge_percent,
         logging_config=QUIET,
     ).bind(config)

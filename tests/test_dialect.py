@@ -16,8 +16,8 @@ SOURCES = sources(ROOT, ("router", "allocation", "deployments", "benchmarks"))
 # A message may start with these: they are written with a capital letter everywhere.
 NAMES = {
     *("API", "CPU", "CPUs", "CSV", "GET", "GPU", "GPUs", "HTTP", "JSON", "POST", "SHA", "URL", "USD", "UTF", "YAML"),
-    *("HiGHS", "HAProxy", "Hugging", "MiniLM", "OpenAI", "PostgreSQL", "Pyomo", "Ray", "Router", "RouterBench"),
-    *("SQLite", "Serve"),
+    *("HiGHS", "HAProxy", "Hugging", "MiniLM", "OpenAI", "PostgreSQL", "Predictor", "Pyomo", "Ray", "Router"),
+    *("RouterBench", "SQLite", "Serve"),
     "Unrecognized",  # OpenAI's own words for an unknown field, which clients look for
 }
 

@@ -23,14 +23,16 @@ def check(
 
     Example: `apportion check serve_config.yaml && serve deploy serve_config.yaml`
     """
-    from apportion.deployments.config.knowledge import Knowledge
+    from apportion.deployments.config.knowledge import Knowledge, check_same
     from apportion.deployments.config.reader import read_config
     from apportion.deployments.keys.check import check_keys
     from apportion.router.budget.schema import has_password
 
     found = read_config(file)
     service = found.service
-    notices = Knowledge.of(service).notices
+    knowledge = Knowledge.of(service)
+    if found.artefact is not None:
+        check_same(knowledge.known, Knowledge.of(found.replaced).known, found.artefact)
     check_keys(found)
     budget = service.budget
     if budget is not None and budget.database is not None and has_password(budget.database):
@@ -40,7 +42,7 @@ def check(
             highlight=False,
             markup=False,
         )
-    for notice in (*notices, *(notice for model in service.models for notice in _seen(model))):
+    for notice in (*knowledge.notices, *(notice for model in service.models for notice in _seen(model))):
         warn(notice)
     console.print(f"{file}: right; it serves {', '.join(service.names)}", highlight=False, markup=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Knowledge:
     """How well models answer, as far as it is known before any request is read.
 
     `mean_success` (M,) is each model's in its training data, or what is stated for it, or 0: what is left to plan with
-    without a predictor. `by_name_only` are the models of which nobody says anything. `notices` tell people of every
+    without a predictor. `known` are the served models that the artefact predicts, `by_name_only` those of which nobody
+    says anything. `notices` tell people of every
     model that is served and not known, or known and not served, and of a GPU that has nothing to do. `reference` is
     what predictions are compared with; None: the artefact does not say.
     """
@@ -40,6 +42,7 @@ class Knowledge:
     mean_success: FloatArray
     by_name_only: frozenset[str]
     notices: tuple[str, ...]
+    known: tuple[str, ...]
     reference: KnownReference | None = None
 
     @classmethod
@@ -64,7 +67,17 @@ class Knowledge:
             np.array([(means | stated)[name] for name in config.names]),
             frozenset(model.name for model in unknown if model.prior_success is None),
             (*_notices(config, means), *_idle_gpu(config, description.encoder.source)),
+            tuple(name for name in config.names if name in means),
             _reference(config, description),
+        )
+
+
+def check_same(known: Sequence[str], others: Sequence[str], artefact: str) -> None:
+    """Raises: ArtefactError: an artefact cannot take another's place, since it predicts other models of the fleet."""
+    if tuple(known) != tuple(others):
+        raise ArtefactError(
+            f"artefact {artefact}: of the models that are served it knows {', '.join(others)}, the one in whose place "
+            f"it is to be {', '.join(known)}; name it as predictor.artefact and deploy anew"
         )
 
 

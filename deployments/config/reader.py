@@ -9,22 +9,35 @@ from typing import Any
 
 from apportion.allocation.serve_file import APPLICATION, ARGUMENTS, ServeFile
 from apportion.deployments.config.budget import LimitConfig
-from apportion.deployments.config.service import LivePolicy, ServiceConfig, live_policy
+from apportion.deployments.config.service import LivePolicy, ServiceConfig, live_policy, live_predictor
 from apportion.router.batch.messages import ROUTER
 from apportion.router.errors import ConfigurationError
 
 IMPORT_PATH = "apportion.deployments.app:build"
 IMPORT_PATHS = {IMPORT_PATH, "deployments.app:build"}  # the second: before the packages were under one name
+PREDICTOR = "Predictor"  # the deployment
 _PREFIX = re.compile(r"/|/[^{}]*[^{}/]")  # of paths; Serve takes no wildcards in it
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """file: the text with its lines; service: the configuration of its one application; live: the Router's own."""
+    """file: the text with its lines; service: the configuration of its one application; live: the Router's own;
+    artefact: that takes the place of the configuration's.
+    """
 
     file: ServeFile
     service: ServiceConfig
     live: LivePolicy | None = None
+    artefact: str | None = None
+
+    @property
+    def replaced(self) -> ServiceConfig:
+        """The service's configuration with the artefact that predicts."""
+        service = self.service
+        if self.artefact is None:
+            return service
+        predictor = service.predictor.model_copy(update={"artefact": self.artefact})
+        return service.model_copy(update={"predictor": predictor})
 
     @property
     def limits(self) -> tuple[LimitConfig, ...]:
@@ -72,14 +85,16 @@ def check_config(file: ServeFile) -> ReadConfig:
                 "autoscaling_config",
             )
     service = file.checked(ServiceConfig, ARGUMENTS)
-    live = None
+    live, artefact = None, None
     for number, changed in enumerate(deployments):
-        if changed.get("name") == ROUTER and changed.get("user_config"):
-            try:
+        try:
+            if changed.get("name") == ROUTER and changed.get("user_config"):
                 live = live_policy(changed["user_config"], service)
-            except ConfigurationError as error:
-                raise file.fault((*APPLICATION, "deployments", number, "user_config"), error.message) from error
-    return ReadConfig(file, service, live)
+            if changed.get("name") == PREDICTOR and changed.get("user_config"):
+                artefact = live_predictor(changed["user_config"]).artefact
+        except ConfigurationError as error:
+            raise file.fault((*APPLICATION, "deployments", number, "user_config"), error.message) from error
+    return ReadConfig(file, service, live, artefact)
 
 
 def _deployments(file: ServeFile) -> list[dict[str, Any]]:

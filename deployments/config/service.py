@@ -157,6 +157,16 @@ class PredictorConfig(Section):
         return None if self.encoder is None else resolve_source(self.encoder)
 
 
+class LivePredictor(Section):
+    """The artefact of a running service."""
+
+    artefact: Source | None = Field(
+        None,
+        description="Takes the place of `predictor.artefact` without a restart, as soon as it is loaded; knows the "
+        "same of the models that are served. Null: that one again.",
+    )
+
+
 class SolverConfig(Section):
     """The actor that solves a batch."""
 
@@ -398,6 +408,20 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
             f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"
         )
     return policy
+
+
+def live_predictor(user_config: dict[str, Any]) -> LivePredictor:
+    """The Predictor's `user_config`.
+
+    Raises:
+        ConfigurationError: a field is wrong.
+    """
+    if not isinstance(user_config, dict):
+        raise ConfigurationError(f"Predictor.user_config: a {type(user_config).__name__}; give the field artefact")
+    try:
+        return LivePredictor.model_validate(user_config)
+    except ValidationError as error:
+        raise ConfigurationError(f"Predictor.user_config: {_describe(error)}") from error
 
 
 def _describe(error: ValidationError) -> str:

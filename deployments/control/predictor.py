@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import serve
 
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.control.artefacts import Artefacts
 from apportion.deployments.control.watch import Watch
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.messages import RouteItem
 from apportion.router.errors import UnavailableError
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
+
+if TYPE_CHECKING:
+    from apportion.router.prediction.fleet_predictor import FleetPredictor
 
 
 @serve.deployment
@@ -27,17 +33,12 @@ class Predictor:
         import torch
 
         from apportion.router.prediction.estimation import RequestEstimator
-        from apportion.router.prediction.fleet_predictor import FleetPredictor
         from apportion.router.prediction.tokens import TokenCounter
 
         torch.set_num_threads(config.predictor.threads)
+        self._artefacts = Artefacts(config)
         self._estimator = RequestEstimator(
-            predictor=FleetPredictor.load(
-                config.predictor.artefact_path,
-                {model.name: model.prior_success for model in config.models},
-                encoder=config.predictor.encoder_source,
-                device="cuda" if config.predictor.num_gpus else "cpu",
-            ),
+            predictor=self._artefacts.predictor,
             counter=TokenCounter.load(
                 {model.name: model.tokenizer_source for model in config.models},
                 {model.name: model.max_model_len for model in config.models},
@@ -60,6 +61,14 @@ class Predictor:
             raise UnavailableError("the router and its predictor have different models; the deploy is not done yet")
         with self._watch.call():
             return self._estimator.estimate(items, list(prices.values()))
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Another artefact as soon as it is loaded, or the configuration's again; nothing restarts."""
+
+        def taken(predictor: FleetPredictor) -> None:
+            self._estimator = dataclasses.replace(self._estimator, predictor=predictor)
+
+        self._artefacts.want(user_config, taken)
 
     def check_health(self) -> None:
         """Raises: UnavailableError: it hangs, so that Serve starts another in its place."""

@@ -17,7 +17,7 @@ from apportion.allocation.cluster import ClusterFile
 from apportion.allocation.models import ModelsFile
 from apportion.allocation.replica import ProfilesFile
 from apportion.deployments.config.keys import KeyEntry
-from apportion.deployments.config.service import LivePolicy, ServiceConfig
+from apportion.deployments.config.service import LivePolicy, LivePredictor, ServiceConfig
 from apportion.deployments.reference.tables import table
 
 Model = type[BaseModel]
@@ -65,6 +65,12 @@ FILES = (
         "`user_config` of the deployment `Router` in `serve_config.yaml`; `serve deploy` changes it without a restart. "
         "A field that it leaves out is as in `args`.",
         LivePolicy,
+    ),
+    File(
+        "The predictor of a running service",
+        "`user_config` of the deployment `Predictor` in `serve_config.yaml`; `serve deploy` changes it without a "
+        "restart, and the one before predicts until the new one is loaded.",
+        LivePredictor,
     ),
     File("API keys", "Each entry of the list that `keys.file` or `keys.env` names.", KeyEntry),
     File("The cluster that is planned for", "`cluster.yaml`, for `apportion plan --cluster`.", ClusterFile),

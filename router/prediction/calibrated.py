@@ -7,14 +7,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from apportion.router.arrays import FloatArray
+from apportion.router.arrays import BoolArray, FloatArray
 from apportion.router.drift.shift import Reference
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.artefact import CalibrationRecord
 from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
 from apportion.router.prediction.estimator import Estimator, FittedEstimator, Steps, StorableEstimator
 from apportion.router.prediction.features import Features
-from apportion.router.prediction.incumbent import Incumbent
+from apportion.router.prediction.incumbent import FEWEST_SWITCHES, Incumbent
 from apportion.router.prediction.prediction import Prediction
 
 F = TypeVar("F", bound=FittedEstimator)
@@ -45,17 +45,22 @@ class Calibrated(Generic[F]):
         fitted = recipe.fit(*train, validation, seed, progress)
         mean_success = mean_known(train[1].scores)
         n_models = len(mean_success)
-        incumbent = Incumbent(best_single(mean_success, mean_known(train[1].cost_usd)), np.zeros(n_models))
+        best = best_single(mean_success, mean_known(train[1].cost_usd))
+        incumbent = Incumbent(best, np.where(np.arange(n_models) == best, 0.0, 1.0))  # nothing is proven yet
         return cls(fitted, Calibration.identity(n_models), incumbent, mean_success).recalibrated(*validation)
 
     def recalibrated(self, features: Features, table: OutcomesTable) -> Calibrated[F]:
         """Calibration and margins anew from these rows, which must not have been trained on.
 
         The incumbent keeps its place against equals; a model that was added later and has the better mean score
-        takes it.
+        takes it. What the rows say nothing of stays: the calibration of a model without a score, and the incumbent with
+        its margins where too few rows know more than one model's score.
         """
         raw = self.estimator.predict(features).success
-        calibration = Calibration.fit(raw, table.scores)
+        known: BoolArray = np.isfinite(table.scores)
+        calibration = Calibration.fit(raw, table.scores).where(known.sum(axis=0) > 0, self.calibration)
+        if (known.sum(axis=1) > 1).sum() < FEWEST_SWITCHES:
+            return replace(self, calibration=calibration)
         incumbent = Incumbent.fit(calibration.apply(raw), table.scores, self._best())
         return replace(self, calibration=calibration, incumbent=incumbent)
 

@@ -82,6 +82,15 @@ class Calibration:
         rows = list(columns)
         return Calibration(self.temperatures[rows], self.bucket_estimates[rows], self.bucket_values[rows])
 
+    def where(self, chosen: BoolArray, other: Calibration) -> Calibration:
+        """This one for the models that are chosen, (M,), the other one for the rest."""
+        rows = chosen[:, None]
+        return Calibration(
+            np.where(chosen, self.temperatures, other.temperatures),
+            np.where(rows, self.bucket_estimates, other.bucket_estimates),
+            np.where(rows, self.bucket_values, other.bucket_values),
+        )
+
     def join(self, other: Calibration) -> Calibration:
         """Both models' calibrations, these first."""
         return Calibration(

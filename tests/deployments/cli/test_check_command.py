@@ -48,6 +48,24 @@ def test_a_wrong_user_config_is_named_with_its_line(
     assert "line" in said
 
 
+@pytest.mark.parametrize(
+    ("user_config", "says"),
+    [
+        ({"artefact": "/nowhere"}, "it has no artefact.json"),
+        ({"artefakt": "zoo:predictor"}, "artefakt: unknown field"),
+        ("zoo:predictor", "a str; give the field artefact"),
+        ({"artefact": "zoo:predictor"}, "right; it serves"),
+    ],
+)
+def test_an_artefact_that_is_to_take_anothers_place_is_read(
+    document: dict, tmp_path: Path, user_config: object, says: str
+) -> None:
+    document["applications"][0]["deployments"] = [{"name": "Predictor", "user_config": user_config}]
+    code, said = checked(document, tmp_path)
+    assert (code == 0) is ("right" in says)
+    assert says in said
+
+
 @pytest.mark.parametrize("deployments", ["Router", ["Router"], {"Router": {"num_replicas": 1}}])
 def test_deployments_of_another_form_are_named(document: dict, tmp_path: Path, deployments: object) -> None:
     document["applications"][0]["deployments"] = deployments

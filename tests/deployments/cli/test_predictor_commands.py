@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +16,9 @@ from apportion.deployments.cli import app
 from apportion.router.outcomes import write_outcomes
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.prompts import read_requests
+from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS
+from apportion.router.records.store import Store
+from apportion.router.traits import PLAIN
 from tests.samples import make_outcomes
 
 runner = CliRunner()
@@ -112,6 +118,51 @@ def test_calibrate_writes_a_new_artefact(artefact: Path, tmp_path: Path) -> None
     described = [json.loads((folder / "artefact.json").read_text()) for folder in (artefact, out)]
     assert len(described[1]["data_sha256"]) == len(described[0]["data_sha256"]) + 1
     assert described[1]["calibration"][0]["rows"] == 200
+
+
+def _records(folder: Path, n: int, luck: float) -> str:
+    """Answers of both models, judged; of good ones only this share is good any more."""
+    table, random = make_outcomes(n, seed=5).select_models(["small", "medium"]), np.random.default_rng(1)
+    store = Store.open(str(folder))
+    names, now = [f"r{i:04}" for i in range(n)], datetime.now(UTC)
+    chosen = random.integers(2, size=n).tolist()
+    good = table.scores[np.arange(n), chosen] * (random.random(n) < luck)
+    times = [now + timedelta(milliseconds=i) for i in range(n)]
+    requests: list[dict[str, Any]] = []
+    said: list[dict[str, Any]] = []
+    asked: list[dict[str, Any]] = []
+    told = zip(names, times, chosen, good.tolist(), table.prompts, strict=True)
+    for name, time, j, score, prompt in told:
+        requests.append({"id": name, "time": time, "chosen": table.models[j], "ending": "answered", "status": 200})
+        said.append({"id": name, "time": time, "key": "good", "number": score})
+        asked.append({"id": name, "time": time, "prompt": prompt, **PLAIN._asdict()})
+    for kind, rows in ((REQUESTS, requests), (FEEDBACK, said), (PROMPTS, asked)):
+        store.append(kind, pa.Table.from_pylist(rows, kind.schema), now)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("luck", "admitted"), [(0.5, True), (1.0, False)])
+def test_calibrate_on_records_writes_only_what_is_certainly_no_loss(
+    artefact: Path, tmp_path: Path, luck: float, admitted: bool
+) -> None:
+    records, out = _records(tmp_path / "records", 700, luck), tmp_path / "candidate"
+    options = ["calibrate", str(artefact), "--records", records, "--out", str(out), "--device", "cpu"]
+    result = runner.invoke(app, [*options, "--json", str(tmp_path / "told.json")])
+
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (result.exit_code, told["admitted"], out.exists()) == (0 if admitted else 1, admitted, admitted)
+    assert told["comparison"]["answers"] == 140
+    if admitted:
+        described = json.loads((out / "artefact.json").read_text())
+        assert described["calibration"][0]["rows"] == 560
+        assert len(described["reference"]["edges"]) == 2
+
+
+def test_calibrate_needs_one_source_and_a_place_for_what_records_make(artefact: Path, tmp_path: Path) -> None:
+    for options, said in ((), "--data, --records"), (("--records", str(tmp_path)), "--out: missing"):
+        result = runner.invoke(app, ["calibrate", str(artefact), *options])
+        assert result.exit_code == 2
+        assert said in result.output
 
 
 def test_train_adds_models_to_an_artefact(artefact: Path, tmp_path: Path) -> None:

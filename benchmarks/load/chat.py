@@ -153,7 +153,7 @@ async def _read_stream(response: aiohttp.ClientResponse, answer: Answer, started
     done = False
     async for line in response.content:
         if line.startswith(_COMMENT):
-            answer.cost_usd = float(line[len(_COMMENT) :])
+            answer.cost_usd = float(line[len(_COMMENT) :].split()[0])  # an engine tells lengths behind it
         elif line.startswith(_DATA + b"[DONE]"):
             done = True
         elif line.startswith(_DATA):

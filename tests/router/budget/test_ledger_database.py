@@ -12,7 +12,7 @@ import pytest
 
 from apportion.router.budget import Account, Limit, Scope, Window
 from apportion.router.budget.ledger import BudgetLedger
-from apportion.router.budget.schema import reservations
+from apportion.router.budget.schema import BUSY_TIMEOUT_S, reservations
 from apportion.router.errors import ConfigurationError, LedgerError
 from tests.router.budget.claims import DAILY, NOW_S, Open, balance, claim, reserve
 
@@ -24,7 +24,7 @@ def test_a_statement_waits_for_no_writer(open_ledger: Open) -> None:
         writer.execute(reservations.delete())
         began_s = time.monotonic()
         assert balance(ledger) == (0, 600)
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < BUSY_TIMEOUT_S / 2
 
 
 def test_processes_that_make_the_same_counters_at_once_do_not_fail_each_other(url: str) -> None:

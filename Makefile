@@ -19,7 +19,7 @@ test: lint types
 	[ $$units$$services = passedpassed ]
 
 # What starts no Ray, in as many processes as there are JOBS.
-units: setup | postgresql prometheus
+units: setup | postgresql prometheus chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" --numprocesses $(JOBS) --dist loadscope
 
 # What starts Ray, of which only one runs at a time, and measures what answers take.
@@ -72,6 +72,14 @@ prometheus:
 	|| { apt-get update && apt-get install --yes --no-install-recommends prometheus; } \
 	|| { sudo apt-get update && sudo apt-get install --yes --no-install-recommends prometheus; } \
 	|| echo "Without the package prometheus the tests of alerts and of scraping are skipped."
+
+# The console's page is looked at in a browser.
+.PHONY: chromium
+chromium:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1 \
+	|| { apt-get update && apt-get install --yes --no-install-recommends chromium; } \
+	|| { sudo apt-get update && sudo apt-get install --yes --no-install-recommends chromium; } \
+	|| echo "Without the package chromium the tests of the console's page are skipped."
 
 clean:
 	rm -rf .venv

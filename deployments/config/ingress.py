@@ -72,6 +72,11 @@ class IngressConfig(Section):
         description="Tell every caller in the header x-router-batch how many requests of everybody were planned with "
         "his and what they may cost; false: with API keys only those whose key says `operator: true`.",
     )
+    console: bool = Field(
+        True,
+        description="Serve the page /console, which shows how the service does: to everybody where there are no keys, "
+        "else to keys that say `console: true` or `operator: true`.",
+    )
     route: RouteConfig = Field(default_factory=lambda: RouteConfig(), description="Bounds of /v1/route.")
 
     @model_validator(mode="after")

@@ -90,6 +90,7 @@ class KeyEntry(Permissions):
     operator: bool = Field(
         False, description="May see the whole service: the numbers at /health, and the header x-router-batch."
     )
+    console: bool = Field(False, description="May see the page /console; operators may too.")
     limits: tuple[KeyLimit, ...] = Field((), description="Budgets of this key; they need a `budget` section.")
 
     @model_validator(mode="after")

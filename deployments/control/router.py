@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from apportion.deployments.cluster.nodes import node_address
 from apportion.deployments.config.service import ServiceConfig, live_policy
 from apportion.deployments.control.assembly import BatchRoom
+from apportion.deployments.control.board import Board
 from apportion.deployments.control.callers import Callers
 from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.housekeeping import Housekeeping
@@ -54,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5.0  # an exchange answers by then, with or without verdicts
 METRICS_AGE_S = 1.0  # what the database said may be told again for so long
+CONSOLE_AGE_S = 1.0  # the ledger's numbers may be told again for so long
 INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
 
 
@@ -84,6 +87,9 @@ class Router:
         self._scheduler = self._room.scheduler
         self._reservations = self._room.reservations
         self._recording = _recording(config, self._id, self._room.events)
+        self._board = Board(time.time)
+        if config.ingress.console:
+            self._room.events.subscribe(self._board.hear)
         self._callers = Callers(config, self._reservations.spending)
         self._listener = Listener(self.exchange, config.router.ports or ANY_PORT, "router.ports")
         self._confirmations = Confirmations(self._reservations.spending.flush)
@@ -249,6 +255,16 @@ class Router:
     async def metrics(self) -> bytes:
         """The metrics, as Prometheus reads them."""
         return self._metrics.text(await self.state(METRICS_AGE_S))
+
+    async def console(self) -> dict[str, Any]:
+        """What the console shows: the state, the last batches, what became of requests, and what waits for whom."""
+        state = await self.state(CONSOLE_AGE_S)
+        replicas = {name: {"model": one["model"], "breaker": one["breaker"]} for name, one in state["replicas"].items()}
+        waiting = Counter(
+            entry.item.model for session in self._sessions.values() for entry in session.undecided.values()
+        )
+        named = {name: count for name, count in waiting.items() if name is not None}
+        return state | self._board.describe() | {"replicas": replicas, "waiting_for": named}
 
     def _check_newest(self) -> None:
         if self._reservations.spending.superseded:

@@ -21,6 +21,9 @@ from starlette.requests import ClientDisconnect
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.ingress.client import HeldResponse, ServedResponse
+from apportion.deployments.ingress.console.console import Console
+from apportion.deployments.ingress.console.page import console_page, page_response
+from apportion.deployments.ingress.console.reference_page import reference_page
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.door import MAX_REQUESTS, Door
 from apportion.deployments.ingress.feedback import MAX_BODY_BYTES, read_feedback
@@ -62,7 +65,13 @@ from apportion.router.errors import ApportionError, InvalidRequestError, Unknown
 logger = logging.getLogger(__name__)
 
 FEEDBACK_S = 5.0  # for the router to take what is said
-api = FastAPI(title="Apportion", description="One OpenAI-compatible endpoint in front of several models.")
+# FastAPI's own pages load their scripts from elsewhere.
+api = FastAPI(
+    title="Apportion",
+    description="One OpenAI-compatible endpoint in front of several models.",
+    docs_url=None,
+    redoc_url=None,
+)
 api.add_middleware(Traced)  # the innermost, which sees paths as they are served
 api.add_middleware(HeadAsGet)
 api.add_middleware(PlainPaths)
@@ -80,6 +89,12 @@ ENGINE_PATHS: dict[Kind, str] = {
     "tokenize": "/tokenize",
     "detokenize": "/detokenize",
 }
+
+
+@api.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """What is served here."""
+    return page_response(reference_page(api.openapi(), request.scope.get("root_path", "")))
 
 
 @api.exception_handler(ApportionError)
@@ -131,6 +146,7 @@ class Ingress:
         self._router = router
         self._state = RouterState(router.state.remote, config.models)
         self._state.listen()
+        self._console = Console(lambda: router.console.remote())
         self._metrics = MetricsPage(lambda: router.metrics.remote())
         self._naming = Naming(config.feedback, lambda: router.secret.remote())
         self._prompts = Prompts(config.records)
@@ -261,6 +277,22 @@ class Ingress:
         models = await self._state.ready()
         told = {"models": models} if self._authenticator.is_operator(request.headers) else {}
         return JSONResponse({"ready": bool(models), **told}, status_code=200 if models else 503)
+
+    @api.get("/console", include_in_schema=False)
+    async def console(self, request: Request) -> Response:
+        """The page that shows how the service does; it holds nothing before its events tell it."""
+        if not self._config.ingress.console:
+            raise HTTPException(404)
+        return page_response(console_page())
+
+    @api.get("/console/events", include_in_schema=False)
+    async def console_events(self, request: Request) -> Response:
+        """What the page shows, every second; to those who may see it."""
+        if not self._config.ingress.console:
+            raise HTTPException(404)
+        self._authenticator.admit(request.headers).check_console()
+        may_watch = partial(self._authenticator.may_watch, request.headers)
+        return HeldResponse(partial(self._console.watched, may_watch))
 
     def _usable(self, caller: Caller) -> tuple[str, ...]:
         return tuple(name for name in self._config.names if caller.may_use(name))

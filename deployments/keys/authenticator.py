@@ -62,3 +62,11 @@ class Authenticator:
             return self.admit(headers).operator
         except ApportionError:
             return False
+
+    def may_watch(self, headers: Mapping[str, str]) -> bool:
+        """Whether who asks may see the console, still."""
+        try:
+            self.admit(headers).check_console()
+        except ApportionError:
+            return False
+        return True

@@ -22,11 +22,12 @@ def who(account: Account) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the account that pays, what it may do, and whether it may see the whole service."""
+    """Who asks: the account that pays, what it may do, and whether it may see the whole service, or the console."""
 
     account: Account = field(default_factory=Account)
     permissions: Permissions = field(default_factory=Permissions)
     operator: bool = False
+    console: bool = False
 
     def may_use(self, model: str) -> bool:
         return self.permissions.models is None or model in self.permissions.models
@@ -80,6 +81,11 @@ class Caller:
         if not self.permissions.route:
             raise PermissionDeniedError(f"{self.who} may not use /v1/route; have its permission `route` set")
 
+    def check_console(self) -> None:
+        """Raises: PermissionDeniedError: the caller may not see the console."""
+        if not (self.console or self.operator):
+            raise PermissionDeniedError(f"{self.who} may not see the console; have its permission `console` set")
+
     @property
     def who(self) -> str:
         """In words for the caller."""
@@ -115,4 +121,4 @@ def caller_of(entry: KeyEntry | None, anonymous: Permissions, headers: Mapping[s
         tenant = named
     if entry is None:
         return dataclasses.replace(ANYBODY, account=Account(tenant=tenant), permissions=permissions)
-    return Caller(Account(entry.name, tenant), permissions, entry.operator)
+    return Caller(Account(entry.name, tenant), permissions, entry.operator, entry.console)

@@ -117,7 +117,7 @@ def make_router(config: ServiceConfig, predictor: Any = None) -> Any:
 
 def handle_of(router: Any) -> Any:
     """What an ingress uses of the router's deployment handle."""
-    methods = {name: _Remote(getattr(router, name)) for name in ("address", "state", "route")}
+    methods = {name: _Remote(getattr(router, name)) for name in ("address", "state", "route", "console")}
     return SimpleNamespace(router=router, **methods)
 
 

@@ -25,8 +25,8 @@ from apportion.deployments.engine.settings import environment
 from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.router.batch.messages import EngineReplica
 from tests.deployments.ingress.dispatching import serving
-from tests.deployments.ingress.front import Front, ingress_of
-from tests.deployments.local_router import close_router, handle_of, make_router
+from tests.deployments.ingress.front import Front
+from tests.deployments.ingress.whole import whole_service
 from tests.samples import save_encoder
 
 CHATS = ("wren", "finch")
@@ -97,15 +97,9 @@ def engine_url(encoder: str) -> Iterator[str]:
 @asynccontextmanager
 async def service(config: ServiceConfig, urls: dict[str, str]) -> AsyncIterator[Front]:
     """The service's own parts, with these engines."""
-    predictor = Predictor.func_or_class(config)
-    router = make_router(config, predictor)
-    for name, url in urls.items():
-        await router.announce(EngineReplica(f"{name}#1", name, url, 64))
-    try:
-        async with ingress_of(config, handle_of(router)) as front:
-            yield front
-    finally:
-        await close_router(router)
+    replicas = [EngineReplica(f"{name}#1", name, url, 64) for name, url in urls.items()]
+    async with whole_service(config, replicas, Predictor.func_or_class(config)) as front:
+        yield front
 
 
 def client_of(front: Front) -> openai.AsyncOpenAI:

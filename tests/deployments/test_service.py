@@ -332,6 +332,20 @@ def _generated_tokens(url: str) -> float:
     return _metric(url, "vllm:generation_tokens_total")
 
 
+def test_the_console_tells_every_second_through_the_proxy_and_ends_when_nobody_looks(service: Service) -> None:
+    batch = dict(part.split("=") for part in service.chat().headers["x-router-batch"].split("; "))
+    assert "<title>Apportion</title>" in httpx.get(f"{service.url}/console").text
+    told = []
+    with httpx.stream("GET", f"{service.url}/console/events", timeout=10) as answer:
+        for line in filter(None, answer.iter_lines()):
+            told.append(json.loads(line.removeprefix("data: ")))
+            if len(told) == 2:
+                break
+    assert tuple(told[0]["models"]) == MODELS
+    assert int(batch["id"]) in {one["id"] for one in told[0]["batches"]}
+    assert told[1]["batches"] == []
+
+
 def test_the_budget_changes_without_a_restart(service: Service) -> None:
     from apportion.deployments.cluster.launch import deploy
 

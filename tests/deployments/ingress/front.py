@@ -115,6 +115,7 @@ async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]
 
     routes = [Route(path, routed(kind), methods=["POST"]) for kind, path in ENGINE_PATHS.items()]
     routes.append(Route("/v1/feedback", say, methods=["POST"]))
+    routes += [Route("/console", ingress.console), Route("/console/events", ingress.console_events)]
     app = Starlette(routes=routes, exception_handlers=api.exception_handlers, middleware=[Middleware(Traced)])
     try:
         async with serving(app) as server:

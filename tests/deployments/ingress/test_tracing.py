@@ -8,8 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,9 @@ from apportion.deployments.ingress.tracing.middleware import Traced
 from apportion.deployments.ingress.tracing.spans import Tracing
 from apportion.router.batch.messages import EngineReplica
 from tests.deployments.ingress.dispatching import PATH, dead_url, serving, simulated
-from tests.deployments.ingress.front import CONFIG, Front, chat_body, ingress_before, ingress_of
-from tests.deployments.local_router import NAMES, close_router, configuration, handle_of, keys_file, make_router
+from tests.deployments.ingress.front import CONFIG, Front, chat_body, ingress_before
+from tests.deployments.ingress.whole import whole_service
+from tests.deployments.local_router import NAMES, configuration, keys_file
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SECRET = "the launch code is 0000"
@@ -97,19 +97,6 @@ async def ask(front: Front, headers: dict[str, str] | None = None, **fields: Any
         return await client.post(PATH, content=chat_body(**fields), headers=headers or {})
 
 
-@asynccontextmanager
-async def before_a_real_router(tmp_path: Path, replicas: Sequence[EngineReplica]) -> AsyncIterator[Front]:
-    config = configuration(tmp_path / "b.db", keys=keys_file(tmp_path / "keys.yaml", {"name": "k"}))
-    router = make_router(config)
-    for replica in replicas:
-        await router.announce(replica)
-    try:
-        async with ingress_of(config, handle_of(router)) as front:
-            yield front
-    finally:
-        await close_router(router)
-
-
 async def test_a_retried_request_is_one_tree_from_its_caller_to_its_engines(
     spans: InMemorySpanExporter, tmp_path: Path
 ) -> None:
@@ -117,7 +104,8 @@ async def test_a_retried_request_is_one_tree_from_its_caller_to_its_engines(
     async with serving(engine) as running:
         replicas = [EngineReplica(name, name, running.url, 1) for name in NAMES]
         replicas.append(EngineReplica("dead", "wren", dead_url(), 64))
-        async with before_a_real_router(tmp_path, replicas) as front:
+        config = configuration(tmp_path / "b.db", keys=keys_file(tmp_path / "keys.yaml", {"name": "k"}))
+        async with whole_service(config, replicas) as front:
             answer = await ask(
                 front,
                 {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", "authorization": "Bearer k", "tracestate": "a=b"},

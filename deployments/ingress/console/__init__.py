@@ -1,0 +1,1 @@
+"""The console: one page, and the events that it shows."""

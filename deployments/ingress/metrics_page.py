@@ -17,7 +17,7 @@ from apportion.router.batch.guards.recent import Recent
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 AGE_S = 1.0  # numbers may be told again for so long
 TIMEOUT_S = 2.0
-STALE_S = AGE_S + 2 * TIMEOUT_S  # older numbers are those of a router that does not answer
+STALE_S = 1.1 * AGE_S  # older numbers are those of a router that does not answer; another ingress may know newer ones
 
 
 class MetricsPage:

@@ -4,27 +4,32 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= serve_config.yaml
 JOBS ?= 2
+PROGRAMS := postgresql prometheus chromium  # of Debian, that tests start themselves
 
-.PHONY: serve test units services check lint types reference setup clean
+.PHONY: serve test units services attacks check lint types reference setup clean
 
 serve: setup
 	$(BIN)/apportion serve --config $(CONFIG)
 
-# Both parts run, whatever becomes of the first.
-test: lint types
-	@units=failed; services=failed; \
-	$(MAKE) --no-print-directory units && units=passed; \
-	$(MAKE) --no-print-directory services && services=passed; \
-	echo "units: $$units, services: $$services"; \
-	[ $$units$$services = passedpassed ]
+# All parts run, whatever becomes of the others; the attacks alone, since they are held against a quiet service.
+test: lint types | $(PROGRAMS)
+	@echo "units and services are tested side by side; what they say is shown when they end"
+	@beside=failed; attacks=failed; \
+	$(MAKE) -j2 --keep-going --output-sync --no-print-directory units services && beside=passed; \
+	$(MAKE) --no-print-directory attacks && attacks=passed; \
+	echo "units and services: $$beside, attacks: $$attacks"; \
+	[ $$beside$$attacks = passedpassed ]
 
 # What starts no Ray, in as many processes as there are JOBS.
-units: setup | postgresql prometheus chromium
+units: setup | $(PROGRAMS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" --numprocesses $(JOBS) --dist loadscope
 
-# What starts Ray, of which only one runs at a time, and measures what answers take.
-services: setup | prometheus
-	$(BIN)/python -m pytest -m ray
+# What starts Ray, of which only one runs at a time.
+services: setup | $(PROGRAMS)
+	$(BIN)/python -m pytest -m "ray and not hostile and not chaos"
+
+attacks: setup
+	$(BIN)/python -m pytest -m "hostile or chaos"
 
 check: lint types
 

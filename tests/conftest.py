@@ -43,8 +43,8 @@ def alone(stage: contextlib.ExitStack) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that need Ray for themselves come first, so that the shared application starts once."""
-    items.sort(key=lambda item: "alone" not in getattr(item, "fixturenames", ()))
+    """Those that need Ray for themselves come last, so that the shared application starts once."""
+    items.sort(key=lambda item: "alone" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,5 +15,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    return Installed.make(wheel, tmp_path_factory.mktemp("installed"))
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    # A socket's path has room for some hundred characters.
+    with TemporaryDirectory(prefix="apportion-", ignore_cleanup_errors=True) as temporary:
+        yield Installed.make(wheel, tmp_path_factory.mktemp("installed"), Path(temporary))

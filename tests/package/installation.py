@@ -38,16 +38,17 @@ def build(source: Path, out: Path) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment with the wheel in it, a home of its own and an empty folder to work in."""
+    """An environment with the wheel in it, and folders of its own: a home, an empty one to work in, a temporary one."""
 
     environment: Path
     home: Path
     folder: Path
+    temporary: Path
 
     @classmethod
-    def make(cls, wheel: Path, root: Path) -> Installed:
+    def make(cls, wheel: Path, root: Path, temporary: Path) -> Installed:
         """Everything but the project comes from the environment that the tests run in."""
-        found = cls(root / "environment", root / "home", root / "folder")
+        found = cls(root / "environment", root / "home", root / "folder", temporary)
         venv.create(found.environment, symlinks=True)
         found.home.mkdir()
         found.folder.mkdir()
@@ -69,7 +70,7 @@ class Installed:
         """The tests' environment without what they have set for Ray and Python."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON", "VLLM_"))}
         tools = f"{self.environment / 'bin'}:{Path(sys.executable).parent}:{kept['PATH']}"
-        return kept | {"HOME": str(self.home), "PATH": tools}
+        return kept | {"HOME": str(self.home), "PATH": tools, "TMPDIR": str(self.temporary)}
 
     def run(self, *command: str, timeout_s: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
         """A command in the folder."""

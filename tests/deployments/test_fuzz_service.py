@@ -23,10 +23,13 @@ OPERATIONS = [
     ("POST", "/detokenize"),
     ("POST", "/v1/embeddings"),
     ("POST", "/v1/route"),
+    ("POST", "/v1/feedback"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{name}"),
     ("GET", "/health"),
     ("GET", "/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/metrics/targets"),
 ]
 
 

@@ -85,8 +85,8 @@ def test_a_streamed_loop_ends_likewise(client: openai.OpenAI) -> None:
         with client.chat.completions.stream(model="auto", messages=messages, tools=[TOOL], temperature=0) as stream:
             events = list(stream)
             message = stream.get_final_completion().choices[0].message
-        done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
-        assert len(done) == len(message.tool_calls or ())
+        told = [e.arguments_delta for e in events if e.type == "tool_calls.function.arguments.delta"]
+        assert "".join(told) == "".join(call.function.arguments for call in message.tool_calls or ())
         return message.model_dump(exclude_none=True, exclude={"parsed"})
 
     messages = [user(QUESTION)]

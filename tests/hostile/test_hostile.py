@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.hostile, pytest.mark.timeout(400)]
 
 ATTACKS = [*BYTES, *SIZES, *OPTIONS, *CALLERS, *NEIGHBOURS, *FAULTS]
 CHOSEN = [attack for attack in ATTACKS if FULL_RUN or attack.always]
-QUIET_S, LEAST_S = 20.0, 5.0
+QUIET_S, LEAST_S = 20.0 if FULL_RUN else 10.0, 5.0
 
 
 @pytest.fixture(scope="module")

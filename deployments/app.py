@@ -51,13 +51,13 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 def build_application(config: ServiceConfig) -> serve.Application:
-    """Ingress -> Router -> Predictor, Solver; and an Engine deployment a model and replica group, reached directly.
+    """Ingress -> Predictor; Ingress -> Router -> Solver; and an Engine deployment a model and replica group.
 
     Raises:
         ConfigurationError: the Ray cluster that this process is connected to cannot run all that was planned.
         ArtefactError: the predictor knows none of the models.
     """
-    Knowledge.of(config)  # an artefact that does not fit is refused before anything starts
+    knowledge = Knowledge.of(config)  # an artefact that does not fit is refused before anything starts
     if ray.is_initialized():
         check_ledger_home(config, live_nodes())
     # Without a plan Ray may be about to add nodes for what is asked.
@@ -92,7 +92,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         graceful_shutdown_timeout_s=PARTING_S,
         logging_config=QUIET,
         **CHECKED,
-    ).bind(config, predictor, solver, engines)
+    ).bind(config, solver, engines)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
@@ -100,7 +100,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         graceful_shutdown_timeout_s=config.dispatch.request_timeout_s + PARTING_S,
         logging_config=QUIET,
         **CHECKED,
-    ).bind(config, router)
+    ).bind(config, router, predictor, knowledge.mean_success)
 
 
 def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> serve.Application:

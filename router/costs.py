@@ -38,15 +38,51 @@ def expected_cost(
         context: (M,), tokens of prompt and answer together; None: without end.
         sequences: (N,), answers to each request, independent of each other; None: 1 each.
     """
-    usd_per_input, usd_per_output = price_arrays(prices)
     counts = np.asarray(input_tokens, dtype=np.float64)
     counts = counts[:, None] if counts.ndim == 1 else counts
+    tokens, tokens_std = answered_tokens(
+        output_tokens,
+        output_tokens_std,
+        counts,
+        max_output_tokens=max_output_tokens,
+        context=context,
+        sequences=sequences,
+    )
+    return cost_of_tokens(counts, tokens, tokens_std, prices)
+
+
+def cost_of_tokens(
+    input_tokens: FloatArray, answered: FloatArray, answered_std: FloatArray, prices: Sequence[ModelPrice]
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of the cost of N requests on M models in USD; every array is (N, M).
+
+    Args:
+        answered: tokens of all of a request's answers, expected.
+        answered_std: their standard deviation.
+    """
+    usd_per_input, usd_per_output = price_arrays(prices)
+    return input_tokens * usd_per_input + answered * usd_per_output, answered_std * usd_per_output
+
+
+def answered_tokens(
+    output_tokens: ArrayLike,
+    output_tokens_std: ArrayLike,
+    input_tokens: FloatArray,
+    *,
+    max_output_tokens: ArrayLike | None = None,
+    context: ArrayLike | None = None,
+    sequences: ArrayLike | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of the tokens of all of a request's answers, both (N, M), at whatever prices.
+
+    The arguments are those of `expected_cost`, `input_tokens` (N, M).
+    """
     mean, std = np.asarray(output_tokens, dtype=np.float64), np.asarray(output_tokens_std, dtype=np.float64)
-    limit = _limit(counts, mean.shape, max_output_tokens, context)
+    limit = _limit(input_tokens, mean.shape, max_output_tokens, context)
     if np.isfinite(limit).any():
         mean, std = _cut_off(mean, std, limit)
     answers = 1.0 if sequences is None else np.asarray(sequences, dtype=np.float64)[:, None]
-    return counts * usd_per_input + mean * answers * usd_per_output, std * np.sqrt(answers) * usd_per_output
+    return mean * answers, std * np.sqrt(answers)
 
 
 def corrected_cost(

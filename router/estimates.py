@@ -13,7 +13,7 @@ from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem
 from apportion.router.costs import corrected_cost
 from apportion.router.errors import ApportionError, InvalidRequestError
-from apportion.router.prices import ModelPrice, price_arrays
+from apportion.router.prices import ModelPrice
 
 _TABLES = (
     "success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd", "calibrated_success",
@@ -54,11 +54,6 @@ class Estimates:
             readable[row, list(refusals)] = False
         return readable
 
-    def with_input(self, tokens: IntArray, prices: Sequence[ModelPrice]) -> Estimates:
-        """The estimates of prompts that are longer by so many tokens, (N, M)."""
-        more_usd = tokens * price_arrays(prices)[0]
-        return replace(self, input_tokens=self.input_tokens + tokens, cost_usd=self.cost_usd + more_usd)
-
     def corrected(self, prices: Sequence[ModelPrice], ratios: FloatArray, most_tokens: FloatArray) -> Estimates:
         """The estimates with costs of answers as long as they have turned out to be.
 
@@ -87,25 +82,17 @@ class Estimates:
     def __len__(self) -> int:
         return len(self.success)
 
-    def check(self, n_requests: int, n_models: int) -> None:
-        """Raises: ValueError: an array has another shape, or a number that is none."""
-        for name, array in self._tables().items():
-            if array.shape != (n_requests, n_models):
-                raise ValueError(f"{name} has shape {array.shape}, not {(n_requests, n_models)}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} holds a value that is not finite")
-
     def rows(self, indices: Sequence[int] | IntArray) -> Estimates:
         """The estimates of some requests, in the given order."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        rows = np.asarray(indices, dtype=np.int64)
         samples = self.success_samples
         return replace(
             self,
-            **{name: array[chosen] for name, array in self._tables().items()},
-            success_samples=None if samples is None else samples[:, chosen],
-            errors=_chosen(self.errors, chosen),
-            refusals=_chosen(self.refusals, chosen),
-            guessed=frozenset(new for new, old in enumerate(chosen.tolist()) if old in self.guessed),
+            **{name: array[rows] for name, array in self._tables().items()},
+            success_samples=None if samples is None else samples[:, rows],
+            errors=chosen(self.errors, rows),
+            refusals=chosen(self.refusals, rows),
+            guessed=frozenset(new for new, old in enumerate(rows.tolist()) if old in self.guessed),
         )
 
     def at_quantile(self, quantile: float) -> Estimates:
@@ -178,46 +165,6 @@ def told(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(models)}: {reason}" for reason, models in by_reason.items())
 
 
-def _chosen(by_row: Mapping[int, Any], chosen: IntArray) -> dict[int, Any]:
-    return {new: by_row[old] for new, old in enumerate(chosen.tolist()) if old in by_row}
-
-
-def gathered(rows: Sequence[tuple[Estimates, int]]) -> Estimates:
-    """Rows of several tables, in their order, as one table."""
-    tables: dict[int, tuple[Estimates, list[int], list[int]]] = {}  # by identity, with old and new rows
-    for place, (table, row) in enumerate(rows):
-        _, old, new = tables.setdefault(id(table), (table, [], []))
-        old.append(row)
-        new.append(place)
-    together = concatenate([table.rows(old) for table, old, _ in tables.values()])
-    if len(tables) == 1:
-        return together
-    return together.rows(np.argsort([place for _, _, new in tables.values() for place in new]))
-
-
-def concatenate(parts: Sequence[Estimates]) -> Estimates:
-    """Puts batches one after the other; spreads and samples survive only where every part has them."""
-    if len(parts) == 1:
-        return parts[0]
-    errors: dict[int, ApportionError] = {}
-    refusals: dict[int, Mapping[int, str]] = {}
-    guessed: set[int] = set()
-    start = 0
-    for part in parts:
-        errors.update({start + row: error for row, error in part.errors.items()})
-        refusals.update({start + row: refused for row, refused in part.refusals.items()})
-        guessed.update(start + row for row in part.guessed)
-        start += len(part)
-    if any(part.calibrated_success is not None for part in parts):
-        parts = [replace(part, calibrated_success=part.before_lift()) for part in parts]
-    tables = [part._tables() for part in parts]
-    known = [name for name in _TABLES if all(name in table for table in tables)]
-    samples = [part.success_samples for part in parts if part.success_samples is not None]
-    same_ensemble = len(samples) == len(parts) and len({len(sample) for sample in samples}) == 1
-    return Estimates(
-        **{name: np.concatenate([table[name] for table in tables]) for name in known},
-        success_samples=np.concatenate(samples, axis=1) if same_ensemble else None,
-        errors=errors,
-        refusals=refusals,
-        guessed=frozenset(guessed),
-    )
+def chosen(by_row: Mapping[int, Any], rows: IntArray) -> dict[int, Any]:
+    """What there is of some rows, by their places among these."""
+    return {new: by_row[old] for new, old in enumerate(rows.tolist()) if old in by_row}

@@ -1,4 +1,4 @@
-"""One Router under a case's load: the real one, between played ingresses, engines, predictor and solver."""
+"""One Router under a case's load: the real one, between played ingresses, engines and solver."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,11 @@ from apportion.deployments.wire.packing import pack, unpack
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Reply, Report, RouteItem
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced
 from benchmarks.ceiling.cases import Case
 
 PRICES_USD = {"wren": 0.01, "finch": 0.1, "lark": 1.0, "heron": 10.0}  # a million tokens
 CAP_USD = 5e-4  # a request: less than the second dearest model costs
-PROMPT = "What is the least number of coins that make 87 cents, and which ones? " * 8  # about 560 characters
 ACCOUNTS = 50  # where keys have no budgets
 BATCH = 256
 REPLICA_SLOTS = 256
@@ -54,32 +52,12 @@ class _Remote:
         self.remote = method
 
 
-@dataclass
-class _Parts:
-    """Predictor and solver as the Router calls them."""
+class _Solver:
+    """As the Router calls it."""
 
-    elsewhere: Elsewhere
-    rng: np.random.Generator
-    predict: _Remote = field(init=False)
-    solve: _Remote = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.predict, self.solve = _Remote(self._predict), _Remote(self._solve)
-
-    async def _predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
-        with self.elsewhere:
-            shape = (len(items), len(prices))
-            success = np.sort(self.rng.uniform(0.2, 0.95, shape), axis=1)
-            tokens = self.rng.uniform(50, 500, shape)
-            cost_usd = tokens * np.array([price.output_usd_per_million for price in prices.values()]) / 1e6
-            return Estimates(
-                success=success,
-                success_std=np.full(shape, 0.05),
-                cost_usd=cost_usd,
-                cost_std_usd=cost_usd / 2,
-                input_tokens=np.full(shape, 140.0),
-                output_tokens=tokens,
-            )
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        self.elsewhere = elsewhere
+        self.solve = _Remote(self._solve)
 
     async def _solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         with self.elsewhere:
@@ -130,9 +108,9 @@ class LoadedRouter:
         self.case = case
         self.elsewhere = Elsewhere()
         config = parse_config(_configuration(case, folder))
-        parts = _Parts(self.elsewhere, np.random.default_rng(seed))
+        self.rng = np.random.default_rng(seed)
         deployed: Any = Router
-        self._router = deployed.func_or_class(config, parts, parts, {})
+        self._router = deployed.func_or_class(config, _Solver(self.elsewhere), {})
         self._router.reconfigure(config.routing.model_dump())
         limits = (Limit(Scope.key, Window.month, LIMIT_NANO, f"key-{number}") for number in range(case.keys or 0))
         self._router._reservations.spending.set_key_limits(limits)
@@ -218,7 +196,10 @@ class _Ingress:
                     coming = self._most_undecided - self._undecided
                 items = [_item(next(self._numbers), self._router.case) for _ in range(coming)]
                 self._undecided, coming = self._undecided + len(items), 0
-                data = pack((Report(self._name, next(self._reports), items=tuple(items), done=tuple(done)), True))
+                report = Report(self._name, next(self._reports), items=tuple(items), done=tuple(done))
+                if items:
+                    report = replace(report, forecast=_expected(len(items), self._router.rng))
+                data = pack((report, True))
             answer = await self._router.exchange(data)
             with self._router.elsewhere:
                 reply: Reply = unpack(answer)
@@ -245,7 +226,16 @@ async def measured(case: Case, folder: Path, seed: int, requests: int) -> Measur
 
 def _item(number: int, case: Case) -> RouteItem:
     account = Account(f"key-{number % (case.keys or ACCOUNTS)}")
-    return RouteItem(f"{number:032x}", PROMPT, max_tokens=500, account=account, timeout_s=300.0)
+    return RouteItem(f"{number:032x}", max_tokens=500, account=account, timeout_s=300.0)
+
+
+def _expected(count: int, rng: np.random.Generator) -> Unpriced:
+    """As an ingress tells it."""
+    shape = (count, len(PRICES_USD))
+    tokens = rng.uniform(50, 500, shape)
+    success = np.sort(rng.uniform(0.2, 0.95, shape), axis=1)
+    layers = (success, np.full(shape, 0.05), np.full(shape, 140.0), tokens, tokens, tokens / 2)
+    return Unpriced(tuple(PRICES_USD), np.stack(layers)).brief(samples=False)
 
 
 def _slots(case: Case) -> int:

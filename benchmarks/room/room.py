@@ -1,4 +1,4 @@
-"""A Router's batch room under one case's load; predictor and solver are played, and what they take does not count."""
+"""A Router's batch room under one case's load; forecasts and solver are played, and what they take does not count."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ from apportion.router.assignment import Assignment, BatchProblem, Strategy, assi
 from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Verdict
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced
 from benchmarks.room.cases import QUEUE, Case
 
 PRICES_USD = {"wren": 0.01, "finch": 0.1, "lark": 1.0, "heron": 10.0}  # a million tokens
 CAP_USD = 5e-4  # a request: less than the second dearest model costs
-PROMPT = "What is the least number of coins that make 87 cents, and which ones? " * 8  # about 560 characters
 ACCOUNTS = 50  # where keys have no budgets
 EPOCH_S = 1_800_000_000.0  # the time of day that windows of budgets begin by
 STEP_S = 0.006  # longer than what the queue waits for more to be freed
@@ -34,7 +31,7 @@ LIMIT_NANO = to_nano(1e6)
 
 @dataclass
 class Elsewhere:
-    """What the predictor's and the solver's processes do in `calls`; `cpu_s` is what it took here."""
+    """What ingresses and the solver's process do; `calls` are the solver's, `cpu_s` is what all of it took here."""
 
     seed: int
     calls: int = 0
@@ -44,33 +41,23 @@ class Elsewhere:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
 
-    async def predict(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+    def forecast(self, count: int) -> Unpriced:
         began_s = time.thread_time()
-        shape = (len(items), len(prices))
-        success = np.sort(self.rng.uniform(0.2, 0.95, shape), axis=1)
+        shape = (count, len(PRICES_USD))
         tokens = self.rng.uniform(50, 500, shape)
-        cost_usd = tokens * np.array([price.output_usd_per_million for price in prices]) / 1e6
-        estimates = Estimates(
-            success=success,
-            success_std=np.full(shape, 0.05),
-            cost_usd=cost_usd,
-            cost_std_usd=cost_usd / 2,
-            input_tokens=np.full(shape, 140.0),
-            output_tokens=tokens,
-        )
-        self._took(began_s)
-        return estimates
+        success = np.sort(self.rng.uniform(0.2, 0.95, shape), axis=1)
+        layers = (success, np.full(shape, 0.05), np.full(shape, 140.0), tokens, tokens, tokens / 2)
+        forecast = Unpriced(tuple(PRICES_USD), np.stack(layers)).brief(samples=False)
+        self.cpu_s += time.thread_time() - began_s
+        return forecast
 
     async def solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         began_s = time.thread_time()
         try:
             return assign(problem, strategy)
         finally:
-            self._took(began_s)
-
-    def _took(self, began_s: float) -> None:
-        self.calls += 1
-        self.cpu_s += time.thread_time() - began_s
+            self.calls += 1
+            self.cpu_s += time.thread_time() - began_s
 
 
 class Clock:
@@ -117,7 +104,6 @@ class LoadedRoom:
         self._clock = clock = Clock()
         self._room = BatchRoom(
             config,
-            self._elsewhere.predict,
             self._elsewhere.solve,
             self._told,
             clock=clock,
@@ -171,18 +157,19 @@ class LoadedRoom:
 
     async def _settled(self) -> None:
         """Returns when nothing has been planned for a while."""
-        before = -1
-        while before != self._elsewhere.calls:
-            before = self._elsewhere.calls
+        before = (-1, -1)
+        while before != (self._elsewhere.calls, self._decided):
+            before = (self._elsewhere.calls, self._decided)
             await asyncio.sleep(STEP_S)
             await self._room.scheduler.drain()
 
     def _arrive(self, count: int) -> None:
-        for _ in range(count):
+        forecast = self._elsewhere.forecast(max(count, 0))
+        for row in range(count):
             number = next(self._ids)
             account = Account(f"key-{number % (self.case.keys or ACCOUNTS)}")
-            item = RouteItem(f"r{number}", PROMPT, max_tokens=500, account=account, timeout_s=300.0)
-            self._room.scheduler.submit(Entry(item, "ingress", self._clock()))
+            item = RouteItem(f"r{number}", max_tokens=500, account=account, timeout_s=300.0)
+            self._room.scheduler.submit(Entry(item, "ingress", self._clock(), forecast, row))
 
     def _told(self, entry: Entry, verdict: Verdict) -> None:
         if isinstance(verdict, Decision):

@@ -36,11 +36,6 @@ class BatchingConfig(Section):
     max_queue: int = Field(
         4096, ge=1, description="Waiting requests; more are answered with 429, those of whoever has most there first."
     )
-    max_queue_bytes: int = Field(
-        256 << 20,
-        ge=1 << 20,
-        description="Memory of what waiting requests hold; more is answered with 429 as for `max_queue`.",
-    )
     aging_s: float = Field(10.0, gt=0, description="Waiting this long counts as one more of priority.")
 
 

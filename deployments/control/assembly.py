@@ -5,15 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-import numpy as np
-
 from apportion.deployments.config.knowledge import Knowledge
-from apportion.deployments.config.service import PredictorConfig, RoutingConfig, ServiceConfig
+from apportion.deployments.config.service import RoutingConfig, ServiceConfig
 from apportion.deployments.control.drift import Drift
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.events import Events
-from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster, Predict
-from apportion.router.batch.forecasting.turns import Turns
 from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.messages import Verdict
 from apportion.router.batch.money.spending import Spending
@@ -32,10 +28,6 @@ from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
 PREVIEW_SOLVE_S = 0.1  # less than the grace, so that no batch behind a preview is late
-# Some tenth of a second of a CPU, and so long whoever comes next waits.
-CPU_CALL_ITEMS = 32
-PREVIEW_CALLS = CallLimits(items=16, chars=50_000, urgent=False)
-PATIENCE = 0.25  # of the predictor's time-out: who stands in line for longer goes without a prediction
 SETTLE_S = 5.0  # a new router waits so long for the replicas' heartbeats before it says that there are none
 Clock = Callable[[], float]
 
@@ -44,7 +36,6 @@ class BatchRoom:
     """Everything between a request's arrival at the router and its verdict.
 
     Args:
-        predict: the predictor's answer.
         solve: the solver's answer.
         tell: takes a request's verdict.
         clock: seconds of a monotonic clock.
@@ -55,7 +46,6 @@ class BatchRoom:
     def __init__(
         self,
         config: ServiceConfig,
-        predict: Predict,
         solve: Solve,
         tell: Callable[[Entry, Verdict], None],
         *,
@@ -64,24 +54,15 @@ class BatchRoom:
         service: str | None = None,
     ) -> None:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
-        longest = np.array([model.max_model_len for model in config.models], dtype=float)
         self._models, self.knowledge = config.models, Knowledge.of(config)
-        timeout_s, means = config.predictor.timeout_s, self.knowledge.mean_success
-        turns, most = Turns(config.predictor.num_replicas), calls(config.predictor)
-        media = np.array([model.capabilities.media_tokens for model in config.models])
-        self.forecaster = Forecaster(predict, Part("predictor", timeout_s, clock), means, longest, turns, most, media)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.events = Events()
         self.drift = Drift(config.names, self.knowledge, None if config.feedback is None else config.feedback.score_key)
         self.events.subscribe(self.drift)
+        previews = Part("solver of previews", solve_timeout_s, clock)
         self.preview = Preview(
-            Forecaster(
-                predict, Part("predictor of previews", timeout_s, clock), means, longest, turns, PREVIEW_CALLS, media
-            ),
-            BatchPlanner(
-                Rungs(_briefly(solve), Part("solver of previews", solve_timeout_s, clock), len(means), solve_timeout_s)
-            ),
+            BatchPlanner(Rungs(_briefly(solve), previews, len(config.models), solve_timeout_s)),
             self.drift.lengths,
             config.ingress.route.timeout_s,
         )
@@ -93,7 +74,6 @@ class BatchRoom:
         )
         limits = batch_limits(config)
         decider = Decider(
-            self.forecaster,
             self.planner,
             self.reservations,
             self.drift.lengths,
@@ -112,19 +92,12 @@ class BatchRoom:
         return routing.policy(self._models, self.knowledge.by_name_only)
 
     def parts(self) -> dict[str, str]:
-        """Whether predictor and solver are asked: their breakers' states."""
-        return {"predictor": self.forecaster.state, "solver": self.rungs.state}
+        """Whether the solver is asked: its breaker's state."""
+        return {"solver": self.rungs.state}
 
     async def try_parts(self) -> None:
         """Asks parts that were left alone for long enough, so that no request has to, and none has to come for it."""
-        await self.forecaster.try_again()
         await self.rungs.try_again()
-
-
-def calls(config: PredictorConfig) -> CallLimits:
-    """What a predictor gets at once: little on a CPU, where a call takes as long as its requests together."""
-    items = CallLimits().items if config.num_gpus else CPU_CALL_ITEMS
-    return CallLimits(items, config.max_call_chars, PATIENCE * config.timeout_s)
 
 
 def _briefly(solve: Solve) -> Solve:
@@ -157,7 +130,6 @@ def batch_limits(config: ServiceConfig) -> BatchLimits:
         max_batch_size=batching.max_batch_size,
         max_wait_s=batching.max_wait_ms / 1e3,
         max_queue=batching.max_queue,
-        max_queue_bytes=batching.max_queue_bytes,
         aging_s=batching.aging_s,
         longest_request_s=config.dispatch.request_timeout_s,
     )

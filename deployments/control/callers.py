@@ -13,6 +13,7 @@ from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import who
 from apportion.deployments.keys.keyring import Keyring, rates_of
 from apportion.router.batch.guards.rate import RateLimiter
+from apportion.router.batch.messages import Refusal
 from apportion.router.batch.money.spending import Spending
 from apportion.router.budget import UNNAMED, Account
 from apportion.router.errors import RateLimitError
@@ -52,15 +53,43 @@ class Callers:
             return None
         return self._keyring.error or self._keyring.unknown(limits)
 
-    def admit(self, request_id: str, account: Account, planned: int = 0) -> None:
-        """Counts a request, which is in flight from now on.
+    def refusal(self, request_id: str, account: Account) -> Refusal | None:
+        """Counts a request, which is in flight from now on; or why it is not."""
+        try:
+            self._check_in_flight(account)
+        except RateLimitError as error:
+            return Refusal(request_id, error)
+        try:
+            self.check_rates(account)
+        except RateLimitError as error:
+            return Refusal(request_id, error, holds_s=error.retry_after_s or 0.0)
+        self.enter(request_id, account)
+        return None
+
+    def check_rates(self, account: Account, planned: int = 0) -> None:
+        """Counts a request.
 
         Args:
             planned: how many requests it asks to have planned and not run.
 
         Raises:
-            RateLimitError: its caller asks too often, or has too many in flight; it is not.
+            RateLimitError: its caller asks too often.
         """
+        name, now_s = account.key or UNNAMED, time.monotonic()
+        if planned:
+            self._plans.check(name, now_s, f"{who(account)} may plan", planned)
+        self._rates.check(name, now_s, f"{who(account)} may send")
+
+    def enter_within(self, request_id: str, account: Account) -> None:
+        """The request is in flight.
+
+        Raises:
+            RateLimitError: its caller has too many in flight; it is not.
+        """
+        self._check_in_flight(account)
+        self.enter(request_id, account)
+
+    def _check_in_flight(self, account: Account) -> None:
         name = account.key or UNNAMED
         may = self._permissions.get(name)
         if may is not None and may.max_in_flight is not None and self._in_flight[name] >= may.max_in_flight:
@@ -68,11 +97,6 @@ class Callers:
                 f"{who(account)} may have {may.max_in_flight} requests in flight; wait until one of them has ended",
                 retry_after_s=BUSY_RETRY_S,
             )
-        now_s = time.monotonic()
-        if planned:
-            self._plans.check(name, now_s, f"{who(account)} may plan", planned)
-        self._rates.check(name, now_s, f"{who(account)} may send")
-        self.enter(request_id, account)
 
     def admit_feedback(self, account: Account) -> None:
         """Raises: RateLimitError: its caller says too much about answers."""

@@ -1,9 +1,11 @@
-"""The Predictor: counts a batch's input tokens, encodes its prompts, and estimates success and cost on every model."""
+"""The Predictor: counts prompts' tokens, encodes them, and says what is expected of them on every model."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +15,16 @@ from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.artefacts import Artefacts
 from apportion.deployments.control.watch import Watch
 from apportion.deployments.wire.logs import log_to_serve
-from apportion.router.batch.messages import RouteItem
+from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import UnavailableError
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced
 
 if TYPE_CHECKING:
     from apportion.router.prediction.fleet_predictor import FleetPredictor
 
 
-@serve.deployment
+# Calls wait here, in line for its two threads; ingresses send few at once.
+@serve.deployment(max_ongoing_requests=1_000)
 class Predictor:
     """The library's predictor and the models' tokenizers, on a share of a GPU or on the CPU."""
 
@@ -45,22 +47,32 @@ class Predictor:
             ),
             context=np.array([model.max_model_len for model in config.models], dtype=float),
         )
-        prices = {model.name: model.price for model in config.models}
-        self.predict([RouteItem("warm-up", "What is 1 plus 1?")], prices)
+        self._models = config.names
+        # Long texts and plans that are not run have a thread of their own: nobody else's call waits for theirs.
+        self._ordinary, self._bulk = (
+            ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.predictor.threads,))
+            for _ in range(2)
+        )
+        self._work([Prompt("What is 1 plus 1?")])
 
-    def predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
-        """Estimates for the items; one that cannot be read gets an error of its own and spoils nothing.
+    async def predict(self, prompts: Sequence[Prompt], models: tuple[str, ...], bulk: bool = False) -> Unpriced:
+        """What is expected of the prompts; one that cannot be read gets an error of its own and spoils nothing.
 
         Args:
-            prices: of the models at present; the estimates have a column for each, in this order.
+            models: the columns that the answer is to have.
+            bulk: it may take long, and is worked on beside what is not.
 
         Raises:
             UnavailableError: it is the predictor of other models, since a deploy is changing them.
         """
-        if tuple(prices) != self._estimator.predictor.models:
-            raise UnavailableError("the router and its predictor have different models; the deploy is not done yet")
+        if models != self._models:
+            raise UnavailableError("the ingress and its predictor have different models; the deploy is not done yet")
+        worker = self._bulk if bulk else self._ordinary
+        return await asyncio.get_running_loop().run_in_executor(worker, self._work, prompts)
+
+    def _work(self, prompts: Sequence[Prompt]) -> Unpriced:
         with self._watch.call():
-            return self._estimator.estimate(items, list(prices.values()))
+            return self._estimator.forecast(prompts)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Another artefact as soon as it is loaded, or the configuration's again; nothing restarts."""

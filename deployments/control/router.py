@@ -23,7 +23,7 @@ from apportion.deployments.control.board import Board
 from apportion.deployments.control.callers import Callers
 from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.housekeeping import Housekeeping
-from apportion.deployments.control.remote import predict_by, solve_by
+from apportion.deployments.control.remote import solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.control.sole import service_name
 from apportion.deployments.observability.metrics import Metrics
@@ -33,12 +33,12 @@ from apportion.deployments.wire.garbage import spare_what_is_loaded
 from apportion.deployments.wire.listening import ANY_PORT
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.events import EndedUnserved, Events
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.messages import (
     Decision,
     Done,
     Ending,
     EngineReplica,
-    Refusal,
     Reply,
     Report,
     RouteItem,
@@ -47,7 +47,8 @@ from apportion.router.batch.messages import (
 from apportion.router.batch.money.spending import GRACE_S
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.budget import Account
-from apportion.router.errors import ConfigurationError, RateLimitError, UnavailableError
+from apportion.router.errors import ConfigurationError, UnavailableError
+from apportion.router.unpriced import Unpriced
 
 if TYPE_CHECKING:
     from apportion.deployments.control.recording import Recording
@@ -67,7 +68,6 @@ class Router:
     def __init__(
         self,
         config: ServiceConfig,
-        predictor: DeploymentHandle,
         solver: DeploymentHandle,
         engines: dict[str, DeploymentHandle],
     ) -> None:
@@ -78,9 +78,7 @@ class Router:
         self._policy_error: str | None = None
         self._limits = () if config.budget is None else config.budget.limits
         self._sessions: dict[str, IngressSession] = {}
-        self._room = BatchRoom(
-            config, predict_by(predictor, config.names), solve_by(solver), self._tell, service=service_name()
-        )
+        self._room = BatchRoom(config, solve_by(solver), self._tell, service=service_name())
         for notice in self._room.knowledge.notices:
             logger.warning("%s", notice)
         self._metrics = Metrics(config, self._room.events)
@@ -167,23 +165,35 @@ class Router:
         self._end(session, report.done, report.cancelled)
         if more := session.more_unserved(report.unserved):
             self._room.events.publish(EndedUnserved(more))
-        for item in report.items:
-            if not session.knows(item.id):
-                self._accept(session, Entry(item, report.ingress, time.monotonic()))
+        session.predictor = report.predictor
+        if report.forecast is not None:
+            forecast = report.forecast.of_models(self._config.names)
+            for row, item in enumerate(report.items):
+                if not session.knows(item.id):
+                    self._accept(session, Entry(item, report.ingress, time.monotonic(), forecast, row))
         unknown = [request_id for request_id in report.waiting if not session.knows(request_id)]
         if report.done or report.cancelled:
             self._confirmations.add(session, report.number)
         if wait:
             await session.wait(POLL_S)
         self._check_newest()  # what it has decided or refused meanwhile is the newer one's to decide
-        return session.reply(self._id, unknown, self._reservations.fleet.silent)
+        samples = self._scheduler.policy.strategy.needs_samples
+        return session.reply(self._id, unknown, self._reservations.fleet.silent, samples=samples)
 
-    async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
-        """Plans the items as one batch with all slots free; reserves and runs nothing."""
+    async def admit_plans(self, account: Account, planned: int) -> None:
+        """Counts so many requests that are to be planned and not run, before anybody works on them.
+
+        Raises:
+            RateLimitError: their caller asks for too many.
+        """
+        self._callers.check_rates(account, planned)
+
+    async def route(self, items: Sequence[RouteItem], forecast: Unpriced) -> list[Verdict]:
+        """Plans the items, which were admitted, as one batch with all slots free; reserves and runs nothing."""
         first = items[0]
-        self._callers.admit(first.id, first.account, planned=len(items))
+        self._callers.enter_within(first.id, first.account)
         try:
-            return await self._scheduler.preview(items)
+            return await self._scheduler.preview(items, forecast.of_models(self._config.names))
         finally:
             self._callers.leave(first.id)
 
@@ -234,7 +244,7 @@ class Router:
         policy = self._scheduler.policy
         return {
             **self._reservations.fleet.describe(),
-            "parts": self._room.parts(),
+            "parts": self._room.parts() | {"predictor": self._predictor_state()},
             "rungs": dict(self._room.planner.rungs_used),
             "sessions": len(self._reservations.conversations),
             "turns": {turn.value: count for turn, count in self._reservations.conversations.turns.items()},
@@ -266,21 +276,25 @@ class Router:
         named = {name: count for name, count in waiting.items() if name is not None}
         return state | self._board.describe() | {"replicas": replicas, "waiting_for": named}
 
+    def _predictor_state(self) -> BreakerState:
+        """Whether the ingresses ask the predictor: as that which does worst with it."""
+        states = {session.predictor for session in self._sessions.values()}
+        worst_first = (BreakerState.open, BreakerState.half_open)
+        return next((state for state in worst_first if state in states), BreakerState.closed)
+
     def _check_newest(self) -> None:
         if self._reservations.spending.superseded:
             raise UnavailableError("a newer router has taken over; this one decides nothing more")
 
     def _accept(self, session: IngressSession, entry: Entry) -> None:
-        session.undecided[entry.item.id] = entry
-        if entry.item.resent or entry.item.avoid_replicas:  # it was admitted before
-            self._callers.enter(entry.item.id, entry.item.account)
-        else:
-            try:
-                self._callers.admit(entry.item.id, entry.item.account)
-            except RateLimitError as error:
-                self._room.chronicle.refused(entry, error)
-                session.tell(Refusal(entry.item.id, error))
-                return
+        item = entry.item
+        session.undecided[item.id] = entry
+        if item.resent or item.avoid_replicas:  # it was admitted before
+            self._callers.enter(item.id, item.account)
+        elif (refusal := self._callers.refusal(item.id, item.account)) is not None:
+            self._room.chronicle.refused(entry, refusal.error)
+            session.tell(refusal)
+            return
         self._scheduler.submit(entry)
 
     def _tell(self, entry: Entry, verdict: Verdict) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.messages import Decision, Reply, Verdict
 from apportion.router.batch.scheduling.entry import Entry
 
@@ -32,6 +33,7 @@ class IngressSession:
 
     undecided: dict[str, Entry] = field(default_factory=dict)
     in_flight: dict[str, Flight] = field(default_factory=dict)
+    predictor: BreakerState = BreakerState.closed
     seen_s: float = field(default_factory=time.monotonic)
     unserved: Counter[str] = field(default_factory=Counter)  # told of so far
     settled: list[int] = field(default_factory=list)  # reports whose endings are in the ledger
@@ -94,9 +96,9 @@ class IngressSession:
         """There is something to tell, beside verdicts: the exchange that waits answers now."""
         self._ready.set()
 
-    def reply(self, router: str, unknown: Sequence[str], silent: Sequence[str]) -> Reply:
+    def reply(self, router: str, unknown: Sequence[str], silent: Sequence[str], *, samples: bool = False) -> Reply:
         """The verdicts and confirmations that there are, for the reply that is sent now."""
-        reply = Reply(router, tuple(self._verdicts), tuple(self.settled), tuple(unknown), tuple(silent))
+        reply = Reply(router, tuple(self._verdicts), tuple(self.settled), tuple(unknown), tuple(silent), samples)
         self._verdicts, self.settled = [], []
         self._ready.clear()
         return reply

@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import aiohttp
@@ -32,8 +32,10 @@ from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.ingress.tracing.trace import NO_TRACE, Trace
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.deployments.wire.headers import decision_headers, name_header, server_timing
-from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending
+from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending, RouteItem
+from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import ApportionError, DeadlineError, UnavailableError
+from apportion.router.unpriced import Unpriced
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class _Job:
         trace: is told what becomes of it.
         failed: attempts so far that came to nothing.
         losses: engines that may have died of it.
+        forecast: what is expected of it; None: nobody was asked yet.
         told: whether the router is told how the request ended.
     """
 
@@ -68,20 +71,29 @@ class _Job:
     trace: Trace
     failed: list[Decision] = field(default_factory=list)
     losses: int = 0
+    forecast: Unpriced | None = None
     told: bool = False
 
 
 class Dispatcher:
-    """Plans, sends, retries and settles requests.
+    """Forecasts, plans, sends, retries and settles requests.
 
     Args:
         link: the line to the router.
+        forecast: what is expected of a request.
         config: time-outs and retries.
         timeouts: of models that have their own, by name.
     """
 
-    def __init__(self, link: RouterLink, config: DispatchConfig, timeouts: Mapping[str, TimeoutsConfig]) -> None:
+    def __init__(
+        self,
+        link: RouterLink,
+        forecast: Callable[[RouteItem, Prompt], Awaitable[Unpriced]],
+        config: DispatchConfig,
+        timeouts: Mapping[str, TimeoutsConfig],
+    ) -> None:
         self._link = link
+        self._forecast = forecast
         self._config = config
         self._timeouts = timeouts
         self._connections = Connections()
@@ -98,7 +110,7 @@ class Dispatcher:
         arrived_s: float | None = None,
         trace: Trace = NO_TRACE,
     ) -> None:
-        """Answers one request; upload, waiting, planning, attempts and generation all consume its time.
+        """Answers one request; upload, prediction, waiting, planning, attempts and generation all consume its time.
 
         Args:
             arrived_s: when the request came, by the event loop's clock; None: now.
@@ -134,10 +146,8 @@ class Dispatcher:
         self._retries.request()
         while True:
             self._suspects.check(parsed.digest)
-            left_s = (job.deadline.when() or 0.0) - now_s()
             asked_s = time.perf_counter()
-            item = parsed.item.again(job.failed, left_s)
-            decision = await job.trace.planned(item, self._link.plan(item))
+            decision = await job.trace.planned(parsed.item, self._plan(job))
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(job, decision, planned_s)
@@ -149,6 +159,17 @@ class Dispatcher:
                     tried = f" ({len(job.failed)} replicas were tried)" if len(job.failed) > 1 else ""
                     await job.client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
+
+    async def _plan(self, job: _Job) -> Decision:
+        """Where the request goes: it is predicted once, however many attempts there are, and then the router says."""
+        item = job.parsed.item
+        if job.forecast is None:
+            self._link.check(item.account)
+            began_s = time.perf_counter()
+            job.forecast = await self._forecast(item, job.parsed.prompt)
+            item = replace(item, predict_s=time.perf_counter() - began_s)
+        left_s = (job.deadline.when() or 0.0) - now_s()
+        return await self._link.plan(item.again(job.failed, left_s), job.forecast)
 
     def _tries_again(self, job: _Job, attempt: Attempt) -> bool:
         """Whether a request goes to another engine after this attempt, which has failed."""

@@ -1,13 +1,15 @@
 """The Ingress: OpenAI's HTTP API; stateless, as many replicas as the traffic needs.
 
-A request is read, planned by the router, and then piped between the client and the engine's own port.
+A request is read, forecast by the predictor and planned by the router; then bytes are piped between the client and the
+engine's own port.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,11 +29,12 @@ from apportion.deployments.ingress.console.reference_page import reference_page
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.door import MAX_REQUESTS, Door
 from apportion.deployments.ingress.feedback import MAX_BODY_BYTES, read_feedback
+from apportion.deployments.ingress.forecasting import forecaster_of
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.metrics_page import CONTENT_TYPE, MetricsPage, targets
 from apportion.deployments.ingress.naming import Naming
-from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.openapi import (
     CHAT_OPERATION,
     COMPLETION_OPERATION,
@@ -59,8 +62,11 @@ from apportion.deployments.wire.errors import error_response, style_of
 from apportion.deployments.wire.garbage import spare_what_is_loaded
 from apportion.deployments.wire.headers import ignored_header, verdict_json
 from apportion.deployments.wire.logs import log_to_serve
+from apportion.router.arrays import FloatArray
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.messages import Verdict
 from apportion.router.errors import ApportionError, InvalidRequestError, UnknownModelError
+from apportion.router.unpriced import concatenate
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +143,17 @@ async def on_any_error(request: Request, error: Exception) -> Response:
 class Ingress:
     """One replica of the HTTP front."""
 
-    def __init__(self, config: ServiceConfig, router: DeploymentHandle) -> None:
+    def __init__(
+        self, config: ServiceConfig, router: DeploymentHandle, predictor: DeploymentHandle, mean_success: FloatArray
+    ) -> None:
         log_to_serve()
         if config.ingress.cors is not None:
             Cors.allow(config.ingress.cors.allow_origins, config.ingress.cors.max_age_s)
         self._config = config
         self._tracing = Traced.start(config)
         self._router = router
-        self._state = RouterState(router.state.remote, config.models)
+        self._forecaster = forecaster_of(config, predictor, mean_success)
+        self._state = RouterState(router.state.remote, config.models, predictor=self._predictor_state)
         self._state.listen()
         self._console = Console(lambda: router.console.remote())
         self._metrics = MetricsPage(lambda: router.metrics.remote())
@@ -152,16 +161,17 @@ class Ingress:
         self._prompts = Prompts(config.records)
         self._rules = Rules.of(config, self._naming.new)
         self._channel = Channel(router.address.remote, "the router")
-        self._link = RouterLink(self._channel.call)
+        self._link = RouterLink(self._channel.call, self._predictor_state)
         timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
-        self._dispatcher = Dispatcher(self._link, config.dispatch, timeouts)
+        self._dispatcher = Dispatcher(self._link, self._forecaster.forecast, config.dispatch, timeouts)
         self._door = Door(config.ingress, config.dispatch.request_timeout_s)
         spare_what_is_loaded()
 
     async def __del__(self) -> None:
         self._state.close()
         self._naming.close()
+        self._forecaster.close()
         self._authenticator.close()
         await self._link.close()
         self._channel.close()
@@ -231,10 +241,9 @@ class Ingress:
             raw = await upload.body(request, limits.max_body_bytes)
             parsed = route_items(raw, request.headers, self._rules, caller, limits.max_items)
             response.raw_headers += ignored_header(sorted({name for one in parsed for name in one.ignored}))
-            items = [one.item for one in parsed]
             longest_s = min(limits.timeout_s, self._config.dispatch.request_timeout_s)
-            left_s = min(longest_s, *(item.timeout_s for item in items)) - upload.seconds()
-            verdicts: list[Verdict] = await answer_of(self._router.route.remote(items), left_s)
+            left_s = min(longest_s, *(one.item.timeout_s for one in parsed)) - upload.seconds()
+            verdicts = await answer_of(self._previewed(parsed), left_s)
         return {"object": "list", "data": [verdict_json(i, verdict) for i, verdict in enumerate(verdicts)]}
 
     @api.post("/v1/feedback", openapi_extra=FEEDBACK_OPERATION, status_code=202)
@@ -294,6 +303,17 @@ class Ingress:
         may_watch = partial(self._authenticator.may_watch, request.headers)
         return HeldResponse(partial(self._console.watched, may_watch))
 
+    async def _previewed(self, parsed: Sequence[ParsedRequest]) -> list[Verdict]:
+        """What would be decided. The router counts the requests before anybody works on them."""
+        await self._router.admit_plans.remote(parsed[0].item.account, len(parsed))
+        forecasts = [self._forecaster.forecast(one.item, one.prompt, planned_only=True) for one in parsed]
+        forecast = concatenate(await asyncio.gather(*forecasts))
+        verdicts: list[Verdict] = await self._router.route.remote([one.item for one in parsed], forecast)
+        return verdicts
+
+    def _predictor_state(self) -> BreakerState:
+        return self._forecaster.state
+
     def _usable(self, caller: Caller) -> tuple[str, ...]:
         return tuple(name for name in self._config.names if caller.may_use(name))
 
@@ -313,7 +333,7 @@ class Ingress:
             parsed.batch_told = caller.operator or self._config.ingress.batch_for_all
 
             def forget() -> None:
-                self._prompts.keep(parsed.item)
+                self._prompts.keep(parsed.item, parsed.prompt)
                 parsed.forget()
                 upload.drop()
 

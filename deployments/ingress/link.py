@@ -18,9 +18,24 @@ from dataclasses import dataclass, replace
 
 from apportion.deployments.ingress.endings import Endings
 from apportion.deployments.ingress.unserved import Unserved
+from apportion.router.assignment.options import checked_strategy
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.guards.cancellation import is_cancelled
-from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusal, Reply, Report, RouteItem, Verdict
+from apportion.router.batch.messages import (
+    Decision,
+    Done,
+    Ending,
+    Held,
+    Refusal,
+    Reply,
+    Report,
+    RouteItem,
+    RoutingAsk,
+    Verdict,
+)
+from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, UnavailableError
+from apportion.router.unpriced import Unpriced, concatenate
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +50,21 @@ KEEPALIVE_S = 5.0
 LATE_S = 10.0  # twice the router's longest wait: a verdict, or the word that an ending has arrived, may be lost
 PARTING_S = 5.0  # for the last words of an ingress that stops
 PARTING_PERIOD_S = 0.05
+LONGEST_REFUSAL_S = 5.0  # keys may be given more meanwhile
+MAX_REFUSED = 1_000  # accounts that are remembered before those that are refused no more are forgotten
 MAX_GIVEN_UP = 10_000  # requests remembered, in case that they are decided after all
 EXCHANGE_TIMEOUT_S = 10.0  # the router answers within POLL_S; a call that takes longer is lost, or the router hangs
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A request that waits for its verdict; `asked_s` is when the router was last told of it or asked for it."""
+    """A request that waits for its verdict; `asked_s` is when the router was last told of it or asked for it.
+
+    Its forecast stays with it: a router that has restarted is told that again, and nobody predicts anew.
+    """
 
     item: RouteItem
+    forecast: Unpriced
     verdict: asyncio.Future[Verdict]
     asked_s: float
 
@@ -53,14 +74,19 @@ class RouterLink:
 
     Args:
         exchange: the router's `exchange`.
+        predictor: whether this ingress asks the predictor, which the router is told.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, predictor: Callable[[], BreakerState] = lambda: BreakerState.closed) -> None:
         self._exchange = exchange
+        self._predictor = predictor
+        self._told_predictor = BreakerState.closed
         self._name = uuid.uuid4().hex
         self._router: str | None = None
         self._pending: dict[str, _Pending] = {}
-        self._new: dict[str, RouteItem] = {}
+        self._new: dict[str, tuple[RouteItem, Unpriced]] = {}
+        self._refused: dict[Account, tuple[float, ApportionError]] = {}  # whose requests the router refuses until then
+        self._samples = False
         self._late: tuple[str, ...] = ()
         self._endings = Endings()
         self.unserved = Unserved(lambda: self._flush_soon(UNSERVED_S))
@@ -76,7 +102,13 @@ class RouterLink:
         self._keepalive: asyncio.Task[None] | None = None
         self._silent_since_s: float | None = None
 
-    async def plan(self, item: RouteItem) -> Decision:
+    def check(self, account: Account) -> None:
+        """Raises: OverloadedError: the router would refuse the account's request now, so nobody works on it before."""
+        until_s, error = self._refused.get(account, (0.0, None))
+        if error is not None and time.monotonic() < until_s:
+            raise error
+
+    async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
         """Where the request goes.
 
         Raises:
@@ -84,8 +116,8 @@ class RouterLink:
             CancelledError: the caller gave up; its seat is freed.
         """
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._pending[item.id] = _Pending(item, future, time.monotonic())
-        self._new[item.id] = item
+        self._pending[item.id] = _Pending(item, forecast, future, time.monotonic())
+        self._new[item.id] = item, forecast
         self._flush_soon()
         try:
             verdict = await future
@@ -140,8 +172,8 @@ class RouterLink:
         if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
             self.finish(Done(request_id, None, Ending.unsent))  # decided in the same turn
             return
-        item = self._new.pop(request_id, None)
-        if item is None or item.resent:
+        untold = self._new.pop(request_id, None)
+        if untold is None or untold[0].resent:
             self._cancel(request_id)
             self._flush_soon(COALESCE_S)
 
@@ -175,16 +207,20 @@ class RouterLink:
 
     @property
     def _has_news(self) -> bool:
-        return bool(self._new or self._endings.news or self._tell_held or self._late)
+        news = self._new or self._endings.news or self._tell_held or self._late
+        return bool(news) or self._predictor() is not self._told_predictor
 
     @property
     def _has_counts(self) -> bool:
         return self.unserved.totals.total() != self._unserved_told
 
     async def _run(self, *, wait: bool) -> None:
+        told = self._predictor()
         report = replace(
             self._endings.report(self._name, time.monotonic()),
-            items=tuple(self._new.values()),
+            items=tuple(item for item, _ in self._new.values()),
+            forecast=self._forecast(self._new.values()),
+            predictor=told,
             held=tuple(self._held.values()) if self._tell_held else (),
             waiting=self._late,
             unserved=dict(self.unserved.totals),
@@ -199,7 +235,7 @@ class RouterLink:
                 raise
             await self._after_failure(error)
         else:
-            verdicts = reply.verdicts
+            verdicts, self._told_predictor = reply.verdicts, told
             self._unserved_told = sum(report.unserved.values())
             self._after_reply(reply)
         if wait:
@@ -213,8 +249,17 @@ class RouterLink:
         elif self._has_counts:
             self._flush_soon(UNSERVED_S)
 
+    def _forecast(self, new: Collection[tuple[RouteItem, Unpriced]]) -> Unpriced | None:
+        """Of all new requests; with samples, where one of them is planned by them."""
+        if not new:
+            return None
+        samples = self._samples or any(_needs_samples(item.ask) for item, _ in new)
+        return concatenate([forecast for _, forecast in new]).brief(samples=samples)
+
     def _deliver(self, verdict: Verdict) -> None:
         pending = self._pending.pop(verdict.id, None)
+        if pending is not None and isinstance(verdict, Refusal):
+            self._refuse(pending.item.account, verdict)
         if pending is not None and not pending.verdict.done():
             if isinstance(verdict, Decision) and verdict.replica is not None:
                 self._held[verdict.id] = Held(
@@ -230,8 +275,17 @@ class RouterLink:
             # Its cancel may have arrived before it did: this frees the seat, and twice does no harm.
             self._endings.done.append(Done(verdict.id, None, Ending.unsent))
 
+    def _refuse(self, account: Account, refusal: Refusal) -> None:
+        """The account's next requests are refused without asking, for as long as the router says."""
+        now_s = time.monotonic()
+        if refusal.holds_s > 0:
+            self._refused[account] = now_s + min(refusal.holds_s, LONGEST_REFUSAL_S), refusal.error
+        if len(self._refused) > MAX_REFUSED:
+            self._refused = {key: one for key, one in self._refused.items() if one[0] > now_s}
+
     def _after_reply(self, reply: Reply) -> None:
         self._silent_since_s = None
+        self._samples = reply.samples
         if self._router is not None and reply.router != self._router:
             # A new router that answered what the old one was not asked: it knows nothing of the rest.
             self._resend(decided={verdict.id for verdict in reply.verdicts})
@@ -242,7 +296,7 @@ class RouterLink:
         for request_id in reply.unknown:
             pending = self._pending.get(request_id)
             if pending is not None and not pending.verdict.done():
-                self._new.setdefault(request_id, replace(pending.item, resent=True))
+                self._new.setdefault(request_id, (replace(pending.item, resent=True), pending.forecast))
 
     def _give_up_on(self, silent: Collection[str]) -> None:
         for held in [one for one in self._held.values() if one.replica in silent]:
@@ -253,9 +307,11 @@ class RouterLink:
     def _resend(self, *, decided: Collection[str] = ()) -> None:
         self._endings.again(math.inf)
         self._tell_held = bool(self._held)
-        waiting = {key: one.item for key, one in self._pending.items() if not one.verdict.done()}
+        waiting = {key: one for key, one in self._pending.items() if not one.verdict.done()}
         self._new = {
-            key: self._new.get(key) or replace(item, resent=True) for key, item in waiting.items() if key not in decided
+            key: self._new.get(key) or (replace(one.item, resent=True), one.forecast)
+            for key, one in waiting.items()
+            if key not in decided
         }
 
     async def _after_failure(self, error: BaseException) -> None:
@@ -292,3 +348,7 @@ class RouterLink:
         for pending in late:
             pending.asked_s = now_s
         self._late = tuple(pending.item.id for pending in late)
+
+
+def _needs_samples(ask: RoutingAsk) -> bool:
+    return ask.strategy is not None and checked_strategy(ask.strategy, ask.options).needs_samples

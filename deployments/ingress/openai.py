@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,11 +36,13 @@ from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import checked_strategy
 from apportion.router.batch.capabilities import Capabilities
+from apportion.router.batch.continuation import beginnings_of, in_tool_loop
 from apportion.router.batch.messages import RouteItem, RoutingAsk
+from apportion.router.batch.prompt import Content, Prompt
 from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prediction.conversation import template_variables
-from apportion.router.traits import traits_of
+from apportion.router.traits import PLAIN, Traits, traits_of
 
 SESSION_HEADER = "x-session-id"
 # Fields of vLLM's that can make a prompt longer than it is counted.
@@ -73,7 +75,7 @@ _LENGTHS: Mapping[Kind, tuple[str, ...]] = {
 
 
 class ParsedRequest:
-    """A request: what the router sees (`item`), and the body that the engine gets.
+    """A request: what the router sees (`item`), what the predictor reads (`prompt`), and the body that the engine gets.
 
     `ignored` are the names of fields that mean nothing here and that the engine does not get.
 
@@ -81,13 +83,20 @@ class ParsedRequest:
     whether a stream says at its end what it has cost.
     """
 
-    __slots__ = ("_body", "_digest", "batch_told", "cost_told", "ignored", "item", "kind", "stream")
+    __slots__ = ("_body", "_digest", "batch_told", "cost_told", "ignored", "item", "kind", "prompt", "stream")
 
     def __init__(
-        self, kind: Kind, item: RouteItem, body: dict[str, Any], stream: bool, ignored: tuple[str, ...] = ()
+        self,
+        kind: Kind,
+        item: RouteItem,
+        prompt: Prompt,
+        body: dict[str, Any],
+        stream: bool,
+        ignored: tuple[str, ...] = (),
     ) -> None:
         self.kind = kind
         self.item = item
+        self.prompt = prompt
         self.stream = stream
         self.ignored = ignored
         self.batch_told = True
@@ -116,7 +125,7 @@ class ParsedRequest:
         if self._digest is None:
             content = [self._body.get(name) for name in _CONTENT]
             form = [self._body.get(name) for name in ("response_format", "structured_outputs")]
-            text = json.dumps([self.item.account, content, self.item.tools, form], ensure_ascii=False)
+            text = json.dumps([self.item.account, content, self.prompt.tools, form], ensure_ascii=False)
             self._digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         return self._digest
 
@@ -129,7 +138,7 @@ class ParsedRequest:
         """Lets go of all content: no engine will be asked (again)."""
         self.digest()
         self._body = {}
-        self.item = replace(self.item, content="", tools=None)
+        self.prompt = Prompt("")
 
 
 def parse(kind: Kind, raw: bytes, headers: Mapping[str, str], rules: Rules, caller: Caller = ANYBODY) -> ParsedRequest:
@@ -158,8 +167,8 @@ def parse_object(
         checked = BODIES[kind].validate_python(body)
     except ValidationError as error:
         raise _invalid(error) from None
-    field = _routing(checked.routing, headers)
-    ask = _ask(field, rules.models)
+    wishes = _routing(checked.routing, headers)
+    ask = _ask(wishes, rules.models)
     model = next((rules.aliases[name] for name in rules.aliases if fnmatchcase(checked.model, name)), checked.model)
     named = None if model == AUTO_MODEL else model
     if named is not None:
@@ -171,29 +180,43 @@ def parse_object(
     ignored = (*ignored, *read.ignored)
     if rules.refuse_unknown:
         refuse(read.ignored)
-    seen, messages = _seen(kind, checked, read.chat, named, rules.new_name(caller.account))
+    seen = _seen(kind, checked, read.chat, named)
     if kind == "embedding":
         check_inputs(seen.prompts, rules.bounds)
     else:
         check_sequences(seen.prompts, checked.n or 1, rules.bounds)
-    item = replace(
-        seen,
+    sequences = (checked.n or 1) * seen.prompts
+    session = _session(wishes, headers, body, by_user=rules.session_by_user) if seen.needs.text else None
+    item = RouteItem(
+        rules.new_name(caller.account),
         model=named,
-        sequences=(checked.n or 1) * seen.prompts,
-        unread_prompt=kind not in _TOKEN_KINDS and not UNREAD_FIELDS.isdisjoint(body),
+        sequences=sequences,
         max_tokens=checked.longest,
+        needs=seen.needs,
         ask=ask,
         account=caller.account,
-        session=_session(field, headers, body, by_user=rules.session_by_user) if seen.needs.text else None,
-        priority=field.priority,
-        timeout_s=math.inf if field.timeout_s is None else field.timeout_s,
+        session=session,
+        beginnings=() if session is None else beginnings_of(seen.content),
+        in_tool_loop=session is not None and in_tool_loop(seen.content),
+        prompts=seen.prompts,
+        unread_prompt=kind not in _TOKEN_KINDS and not UNREAD_FIELDS.isdisjoint(body),
+        priority=wishes.priority,
+        timeout_s=math.inf if wishes.timeout_s is None else wishes.timeout_s,
     )
     caller.check(item)
+    prompt = Prompt(
+        seen.content,
+        tools=read.chat.get("tools") if seen.templated else None,
+        template_variables=template_variables(read.chat) if seen.templated else {},
+        traits=seen.traits,
+        max_tokens=checked.longest,
+        sequences=sequences,
+    )
     forwarded = {name: value for name, value in read.body.items() if name != "routing"}
     if "messages" in forwarded and kind in _AS_CHATS:
-        forwarded["messages"] = messages
-    parsed = ParsedRequest(kind, item, forwarded, bool(checked.stream), ignored)
-    parsed.cost_told = field.stream_cost
+        forwarded["messages"] = seen.messages
+    parsed = ParsedRequest(kind, item, prompt, forwarded, bool(checked.stream), ignored)
+    parsed.cost_told = wishes.stream_cost
     return parsed
 
 
@@ -204,32 +227,36 @@ def _session(field: RoutingField, headers: Mapping[str, str], body: Mapping[str,
     return None if name is None else hashlib.blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
 
 
-def _seen(
-    kind: Kind, checked: Any, chat: dict[str, Any], named: str | None, name: str
-) -> tuple[RouteItem, list[dict[str, Any]]]:
-    """What models would read and must be able to do for it, and a chat's messages as engines get them."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What models would read of a request and must be able to do for it.
+
+    `messages`: a chat's, as engines get them. `templated`: a chat template makes its prompt.
+    """
+
+    content: Content
+    needs: Capabilities
+    traits: Traits = PLAIN
+    prompts: int = 1
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    templated: bool = False
+
+
+def _seen(kind: Kind, checked: Any, chat: dict[str, Any], named: str | None) -> _Seen:
     if kind == "completion":
-        prompts = _count_prompts(checked.prompt, named)
         needs, traits = needs_of("completion", chat), traits_of(checked.prompt, chat)
-        return RouteItem(name, checked.prompt, prompts=prompts, needs=needs, traits=traits), []
+        return _Seen(checked.prompt, needs, traits, _count_prompts(checked.prompt, named))
     if kind == "embedding":
-        inputs = _count_prompts(checked.input, named)
-        return RouteItem(name, checked.input, prompts=inputs, needs=Capabilities(embeddings=1)), []
+        return _Seen(checked.input, Capabilities(embeddings=1), prompts=_count_prompts(checked.input, named))
     messages = [plain_message(message) for message in chat.get("messages", ())]
     media = counted(messages) if kind in _TRANSLATE else read_media(messages)
     if kind in _TOKEN_KINDS:
         _check_tokens_request(kind, chat, named)
         needs = Capabilities(chat=int("messages" in chat), tokenize=1, images=media.images, audio=media.audio)
-        return RouteItem(name, _NOTHING_TO_READ, needs=needs), media.messages
-    item = RouteItem(
-        name,
-        media.content,
-        tools=chat.get("tools"),
-        template_variables=template_variables(chat),
-        needs=needs_of("chat", chat, images=media.images, audio=media.audio)._replace(**_ENDPOINTS.get(kind, {})),
-        traits=traits_of(media.content, chat),
-    )
-    return item, media.messages
+        return _Seen(_NOTHING_TO_READ, needs, messages=media.messages)
+    needs = needs_of("chat", chat, images=media.images, audio=media.audio)._replace(**_ENDPOINTS.get(kind, {}))
+    traits = traits_of(media.content, chat)
+    return _Seen(media.content, needs, traits, messages=media.messages, templated=True)
 
 
 def _check_tokens_request(kind: Kind, body: dict[str, Any], named: str | None) -> None:
@@ -279,7 +306,7 @@ def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
         options=field.options,
         max_cost_usd=field.max_cost_usd,
         min_success=field.min_success,
-        models=None if field.models is None else tuple(field.models),
+        models=None if field.models is None else tuple(dict.fromkeys(field.models)),
         wait_for_budget=field.wait_for_budget,
     )
 

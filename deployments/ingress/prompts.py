@@ -10,6 +10,7 @@ from typing import Any
 
 from apportion.deployments.config.records import RecordsConfig
 from apportion.router.batch.messages import RouteItem
+from apportion.router.batch.prompt import Prompt
 from apportion.router.chat import request_text
 from apportion.router.records.schema import PROMPTS
 
@@ -27,11 +28,11 @@ class Prompts:
             self._writer = config.writer()
             self._writer.start()
 
-    def keep(self, item: RouteItem) -> None:
+    def keep(self, item: RouteItem, prompt: Prompt) -> None:
         """Keeps what a request that is being answered is predicted from; embeddings teach nothing."""
         if self._writer is None or not item.needs.text:
             return
-        text, traits, now = request_text(item.content), item.traits, datetime.now(UTC)
+        text, traits, now = request_text(prompt.content), prompt.traits, datetime.now(UTC)
 
         def row() -> dict[str, Any]:
             return {"id": item.id, "time": now, "prompt": text, **traits._asdict()}

@@ -13,6 +13,7 @@ from typing import Any
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig
 from apportion.deployments.ingress.model_cards import auto_card, card
 from apportion.deployments.wire.calls import answer_of
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.guards.recent import Recent
 
 STATE_AGE_S = 1.0  # numbers may be told again for so long
@@ -30,6 +31,7 @@ class RouterState:
     Args:
         ask: the router's `state`; takes the age in seconds up to which it may repeat what it found.
         clock: seconds of a monotonic clock.
+        predictor: whether this ingress asks the predictor.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class RouterState:
         ask: Callable[[float], Awaitable[dict[str, Any]]],
         models: tuple[ModelConfig, ...],
         clock: Callable[[], float] = time.monotonic,
+        predictor: Callable[[], BreakerState] = lambda: BreakerState.closed,
     ) -> None:
         self._ask = ask
         self._models = {model.name: model for model in models}
+        self._predictor = predictor
         self._clock = clock
         self._started = int(time.time())
         self._recent: Recent[dict[str, Any]] = Recent("the router's state", self._told, clock)
@@ -60,6 +64,8 @@ class RouterState:
         numbers = await self._recent.within(STATE_AGE_S, PATIENCE_S)
         state = numbers if numbers is not None and self._recent.error is None else {}
         parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
+        if self._predictor() is not BreakerState.closed:  # the router hears of it with the next report
+            parts["predictor"] = self._predictor()
         slots = {name: model["slots"] for name, model in state.get("models", {}).items()}
         served = all(slots.get(name) for name, model in self._models.items() if model.groups)
         healthy = served and set(parts.values()) == {"closed"} and not state.get("policy_error")

@@ -121,5 +121,5 @@ def _parsed(kind: Kind, body: dict[str, Any]) -> ParsedRequest:
 
 
 def _plan(parsed: ParsedRequest) -> tuple[Any, ...]:
-    """All that planning sees of a request."""
-    return replace(parsed.item, id=""), parsed.stream, parsed.cost_told
+    """All that prediction and planning see of a request."""
+    return replace(parsed.item, id=""), parsed.prompt, parsed.stream, parsed.cost_told

@@ -6,14 +6,14 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from apportion.router.batch.capabilities import NO_NEEDS, Capabilities
-from apportion.router.batch.size import Size, size_of
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
-from apportion.router.traits import PLAIN, Traits
+from apportion.router.unpriced import Unpriced
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
 
@@ -41,64 +41,59 @@ class RoutingAsk:
     wait_for_budget: bool = False
 
 
+class Beginning(NamedTuple):
+    """So many of a prompt's messages or characters from its start, and what stands for these."""
+
+    parts: int
+    sign: int
+
+
 @dataclass(frozen=True, slots=True)
 class RouteItem:
-    """One request as the router sees it: content to predict from, limits, and no sampling parameters.
+    """One request as the router sees it: names, counts and limits; neither a word of it nor sampling parameters.
 
     Args:
         id: names it at the router and at the engine.
-        content: a chat's messages, where pictures and clips are placeholders; a prompt, several, or their token ids.
         model: that it names; None: any.
         sequences: answers that the engine writes for it.
         max_tokens: of an answer; None: as many as fit.
-        tools: that the model may call.
-        template_variables: what it tells chat templates beside its content.
         needs: what a model must be able to do for it.
-        traits: what its success is predicted from beside its text.
         ask: what it asks of its routing.
         account: who pays.
         session: the conversation, among the account's own, that it is a turn of; None: it is none.
+        beginnings: that its prompt has, of a turn of a conversation; of the shorter ones only some.
+        in_tool_loop: it brings the results of calls that a model has made, for that model to go on.
         prompts: in its content.
         unread_prompt: the engine may add to the prompt what the router has not counted.
         priority: the higher, the sooner and the weightier.
         timeout_s: what is left of its time.
+        predict_s: that its forecast took.
         avoid_replicas: that have failed it.
         avoid_models: that have failed it.
         resent: a router has been told of it before, and may have decided, counted and reserved it before it was lost.
-
-    Attributes:
-        size: of its content, tools and template variables.
     """
 
     id: str
-    content: list[dict[str, Any]] | str | list[str] | list[int] | list[list[int]]
     model: str | None = None
     sequences: int = 1
     max_tokens: int | None = None
-    tools: list[dict[str, Any]] | None = None
-    template_variables: Mapping[str, Any] = field(default_factory=dict)
     needs: Capabilities = NO_NEEDS
-    traits: Traits = PLAIN
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)
     session: str | None = None
+    beginnings: tuple[Beginning, ...] = ()
+    in_tool_loop: bool = False
     prompts: int = 1
     unread_prompt: bool = False
     priority: int = 0
     timeout_s: float = math.inf
+    predict_s: float = 0.0
     avoid_replicas: tuple[str, ...] = ()
     avoid_models: tuple[str, ...] = ()
     resent: bool = False
 
-    size: Size = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Where the request is read, not at the one router that serves all.
-        size = size_of([self.content, self.tools or (), dict(self.template_variables)])
-        object.__setattr__(self, "size", size)
-
     def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
-        """The item of a further attempt, under a name of its own: the first one's slot may still be settling.
+        """The item of an attempt, under a name of its own: the first one's slot may still be settling.
 
         The second attempt goes to another replica, later ones to other models, where there are any.
         """
@@ -214,10 +209,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request goes nowhere."""
+    """Why a request goes nowhere.
+
+    Args:
+        id: the request's.
+        error: that tells its client.
+        holds_s: whatever else its account sends within so long is refused likewise.
+    """
 
     id: str
     error: ApportionError
+    holds_s: float = 0.0
 
 
 Verdict = Decision | Refusal
@@ -319,6 +321,8 @@ class Report:
         waiting: ids of requests told of long ago that have no verdict yet.
         unserved: how many requests have ended here without the end of an attempt, by the code of the error, since the
             ingress began.
+        forecast: of the items, in their order; None: there are none.
+        predictor: whether the ingress asks the predictor.
     """
 
     ingress: str
@@ -329,6 +333,8 @@ class Report:
     held: tuple[Held, ...] = ()
     waiting: tuple[str, ...] = ()
     unserved: Mapping[str, int] = field(default_factory=dict)
+    forecast: Unpriced | None = None
+    predictor: BreakerState = BreakerState.closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +347,7 @@ class Reply:
         settled: numbers of reports, this one's or earlier ones', whose endings and cancels are in the ledger.
         unknown: ids of requests that wait at the ingress, but not here.
         silent: replicas that send no heartbeats any more: what is in flight there is given up.
+        samples: plans go by what each member of the predictor's ensemble says.
     """
 
     router: str
@@ -348,6 +355,7 @@ class Reply:
     settled: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    samples: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,15 @@ import numpy as np
 
 from apportion.router.arrays import FloatArray
 from apportion.router.chat import request_text
-from apportion.router.costs import expected_cost
+from apportion.router.costs import answered_tokens
 from apportion.router.errors import ApportionError, InvalidRequestError
-from apportion.router.estimates import Estimates, concatenate
+from apportion.router.estimates import Estimates
 from apportion.router.prediction.fleet_predictor import FleetPredictor
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import Counts, TokenCounter
 from apportion.router.prices import ModelPrice
 from apportion.router.traits import PLAIN, Traits
+from apportion.router.unpriced import Unpriced, concatenate
 
 logger = logging.getLogger(__name__)
 
@@ -68,45 +69,46 @@ class RequestEstimator:
     context: FloatArray | None = None
 
     def estimate(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
-        """Estimates for the requests; one that cannot be read gets an error of its own and spoils nothing.
+        """As `forecast`, at these prices."""
+        return self.forecast(requests).priced(prices)
+
+    def forecast(self, requests: Sequence[Request]) -> Unpriced:
+        """What is expected of the requests; one that cannot be read gets an error of its own and spoils nothing.
 
         Raises:
             Exception: nothing can be estimated, so that it is no request's fault.
         """
         try:
-            return self._estimate_together(requests, prices)
+            return self._forecast_together(requests)
         except Exception as error:
             if len(requests) > 1:  # the halves by themselves, until the request that is at fault is alone
                 half = len(requests) // 2
-                return concatenate([self.estimate(part, prices) for part in (requests[:half], requests[half:])])
-            placeholder = self._estimate_together([Probe()], prices)
+                return concatenate([self.forecast(part) for part in (requests[:half], requests[half:])])
+            placeholder = self._forecast_together([Probe()])
             logger.warning("a request cannot be estimated: %s", type(error).__name__)
             unread = InvalidRequestError("this request cannot be read; check its text, its messages and its tools")
             return replace(placeholder, errors={0: error if isinstance(error, ApportionError) else unread})
 
-    def _estimate_together(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
+    def _forecast_together(self, requests: Sequence[Request]) -> Unpriced:
         texts = [request_text(request.content) for request in requests]
         counts = self._count(requests, texts)
         input_tokens = counts.tokens.astype(np.float64)
         prediction = self.predictor.predict(texts, [request.traits for request in requests])
         asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)
-        cost_usd, cost_std_usd = expected_cost(
+        answered, answered_std = answered_tokens(
             prediction.output_tokens,
             prediction.output_tokens_std,
             input_tokens,
-            prices,
             max_output_tokens=asked,
             context=self.context,
             sequences=[request.sequences for request in requests],
         )
-        return Estimates(
-            success=prediction.success,
-            success_std=prediction.success_std,
+        output_tokens = np.minimum(prediction.output_tokens, asked[:, None])
+        layers = (prediction.success, prediction.success_std, input_tokens, output_tokens, answered, answered_std)
+        return Unpriced(
+            models=tuple(self.predictor.models),
+            table=np.stack(layers),
             success_samples=prediction.success_samples,
-            cost_usd=cost_usd,
-            cost_std_usd=cost_std_usd,
-            input_tokens=input_tokens,
-            output_tokens=np.minimum(prediction.output_tokens, asked[:, None]),
             errors=counts.errors,
             refusals=counts.refusals,
             calibrated_success=prediction.calibrated_success,

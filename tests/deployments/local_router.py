@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import yaml
 
+from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.control.router import Router
+from apportion.deployments.ingress.forecasting import forecaster_of
 from apportion.deployments.ingress.link import RouterLink
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem
+from apportion.router.batch.forecasting.forecaster import Forecaster
+from apportion.router.batch.messages import Decision, Done, EngineReplica, Report, RouteItem, Verdict
+from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import ApportionError
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced, concatenate
 
 NAMES = ("wren", "finch", "lark", "heron")
 PRICES = (1.0, 2.0, 4.0, 8.0)  # USD per million tokens
@@ -74,20 +77,17 @@ class _Remote:
 class DearIsGood:
     """Dearer models are better; answers take half of what they may."""
 
-    def predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
-        n, usd_per_token = len(items), np.array([price.output_usd_per_million for price in prices.values()]) / 1e6
-        most = np.array([item.max_tokens or CONTEXT - INPUT_TOKENS for item in items], dtype=float)
-        tokens = np.repeat(most[:, None] / 2, len(prices), axis=1)
-        random_ = np.random.default_rng(n)
-        success = np.clip(np.linspace(0.3, 0.9, len(prices)) + random_.normal(0, 0.1, (n, len(prices))), 0, 1)
-        return Estimates(
-            success=success,
-            success_std=np.zeros_like(success),
-            cost_usd=(INPUT_TOKENS + tokens) * usd_per_token,
-            cost_std_usd=np.zeros_like(success),
-            input_tokens=np.full_like(success, INPUT_TOKENS),
-            output_tokens=tokens,
-        )
+    async def predict(self, prompts: Sequence[Prompt], models: tuple[str, ...], bulk: bool = False) -> Unpriced:
+        return forecast_of(prompts, models)
+
+
+def forecast_of(prompts: Sequence[Prompt], models: tuple[str, ...]) -> Unpriced:
+    n, m = len(prompts), len(models)
+    most = np.array([prompt.max_tokens or CONTEXT - INPUT_TOKENS for prompt in prompts], dtype=float)
+    tokens = np.repeat(most[:, None] / 2, m, axis=1)
+    success = np.clip(np.linspace(0.3, 0.9, m) + np.random.default_rng(n).normal(0, 0.1, (n, m)), 0, 1)
+    nothing = np.zeros((n, m))
+    return Unpriced(models, np.stack([success, nothing, nothing + INPUT_TOKENS, tokens, tokens, nothing]))
 
 
 class _Solver:
@@ -98,26 +98,39 @@ class _Solver:
         return assign(problem, strategy)
 
 
-class _Handle:
-    """A deployment's handle, of the Predictor in this process."""
-
-    def __init__(self, predictor: Any) -> None:
-        async def predict(*given: Any) -> Estimates:
-            found: Estimates = predictor.predict(*given)
-            return found
-
-        self.predict = _Remote(predict)
+def expected(*items: RouteItem) -> Unpriced:
+    """What `DearIsGood` says of them."""
+    return forecast_of([Prompt("x", max_tokens=item.max_tokens) for item in items], NAMES)
 
 
-def make_router(config: ServiceConfig, predictor: Any = None) -> Any:
-    router = Router.func_or_class(config, _Handle(predictor or DearIsGood()), _Solver(), {})
+def report(ingress: str, number: int = 0, *, items: tuple[RouteItem, ...] = (), **fields: Any) -> Report:
+    """A report with the forecast of its items."""
+    return Report(ingress, number, items=items, forecast=expected(*items) if items else None, **fields)
+
+
+class Line(RouterLink):
+    """Knows what to expect of requests where a test does not say it."""
+
+    async def plan(self, item: RouteItem, forecast: Unpriced | None = None) -> Decision:
+        return await super().plan(item, forecast or expected(item))
+
+
+class Handle:
+    """A deployment's handle, of a predictor in this process."""
+
+    def __init__(self, predictor: Any = None) -> None:
+        self.predict = _Remote((predictor or DearIsGood()).predict)
+
+
+def make_router(config: ServiceConfig) -> Any:
+    router = Router.func_or_class(config, _Solver(), {})
     router.reconfigure(config.routing.model_dump())
     return router
 
 
 def handle_of(router: Any) -> Any:
     """What an ingress uses of the router's deployment handle."""
-    methods = {name: _Remote(getattr(router, name)) for name in ("address", "state", "route", "console")}
+    methods = {name: _Remote(getattr(router, name)) for name in ("address", "state", "admit_plans", "route", "console")}
     return SimpleNamespace(router=router, **methods)
 
 
@@ -130,17 +143,19 @@ async def close_router(router: Any) -> None:
 
 @dataclass
 class LocalService:
-    """A router and one ingress's line to it; `generated_usd` is what engines have worked."""
+    """A router, and one ingress's lines to it and to the predictor; `generated_usd` is what engines have worked."""
 
     config: ServiceConfig
     predictor: Any = field(default_factory=DearIsGood)
     router: Any = None
-    link: RouterLink = field(init=False)
+    link: Line = field(init=False)
+    forecaster: Forecaster = field(init=False)
     generated_usd: float = 0.0
 
     def __post_init__(self) -> None:
-        self.router = make_router(self.config, self.predictor)
-        self.link = RouterLink(lambda report, wait: self.router.exchange(report, wait))
+        self.router = make_router(self.config)
+        self.forecaster = forecaster_of(self.config, Handle(self.predictor), Knowledge.of(self.config).mean_success)
+        self.link = Line(lambda report, wait: self.router.exchange(report, wait), lambda: self.forecaster.state)
         self._beat = asyncio.create_task(self._heartbeats())
 
     async def _heartbeats(self) -> None:
@@ -162,7 +177,7 @@ class LocalService:
             told: whether the engine tells what it cost.
         """
         try:
-            decision = await self.link.plan(item)
+            decision = await self.plan(item)
         except ApportionError as error:
             return error.code
         done = Done(decision.id, None)
@@ -177,7 +192,18 @@ class LocalService:
         return decision.model
 
     async def plan(self, item: RouteItem) -> Decision:
-        return await self.link.plan(item)
+        return await self.link.plan(item, await self.forecast(item))
+
+    async def forecast(self, *items: RouteItem) -> Unpriced:
+        """Of requests with the same prompt."""
+        asked = (self.forecaster.forecast(item, Prompt("x", max_tokens=item.max_tokens)) for item in items)
+        return concatenate(await asyncio.gather(*asked))
+
+    async def route(self, items: Sequence[RouteItem]) -> list[Verdict]:
+        """As `/v1/route` has them planned."""
+        await self.router.admit_plans(items[0].account, len(items))
+        verdicts: list[Verdict] = await self.router.route(items, await self.forecast(*items))
+        return verdicts
 
     async def idle_state(self) -> dict[str, Any]:
         """Numbers once everything has ended, and no engine has said what it was asked for."""
@@ -196,5 +222,6 @@ class LocalService:
 
     async def close(self) -> None:
         self._beat.cancel()
+        self.forecaster.close()
         await self.link.close()
         await close_router(self.router)

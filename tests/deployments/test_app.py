@@ -16,8 +16,8 @@ def deployment(application: Any) -> Any:
 def test_parts_that_hang_are_replaced_and_there_are_as_many_predictors_as_configured() -> None:
     predictor = {"artefact": "zoo:predictor", "num_replicas": 3}
     application = build_application(configuration(None, predictor=predictor))
-    router = deployment(application).init_args[1]
-    parts = [deployment(part) for part in deployment(router).init_args[1:3]]
+    _, router, predictor, _ = deployment(application).init_args
+    parts = [deployment(predictor), deployment(deployment(router).init_args[1])]
     assert [part.name for part in parts] == ["Predictor", "Solver"]
     assert [part.num_replicas for part in parts] == [3, 1]
     for part in parts:
@@ -28,5 +28,5 @@ def test_parts_that_hang_are_replaced_and_there_are_as_many_predictors_as_config
 
 def test_a_model_that_the_predictor_does_not_know_gets_its_engine() -> None:
     application = build_application(configuration(None, newcomers=[{"name": "owl"}]))
-    engines = deployment(deployment(application).init_args[1]).init_args[3]
+    engines = deployment(deployment(application).init_args[1]).init_args[2]
     assert "Engine-owl" in engines

@@ -14,7 +14,7 @@ import pytest
 from apportion.deployments import zoo
 from apportion.deployments.config.capabilities import CapabilitiesConfig
 from apportion.deployments.config.models import ModelConfig
-from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.wire.headers import verdict_json
 from apportion.router.assignment import Mip
@@ -24,6 +24,7 @@ from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.estimation import RequestEstimator
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import TokenCounter
+from apportion.router.unpriced import Unpriced
 from tests.deployments.chat_styles import BY_ARGUMENT, SHAPES, STYLES, UNREADABLE
 from tests.router.batch.plain_room import PlainRoom
 
@@ -82,21 +83,27 @@ class MixedFleet:
         models = [one.model_copy(update={"capabilities": senses.get(one.name, one.capabilities)}) for one in models]
         counter = TokenCounter.load({one.name: one.tokenizer_source for one in models}, download=False)
         self._estimator = RequestEstimator(predictor, counter, np.full(4, 256.0))
-        self.room = PlainRoom(self._predict, policy=Policy(tuple(one.served for one in models), Mip()), predict_s=60.0)
+        self.room = PlainRoom(policy=Policy(tuple(one.served for one in models), Mip()))
         self.room.join(**dict.fromkeys(NAMES, 100))
-
-    async def _predict(self, items: Any, prices: Any) -> Any:
-        return self._estimator.estimate(items, prices)
 
     async def ask(self, *asked: tuple[str, str]) -> dict[tuple[str, str], Verdict]:
         """Verdicts by shape and the model that the request names, all of one batch."""
-        verdicts = await self.room.verdicts(*(item(shape, to) for shape, to in asked))
+        verdicts = await self.verdicts(*(parsed(shape, to) for shape, to in asked))
         return dict(zip(asked, verdicts, strict=True))
 
+    def forecast(self, *read: ParsedRequest) -> Unpriced:
+        return self._estimator.forecast([one.prompt for one in read])
 
-def item(shape: str, to: str = "auto") -> RouteItem:
+    async def verdicts(self, *read: ParsedRequest) -> list[Verdict]:
+        self.room.forecast = lambda _: self.forecast(*read)
+        return await self.room.verdicts(*(one.item for one in read))
+
+
+def parsed(shape: str, to: str = "auto") -> ParsedRequest:
     body = {"model": to, "max_tokens": 8, **SHAPES[shape]}
-    return replace(parse("chat", json.dumps(body).encode(), {}, Rules(NAMES)).item, id=f"{shape}-{to}")
+    found = parse("chat", json.dumps(body).encode(), {}, Rules(NAMES))
+    found.item = replace(found.item, id=f"{shape}-{to}")
+    return found
 
 
 READABLE_SHAPES = [shape for shape in SHAPES if shape != "picture"]
@@ -222,7 +229,8 @@ def test_parts_that_nobody_reads_are_refused_by_place(part: dict[str, Any]) -> N
 
 async def test_candidates_say_why_a_model_may_not_answer(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, "no_system", "no_template", "mapping", "mapping")
-    verdicts = await fleet.room.scheduler.preview([item("system")])
+    asked = parsed("system")
+    verdicts = await fleet.room.scheduler.preview([asked.item], fleet.forecast(asked))
     told = {one["model"]: (one["allowed"], one["reason"]) for one in verdict_json(0, verdicts[0])["candidates"]}
     assert told["lark"] == told["heron"] == (True, None)
     assert told["wren"] == (False, "its chat template refuses these messages: no system turns here")
@@ -231,9 +239,10 @@ async def test_candidates_say_why_a_model_may_not_answer(predictor: Predictor, f
 
 async def test_a_limit_that_the_readers_exceed_names_the_others_too(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, "no_system", "no_system", "no_system", "mapping")
-    asked = item("system")
-    long = [asked.content[0], {"role": "user", "content": "count " * 300}]
-    (verdict,) = await fleet.room.verdicts(replace(asked, content=long))
+    asked = parsed("system")
+    long = [asked.prompt.content[0], {"role": "user", "content": "count " * 300}]
+    asked.prompt = replace(asked.prompt, content=long)
+    (verdict,) = await fleet.verdicts(asked)
     assert isinstance(verdict, Refusal)
     assert verdict.error.code == "context_length_exceeded"
     assert "maximum context length is 256 tokens" in verdict.error.message
@@ -272,7 +281,8 @@ def test_the_engine_renders_the_same(style: str, folder: Path) -> None:
             except Exception:
                 expected = None
             try:
-                ours = counter._groups[0]._render(read.item.content, read.item.tools, read.item.template_variables)
+                seen = read.prompt
+                ours = counter._groups[0]._render(seen.content, seen.tools, seen.template_variables)
             except Exception:
                 ours = None
             assert ours == expected, (shape, tools)

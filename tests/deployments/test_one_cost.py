@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 from pathlib import Path
@@ -47,11 +48,12 @@ def config() -> ServiceConfig:
 
 @pytest.fixture(scope="module")
 def served(config: ServiceConfig) -> Estimates:
-    items = [
-        parse_object("chat" if "messages" in body else "completion", body, {}, Rules(tuple(config.names))).item
+    prompts = [
+        parse_object("chat" if "messages" in body else "completion", body, {}, Rules(tuple(config.names))).prompt
         for body in BODIES
     ]
-    return Predictor.func_or_class(config).predict(items, {model.name: model.price for model in config.models})
+    forecast = asyncio.run(Predictor.func_or_class(config).predict(prompts, config.names))
+    return forecast.priced([model.price for model in config.models])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apportion.router.errors import InvalidRequestError
-from apportion.router.estimates import Estimates, concatenate
+from apportion.router.estimates import Estimates
 
 
 def estimates(n: int = 6, m: int = 3, members: int = 4, seed: int = 0) -> Estimates:
@@ -17,30 +17,6 @@ def estimates(n: int = 6, m: int = 3, members: int = 4, seed: int = 0) -> Estima
         success_samples=rng.random((members, n, m)),
         errors={1: InvalidRequestError("unreadable")},
     )
-
-
-def test_rows_and_concatenate_are_each_others_inverse() -> None:
-    whole = estimates()
-    parts = [whole.rows([0, 1]), whole.rows(np.array([2])), whole.rows([3, 4, 5])]
-    again = concatenate(parts)
-    for name in ("success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
-    np.testing.assert_array_equal(again.success_samples, whole.success_samples)
-    assert again.errors == whole.errors
-    assert whole.rows([5, 1]).errors.keys() == {1}
-
-
-def test_spreads_and_samples_survive_only_where_every_part_has_them() -> None:
-    bare = replace(estimates(), success_std=None, success_samples=None, guessed=frozenset({1}))
-    both = concatenate([estimates(), bare])
-    assert both.success_std is None
-    assert both.success_samples is None
-    assert both.cost_std_usd is not None
-    n = len(estimates())
-    assert both.guessed == {n + 1}
-    assert both.rows([n, n + 1]).predicted.tolist() == [True, False]
-    other = replace(estimates(), success_samples=np.zeros((7, 6, 3)))
-    assert concatenate([estimates(), other]).success_samples is None
 
 
 def test_lower_quantile_is_lower_and_comes_from_the_members_if_there_are_any() -> None:
@@ -65,21 +41,10 @@ def test_the_problem_of_some_rows_is_the_subset_of_the_problem() -> None:
     assert whole.problem(slots, with_samples=False).success_samples is None
 
 
-@pytest.mark.parametrize("name", ["success", "cost_usd", "cost_std_usd"])
-def test_shapes_and_numbers_are_checked(name: str) -> None:
-    estimates().check(6, 3)
-    with pytest.raises(ValueError, match=f"{name} has shape"):
-        replace(estimates(), **{name: np.zeros((5, 3))}).check(6, 3)
-    with pytest.raises(ValueError, match=f"{name} holds a value"):
-        replace(estimates(), **{name: np.full((6, 3), np.nan)}).check(6, 3)
-
-
 def test_what_a_model_cannot_read_stays_with_its_request() -> None:
     shape = (2, 2)
     one = Estimates(*(np.ones(shape) for _ in range(4)), refusals={1: {0: "no system turns"}})
-    both = concatenate([one, one])
-    assert both.refusals == {1: {0: "no system turns"}, 3: {0: "no system turns"}}
-    assert both.rows([2, 3]).refusals == {1: {0: "no system turns"}}
+    assert one.rows([1, 0]).refusals == {0: {0: "no system turns"}}
     assert one.readable().tolist() == [[True, True], [False, True]]
     problem = one.problem(np.array([2, 2]), allowed=np.array([[True, False], [True, True]]))
     assert problem.allowed is not None

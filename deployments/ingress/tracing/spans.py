@@ -197,9 +197,9 @@ class RecordedTrace(Trace):
         span.set_attributes({name: value for name, value in values.items() if value is not None})
         if decision.timing is None:
             return
-        times_s = (decision.timing.queue_s, decision.timing.predict_s, decision.timing.solve_s)
+        times_s = (decision.timing.predict_s, decision.timing.queue_s, decision.timing.solve_s)
         below, at_ns = set_span_in_context(span), time.time_ns() - int(sum(times_s) * _NS)
-        for name, time_s in zip((names.QUEUE, names.PREDICT, names.SOLVE), times_s, strict=True):
+        for name, time_s in zip((names.PREDICT, names.QUEUE, names.SOLVE), times_s, strict=True):
             end_ns = at_ns + int(time_s * _NS)
             self._tracer.start_span(name, below, start_time=at_ns).end(end_ns)
             at_ns = end_ns

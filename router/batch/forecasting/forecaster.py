@@ -1,127 +1,167 @@
-"""Estimates for a batch: the predictor's, or what is known of the models' past where it fails, is late or too busy."""
+"""Forecasts of requests: the predictor's, or what is known of the models' past where it fails, is late or too busy."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
-from apportion.router.batch.forecasting.prior import TypicalLengths, prior_estimates
-from apportion.router.batch.forecasting.turns import Asked, Row, Turns
+from apportion.router.batch.forecasting.prior import TypicalLengths, prior_forecast
+from apportion.router.batch.forecasting.turns import Turns
 from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.messages import RouteItem
-from apportion.router.estimates import Estimates, gathered
-from apportion.router.prices import ModelPrice
+from apportion.router.batch.prompt import Prompt
+from apportion.router.unpriced import Unpriced
 
-Predict = Callable[[Sequence[RouteItem], Sequence[ModelPrice]], Awaitable[Estimates]]
+Predict = Callable[[Sequence[Prompt]], Awaitable[Unpriced]]
+
+LOOK_S = 0.1  # between two looks whether it is time to try a predictor again
+TRIAL = Prompt("What is 1 plus 1?")
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """What the predictor gets in one call; what is larger alone is not predicted.
+    """What the predictor gets in one call.
 
     Args:
         items: most requests.
-        chars: most characters of their texts.
+        chars: most characters of their texts; what is longer alone is no ordinary call's.
+        places: calls at once.
         patience_s: a request whose call has not begun by then goes without.
-        urgent: goes before all that is not.
     """
 
-    items: int = 256
-    chars: int = 1_000_000
+    items: int = 32
+    chars: int = 100_000
+    places: int = 1
     patience_s: float = float("inf")
-    urgent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFacts:
+    """What is known of the models without a predictor.
+
+    Args:
+        models: their names, in the order of every array.
+        mean_success: (M,), each model's in its training data.
+        max_model_len: (M,), tokens.
+        media_tokens: (M, 2), the most that a picture and an audio clip count for.
+    """
+
+    models: tuple[str, ...]
+    mean_success: FloatArray
+    max_model_len: FloatArray
+    media_tokens: IntArray
+
+
+class Lane:
+    """A line for the predictor with a breaker of its own: what goes wrong in it harms no other.
+
+    Args:
+        predict: the predictor.
+        part: guards the calls.
+        limits: of a call.
+        models: that answers have to be of.
+    """
+
+    def __init__(self, predict: Predict, part: Part, limits: CallLimits, models: Sequence[str]) -> None:
+        self._predict = predict
+        self._part = part
+        self._limits = limits
+        self._models = models
+        self._turns = Turns(self._guarded, limits.places, limits.items, limits.chars)
+        self._trials: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> BreakerState:
+        return self._part.state
+
+    async def ask(self, prompt: Prompt, item: RouteItem, *, patient: bool = False) -> Unpriced | None:
+        """The prediction; None where there is none in time.
+
+        Args:
+            patient: it waits for its call however long that takes.
+        """
+        if self.state is not BreakerState.closed:  # nobody stands in line for what is left alone or tried again
+            self._try_again()
+            return None
+        return await self._turns.ask(prompt, item.account, float("inf") if patient else self._limits.patience_s)
+
+    async def _guarded(self, prompts: Sequence[Prompt]) -> Unpriced | None:
+        found = await self._part.ask(lambda: self._checked(prompts))
+        if self.state is not BreakerState.closed:
+            self._try_again()
+        return found
+
+    async def _checked(self, prompts: Sequence[Prompt]) -> Unpriced:
+        found = await self._predict(prompts)
+        found.check(self._models, len(prompts))
+        return found
+
+    def _try_again(self) -> None:
+        """Asks from time to time until there is an answer, so that no request has to."""
+        if self._trials is None or self._trials.done():
+            # In a context of its own: Serve cancels what was called in that of a client that leaves.
+            self._trials = asyncio.create_task(self._try(), context=Context())
+
+    async def _try(self) -> None:
+        while self.state is not BreakerState.closed:
+            await asyncio.sleep(LOOK_S)
+            if self.state is BreakerState.half_open:
+                await self._part.ask(lambda: self._checked([TRIAL]))
+
+    def close(self) -> None:
+        if self._trials is not None:
+            self._trials.cancel()
 
 
 class Forecaster:
     """Asks the predictor, and knows what to do without it.
 
     Args:
-        predict: success, cost and lengths of requests at given prices.
-        part: guards the calls.
-        mean_success: (M,), each model's in its training data, in the order of every array.
-        max_model_len: (M,), tokens.
-        turns: the line of all who ask the predictor.
-        media_tokens: (M, 2), the most that a picture and an audio clip count for; None: nothing.
+        ordinary: what requests to be run ask.
+        bulk: what is asked beside them: of long texts, and of requests that are only planned.
+        facts: what is known without a predictor.
+        ordinary_chars: longer texts are no ordinary ones.
+        max_chars: longer texts are not predicted.
     """
 
-    def __init__(
-        self,
-        predict: Predict,
-        part: Part,
-        mean_success: FloatArray,
-        max_model_len: FloatArray,
-        turns: Turns,
-        limits: CallLimits = CallLimits(),
-        media_tokens: IntArray | None = None,
-    ) -> None:
-        self._predict = predict
-        self._part = part
-        self._mean_success = mean_success
-        self._lengths = TypicalLengths(np.asarray(max_model_len, dtype=float))
-        self._turns = turns
-        self._limits = limits
-        self._media_tokens = np.zeros((len(mean_success), 2), dtype=np.int64) if media_tokens is None else media_tokens
+    def __init__(self, ordinary: Lane, bulk: Lane, facts: FleetFacts, *, ordinary_chars: int, max_chars: int) -> None:
+        self._ordinary = ordinary
+        self._bulk = bulk
+        self._facts = facts
+        self._ordinary_chars = ordinary_chars
+        self._max_chars = max_chars
+        self._lengths = TypicalLengths(np.asarray(facts.max_model_len, dtype=float))
 
     @property
     def state(self) -> BreakerState:
-        """Whether the predictor is asked: its breaker's state."""
-        return self._part.state
+        """Whether the predictor is asked."""
+        return self._ordinary.state
 
-    async def estimate(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        """Predictions for the items at these prices; the models' means for those that the predictor has none for."""
-        answers = await self._answers(items, prices)
-        missing = [row for row, answer in enumerate(answers) if answer is None]
-        if missing:
-            left = [items[row] for row in missing]
-            prior = prior_estimates(left, self._mean_success, prices, self._lengths.tokens)
-            for place, row in enumerate(missing):
-                answers[row] = prior, place
-        return self._with_media(gathered([answer for answer in answers if answer is not None]), items, prices)
+    async def forecast(self, item: RouteItem, prompt: Prompt, *, planned_only: bool = False) -> Unpriced:
+        """What is expected of the request; by the models' means where the predictor says nothing.
 
-    def _with_media(self, estimates: Estimates, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        """Pictures and clips count at their most: they were not there when the text was counted."""
-        counts = np.array([(item.needs.images, item.needs.audio) for item in items])
-        return estimates.with_input(counts @ self._media_tokens.T, prices) if counts.any() else estimates
+        Args:
+            planned_only: it is not run, and waits for its turn.
+        """
+        found: Unpriced | None = None
+        if prompt.chars <= self._max_chars:
+            lane = self._bulk if planned_only or prompt.chars > self._ordinary_chars else self._ordinary
+            found = await lane.ask(prompt, item, patient=planned_only)
+        if found is None:
+            found = prior_forecast(prompt, self._facts.models, self._facts.mean_success, self._lengths.tokens)
+        elif item.needs.text:
+            self._lengths.learn(found)
+        # Pictures and clips count at their most: they were not there when the text was counted.
+        media = np.array([item.needs.images, item.needs.audio])
+        return found.with_input(self._facts.media_tokens @ media) if media.any() else found
 
-    async def try_again(self) -> None:
-        """Asks a predictor that was left alone for long enough, so that no request has to."""
-        if self._part.state is BreakerState.half_open:
-            free = [ModelPrice(0, 0)] * len(self._mean_success)
-            await self._part.ask(lambda: self._checked([RouteItem("trial", "What is 1 plus 1?")], free))
-
-    async def _answers(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> list[Row | None]:
-        answers: list[Row | None] = [None] * len(items)
-        if self._part.asked:
-            await self.try_again()
-        if not self._part.asked:  # nobody stands in line for what is left alone, or tried again by another
-            return answers
-        chars = [item.size.chars for item in items]
-        readable = [row for row, size in enumerate(chars) if size <= self._limits.chars]
-        asked = Asked(
-            [items[row] for row in readable],
-            [chars[row] for row in readable],
-            lambda chunk: self._predicted(chunk, prices),
-            self._limits.items,
-            self._limits.chars,
-            self._limits.urgent,
-        )
-        found = await self._turns.ask(asked, self._limits.patience_s)
-        for row, answer in zip(readable, found, strict=True):
-            answers[row] = answer
-        return answers
-
-    async def _predicted(self, chunk: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates | None:
-        estimates = await self._part.ask(lambda: self._checked(chunk, prices))
-        answered = [row for row, item in enumerate(chunk) if item.needs.text]
-        if estimates is not None and answered:
-            self._lengths.learn(estimates.rows(answered))
-        return estimates
-
-    async def _checked(self, items: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        estimates = await self._predict(items, prices)
-        estimates.check(len(items), len(prices))
-        return estimates
+    def close(self) -> None:
+        """Asks no more."""
+        self._ordinary.close()
+        self._bulk.close()

@@ -1,4 +1,4 @@
-"""What is estimated of a batch when there is no predictor: mean success, bounds of inputs, usual lengths of answers."""
+"""What is expected of a request without a predictor: mean success, a bound of its input, usual lengths of answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from apportion.router.arrays import FloatArray
-from apportion.router.batch.messages import RouteItem
-from apportion.router.costs import expected_cost
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
+from apportion.router.batch.prompt import Prompt
+from apportion.router.costs import answered_tokens
+from apportion.router.unpriced import Unpriced
 
 LENGTHS_MEMORY = 256  # requests that the usual length of answers is a mean of, about
 
 
-def content_bytes(item: RouteItem) -> int:
-    """Size in UTF-8 of what a request's prompt is made of: no byte-level tokenizer makes more tokens of it."""
-    parts = [item.content, *(part for part in (item.tools, item.template_variables) if part)]
+def content_bytes(prompt: Prompt) -> int:
+    """Size in UTF-8 of what a prompt is made of: no byte-level tokenizer makes more tokens of it."""
+    parts = [prompt.content, *(part for part in (prompt.tools, prompt.template_variables) if part)]
     return sum(len((part if isinstance(part, str) else repr(part)).encode(errors="replace")) for part in parts)
 
 
@@ -33,43 +32,34 @@ class TypicalLengths:
         self.tokens = max_tokens  # (M,), a sequence
         self._learned = False
 
-    def learn(self, estimates: Estimates) -> None:
-        """Takes a batch's predictions into the mean, in which the last requests count most."""
-        good = [row for row in range(len(estimates.success)) if row not in estimates.errors]
+    def learn(self, forecast: Unpriced) -> None:
+        """Takes predictions into the mean, in which the last requests count most."""
+        good = [row for row in range(len(forecast)) if row not in forecast.errors]
         if good:
-            mean = estimates.output_tokens[good].mean(axis=0)
+            mean = forecast.layer("output_tokens")[good].mean(axis=0)
             keep = math.exp(-len(good) / LENGTHS_MEMORY) if self._learned else 0.0
             self.tokens = keep * self.tokens + (1 - keep) * mean
             self._learned = True
 
 
-def prior_estimates(
-    items: Sequence[RouteItem], mean_success: FloatArray, prices: Sequence[ModelPrice], typical_tokens: FloatArray
-) -> Estimates:
-    """Estimates without a predictor: each model's mean success, bounds of the inputs, and usual lengths of answers.
+def prior_forecast(
+    prompt: Prompt, models: Sequence[str], mean_success: FloatArray, typical_tokens: FloatArray
+) -> Unpriced:
+    """A forecast without a predictor: each model's mean success, a bound of the input, and usual lengths of answers.
 
     Worst cases are not taken for costs here: a cap on expected costs would refuse what it has always paid for.
-    Budgets set aside worst cases whatever is estimated.
+    Budgets set aside worst cases whatever is expected.
 
     Args:
         mean_success: (M,), from the artefact.
         typical_tokens: (M,), of an answer.
     """
-    n, m = len(items), len(mean_success)
-    asked = np.array([item.max_tokens or np.inf for item in items], dtype=float)
-    sequences = np.array([item.sequences for item in items], dtype=float)
+    asked = np.array([prompt.max_tokens or np.inf], dtype=float)
     # Templates add a few tokens to a chat; 32 covers the common ones.
-    input_tokens = np.repeat(np.array([content_bytes(item) + 32.0 for item in items])[:, None], m, axis=1)
-    usual = np.repeat(typical_tokens[None, :], n, axis=0)
-    cost_usd, cost_std_usd = expected_cost(
-        usual, np.zeros((n, m)), input_tokens, prices, max_output_tokens=asked, sequences=sequences
+    input_tokens = np.full((1, len(models)), content_bytes(prompt) + 32.0)
+    usual, sure = typical_tokens[None, :], np.zeros((1, len(models)))
+    answered, answered_std = answered_tokens(
+        usual, sure, input_tokens, max_output_tokens=asked, sequences=[prompt.sequences]
     )
-    return Estimates(
-        success=np.repeat(mean_success[None, :], n, axis=0),
-        success_std=np.zeros((n, m)),
-        cost_usd=cost_usd,
-        cost_std_usd=cost_std_usd,
-        input_tokens=input_tokens,
-        output_tokens=np.minimum(usual, asked[:, None]),
-        guessed=frozenset(range(n)),
-    )
+    layers = (mean_success[None, :], sure, input_tokens, np.minimum(usual, asked[:, None]), answered, answered_std)
+    return Unpriced(tuple(models), np.stack(layers), guessed=frozenset({0}))

@@ -20,14 +20,12 @@ class DelayQueue(Generic[T]):
     Args:
         back: takes an entry whose time has come.
         places: most entries that can be held.
-        max_bytes: most bytes that they may have together.
     """
 
-    def __init__(self, back: Callable[[T], None], *, places: int, max_bytes: int) -> None:
+    def __init__(self, back: Callable[[T], None], *, places: int) -> None:
         self._back = back
         self._places = places
-        self._bytes_left = max_bytes
-        self._held: dict[str, tuple[T, int]] = {}
+        self._held: dict[str, T] = {}
         self._due: list[tuple[float, int, str]] = []
         self._arrivals = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -35,26 +33,19 @@ class DelayQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._held)
 
-    def put(self, key: str, entry: T, delay_s: float, size_bytes: int = 0) -> bool:
+    def put(self, key: str, entry: T, delay_s: float) -> bool:
         """Puts an entry aside; False if there is no place."""
-        if len(self._held) >= self._places or size_bytes > self._bytes_left:
+        if len(self._held) >= self._places:
             return False
         loop = asyncio.get_running_loop()
-        self._held[key] = (entry, size_bytes)
-        self._bytes_left -= size_bytes
+        self._held[key] = entry
         heapq.heappush(self._due, (loop.time() + delay_s, next(self._arrivals), key))
         self._set_timer()
         return True
 
     def discard(self, key: str) -> None:
         """Forgets an entry."""
-        if key in self._held:
-            self._take(key)
-
-    def _take(self, key: str) -> T:
-        entry, size_bytes = self._held.pop(key)
-        self._bytes_left += size_bytes
-        return entry
+        self._held.pop(key, None)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -69,7 +60,7 @@ class DelayQueue(Generic[T]):
         while self._due and self._due[0][0] <= now_s:
             _, arrival, key = heapq.heappop(self._due)
             if key in self._held:
-                due.append((arrival, self._take(key)))
+                due.append((arrival, self._held.pop(key)))
         for _, entry in sorted(due, key=lambda pair: pair[0]):
             self._back(entry)
         self._set_timer()

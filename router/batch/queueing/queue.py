@@ -51,7 +51,6 @@ class _Waiting(Generic[T]):
     entry: T
     place: Place
     arrived_s: float
-    size_bytes: int
 
 
 class BatchQueue(Generic[T]):
@@ -65,7 +64,6 @@ class BatchQueue(Generic[T]):
         max_batch_size: most entries of a batch.
         max_wait_s: a batch starts even while another is planned, if there has been reason to for so long.
         max_queue: most entries that wait.
-        max_bytes: most bytes of entries that wait or are being planned.
         patience_s: what is free may be kept for an entry that has waited this long.
         clock: seconds of a monotonic clock.
         tick_s: least time between the starts of two plans while some are left over.
@@ -79,7 +77,6 @@ class BatchQueue(Generic[T]):
         max_batch_size: int,
         max_wait_s: float,
         max_queue: int,
-        max_bytes: int,
         patience_s: float,
         clock: Callable[[], float],
         tick_s: float = TICK_S,
@@ -87,6 +84,7 @@ class BatchQueue(Generic[T]):
         self._plan = plan
         self._room = room
         self._max_batch_size = max_batch_size
+        self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self._patience_s = patience_s
         self._clock = clock
@@ -94,11 +92,10 @@ class BatchQueue(Generic[T]):
         self._backlog = min(max_batch_size, max_queue)
         self._pace = Pace()
         self._line = FairLine()
-        self._held = Holdings(max_queue, max_bytes)
+        self._held = Holdings(max_queue)
         self._waiting: dict[str, _Waiting[T]] = {}
         self._left_over: OrderedDict[str, None] = OrderedDict()  # planned before, though there was something for them
         self._new = 0  # that have come since the last start
-        self._planned_bytes = 0
         self._wakes = 0
         self._woken = False
         self._since_s: float | None = None  # there is reason to plan
@@ -112,9 +109,12 @@ class BatchQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(
-        self, key: str, entry: T, place: Place, *, size_bytes: int = 0, patience_s: float = math.inf
-    ) -> list[tuple[T, OverloadedError]]:
+    @property
+    def full(self) -> bool:
+        """Whether an entry more has to take another's place."""
+        return len(self._held) >= self._max_queue
+
+    def put(self, key: str, entry: T, place: Place, *, patience_s: float = math.inf) -> list[tuple[T, OverloadedError]]:
         """Queues an entry.
 
         Args:
@@ -130,13 +130,13 @@ class BatchQueue(Generic[T]):
         ahead = min(len(self._waiting), (self._held.of(place.account) + 1) * self._held.accounts)
         if ahead > self._max_batch_size and self._pace.seconds_for(ahead) > patience_s:
             raise self._overloaded(ahead)
-        victims = self._held.make_room(place.account, size_bytes, self._planned_bytes)
+        victims = self._held.make_room(place.account)
         if victims is None:
             raise self._overloaded(ahead)
         shed = [(self._remove(victim).entry, self._overloaded(len(self._waiting))) for victim in victims]
         now_s, place = self._clock(), place._replace(number=next(self._numbers))
-        self._waiting[key] = _Waiting(entry, place, now_s, size_bytes)
-        self._held.add(key, place.account, size_bytes)
+        self._waiting[key] = _Waiting(entry, place, now_s)
+        self._held.add(key, place.account)
         self._line.put(key, place)
         self._new += 1
         if len(self._waiting) >= self._backlog:
@@ -215,9 +215,8 @@ class BatchQueue(Generic[T]):
         if not self._ticking:
             self._ticking = True
             asyncio.get_running_loop().call_later(self._tick_s, self._tick_ends)
-        for key, waiting in batch.items():
+        for key in batch:
             self._remove(key)
-            self._planned_bytes += waiting.size_bytes
         task = asyncio.create_task(self._run(batch, len(starting)))
         self._planning.add(task)
         task.add_done_callback(self._planned)
@@ -273,17 +272,14 @@ class BatchQueue(Generic[T]):
 
     async def _run(self, batch: dict[str, _Waiting[T]], starting: int) -> None:
         wakes = self._wakes
-        try:
-            left = await self._plan([waiting.entry for waiting in batch.values()], starting)
-        finally:
-            self._planned_bytes -= sum(waiting.size_bytes for waiting in batch.values())
+        left = await self._plan([waiting.entry for waiting in batch.values()], starting)
         self._pace.add(len(batch) - len(left), self._clock())
         room = self._room()
         for key, waiting in reversed(batch.items()):
             if key in left:
                 waiting.place = waiting.place._replace(lane=left[key])
                 self._waiting[key] = waiting
-                self._held.add(key, waiting.place.account, waiting.size_bytes, in_front=True)
+                self._held.add(key, waiting.place.account, in_front=True)
                 self._line.refund(waiting.place)
         for row, (key, waiting) in enumerate(batch.items()):
             place = waiting.place

@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.batch.messages import RouteItem, Turn
-from apportion.router.batch.size import size_of
+from apportion.router.batch.messages import Beginning, RouteItem, Turn
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice, cache_savings
 
 LOOP_VALUE = 1.0  # of staying within a tool loop: no other model is better by more
 _Key = tuple[Account, str]
-Content = str | list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +31,19 @@ class LastTurn:
         model: that answered.
         replica: that answered.
         prompt_tokens: of its prompt; 0: nobody has counted them.
-        parts: messages or characters that a prompt which goes on from it begins with.
-        sign: stands for these.
+        beginning: that a prompt which goes on from it has, too; None: nobody knows.
         at_s: when, by a monotonic clock.
     """
 
     model: str
     replica: str
     prompt_tokens: float
-    parts: int
-    sign: int
+    beginning: Beginning | None
     at_s: float
 
-    def tokens_in(self, content: Content) -> float:
-        """Tokens of this prompt that another one is likely to begin with: all or none."""
-        goes_on = len(content) >= self.parts and _sign(content[: self.parts]) == self.sign
-        return self.prompt_tokens if goes_on else 0.0
+    def tokens_in(self, item: RouteItem) -> float:
+        """Tokens of this request's prompt that its own is likely to begin with: all or none."""
+        return self.prompt_tokens if self.beginning in item.beginnings else 0.0
 
 
 class Conversations:
@@ -83,7 +77,8 @@ class Conversations:
         if turn is not None:
             self.turns[turn] += 1
         now_s, key = self._clock(), (item.account, item.session)
-        self._last[key] = LastTurn(model, replica, prompt_tokens, len(item.content), _sign(item.content), now_s)
+        longest = item.beginnings[-1] if item.beginnings else None
+        self._last[key] = LastTurn(model, replica, prompt_tokens, longest, now_s)
         self._last.move_to_end(key)
         while len(self._last) > self._most or now_s - next(iter(self._last.values())).at_s > self._ttl_s:
             self._last.popitem(last=False)
@@ -101,9 +96,9 @@ class Conversations:
         return Stays(
             column=np.array([-1 if turn is None else columns.get(turn.model, -1) for turn in turns], dtype=np.int64),
             cached_tokens=np.array(
-                [0.0 if turn is None else turn.tokens_in(item.content) for item, turn in zip(items, turns, strict=True)]
+                [0.0 if turn is None else turn.tokens_in(item) for item, turn in zip(items, turns, strict=True)]
             ),
-            in_loop=np.array([in_tool_loop(item) for item in items], dtype=bool),
+            in_loop=np.array([item.in_tool_loop for item in items], dtype=bool),
             in_session=np.array([item.session is not None for item in items], dtype=bool),
         )
 
@@ -173,24 +168,3 @@ class Stays:
             return None
         last = int(self.column[row])
         return Turn.first if last < 0 else Turn.stays if last == column else Turn.moves
-
-
-def _sign(content: Content) -> int:
-    """By which a prompt's beginning is known again, without reading megabytes of messages for that."""
-    return hash(content) if isinstance(content, str) else size_of(content).chars
-
-
-def in_tool_loop(item: RouteItem) -> bool:
-    """Whether the request brings the result of a call that a model has made, for that model to go on.
-
-    Pictures of a result are a user's turn behind it that says nothing.
-    """
-    turns = item.content if isinstance(item.content, list) else []
-    back = 2 if turns and _says_nothing(turns[-1]) else 1
-    last = turns[-back] if len(turns) >= back else None
-    return isinstance(last, dict) and last.get("role") == "tool"
-
-
-def _says_nothing(turn: Any) -> bool:
-    parts = turn.get("content") if isinstance(turn, dict) else None
-    return isinstance(parts, list) and all(isinstance(part, dict) and "text" not in part for part in parts)

@@ -1,4 +1,4 @@
-"""A batch's way from its entries to their verdicts: estimates, a plan, and then what each decided request needs."""
+"""A batch's way from its entries to their verdicts: a plan, and then what each decided request needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from apportion.router.batch.events import BatchPlanned, Events, Forecast
 from apportion.router.batch.forecasting.correction import corrected
-from apportion.router.batch.forecasting.forecaster import Forecaster
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
 from apportion.router.batch.planning.batch import by_strategy
 from apportion.router.batch.planning.planner import BatchPlanner, Plan
@@ -20,11 +19,10 @@ from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.lanes import lanes
 from apportion.router.batch.queueing.line import Lane
 from apportion.router.batch.reservations.reservations import Reservations, Wish
-from apportion.router.batch.scheduling.entry import Entry, estimates_of
+from apportion.router.batch.scheduling.entry import Entry, unpriced_of
 from apportion.router.budget import Shortage
 from apportion.router.drift.lengths import Ratios
 from apportion.router.errors import ApportionError, DeadlineError
-from apportion.router.prices import ModelPrice
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +56,6 @@ class Decider:
 
     def __init__(
         self,
-        forecaster: Forecaster,
         planner: BatchPlanner,
         reservations: Reservations,
         lengths: Ratios,
@@ -69,7 +66,6 @@ class Decider:
         events: Events,
         wall_clock: Callable[[], float],
     ) -> None:
-        self._forecaster = forecaster
         self._planner = planner
         self._reservations = reservations
         self._lengths = lengths
@@ -83,11 +79,10 @@ class Decider:
         """Plans a batch; returns the ids that have to wait, with their lanes.
 
         Args:
-            policy: one for all of the batch, from its estimates to its claims.
+            policy: one for all of the batch, from its prices to its claims.
             desk: is told what became of the others.
         """
         try:
-            await self._estimate(entries, policy.prices)
             await self._every_model_is_there()
             live = self._still_waiting(entries, desk)
             return await self._decide_all(live, policy, desk)
@@ -109,16 +104,6 @@ class Decider:
             if part:
                 waiting |= await self.decide(part, policy, desk)
         return waiting
-
-    async def _estimate(self, entries: Sequence[Entry], prices: tuple[ModelPrice, ...]) -> None:
-        """Estimates what is new, and anew what waits since before the prices changed."""
-        unpriced = [entry for entry in entries if entry.prices is not prices and entry.prices != prices]
-        if unpriced:
-            began_s = self._clock()
-            estimates = await self._forecaster.estimate([entry.item for entry in unpriced], prices)
-            predict_s = self._clock() - began_s
-            for row, entry in enumerate(unpriced):
-                entry.estimates, entry.row, entry.prices, entry.predict_s = estimates, row, prices, predict_s
 
     def _still_waiting(self, entries: Sequence[Entry], desk: Desk) -> list[Entry]:
         """Those that somebody waits for; those whose time is up are told so."""
@@ -146,7 +131,7 @@ class Decider:
 
     async def _decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
         items = [entry.item for entry in entries]
-        estimates = corrected(estimates_of(entries), items, policy, self._lengths)
+        estimates = corrected(unpriced_of(entries).priced(policy.prices), items, policy, self._lengths)
         began_s = self._clock()
         patient = began_s - np.array([entry.arrived_s for entry in entries]) > self._patience_s
         available = await self._reservations.look(items, estimates, policy, patient)
@@ -173,7 +158,7 @@ class Decider:
         left = [row for row, entry in enumerate(entries) if entry.item.id in waiting and not entry.cancelled]
         if not left:
             return {}
-        estimates_of([entries[row] for row in left])  # of their own, so that those of the others can be forgotten
+        unpriced_of([entries[row] for row in left])  # of their own, so that those of the others can be forgotten
         found = lanes(plan.possible[left], [items[row].sequences for row in left])
         return {items[row].id: lane for row, lane in zip(left, found, strict=True)}
 
@@ -185,7 +170,7 @@ class Decider:
         taken = await self._reservations.take([wish for _, wish in chosen])
         for (entry, wish), got in zip(chosen, taken, strict=True):
             if isinstance(got, EngineReplica):
-                timing = PlanTiming(began_s - entry.arrived_s - entry.predict_s, entry.predict_s, solve_s)
+                timing = PlanTiming(began_s - entry.arrived_s, entry.item.predict_s, solve_s)
                 self._send(entry, wish.decision.seated(got, policy.price_of(wish.decision.model), timing), desk)
             elif entry.cancelled:
                 continue
@@ -218,8 +203,8 @@ class Decider:
                     slot_prices=group.assignment.prices.slots,
                     waiting=len(plan.waiting),
                     refused=refused,
-                    queue_s=max(began_s - entry.arrived_s - entry.predict_s for entry in entries),
-                    predict_s=max(entry.predict_s for entry in entries),
+                    queue_s=max(began_s - entry.arrived_s for entry in entries),
+                    predict_s=max(entry.item.predict_s for entry in entries),
                     solve_s=solve_s,
                     take_s=take_s,
                 )

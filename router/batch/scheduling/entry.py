@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from apportion.router.batch.events import Forecast
 from apportion.router.batch.messages import RouteItem
-from apportion.router.estimates import Estimates, gathered
-from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced, gathered
 
 
 @dataclass(slots=True)
@@ -19,11 +18,9 @@ class Entry:
         item: the request.
         ingress: that it came from.
         arrived_s: when, by the scheduler's clock.
-        estimates: a table that it shares with others; None: it is new.
+        unpriced: what is expected of it, in a table that it shares with others.
         row: its own of that table.
         starting: it is its turn; else it is only looked at whether it has to be refused.
-        prices: that the estimates were made at.
-        predict_s: how long they took.
         forecast: what it was decided by.
         replans: plans that it lost because others of its batch took the money.
         decided: a plan has decided it: it has its verdict, or waits for money.
@@ -33,11 +30,9 @@ class Entry:
     item: RouteItem
     ingress: str
     arrived_s: float
-    estimates: Estimates | None = None
+    unpriced: Unpriced
     row: int = 0
     starting: bool = True
-    prices: tuple[ModelPrice, ...] = ()
-    predict_s: float = 0.0
     forecast: Forecast | None = None
     replans: int = 0
     decided: bool = False
@@ -48,9 +43,9 @@ class Entry:
         return self.item.timeout_s - (now_s - self.arrived_s)
 
 
-def estimates_of(entries: Sequence[Entry]) -> Estimates:
-    """The entries' estimates in their order, from then on in one table of their own."""
-    together = gathered([(entry.estimates, entry.row) for entry in entries if entry.estimates is not None])
+def unpriced_of(entries: Sequence[Entry]) -> Unpriced:
+    """What is expected of the entries in their order, from then on in one table of their own."""
+    together = gathered([(entry.unpriced, entry.row) for entry in entries])
     for row, entry in enumerate(entries):
-        entry.estimates, entry.row = together, row
+        entry.unpriced, entry.row = together, row
     return together

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from apportion.router.batch.forecasting.correction import corrected
-from apportion.router.batch.forecasting.forecaster import Forecaster
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
 from apportion.router.drift.lengths import Ratios
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError
+from apportion.router.unpriced import Unpriced
 
 MOST_WAITING = 16
 
@@ -21,24 +21,25 @@ class Preview:
     """Plans one list of requests after the other.
 
     Args:
-        forecaster: lets every request that is to be run go first.
         planner: asks the solver for short answers only.
         lengths: how long answers are of what was expected.
         timeout_s: for a list, waiting included.
     """
 
-    def __init__(self, forecaster: Forecaster, planner: BatchPlanner, lengths: Ratios, timeout_s: float) -> None:
-        self._forecaster = forecaster
+    def __init__(self, planner: BatchPlanner, lengths: Ratios, timeout_s: float) -> None:
         self._planner = planner
         self._lengths = lengths
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def plan(self, items: Sequence[RouteItem], policy: Policy, available: Availability) -> list[Verdict]:
+    async def plan(
+        self, items: Sequence[RouteItem], forecast: Unpriced, policy: Policy, available: Availability
+    ) -> list[Verdict]:
         """What would be decided for the items as one batch; takes nothing.
 
         Args:
+            forecast: of the items.
             available: what there is for them.
 
         Raises:
@@ -50,8 +51,7 @@ class Preview:
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout_s) as deadline, self._turn:
-                found = await self._forecaster.estimate(items, policy.prices)
-                estimates = corrected(found, items, policy, self._lengths)
+                estimates = corrected(forecast.priced(policy.prices), items, policy, self._lengths)
                 plan = await self._planner.plan(items, estimates, available, policy, explain=True)
         except TimeoutError:
             if not deadline.expired():

@@ -15,6 +15,9 @@ from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.errors import ApportionError, BudgetExhaustedError, OverloadedError
+from apportion.router.unpriced import Unpriced
+
+FULL_HOLDS_S = 0.05  # a full queue refuses an account's next requests too, for about as long as a batch takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,6 @@ class BatchLimits:
         max_batch_size: most requests of a batch.
         max_wait_s: a batch starts even while another is planned, if its oldest new request has waited this long.
         max_queue: most requests that wait for a slot, and again that wait for money.
-        max_queue_bytes: most that these hold; those that are being planned count as waiting for a slot.
         aging_s: waiting this long counts as one more of priority.
         longest_request_s: bounds every request.
     """
@@ -33,7 +35,6 @@ class BatchLimits:
     max_batch_size: int
     max_wait_s: float
     max_queue: int
-    max_queue_bytes: int
     aging_s: float
     longest_request_s: float
 
@@ -70,13 +71,10 @@ class Scheduler:
             max_batch_size=limits.max_batch_size,
             max_wait_s=limits.max_wait_s,
             max_queue=limits.max_queue,
-            max_bytes=limits.max_queue_bytes,
             patience_s=limits.aging_s,
             clock=clock,
         )
-        self._unfunded: DelayQueue[Entry] = DelayQueue(
-            self.submit, places=limits.max_queue, max_bytes=limits.max_queue_bytes
-        )
+        self._unfunded: DelayQueue[Entry] = DelayQueue(self.submit, places=limits.max_queue)
 
     @property
     def waiting(self) -> int:
@@ -96,9 +94,9 @@ class Scheduler:
         rank = entry.arrived_s / self._limits.aging_s - item.priority
         place, left_s = Place(item.account, None, rank, item.sequences), entry.left_s(self._clock())
         try:
-            shed = self._queue.put(item.id, entry, place, size_bytes=item.size.held_bytes, patience_s=left_s)
+            shed = self._queue.put(item.id, entry, place, patience_s=left_s)
         except OverloadedError as error:
-            self.tell(entry, Refusal(item.id, error))
+            self.tell(entry, Refusal(item.id, error, FULL_HOLDS_S if self._queue.full else 0.0))
             return
         for other, why in shed:
             self.tell(other, Refusal(other.item.id, why))
@@ -117,9 +115,9 @@ class Scheduler:
         """Returns when no batch is being planned."""
         await self._queue.drain()
 
-    async def preview(self, items: Sequence[RouteItem]) -> list[Verdict]:
+    async def preview(self, items: Sequence[RouteItem], forecast: Unpriced) -> list[Verdict]:
         """What would be decided for the items as one batch with all slots free; takes nothing."""
-        return await self._preview.plan(items, self.policy, self._reservations.empty(items, self.policy))
+        return await self._preview.plan(items, forecast, self.policy, self._reservations.empty(items, self.policy))
 
     async def _plan_batch(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
         for row, entry in enumerate(entries):
@@ -132,7 +130,7 @@ class Scheduler:
         left_s = min(entry.left_s(self._clock()), self._limits.longest_request_s)
         if entry.item.ask.wait_for_budget and wait_s is not None and wait_s < left_s:
             entry.replans = 0
-            if self._unfunded.put(entry.item.id, entry, wait_s, entry.item.size.held_bytes):
+            if self._unfunded.put(entry.item.id, entry, wait_s):
                 entry.decided = True
                 return
         self.tell(entry, Refusal(entry.item.id, error))

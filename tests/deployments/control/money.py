@@ -16,4 +16,4 @@ def total(usd: float, **fields: Any) -> dict[str, Any]:
 
 
 def item(name: str, **fields: Any) -> RouteItem:
-    return RouteItem(id=name, content="x", **{"max_tokens": 10, **fields})
+    return RouteItem(id=name, **{"max_tokens": 10, **fields})

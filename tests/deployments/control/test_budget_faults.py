@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from apportion.deployments.ingress import link as link_module
-from apportion.deployments.ingress.link import RouterLink
 from apportion.router.batch.messages import Done, Reply, Report, RoutingAsk
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.errors import LedgerError
 from tests.deployments.control.money import Start, item, total
-from tests.deployments.local_router import worst_usd
+from tests.deployments.local_router import Line, report, worst_usd
 
 
 async def test_a_ledger_that_does_not_answer_spends_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,16 +58,16 @@ def stall(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 async def test_no_verdict_waits_for_the_endings_that_came_with_it(start: Start, stall: threading.Event) -> None:
     service = await start(total(1.0))
-    service.link = RouterLink(service.router.exchange)
+    service.link = Line(service.router.exchange)
     await service.run(item("first"))
     stall.clear()
-    report = Report("other", 1, items=(item("r", ask=RoutingAsk(max_cost_usd=0.0)),), done=(Done("gone", 1e-6),))
-    reply = await asyncio.wait_for(service.router.exchange(report, True), 2)
+    told = report("other", 1, items=(item("r", ask=RoutingAsk(max_cost_usd=0.0)),), done=(Done("gone", 1e-6),))
+    reply = await asyncio.wait_for(service.router.exchange(told, True), 2)
     assert [verdict.id for verdict in reply.verdicts] == ["r"]
     assert reply.settled == ()
     stall.set()
     async with asyncio.timeout(2):
-        while (await service.router.exchange(Report("other", 2), False)).settled != (1,):
+        while (await service.router.exchange(report("other", 2), False)).settled != (1,):
             await asyncio.sleep(0.01)
 
 
@@ -80,9 +79,9 @@ async def test_a_ledger_that_fails_confirms_nothing(start: Start, monkeypatch: p
 
     with monkeypatch.context() as broken:
         broken.setattr(BudgetLedger, "_transact", fail)
-        await service.router.exchange(Report("other", 1, done=(Done("r", 1e-6),)), False)
+        await service.router.exchange(report("other", 1, done=(Done("r", 1e-6),)), False)
         await asyncio.sleep(0.1)
-        assert (await service.router.exchange(Report("other", 2), False)).settled == ()
+        assert (await service.router.exchange(report("other", 2), False)).settled == ()
 
 
 async def test_a_stalled_ledger_leaves_nobody_decided_and_never_told(
@@ -96,7 +95,7 @@ async def test_a_stalled_ledger_leaves_nobody_decided_and_never_told(
         """As a call of Serve's does whose caller has given up."""
         return await asyncio.shield(asyncio.create_task(service.router.exchange(report, wait)))
 
-    service.link = RouterLink(lives_on)
+    service.link = Line(lives_on)
     clients = [asyncio.create_task(service.run(item(f"r{number}"))) for number in range(40)]
     await asyncio.sleep(0.05)
     stall.clear()
@@ -120,9 +119,9 @@ async def test_a_ledger_that_breaks_keeps_no_slot(start: Start, monkeypatch: pyt
         patched.setattr(BudgetLedger, "reserve", broken)
         assert await service.run(item("r")) == "internal_error"
         requests = (item("dear", ask=RoutingAsk(max_cost_usd=0.0)), item("cheap"))
-        verdicts = [*(await service.router.exchange(Report("i", items=requests), True)).verdicts]
+        verdicts = [*(await service.router.exchange(report("i", items=requests), True)).verdicts]
         while len(verdicts) < 2:
-            verdicts += (await service.router.exchange(Report("i"), True)).verdicts
+            verdicts += (await service.router.exchange(report("i"), True)).verdicts
         assert [(v.id, v.error.code) for v in verdicts] == [("dear", "budget_exceeded"), ("cheap", "internal_error")]
     assert await service.run(item("s", model="wren")) == "wren"
     state = await service.idle_state()

@@ -13,12 +13,11 @@ import pytest
 
 from apportion.deployments.control import router as router_module
 from apportion.deployments.ingress import link as link_module
-from apportion.deployments.ingress.link import RouterLink
-from apportion.router.batch.messages import Done, Report, RoutingAsk
+from apportion.router.batch.messages import Done, RoutingAsk
 from apportion.router.budget import to_nano
 from apportion.router.errors import BudgetExceededError, UnavailableError
 from tests.deployments.control.money import Start, item, total
-from tests.deployments.local_router import configuration, make_router, worst_usd
+from tests.deployments.local_router import Line, configuration, make_router, report, worst_usd
 from tests.deployments.router_process import RouterProcess
 
 
@@ -43,14 +42,14 @@ async def test_what_a_lost_router_had_reserved_for_nothing_is_released(start: St
     reserved_usd = (await second.router.state())["budget"]["reserved_usd"]
     assert reserved_usd == pytest.approx(worst_usd("heron", 10), abs=1e-9)
     if end == "refused":
-        await second.router.exchange(Report("i", items=(replace(again, ask=RoutingAsk(max_cost_usd=0.0)),)), True)
+        await second.router.exchange(report("i", items=(replace(again, ask=RoutingAsk(max_cost_usd=0.0)),)), True)
     elif end == "shed":
-        await second.router.exchange(Report("i", items=(item("other", ask=RoutingAsk(max_cost_usd=0.0)), again)), True)
+        await second.router.exchange(report("i", items=(item("other", ask=RoutingAsk(max_cost_usd=0.0)), again)), True)
     elif end == "cancelled":
-        await second.router.exchange(Report("i", items=(again,)), False)
-        await second.router.exchange(Report("i", cancelled=("r",)), False)
+        await second.router.exchange(report("i", items=(again,)), False)
+        await second.router.exchange(report("i", cancelled=("r",)), False)
     else:
-        await second.router.exchange(Report("i", cancelled=("r",)), False)
+        await second.router.exchange(report("i", cancelled=("r",)), False)
     state = await second.idle_state()
     assert (state["budget"]["reserved_usd"], state["budget"]["spent_usd"], state["in_flight"]) == (0, 0, 0)
 
@@ -64,7 +63,7 @@ async def test_a_router_that_is_killed_again_and_again_forgets_nothing(tmp_path:
         configuration(database, budget={"limits": [total(budget_usd)]}, router={"host": "127.0.0.1"})
     )
     await asyncio.to_thread(process.start)
-    link = RouterLink(process.channel.call)
+    link = Line(process.channel.call)
     generated: list[int] = []
 
     async def client(i: int) -> str:

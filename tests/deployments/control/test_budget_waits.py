@@ -54,7 +54,7 @@ async def test_who_waits_for_money_is_not_planned_again_where_the_rest_of_his_ba
     assert await service.run(item("a", model="heron")) == "heron"
     await asyncio.sleep(0.05)
     reservations, scheduler = service.router._reservations, service.router._scheduler
-    free_bytes, take = scheduler._unfunded._bytes_left, reservations.take
+    take = reservations.take
 
     async def fail_once(_: object) -> Any:
         monkeypatch.setattr(reservations, "take", take)
@@ -68,7 +68,7 @@ async def test_who_waits_for_money_is_not_planned_again_where_the_rest_of_his_ba
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
     assert (await service.idle_state())["waiting_for_budget"] == 0
-    assert scheduler._unfunded._bytes_left == free_bytes
+    assert not scheduler._unfunded._held
 
 
 async def test_a_wait_that_is_longer_than_the_requests_time_is_refused_at_once(start: Start) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from apportion.deployments.ingress.link import RouterLink
-from apportion.router.batch.messages import Done, Held, Report, RouteItem
+from apportion.router.batch.messages import Done, Held, RouteItem
 from apportion.router.budget import Account
 from apportion.router.errors import RateLimitError
-from tests.deployments.local_router import NAMES, LocalService, configuration, keys_file, make_router
+from tests.deployments.local_router import NAMES, Line, LocalService, configuration, keys_file, make_router, report
 
 Start = Callable[..., Awaitable[LocalService]]
 ALICE, BOB = Account("alice"), Account("bob")
@@ -36,7 +35,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 
 def item(name: str, account: Account = ALICE, **fields: Any) -> RouteItem:
-    return RouteItem(id=name, content="x", account=account, **{"max_tokens": 10, **fields})
+    return RouteItem(id=name, account=account, **{"max_tokens": 10, **fields})
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ async def test_a_key_has_no_more_in_flight_than_it_may_and_others_as_many_as_the
 
 async def test_all_ingresses_together_have_no_more_than_the_key_may(start: Start, keys: dict[str, str]) -> None:
     service = await start(keys=keys)
-    other = RouterLink(service.router.exchange)
+    other = Line(service.router.exchange)
     for i in range(3):
         await (other if i % 2 else service.link).plan(item(f"a{i}"))
     with pytest.raises(RateLimitError, match="this API key may have 3 requests in flight") as caught:
@@ -96,12 +95,12 @@ async def test_a_new_router_knows_who_has_what_in_flight(start: Start, keys: dic
     held = tuple(Held(d.id, d.model, d.replica or "", 1, d.cost_usd, ALICE) for d in decisions)
     assert set(service.link._held.values()) == set(held)
     router = make_router(service.config)
-    reply = await router.exchange(Report("i", items=(item("a3"), item("b", BOB)), held=held), True)
+    reply = await router.exchange(report("i", items=(item("a3"), item("b", BOB)), held=held), True)
     assert [verdict.error.code for verdict in reply.verdicts if verdict.id == "a3"] == ["rate_limit_exceeded"]
     again = item("a4", resent=True)  # admitted by the router before
-    await router.exchange(Report("i", items=(again,)), False)
+    await router.exchange(report("i", items=(again,)), False)
     assert router._callers._in_flight == Counter(alice=4, bob=1)
-    await router.exchange(Report("i", cancelled=("a4", "b"), done=tuple(Done(one.id, 0.0) for one in held)), False)
+    await router.exchange(report("i", cancelled=("a4", "b"), done=tuple(Done(one.id, 0.0) for one in held)), False)
     assert not router._callers._in_flight
     router._housekeeping.stop()
     await router._scheduler.drain()
@@ -111,7 +110,7 @@ async def test_an_ingress_that_is_gone_has_nothing_in_flight(
     start: Start, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await start(keys=keys)
-    lost = RouterLink(service.router.exchange)
+    lost = Line(service.router.exchange)
     for i in range(3):
         await lost.plan(item(f"a{i}"))
     monkeypatch.setattr("apportion.deployments.control.router.INGRESS_TTL_S", -1.0)
@@ -134,21 +133,21 @@ async def test_callers_without_keys_share_a_rate_and_a_number_in_flight(start: S
     answers = [await service.run(item(f"b{i}", accounts[i % 2])) for i in range(8)]
     assert answers.count("rate_limit_exceeded") >= 4, "bursts of five seconds' worth pass"
     with pytest.raises(RateLimitError, match="callers without a key may send 60 requests a minute"):
-        await service.router.route([item("c", Account())])
+        await service.route([item("c", Account())])
 
 
 async def test_a_plan_without_run_is_in_flight_until_it_is_made(start: Start, keys: dict[str, str]) -> None:
     service = await start(keys=keys)
-    forecaster = service.router._room.preview._forecaster
-    predict = forecaster._predict
+    preview = service.router._room.preview
+    plan = preview.plan
 
     async def slowly(*batch: Any) -> Any:
         await asyncio.sleep(0.05)
-        return await predict(*batch)
+        return await plan(*batch)
 
-    forecaster._predict = slowly
+    preview.plan = slowly
     calls = await asyncio.gather(
-        *(service.router.route([item(f"a{i}-{j}") for j in range(4)]) for i in range(5)), return_exceptions=True
+        *(service.route([item(f"a{i}-{j}") for j in range(4)]) for i in range(5)), return_exceptions=True
     )
     assert sum(isinstance(call, RateLimitError) for call in calls) == 2
     assert not service.router._callers._in_flight
@@ -159,8 +158,8 @@ async def test_requests_that_are_only_planned_are_counted_one_by_one_and_apart(
 ) -> None:
     service = await start(keys=keys, ingress={"route": {"requests_per_minute": 60}})
     planned = [item(f"p{i}") for i in range(20)]
-    assert len(await service.router.route(planned)) == 20
+    assert len(await service.route(planned)) == 20
     with pytest.raises(RateLimitError, match="this API key may plan 60 requests a minute"):
-        await service.router.route(planned[:1])
-    assert len(await service.router.route([item("b", BOB)])) == 1
+        await service.route(planned[:1])
+    assert len(await service.route([item("b", BOB)])) == 1
     assert await service.run(item("real")) in NAMES

@@ -21,7 +21,7 @@ LONGER = 1.5
 
 async def answer(service: LocalService, name: str, tokens: float, **fields: Any) -> Decision:
     """One request to heron whose answer has so many tokens."""
-    decision = await service.plan(RouteItem(name, "x", **{"model": "heron", "max_tokens": 2 * EXPECTED} | fields))
+    decision = await service.plan(RouteItem(name, **{"model": "heron", "max_tokens": 2 * EXPECTED} | fields))
     cost_usd = (INPUT_TOKENS + tokens) * PRICES[NAMES.index(decision.model)] / 1e6
     course = Course(0, 0.0, 0.1, 0.2, 200, INPUT_TOKENS, round(tokens))
     service.link.finish(Done(decision.id, cost_usd, Ending.answered, course))
@@ -61,8 +61,8 @@ async def test_answers_that_are_longer_than_expected_cost_more_in_the_next_plans
 async def test_previews_and_the_policy_go_by_it_too(service: LocalService) -> None:
     await asyncio.gather(*(answer(service, f"r{i}", LONGER * EXPECTED) for i in range(400)))
     await service.idle_state()
-    item = RouteItem("preview", "x", model="heron", max_tokens=2 * EXPECTED)
-    [preview] = await service.router.route([item])
+    item = RouteItem("preview", model="heron", max_tokens=2 * EXPECTED)
+    [preview] = await service.route([item])
     decision = await answer(service, "run", EXPECTED)
     service.router.reconfigure({"correct_costs": False})
     plain = await answer(service, "plain", EXPECTED)
@@ -77,7 +77,7 @@ async def test_what_generates_nothing_fails_or_is_not_predicted_teaches_nothing(
         ("unknown", Ending.answered, 200, None),
         ("lost", Ending.connection_lost, 503, 500),
     ):
-        decision = await service.plan(RouteItem(name, "x", model="heron", max_tokens=10))
+        decision = await service.plan(RouteItem(name, model="heron", max_tokens=10))
         service.link.finish(Done(decision.id, 1e-3, ending, Course(0, 0.0, 0.1, 0.2, status, 10, tokens)))
 
     told = await drift(service)

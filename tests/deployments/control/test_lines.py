@@ -8,9 +8,9 @@ import pytest
 
 from apportion.deployments.config.service import RouterConfig
 from apportion.deployments.ingress import link as link_module
-from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.wire.channel import Channel
 from tests.deployments.control.money import Start, item, total
+from tests.deployments.local_router import Line
 from tests.deployments.severing import Severing
 
 
@@ -22,7 +22,7 @@ async def test_lines_that_break_at_any_moment_lose_nothing_and_charge_nothing_tw
     inside = service.link
     async with Severing(await service.router.address()) as way:
         channel = Channel(lambda: asyncio.sleep(0, way.address), "the router")
-        service.link = RouterLink(channel.call)
+        service.link = Line(channel.call)
         cuts = 0
 
         async def cut() -> None:
@@ -57,7 +57,7 @@ async def test_lines_that_break_at_any_moment_lose_nothing_and_charge_nothing_tw
 async def test_a_router_that_stops_ends_its_lines(start: Start) -> None:
     service = await start(total(1.0), router={"host": "127.0.0.1"})
     channel = Channel(service.router.address, "the router")
-    link = RouterLink(channel.call)
+    link = Line(channel.call)
     assert (await link.plan(item("r"))).id == "r"
     (line,) = channel._lines.values()
     ended = line.connection

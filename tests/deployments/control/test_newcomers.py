@@ -12,8 +12,8 @@ import pytest
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.wire.headers import decision_headers, verdict_json
 from apportion.router.batch.messages import Done, RouteItem
+from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import BudgetExceededError, UnavailableError
-from apportion.router.prices import ModelPrice
 from tests.deployments.local_router import NAMES, LocalService, configuration
 
 OWL = {"name": "owl", "output_usd_per_million": 16.0}
@@ -21,7 +21,7 @@ ROOK = {"name": "rook", "prior_success": 0.6}
 
 
 def item(name: str, **fields: Any) -> RouteItem:
-    return RouteItem(id=name, content="x", **{"max_tokens": 10, **fields})
+    return RouteItem(id=name, **{"max_tokens": 10, **fields})
 
 
 async def test_it_is_served_by_name_counted_and_paid_for_like_the_others(
@@ -45,7 +45,7 @@ async def test_it_is_served_by_name_counted_and_paid_for_like_the_others(
         state = await service.router.state()
         assert state["models"]["owl"]["free_slots"] == 63
         assert state["in_auto"] == {"wren": True, "finch": True, "lark": True, "heron": True, "owl": False}
-        told = verdict_json(0, (await service.router.route([item("r")]))[0])["candidates"][4]
+        told = verdict_json(0, (await service.route([item("r")]))[0])["candidates"][4]
         assert (told["model"], told["success"], told["allowed"]) == ("owl", None, False)
         assert "only requests that name it go there" in told["reason"]
         for decision in (*automatic, named):
@@ -68,18 +68,18 @@ def predictor() -> Any:
     return Predictor.func_or_class(config.model_copy(update={"models": models}))  # type: ignore[attr-defined]
 
 
-def test_the_predictor_has_a_column_for_every_model_of_the_configuration(predictor: Any) -> None:
-    prices = dict.fromkeys(("rook", "owl", *NAMES[::-1]), ModelPrice(1.0, 1.0))
-    found = predictor.predict([item("a"), item("b", max_tokens=3)], prices)
-    found.check(2, 6)
-    assert (found.success[:, 0] == 0.6).all()
-    assert (found.success[:, 1] == 0.0).all()
+async def test_the_predictor_has_a_column_for_every_model_of_the_configuration(predictor: Any) -> None:
+    models = ("rook", "owl", *NAMES[::-1])
+    found = await predictor.predict([Prompt("x", max_tokens=10), Prompt("x", max_tokens=3)], models)
+    found.check(models, 2)
+    assert (found.layer("success")[:, 0] == 0.6).all()
+    assert (found.layer("success")[:, 1] == 0.0).all()
 
 
-def test_a_predictor_of_other_models_mixes_up_none(predictor: Any) -> None:
+async def test_a_predictor_of_other_models_mixes_up_none(predictor: Any) -> None:
     for names in (NAMES, ("owl", "rook", *NAMES[::-1])):
         with pytest.raises(UnavailableError, match="different models"):
-            predictor.predict([item("a")], dict.fromkeys(names, ModelPrice(1.0, 1.0)))
+            await predictor.predict([Prompt("x")], names)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""The Router's own class, with a predictor and a solver of this process in place of actors."""
+"""The Router's own class, with a solver of this process in place of an actor."""
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
+from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.messages import (
     Decision,
     Done,
@@ -31,8 +32,9 @@ from apportion.router.batch.reservations import fleet as fleet_module
 from apportion.router.batch.reservations import unsettled
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, RateLimitError
-from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced
+from tests.router.batch.plain_room import forecasts, guessed
 
 
 class Call:
@@ -40,27 +42,6 @@ class Call:
 
     def __init__(self, function: Any) -> None:
         self.remote = function
-
-
-class Predictor:
-    def __init__(self) -> None:
-        self.calls = 0
-        self.broken = False
-        self.predict = Call(self._predict)
-
-    async def _predict(self, items: Sequence[RouteItem], prices: Mapping[str, ModelPrice]) -> Estimates:
-        self.calls += 1
-        if self.broken:
-            raise ConnectionError("gone")
-        shape = (len(items), 2)
-        return Estimates(
-            success=np.tile([0.4, 0.9], (len(items), 1)),
-            success_std=np.zeros(shape),
-            cost_usd=np.tile([price.output_usd_per_million / 1e6 for price in prices.values()], (len(items), 1)),
-            cost_std_usd=np.zeros(shape),
-            input_tokens=np.full(shape, 10.0),
-            output_tokens=np.full(shape, 5.0),
-        )
 
 
 class Solver:
@@ -72,13 +53,8 @@ class Solver:
 
 
 @pytest.fixture
-def predictor() -> Predictor:
-    return Predictor()
-
-
-@pytest.fixture
-def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
-    knowledge = Knowledge(np.array([0.4, 0.9]), frozenset(), ())
+def router(monkeypatch: pytest.MonkeyPatch) -> Any:
+    knowledge = Knowledge(np.array([0.4, 0.9]), frozenset(), (), ("small", "large"))
     monkeypatch.setattr(assembly.Knowledge, "of", lambda _: knowledge)
     monkeypatch.setattr(router_module, "POLL_S", 0.2)
     monkeypatch.setattr(assembly, "SETTLE_S", 0.0)
@@ -87,7 +63,18 @@ def router(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, p in (("small", 1.0), ("large", 10.0))
     ]
     config = ServiceConfig.model_validate({"models": models, "predictor": {"artefact": "x"}})
-    return Router.func_or_class(config, predictor, Solver(), {})  # type: ignore[attr-defined]
+    return Router.func_or_class(config, Solver(), {})  # type: ignore[attr-defined]
+
+
+def report(
+    ingress: str,
+    number: int = 0,
+    items: tuple[RouteItem, ...] = (),
+    forecast: Callable[[Sequence[RouteItem]], Unpriced] = lambda items: forecasts(len(items)),
+    **fields: Any,
+) -> Report:
+    """A report with the forecast of its items."""
+    return Report(ingress, number, items=items, forecast=forecast(items) if items else None, **fields)
 
 
 async def join(router: Any, *replicas: tuple[str, str, int]) -> None:
@@ -96,45 +83,44 @@ async def join(router: Any, *replicas: tuple[str, str, int]) -> None:
 
 
 def item(name: str, **fields: Any) -> RouteItem:
-    return RouteItem(id=name, content="hello", **fields)
+    return RouteItem(id=name, **fields)
 
 
 async def test_decided_requests_take_slots_until_they_end(router: Any) -> None:
     await join(router, ("s1", "small", 2), ("l1", "large", 1))
-    reply = await router.exchange(Report("i", items=(item("a"), item("b"))), True)
+    reply = await router.exchange(report("i", items=(item("a"), item("b"))), True)
     assert sorted(verdict.model for verdict in reply.verdicts) == ["large", "small"]
     assert all(isinstance(verdict, Decision) and verdict.timing is not None for verdict in reply.verdicts)
     assert (await router.state())["in_flight"] == 2
-    await router.exchange(Report("i", done=(Done("a", 2e-6), Done("b", None, Ending.unsent))), False)
+    await router.exchange(report("i", done=(Done("a", 2e-6), Done("b", None, Ending.unsent))), False)
     state = await router.state()
     assert (state["in_flight"], state["reserved_usd"], state["spent_usd"]) == (0, 0, 2e-6)
 
 
 async def test_a_new_router_waits_for_heartbeats_before_it_refuses(router: Any) -> None:
     router._scheduler._decider._settled_s += 5.0
-    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a"),)), True))
+    reply = asyncio.create_task(router.exchange(report("i", items=(item("a"),)), True))
     await asyncio.sleep(0.02)
     await join(router, ("s1", "small", 2), ("l1", "large", 1))
     assert isinstance((await reply).verdicts[0], Decision)
 
 
-async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any, predictor: Predictor) -> None:
+async def test_a_report_that_is_sent_again_is_not_taken_twice(router: Any) -> None:
     await join(router, ("s1", "small", 4), ("l1", "large", 4))
-    first = await router.exchange(Report("i", items=(item("a"),)), True)
-    again = await router.exchange(Report("i", items=(item("a"),)), True)
+    first = await router.exchange(report("i", items=(item("a"),)), True)
+    again = await router.exchange(report("i", items=(item("a"),)), True)
     assert first.verdicts == again.verdicts
     assert (await router.state())["in_flight"] == 1
-    assert predictor.calls == 1
 
 
 async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
     held = Held("old", "large", "l1", 1, 1e-5)
-    await router.exchange(Report("i", held=(held, held)), False)
+    await router.exchange(report("i", held=(held, held)), False)
     await join(router, ("s1", "small", 4), ("l1", "large", 1))
     assert (await router.state())["models"]["large"] == {"slots": 1, "free_slots": 0}
-    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    reply = await router.exchange(report("i", items=(item("a"),)), True)
     assert reply.verdicts[0].model == "small"
-    await router.exchange(Report("i", done=(Done("old", 3e-6), Done("a", 1e-6))), False)
+    await router.exchange(report("i", done=(Done("old", 3e-6), Done("a", 1e-6))), False)
     assert (await router.state())["in_flight"] == 0
     assert (await router.state())["spent_usd"] == pytest.approx(4e-6)
 
@@ -142,10 +128,10 @@ async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
 async def test_an_end_that_overtakes_what_is_held_is_not_forgotten(router: Any) -> None:
     await join(router, ("l1", "large", 2))
     held = (Held("old", "large", "l1", 1, 1e-5), Held("older", "large", "l1", 1, 1e-5))
-    await router.exchange(Report("i", done=(Done("old", 1e-5),)), False)
-    await router.exchange(Report("i", held=held), False)
+    await router.exchange(report("i", done=(Done("old", 1e-5),)), False)
+    await router.exchange(report("i", held=held), False)
     assert (await router.state())["in_flight"] == 1
-    await router.exchange(Report("i", done=(Done("older", 1e-5),)), False)
+    await router.exchange(report("i", done=(Done("older", 1e-5),)), False)
     state = await router.state()
     assert (state["in_flight"], state["reserved_usd"]) == (0, 0)
 
@@ -153,48 +139,49 @@ async def test_an_end_that_overtakes_what_is_held_is_not_forgotten(router: Any) 
 async def test_the_higher_priority_gets_the_scarce_slot(router: Any) -> None:
     await join(router, ("s1", "small", 1))
     items = (item("low", priority=-1), item("usual"), item("high", priority=2))
-    reply = await router.exchange(Report("i", items=items), True)
+    reply = await router.exchange(report("i", items=items), True)
     assert [verdict.id for verdict in reply.verdicts] == ["high"]
-    reply = await router.exchange(Report("i", done=(Done("high", 1e-6),)), True)
+    reply = await router.exchange(report("i", done=(Done("high", 1e-6),)), True)
     assert [verdict.id for verdict in reply.verdicts] == ["usual"]
 
 
 async def test_a_weightier_request_gets_the_better_model(router: Any) -> None:
     await join(router, ("s1", "small", 4), ("l1", "large", 1))
-    reply = await router.exchange(Report("i", items=(item("a"), item("b", priority=1), item("c"))), True)
+    reply = await router.exchange(report("i", items=(item("a"), item("b", priority=1), item("c"))), True)
     assert {verdict.id: verdict.model for verdict in reply.verdicts} == {"a": "small", "b": "large", "c": "small"}
 
 
 async def test_what_waits_past_its_time_is_told_so_and_holds_nothing(router: Any) -> None:
-    reply = asyncio.create_task(router.exchange(Report("i", items=(item("a", timeout_s=0.05),)), True))
+    reply = asyncio.create_task(router.exchange(report("i", items=(item("a", timeout_s=0.05),)), True))
     assert isinstance((await reply).verdicts[0], Refusal)  # no replica at all
     await join(router, ("s1", "small", 1))
-    await router.exchange(Report("i", items=(item("b"),)), True)
-    assert (await router.exchange(Report("i", items=(item("c", timeout_s=0.05),)), True)).verdicts == ()
-    reply = await router.exchange(Report("i", done=(Done("b", 1e-6),)), True)
+    await router.exchange(report("i", items=(item("b"),)), True)
+    assert (await router.exchange(report("i", items=(item("c", timeout_s=0.05),)), True)).verdicts == ()
+    reply = await router.exchange(report("i", done=(Done("b", 1e-6),)), True)
     assert [type(verdict.error) for verdict in reply.verdicts] == [DeadlineError]
     assert (await router.state())["in_flight"] == 0
 
 
-async def test_a_dead_predictor_is_left_alone_after_some_failures(router: Any, predictor: Predictor) -> None:
+async def test_what_nobody_has_predicted_is_planned_by_what_is_known(router: Any) -> None:
     await join(router, ("s1", "small", 99), ("l1", "large", 99))
-    predictor.broken = True
-    for number in range(6):
-        reply = await router.exchange(Report("i", items=(item(f"r{number}"),)), True)
+    for number in range(2):
+        asked = report("i", items=(item(f"r{number}"),), forecast=guessed, predictor=BreakerState.open)
+        reply = await router.exchange(asked, True)
         assert reply.verdicts[0].rung == "static"
-    assert predictor.calls == 3
-    assert (await router.state())["parts"]["predictor"] == "open"
-    assert (await router.state())["rungs"] == {"static": 6}
+    await router.exchange(report("other"), False)
+    assert (await router.state())["parts"] == {"predictor": "open", "solver": "closed"}
+    assert (await router.state())["rungs"] == {"static": 2}
+    await router.exchange(report("i"), False)
+    assert (await router.state())["parts"]["predictor"] == "closed"
 
 
-async def test_a_request_that_cannot_be_estimated_is_refused_alone(router: Any, predictor: Predictor) -> None:
+async def test_a_request_that_cannot_be_planned_is_refused_alone(router: Any) -> None:
     await join(router, ("s1", "small", 4), ("l1", "large", 4))
-    predictor.broken = True
     items = (item("a"), item("b", max_tokens=10**400))  # no float holds it
     async with asyncio.timeout(5):
-        verdicts = {verdict.id: verdict for verdict in (await router.exchange(Report("i", items=items), True)).verdicts}
+        verdicts = {verdict.id: verdict for verdict in (await router.exchange(report("i", items=items), True)).verdicts}
         if len(verdicts) < 2:
-            verdicts |= {verdict.id: verdict for verdict in (await router.exchange(Report("i"), True)).verdicts}
+            verdicts |= {verdict.id: verdict for verdict in (await router.exchange(report("i"), True)).verdicts}
     assert isinstance(verdicts["a"], Decision)
     assert type(verdicts["b"].error) is ApportionError
     assert (await router.state())["waiting"] == 0
@@ -204,30 +191,30 @@ async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatc
     monkeypatch.setattr(router_module, "INGRESS_TTL_S", 0.5)
     monkeypatch.setattr(unsettled, "WORD_S", 0.1)
     await join(router, ("s1", "small", 1))
-    await router.exchange(Report("gone", items=(item("a"), item("b"))), True)
+    await router.exchange(report("gone", items=(item("a"), item("b"))), True)
     async with asyncio.timeout(10):
         while (await router.state())["reserved_usd"] > 0:
             await asyncio.sleep(0.1)
     assert (await router.state())["in_flight"] == 0
     assert (await router.state())["waiting"] == 0
-    assert (await router.state())["spent_usd"] == pytest.approx(1e-6)
+    assert (await router.state())["spent_usd"] == pytest.approx(15e-6)
 
 
 async def test_what_its_cancel_has_overtaken_is_not_kept_for_ever(router: Any) -> None:
     await join(router, ("s1", "small", 1))
-    await router.exchange(Report("i", items=(item("takes the slot"),)), True)
-    await router.exchange(Report("i", 1, cancelled=("late",)), False)
-    await router.exchange(Report("i", items=(item("late", timeout_s=0.05),)), False)
+    await router.exchange(report("i", items=(item("takes the slot"),)), True)
+    await router.exchange(report("i", 1, cancelled=("late",)), False)
+    await router.exchange(report("i", items=(item("late", timeout_s=0.05),)), False)
     assert "late" in router._sessions["i"].undecided
     await asyncio.sleep(0.1)
-    await router.exchange(Report("i", 2, done=(Done("takes the slot", 1e-6),)), True)
+    await router.exchange(report("i", 2, done=(Done("takes the slot", 1e-6),)), True)
     assert router._sessions["i"].undecided == {}
     assert ((await router.state())["waiting"], (await router.state())["in_flight"]) == (0, 0)
 
 
 async def test_what_never_ends_is_freed(router: Any) -> None:
     await join(router, ("s1", "small", 2))
-    await router.exchange(Report("i", items=(item("lost"), item("runs"))), True)
+    await router.exchange(report("i", items=(item("lost"), item("runs"))), True)
     router._sessions["i"].in_flight["lost"].since_s -= 1000
     async with asyncio.timeout(10):
         while (await router.state())["in_flight"] > 1:
@@ -245,8 +232,8 @@ async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> Non
         item("told again", account=alice, resent=True),
         item("second", account=alice),
     )
-    reply = await router.exchange(Report("i", items=items), True)
-    reply = Reply("", (*reply.verdicts, *(await router.exchange(Report("i"), True)).verdicts))
+    reply = await router.exchange(report("i", items=items), True)
+    reply = Reply("", (*reply.verdicts, *(await router.exchange(report("i"), True)).verdicts))
     refused = {verdict.id: type(verdict.error) for verdict in reply.verdicts if isinstance(verdict, Refusal)}
     assert refused == {"second": RateLimitError}
     assert len(reply.verdicts) == 4
@@ -255,9 +242,9 @@ async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> Non
 async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     await join(router, ("s1", "small", 1))
     monkeypatch.setattr(router._scheduler._queue._held, "_max_entries", 2)
-    await router.exchange(Report("i", items=(item("running"),)), True)
+    await router.exchange(report("i", items=(item("running"),)), True)
     items = tuple(item(f"r{number}") for number in range(4))
-    reply = await router.exchange(Report("i", items=items), True)
+    reply = await router.exchange(report("i", items=items), True)
     assert [type(verdict.error) for verdict in reply.verdicts] == [OverloadedError] * 2
 
 
@@ -274,10 +261,14 @@ async def test_new_prices_hold_for_what_is_planned_next(router: Any) -> None:
     prices = {
         "large": {"input_usd_per_million": 3.0, "output_usd_per_million": 2.0, "cached_input_usd_per_million": 0.5}
     }
-    router.reconfigure({"budget_usd_per_request": 2.5e-6, "prices": prices})
-    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    router.reconfigure({"budget_usd_per_request": 4.5e-5, "prices": prices})
+    reply = await router.exchange(report("i", items=(item("a"),)), True)
     decision = reply.verdicts[0]
-    assert (decision.model, decision.cost_usd, decision.price) == ("large", 2e-6, ModelPrice(3.0, 2.0, 0.5))
+    assert (decision.model, decision.cost_usd, decision.price) == (
+        "large",
+        pytest.approx(4e-5),
+        ModelPrice(3.0, 2.0, 0.5),
+    )
     assert (await router.state())["prices"]["small"] == asdict(ModelPrice(1.0, 1.0))
     router.reconfigure({})
     assert (await router.state())["prices"]["large"]["output_usd_per_million"] == 10.0
@@ -288,7 +279,7 @@ async def test_what_a_conversation_counts_for_changes_without_a_restart(router: 
 
     async def turn(number: int, model: str | None = None) -> Decision:
         asked = replace(item(f"r{number}"), model=model, session="s")
-        decision = (await router.exchange(Report("i", items=(asked,)), True)).verdicts[-1]
+        decision = (await router.exchange(report("i", items=(asked,)), True)).verdicts[-1]
         assert isinstance(decision, Decision)
         return decision
 
@@ -314,13 +305,13 @@ async def test_what_a_conversation_counts_for_changes_without_a_restart(router: 
 )
 async def test_a_wrong_policy_is_told_and_changes_nothing(router: Any, user_config: dict[str, Any], said: str) -> None:
     await join(router, ("s1", "small", 4), ("l1", "large", 4))
-    router.reconfigure({"budget_usd_per_request": 2e-6})
+    router.reconfigure({"budget_usd_per_request": 2e-5})
     before = await router.state()
     router.reconfigure(user_config)
     after = await router.state()
     assert said in after.pop("policy_error")
     assert {**after, "policy_error": None} == before
-    reply = await router.exchange(Report("i", items=(item("a"),)), True)
+    reply = await router.exchange(report("i", items=(item("a"),)), True)
     assert isinstance(reply.verdicts[0], Decision)
     router.reconfigure({})
     assert (await router.state())["policy_error"] is None
@@ -332,9 +323,9 @@ async def test_an_exchange_that_waits_tells_at_once_of_a_replica_that_fell_silen
     monkeypatch.setattr(fleet_module, "REPLICA_TTL_S", 0.5)
     monkeypatch.setattr(router_module, "POLL_S", 5.0)
     await join(router, ("s1", "small", 1))
-    first = await router.exchange(Report("i", items=(item("a"),)), True)
+    first = await router.exchange(report("i", items=(item("a"),)), True)
     assert first.silent == ()
     began_s = time.monotonic()
-    reply = await router.exchange(Report("i"), True)
+    reply = await router.exchange(report("i"), True)
     assert reply.silent == ("s1",)
     assert time.monotonic() - began_s < router_module.POLL_S - 1

@@ -24,7 +24,7 @@ async def test_every_request_ends_once_and_its_costs_are_what_is_spent() -> None
     await service.announce()
 
     for number in range(20):
-        await service.run(RouteItem(f"r{number}", "hi", max_tokens=10))
+        await service.run(RouteItem(f"r{number}", max_tokens=10))
     state = await service.idle_state()
     await service.close()
 
@@ -40,7 +40,7 @@ async def test_callers_over_their_rate_are_told_of() -> None:
     heard = watched(service)
     await service.announce()
 
-    codes = [await service.run(RouteItem(f"r{number}", "hi", max_tokens=10)) for number in range(3)]
+    codes = [await service.run(RouteItem(f"r{number}", max_tokens=10)) for number in range(3)]
     await service.close()
 
     assert codes[1:] == ["rate_limit_exceeded"] * 2
@@ -78,7 +78,7 @@ async def test_what_a_lost_ingress_had_in_flight_has_an_end() -> None:
     service = LocalService(configuration(None))
     heard = watched(service)
     await service.announce()
-    await service.plan(RouteItem("r", "hi", max_tokens=10))
+    await service.plan(RouteItem("r", max_tokens=10))
 
     service.router._end(next(iter(service.router._sessions.values())), [Done("r", None, Ending.given_up)], [])
     await service.idle_state()

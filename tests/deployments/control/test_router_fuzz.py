@@ -74,7 +74,7 @@ async def serve(folder: Path, batch: list[Any], limits: list[Any], slots: int) -
     await service.announce()
 
     async def client(i: int, request: dict[str, Any], fate: dict[str, Any]) -> str:
-        item = RouteItem(id=f"r{i}", content="x", **request)
+        item = RouteItem(id=f"r{i}", **request)
         work = asyncio.create_task(
             service.run(item, engine_s=0.01, share=fate["share"] / item.sequences, told=fate["told"])
         )

@@ -19,13 +19,15 @@ from apportion.deployments.engine import replica as replica_module
 from apportion.deployments.engine.replica import Engine, EnginePlace
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.dispatch import Dispatcher
-from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.wire.listening import ANY_PORT
+from apportion.router.batch.messages import RouteItem
+from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import DeadlineError, UnavailableError
+from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import PATH, Browser
-from tests.deployments.local_router import NAMES, configuration, make_router
+from tests.deployments.local_router import NAMES, Line, configuration, expected, make_router
 
 PROMPT_TOKENS = len(json.dumps([{"role": "user", "content": "hi"}]))
 LIMIT = {"scope": "service", "window": "total", "usd": 1.0}
@@ -34,6 +36,10 @@ LIMIT = {"scope": "service", "window": "total", "usd": 1.0}
 def asking(**fields: object) -> ParsedRequest:
     body = {"model": "wren", "messages": [{"role": "user", "content": "hi"}]} | fields
     return parse("chat", json.dumps(body).encode(), {}, Rules(NAMES))
+
+
+async def expect(item: RouteItem, prompt: Prompt) -> Unpriced:
+    return expected(item)
 
 
 class Replica(Engine.func_or_class):  # type: ignore[name-defined, misc]
@@ -94,8 +100,8 @@ async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await engine.__init__(model, EnginePlace("127.0.0.1", ANY_PORT, 30.0, 5.0))
     while not (await router.state())["replicas"]:
         await asyncio.sleep(0.01)
-    link = RouterLink(router.exchange)
-    dispatcher = Dispatcher(link, DispatchConfig(retries=0), {})
+    link = Line(router.exchange)
+    dispatcher = Dispatcher(link, expect, DispatchConfig(retries=0), {})
     yield Whole(router, engine, dispatcher)
     await engine.leave()
     await link.close()

@@ -20,6 +20,10 @@ from apportion.deployments.ingress.openai import parse
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.ingress.unserved import Unserved
 from apportion.router.batch.messages import BatchInfo, Decision, Done, RouteItem
+from apportion.router.batch.prompt import Prompt
+from apportion.router.budget import Account
+from apportion.router.unpriced import Unpriced
+from tests.router.batch.plain_room import forecasts
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
 PATH = "/v1/chat/completions"
@@ -35,7 +39,10 @@ class StubLink:
         self.watched: dict[str, Callable[[], None]] = {}
         self.unserved = Unserved(lambda: None)
 
-    async def plan(self, item: RouteItem) -> Decision:
+    def check(self, account: Account) -> None:
+        """Nobody is refused."""
+
+    async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
         self.asked.append(item)
         url = self.urls.pop(0) if len(self.urls) > 1 else self.urls[0]
         return Decision(item.id, "small", 0.5, 1e-6, 0.0, "mip", "mip", BATCH, f"replica-{len(self.asked)}", url)
@@ -45,6 +52,10 @@ class StubLink:
 
     def finish(self, done: Done) -> None:
         self.done.append(done)
+
+
+async def forecast(item: RouteItem, prompt: Prompt) -> Unpriced:
+    return forecasts(1)
 
 
 class Browser:
@@ -112,7 +123,7 @@ def simulated(**timings: float) -> Starlette:
 async def dispatching(
     link: StubLink, limits: TimeoutsConfig | None = None, **config: float
 ) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(link, DispatchConfig(**config), {} if limits is None else {"small": limits})
+    dispatcher = Dispatcher(link, forecast, DispatchConfig(**config), {} if limits is None else {"small": limits})
     try:
         yield dispatcher
     finally:

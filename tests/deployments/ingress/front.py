@@ -11,6 +11,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -27,6 +28,8 @@ from apportion.deployments.wire.listening import ANY_PORT
 from apportion.router.batch.messages import Reply, Report
 from apportion.router.errors import UnavailableError
 from tests.deployments.ingress.dispatching import StubLink, serving
+from tests.deployments.local_router import Handle
+from tests.router.batch.plain_room import forecasts
 
 CONFIG = {
     "models": [
@@ -58,7 +61,7 @@ class _Router(StubLink):
         self.done.extend(report.done)
         if wait and not report.items:
             await asyncio.sleep(0.2)
-        verdicts = tuple([await self.plan(item) for item in report.items])
+        verdicts = tuple([await self.plan(item, forecasts(1)) for item in report.items])
         return Reply("router", verdicts, settled=(report.number,))
 
 
@@ -99,9 +102,9 @@ async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterat
 
 
 @contextlib.asynccontextmanager
-async def ingress_of(config: ServiceConfig, router: Any) -> AsyncIterator[Front]:
+async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) -> AsyncIterator[Front]:
     """An ingress before a router, of which it uses what a deployment's handle has; all that is routed is served."""
-    ingress = _Ingress(config, router)
+    ingress = _Ingress(config, router, Handle(predictor), np.full(len(config.models), 0.5))
 
     def routed(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:

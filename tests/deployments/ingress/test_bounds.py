@@ -137,7 +137,7 @@ def test_null_within_messages_is_as_good_as_absent(kind: str, full: dict[str, An
     turns = [read(kind, {"messages": [{"role": "assistant", **one}], "model": "small"}) for one in (full, plain)]
     bodies = [json.loads(turn.engine_body("small")) for turn in turns]
     assert bodies[0] == bodies[1]
-    assert turns[0].item.content == turns[1].item.content
+    assert turns[0].prompt.content == turns[1].prompt.content
 
 
 def test_null_within_fields_is_as_good_as_absent_but_in_what_is_the_users_own() -> None:
@@ -283,7 +283,7 @@ def test_a_byte_order_mark_before_a_body_is_no_error(body: dict[str, Any]) -> No
 
 def test_whole_surrogate_pairs_are_text() -> None:
     raw = b'{"messages": [{"role": "user", "content": "\\ud83d\\ude00"}]}'
-    assert parse("chat", raw, {}, Rules(MODELS)).item.content == [{"role": "user", "content": "\U0001f600"}]
+    assert parse("chat", raw, {}, Rules(MODELS)).prompt.content == [{"role": "user", "content": "\U0001f600"}]
 
 
 @pytest.mark.parametrize("field", sorted(UNREAD_FIELDS & CHAT_FIELDS))

@@ -13,6 +13,7 @@ from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.ingress.client import Client
 from apportion.router.batch.messages import Decision, Ending, RouteItem
 from apportion.router.errors import DeadlineError, UnavailableError
+from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -21,8 +22,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 class OneReplica(StubLink):
     """Every request goes to the same replica."""
 
-    async def plan(self, item: RouteItem) -> Decision:
-        decision = await super().plan(item)
+    async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
+        decision = await super().plan(item, forecast)
         return dataclasses.replace(decision, replica="the-one")
 
 

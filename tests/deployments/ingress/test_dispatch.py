@@ -17,6 +17,7 @@ from apportion.deployments.ingress.client import Client, ServedResponse
 from apportion.router.batch.messages import Decision, Ending, RouteItem
 from apportion.router.errors import DeadlineError, UnavailableError
 from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import (
     PATH,
     Browser,
@@ -218,8 +219,8 @@ async def test_what_is_left_of_the_time_goes_with_every_attempt() -> None:
 
 async def test_the_price_that_was_planned_with_is_the_price_that_is_charged() -> None:
     class DearLink(StubLink):
-        async def plan(self, item: RouteItem) -> Decision:
-            return dataclasses.replace(await super().plan(item), price=ModelPrice(0.0, 1000.0))
+        async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
+            return dataclasses.replace(await super().plan(item, forecast), price=ModelPrice(0.0, 1000.0))
 
     async with serving(simulated(tokens=3)) as engine:
         link, client = DearLink(engine.url), Browser()
@@ -232,8 +233,8 @@ async def test_the_price_that_was_planned_with_is_the_price_that_is_charged() ->
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_an_engine_has_read_before_is_charged_at_its_own_price(stream: bool) -> None:
     class CachingLink(StubLink):
-        async def plan(self, item: RouteItem) -> Decision:
-            return dataclasses.replace(await super().plan(item), price=ModelPrice(100.0, 0.0, 10.0))
+        async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
+            return dataclasses.replace(await super().plan(item, forecast), price=ModelPrice(100.0, 0.0, 10.0))
 
     first = [{"role": "user", "content": "x" * 100}]
     second = [*first, {"role": "assistant", "content": "a"}]

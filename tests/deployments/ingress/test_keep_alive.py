@@ -16,6 +16,7 @@ from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.ingress.client import KEEP_ALIVE, Client
 from apportion.router.batch.messages import Decision, Ending, RouteItem
 from apportion.router.errors import UnavailableError
+from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import (
     PATH,
     Browser,
@@ -92,10 +93,10 @@ async def test_an_engine_that_says_nothing_still_costs_another_attempt_on_any_mo
 
 async def test_whatever_fails_after_the_first_comment_is_an_event() -> None:
     class NoMore(StubLink):
-        async def plan(self, item: RouteItem) -> Decision:
+        async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
             if self.asked:
                 raise UnavailableError("no replica of small is ready; try again in some seconds")
-            return await super().plan(item)
+            return await super().plan(item, forecast)
 
     async with serving(streaming(never)) as hung:
         browser = await browse(NoMore(hung.url), keep_alive_s=0.1, first_token_s=0.3)

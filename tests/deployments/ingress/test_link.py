@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 
 from apportion.deployments.ingress import link as link_module
-from apportion.deployments.ingress.link import RouterLink
 from apportion.router.batch.messages import BatchInfo, Decision, Done, Held, Refusal, Reply, Report, RouteItem, Verdict
 from apportion.router.errors import BudgetExceededError, UnavailableError
+from tests.deployments.local_router import Line
 
 BATCH = BatchInfo(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ())
 
@@ -65,12 +65,12 @@ class FakeRouter:
 
 
 def item(name: str) -> RouteItem:
-    return RouteItem(id=name, content="x")
+    return RouteItem(id=name)
 
 
 async def test_requests_of_one_turn_cross_in_one_exchange() -> None:
     router = FakeRouter()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     decisions = await asyncio.gather(*(link.plan(item(f"r{i}")) for i in range(50)))
     assert [d.id for d in decisions] == [f"r{i}" for i in range(50)]
     assert len(router.exchanges) == 1
@@ -78,7 +78,7 @@ async def test_requests_of_one_turn_cross_in_one_exchange() -> None:
 
 async def test_while_a_batch_is_planned_the_next_collects() -> None:
     router = FakeRouter(planning_s=0.1)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
 
     async def arrive(i: int) -> Decision:
         await asyncio.sleep(0.001 * i)
@@ -92,7 +92,7 @@ async def test_while_a_batch_is_planned_the_next_collects() -> None:
 async def test_a_refusal_is_raised_to_its_own_request_only() -> None:
     router = FakeRouter()
     router.refuse = {"bad"}
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     good, bad = await asyncio.gather(link.plan(item("good")), link.plan(item("bad")), return_exceptions=True)
     assert isinstance(good, Decision)
     assert isinstance(bad, BudgetExceededError)
@@ -100,7 +100,7 @@ async def test_a_refusal_is_raised_to_its_own_request_only() -> None:
 
 async def test_endings_are_told_together() -> None:
     router = FakeRouter()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     await asyncio.gather(*(link.plan(item(f"r{i}")) for i in range(5)))
     for i in range(5):
         link.finish(Done(f"r{i}", 1e-6))
@@ -111,7 +111,7 @@ async def test_endings_are_told_together() -> None:
 
 async def test_endings_and_cancels_are_told_before_the_line_ends() -> None:
     router = FakeRouter(planning_s=10)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     waits = asyncio.create_task(link.plan(item("waits")))
     async with asyncio.timeout(5):
         while not router.exchanges:
@@ -125,7 +125,7 @@ async def test_endings_and_cancels_are_told_before_the_line_ends() -> None:
 
 async def test_endings_of_an_exchange_that_the_close_cuts_off_are_told_again() -> None:
     router = FakeRouter(planning_s=10)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     link.finish(Done("ended", 1e-6))
     waits = asyncio.create_task(link.plan(item("waits")))
     async with asyncio.timeout(5):
@@ -139,7 +139,7 @@ async def test_endings_of_an_exchange_that_the_close_cuts_off_are_told_again() -
 
 async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
     router = FakeRouter()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     for number in range(4):
         await link.plan(item(f"r{number}"))
         link.finish(Done(f"r{number}", 1e-6))
@@ -149,7 +149,7 @@ async def test_an_ending_goes_with_the_next_request_if_one_comes_soon() -> None:
 
 async def test_a_cancelled_request_frees_its_seat() -> None:
     router = FakeRouter(planning_s=0.1)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     first = asyncio.create_task(link.plan(item("stays")))
     second = asyncio.create_task(link.plan(item("leaves")))
     await asyncio.sleep(0.02)
@@ -162,7 +162,7 @@ async def test_a_cancelled_request_frees_its_seat() -> None:
 async def test_a_cancel_outlives_a_lost_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "RETRY_S", 0.01)
     router = FakeRouter(planning_s=60)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     stays, leaves = (asyncio.create_task(link.plan(item(name))) for name in ("stays", "leaves"))
     async with asyncio.timeout(10):
         while not router.exchanges:
@@ -178,11 +178,11 @@ async def test_a_cancel_outlives_a_lost_exchange(monkeypatch: pytest.MonkeyPatch
 async def test_a_request_cancelled_before_it_is_sent_again_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "RETRY_S", 0.01)
     router = FakeRouter()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     router.failures = 1
     task = asyncio.create_task(link.plan(item("r")))
     async with asyncio.timeout(5):
-        while not (link._new and link._new["r"].resent):
+        while not (link._new and link._new["r"][0].resent):
             await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -197,7 +197,7 @@ async def test_what_a_silent_router_was_asked_is_cancelled_when_it_is_back(monke
     monkeypatch.setattr(link_module, "PATIENCE_S", 0.02)
     router = FakeRouter()
     router.failures = 1_000_000
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     with pytest.raises(UnavailableError):
         await link.plan(item("r"))
     router.failures = 0
@@ -208,7 +208,7 @@ async def test_what_a_silent_router_was_asked_is_cancelled_when_it_is_back(monke
 
 async def test_a_request_cancelled_before_it_was_sent_is_never_sent() -> None:
     router = FakeRouter()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     task = asyncio.create_task(link.plan(item("r")))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -220,7 +220,7 @@ async def test_a_restarting_router_is_asked_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(link_module, "RETRY_S", 0.01)
     router = FakeRouter()
     router.failures = 3
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     assert (await link.plan(item("r"))).id == "r"
 
 
@@ -229,15 +229,15 @@ async def test_a_router_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(link_module, "PATIENCE_S", 0.05)
     router = FakeRouter()
     router.failures = 1_000_000
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     with pytest.raises(UnavailableError, match="router does not answer"):
         await link.plan(item("r"))
 
 
 async def test_a_router_that_came_back_is_told_what_is_in_flight() -> None:
     router = FakeRouter()
-    link = RouterLink(router.exchange)
-    await link.plan(RouteItem(id="long", content="x", sequences=2))
+    link = Line(router.exchange)
+    await link.plan(RouteItem(id="long", sequences=2))
     await link.plan(item("short"))
     link.finish(Done("short", 1e-6))
     await asyncio.sleep(0.01)
@@ -255,7 +255,7 @@ async def test_a_router_that_came_back_is_told_what_is_in_flight() -> None:
 async def test_what_waits_is_handed_to_a_router_that_restarted_while_planning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "RETRY_S", 0.01)
     router = FakeRouter(planning_s=0.05)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     held = asyncio.create_task(link.plan(item("held")))
     await held
     waiting = asyncio.create_task(link.plan(item("waiting")))
@@ -269,7 +269,7 @@ async def test_a_lost_exchange_is_made_again(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(link_module, "EXCHANGE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(link_module, "RETRY_S", 0.01)
     router = FakeRouter(planning_s=0.2)
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     task = asyncio.create_task(link.plan(item("r")))
     await asyncio.sleep(0.1)
     router.planning_s = 0.0
@@ -285,7 +285,7 @@ async def test_an_exchange_belongs_to_no_single_request() -> None:
             seen.append(request.get())
             return await super().exchange(report, wait)
 
-    link = RouterLink(Router(planning_s=0.01).exchange)
+    link = Line(Router(planning_s=0.01).exchange)
 
     async def ask(name: str) -> None:
         request.set(name)
@@ -310,7 +310,7 @@ async def test_an_exchange_that_was_cancelled_elsewhere_is_made_again() -> None:
                 raise asyncio.CancelledError
             return await super().exchange(report, wait)
 
-    link = RouterLink(Router().exchange)
+    link = Line(Router().exchange)
     decision = await asyncio.wait_for(link.plan(item("a")), 2)
     assert decision.id == "a"
     await link.close()
@@ -326,7 +326,7 @@ def soon_late(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_verdict_that_went_into_a_reply_nobody_read_is_asked_for() -> None:
     router = FakeRouter()
     router.lost_replies = 1
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     assert (await asyncio.wait_for(link.plan(item("r")), 2)).id == "r"
     await link.close()
 
@@ -335,7 +335,7 @@ async def test_a_verdict_that_went_into_a_reply_nobody_read_is_asked_for() -> No
 async def test_an_ending_is_told_again_until_it_is_in_the_ledger() -> None:
     router = FakeRouter()
     router.settles = False
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     await link.plan(item("r"))
     link.finish(Done("r", 1e-6))
     async with asyncio.timeout(2):
@@ -354,7 +354,7 @@ async def test_an_ending_is_told_again_until_it_is_in_the_ledger() -> None:
 async def test_what_a_lost_router_had_not_confirmed_is_told_to_the_next() -> None:
     router = FakeRouter()
     router.settles = False
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     await link.plan(item("r"))
     link.finish(Done("r", 1e-6))
     async with asyncio.timeout(2):
@@ -378,7 +378,7 @@ async def test_a_decision_that_is_told_twice_does_not_end_its_request_as_unsent(
             return Reply(reply.router, (*reply.verdicts, decide(item("r"))), reply.settled)
 
     router = Router()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     await link.plan(item("r"))
     link.finish(Done("r", 1e-6))
     await link.plan(item("next"))
@@ -388,7 +388,7 @@ async def test_a_decision_that_is_told_twice_does_not_end_its_request_as_unsent(
 
 async def test_requests_on_silent_replicas_are_told_once() -> None:
     router = FakeRouter()
-    link = RouterLink(router.exchange)
+    link = Line(router.exchange)
     told: list[str] = []
     for name in ("a", "b", "c"):
         await link.plan(item(name))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,8 +28,8 @@ def test_the_router_counts_what_the_engine_gets() -> None:
     parsed = read(TEXT, picture(detail="low"), picture("QUJD"), CLIP)
     assert parsed.item.needs == Capabilities(chat=1, images=2, audio=1)
     kinds = [TEXT, {"type": "image"}, {"type": "image"}, {"type": "audio"}]
-    assert parsed.item.content == [{"role": "system", "content": "Look."}, {"role": "user", "content": kinds}]
-    assert parsed.item.size.held_bytes < 5_000, "no pixel goes through the router"
+    assert parsed.prompt.content == [{"role": "system", "content": "Look."}, {"role": "user", "content": kinds}]
+    assert parsed.prompt.chars < 50, "no pixel goes to the predictor"
     sent = json.loads(parsed.engine_body("m"))["messages"]
     assert sent[1]["content"] == [TEXT, picture(detail="low"), picture("QUJD"), CLIP]
 
@@ -44,12 +43,12 @@ def test_of_a_part_the_engine_gets_no_more_than_its_data() -> None:
 
 def test_other_pictures_are_other_requests() -> None:
     one, other = read(TEXT, picture("QUJD")), read(TEXT, picture("QUJE"))
-    assert one.item.content == other.item.content
+    assert one.prompt.content == other.prompt.content
     assert one.digest() != other.digest()
     before = one.digest()
     one.forget()
     assert one.digest() == before
-    assert replace(one.item, id="x").content == ""
+    assert one.prompt.content == ""
 
 
 def body_of(kind: str, data: str) -> dict[str, Any]:

@@ -131,12 +131,12 @@ def text(content: Any) -> str:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blocks_are_the_messages_of_a_chat(shape: str, kind: str) -> None:
     body, messages = SHAPES[shape]
-    content = read(body, kind).item.content
+    content = read(body, kind).prompt.content
     assert [(message["role"], text(message.get("content"))) for message in content] == messages
 
 
 def test_calls_and_thoughts_belong_to_their_turn() -> None:
-    turn = read(SHAPES["call"][0]).item.content[1]
+    turn = read(SHAPES["call"][0]).prompt.content[1]
     assert turn["reasoning"] == "Hm."
     assert [call["id"] for call in turn["tool_calls"]] == ["c1", "c2"]
     assert json.loads(turn["tool_calls"][0]["function"]["arguments"]) == {"item": "bölt"}
@@ -149,7 +149,7 @@ def test_the_router_sees_the_longest_answer_and_what_a_model_must_be_able_to_do(
     assert (item.max_tokens, item.model, parsed.stream) == (7, "small", True)
     assert (item.needs.chat, item.needs.tools, item.needs.tool_choice, item.needs.structured_outputs) == (1, 1, 1, 1)
     assert json.loads(parsed.engine_body("small", 3))["max_tokens"] == 3
-    assert read(SHAPES["no_thinking"][0]).item.template_variables == {
+    assert read(SHAPES["no_thinking"][0]).prompt.template_variables == {
         "reasoning_effort": "none",
         "enable_thinking": False,
     }
@@ -243,7 +243,7 @@ def test_the_engine_reads_the_same(shape: str, merges: bool) -> None:
     protocol = pytest.importorskip("vllm.entrypoints.anthropic.protocol")
     serving = pytest.importorskip("vllm.entrypoints.anthropic.serving").AnthropicServingMessages
     parsed = read(SHAPES[shape][0])
-    ours = parsed.item.content
+    ours = parsed.prompt.content
     for kind, model in (("message", "AnthropicMessagesRequest"), ("message_count", "AnthropicCountTokensRequest")):
         sent = json.loads(read(SHAPES[shape][0], kind).engine_body("small"))
         request = getattr(protocol, model).model_validate(sent)
@@ -257,12 +257,12 @@ def test_the_engine_reads_the_same(shape: str, merges: bool) -> None:
         tools = [tool.model_dump()["function"] for tool in chat.tools or ()]
         assert [{name: tool.get(name) for name in ("name", "description", "parameters")} for tool in tools] == [
             {name: tool["function"].get(name) for name in ("name", "description", "parameters")}
-            for tool in parsed.item.tools or ()
+            for tool in parsed.prompt.tools or ()
         ]
         told = chat.build_chat_params(None, "auto").chat_template_kwargs
         variables = {"add_generation_prompt": True, "continue_final_message": False}
         assert {name: value for name, value in told.items() if value is not None} == variables | dict(
-            parsed.item.template_variables
+            parsed.prompt.template_variables
         )
 
 

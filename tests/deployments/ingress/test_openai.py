@@ -191,7 +191,7 @@ def test_tokens_of_messages_need_a_model_that_reads_chats() -> None:
 
 def test_a_prompt_whose_tokens_are_asked_for_may_be_longer_than_any_context() -> None:
     parsed = read("tokenize", {"model": "small", "prompt": "word " * 10_000, "add_special_tokens": False})
-    assert (parsed.item.model, parsed.item.max_tokens, len(parsed.item.content)) == ("small", 1, 1)
+    assert (parsed.item.model, parsed.item.max_tokens, len(parsed.prompt.content)) == ("small", 1, 1)
     assert not parsed.item.unread_prompt
     assert len(json.loads(parsed.engine_body("small", 1))["prompt"]) == 50_000
 
@@ -224,7 +224,7 @@ def test_embeddings_are_made_by_the_one_model_that_makes_them(given: object, tex
     for model in ("auto", "bert"):
         parsed = embed({"model": model, "input": given, "encoding_format": "base64", "dimensions": 4, "user": "u"})
         item = parsed.item
-        assert (item.model, item.prompts, item.sequences, item.content) == ("bert", texts, texts, given)
+        assert (item.model, item.prompts, item.sequences, parsed.prompt.content) == ("bert", texts, texts, given)
         assert item.needs == Capabilities(embeddings=1)
         sent = json.loads(parsed.engine_body("bert", 1))
         assert sent == {"model": "bert", "input": given, "encoding_format": "base64", "dimensions": 4, "user": "u"}

@@ -134,12 +134,12 @@ def text(content: Any) -> str:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_items_are_the_messages_of_a_chat(shape: str) -> None:
     body, messages = SHAPES[shape]
-    content = read(body).item.content
+    content = read(body).prompt.content
     assert [(message["role"], text(message.get("content"))) for message in content] == messages
 
 
 def test_calls_and_thoughts_belong_to_the_turn_that_they_are_of() -> None:
-    (_, turn, *_) = read(SHAPES["call"][0]).item.content
+    (_, turn, *_) = read(SHAPES["call"][0]).prompt.content
     assert turn["reasoning"] == "Hm."
     assert turn["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "stock", "arguments": '{"item": "bolt"}'}}
@@ -150,8 +150,8 @@ def test_the_router_sees_the_longest_answer_tools_and_what_templates_are_told() 
     parsed = read(SHAPES["thinking"][0] | {"max_output_tokens": 7, "tools": [TOOL], "stream": True, "model": "small"})
     item = parsed.item
     assert (item.max_tokens, item.model, parsed.stream) == (7, "small", True)
-    assert [tool["function"]["name"] for tool in item.tools or ()] == ["stock"]
-    assert item.template_variables == {"a": 1, "reasoning_effort": "low", "enable_thinking": True}
+    assert [tool["function"]["name"] for tool in parsed.prompt.tools or ()] == ["stock"]
+    assert parsed.prompt.template_variables == {"a": 1, "reasoning_effort": "low", "enable_thinking": True}
     assert json.loads(parsed.engine_body("small", 3))["max_output_tokens"] == 3
 
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_read_or_kept_is_refused_by_its_place(body: dict[str, Any
 def test_pictures_are_counted_and_reach_the_engine_alone() -> None:
     parsed = read({"input": [{"role": "user", "content": [PICTURE | {"file_id": "f", "detail": 5}, PICTURE]}]})
     assert parsed.item.needs.images == 2
-    assert parsed.item.content == [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
+    assert parsed.prompt.content == [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
     (sent,) = json.loads(parsed.engine_body("small"))["input"]
     assert sent["content"] == [PICTURE | {"detail": "auto"}, PICTURE]
 
@@ -228,7 +228,7 @@ def test_tools_that_nothing_here_runs_are_left_out_and_named() -> None:
 def test_thoughts_that_another_service_has_encrypted_are_left_out() -> None:
     secret = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"}
     parsed = read({"input": [USER, secret, SAID, USER]})
-    assert [message["role"] for message in parsed.item.content] == ["user", "assistant", "user"]
+    assert [message["role"] for message in parsed.prompt.content] == ["user", "assistant", "user"]
     assert len(json.loads(parsed.engine_body("small"))["input"]) == 3
 
 
@@ -241,7 +241,7 @@ def test_the_engine_reads_the_same(shape: str) -> None:
     parsed = read(SHAPES[shape][0])
     request = protocol.ResponsesRequest.model_validate(json.loads(parsed.engine_body("small")))
     messages = utils.construct_input_messages(request_instructions=request.instructions, request_input=request.input)
-    ours = parsed.item.content
+    ours = parsed.prompt.content
     assert [(one["role"], text(one.get("content"))) for one in messages] == [
         (one["role"], text(one.get("content"))) for one in ours
     ]
@@ -252,10 +252,12 @@ def test_the_engine_reads_the_same(shape: str) -> None:
     tools = utils.construct_tool_dicts(request.tools, request.tool_choice)
     names = {"name", "description", "parameters"}
     assert [{name: tool["function"].get(name) for name in names} for tool in tools or ()] == [
-        {name: tool["function"].get(name) for name in names} for tool in parsed.item.tools or ()
+        {name: tool["function"].get(name) for name in names} for tool in parsed.prompt.tools or ()
     ]
     told = request.build_chat_params(None, "auto").chat_template_kwargs
-    variables = {"add_generation_prompt": True, "continue_final_message": False} | dict(parsed.item.template_variables)
+    variables = {"add_generation_prompt": True, "continue_final_message": False} | dict(
+        parsed.prompt.template_variables
+    )
     assert {name: value for name, value in told.items() if value is not None} == variables
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apportion.deployments.ingress.openai import parse
+from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
-from apportion.router.batch.messages import RouteItem
 from apportion.router.outcomes import read_outcomes
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.encoder import Encoder
@@ -78,19 +77,19 @@ def table(file: Path) -> OutcomesTable:
     return read_outcomes(file)
 
 
-def served(body: dict[str, Any]) -> RouteItem:
-    return parse("chat", json.dumps(body).encode(), {}, Rules(("m1", "m2"))).item
+def served(body: dict[str, Any]) -> ParsedRequest:
+    return parse("chat", json.dumps(body).encode(), {}, Rules(("m1", "m2")))
 
 
 def test_one_request_reads_the_same_everywhere(table: OutcomesTable, tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(body) + "\n" for body in SHAPES))
     of_commands = [request.traits for request in read_requests(tmp_path / "prompts.jsonl")]
-    items = [served(body) for body in SHAPES]
-    assert [item.traits for item in items] == of_commands == table.traits[: len(SHAPES)]
+    read = [served(body) for body in SHAPES]
+    assert [one.prompt.traits for one in read] == of_commands == table.traits[: len(SHAPES)]
     assert len(set(of_commands)) == 8
-    assert items[9].traits == Traits(images=2, audio=1)
-    assert [(item.traits.images, item.traits.audio) for item in items] == [
-        (item.needs.images, item.needs.audio) for item in items
+    assert read[9].prompt.traits == Traits(images=2, audio=1)
+    assert [(one.prompt.traits.images, one.prompt.traits.audio) for one in read] == [
+        (one.item.needs.images, one.item.needs.audio) for one in read
     ]
 
 
@@ -98,8 +97,8 @@ def test_what_is_served_is_predicted_as_what_was_learned_from(encoder: Encoder, 
     predictor = train_predictor(table, encoder, estimator=HeadEstimator(members=2, hidden=8, max_epochs=5))
     read = predictor.calibrated.estimator.weights.reach.width  # type: ignore[attr-defined]
     assert read == 7
-    items = [served(body) for body in MANY[:64]]
-    estimates = RequestEstimator(predictor).estimate(items, [ModelPrice(1, 1)] * 2)
+    prompts = [served(body).prompt for body in MANY[:64]]
+    estimates = RequestEstimator(predictor).estimate(prompts, [ModelPrice(1, 1)] * 2)
     learned = predictor.predict_features(encode_in_steps(table.subset(np.arange(64)), encoder))
     np.testing.assert_array_equal(estimates.success, learned.success)
     np.testing.assert_array_equal(estimates.output_tokens, learned.output_tokens)
@@ -125,13 +124,13 @@ def test_what_is_served_is_predicted_as_what_was_learned_from(encoder: Encoder, 
     ],
 )
 def test_every_endpoint_says_what_its_chat_would(kind: Any, body: dict[str, Any], traits: Traits) -> None:
-    assert parse(kind, json.dumps(body).encode(), {}, Rules(("m1",))).item.traits == traits
+    assert parse(kind, json.dumps(body).encode(), {}, Rules(("m1",))).prompt.traits == traits
 
 
 def test_it_travels_light() -> None:
     """A report of many requests holds some bytes a request for it, however long its system prompt."""
     chat = {"messages": [{"role": "system", "content": "x" * 50_000}, _ask("a")], "tools": TOOLS}
-    traits = [served(chat).traits] * 2
+    traits = [served(chat).prompt.traits] * 2
     assert len(pickle.dumps([Traits(*traits[0]), Traits(*traits[1])])) - len(pickle.dumps(traits[:1])) < 30
 
 

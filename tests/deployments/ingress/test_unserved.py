@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from apportion.deployments.ingress.client import Client
-from apportion.deployments.ingress.link import RouterLink
 from apportion.router.batch.messages import Done, Ending, Reply, Report
 from apportion.router.errors import ApportionError, OverloadedError
 from tests.deployments.ingress.dispatching import (
@@ -27,21 +26,22 @@ from tests.deployments.ingress.dispatching import (
     serving,
     simulated,
 )
+from tests.deployments.local_router import Line
 
 
 class Refusing(StubLink):
     """Refuses from the second attempt on."""
 
-    async def plan(self, item: Any) -> Any:
+    async def plan(self, item: Any, forecast: Any) -> Any:
         if self.asked:
             raise OverloadedError("full")
-        return await super().plan(item)
+        return await super().plan(item, forecast)
 
 
 class Silent(StubLink):
     """Never decides."""
 
-    async def plan(self, item: Any) -> Any:
+    async def plan(self, item: Any, forecast: Any) -> Any:
         await asyncio.Event().wait()
 
 
@@ -157,7 +157,7 @@ async def test_counts_reach_the_router_once_and_before_the_ingress_stops(monkeyp
         reports.append(report)
         return Reply("one", ())
 
-    link = RouterLink(exchange)
+    link = Line(exchange)
 
     def refuse() -> None:
         with pytest.raises(OverloadedError), link.unserved.counted():

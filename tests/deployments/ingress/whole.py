@@ -20,7 +20,7 @@ async def whole_service(
     config: ServiceConfig, replicas: Sequence[EngineReplica], predictor: Any = None
 ) -> AsyncIterator[Front]:
     """A service whose replicas send heartbeats; its router is `front.router.router`."""
-    router = make_router(config, predictor)
+    router = make_router(config)
 
     async def beat() -> None:
         for replica in replicas:
@@ -34,7 +34,7 @@ async def whole_service(
     await beat()
     beating = asyncio.create_task(live())
     try:
-        async with ingress_of(config, handle_of(router)) as front:
+        async with ingress_of(config, handle_of(router), predictor) as front:
             yield front
     finally:
         beating.cancel()

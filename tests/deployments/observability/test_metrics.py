@@ -36,7 +36,7 @@ async def scrape(service: LocalService) -> Scraped:
 
 async def run(service: LocalService, ids: range, **how: Any) -> Counter[str]:
     names = [f"r{number}" for number in ids]
-    return Counter(await asyncio.gather(*(service.run(RouteItem(one, "hi", max_tokens=10), **how) for one in names)))
+    return Counter(await asyncio.gather(*(service.run(RouteItem(one, max_tokens=10), **how) for one in names)))
 
 
 async def test_sums_are_what_was_answered_and_what_was_spent(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_every_metric_of_the_catalogue_is_told_with_its_labels(tmp_path: P
     service = LocalService(configuration(tmp_path / "ledger.db", budget={"limits": LIMITS}))
     await service.announce()
     await run(service, range(3))
-    await service.link.plan(RouteItem("ends", "hi", max_tokens=10))
+    await service.link.plan(RouteItem("ends", max_tokens=10))
     service.link.finish(Done("ends", 1e-6, Ending.answered, replace(COURSE, output_tokens=5)))
     await service.idle_state()
     page = await scrape(service)
@@ -102,8 +102,8 @@ async def test_labels_are_of_the_configuration_whatever_callers_say() -> None:
     service = LocalService(configuration(None))
     await service.announce()
     await asyncio.gather(
-        *(service.run(RouteItem(f"r{n}", "hi", model=f"mine-{n}", max_tokens=10)) for n in range(20)),
-        *(service.run(RouteItem(f"s{n}", "hi", session=f"session-{n}", max_tokens=10)) for n in range(20)),
+        *(service.run(RouteItem(f"r{n}", model=f"mine-{n}", max_tokens=10)) for n in range(20)),
+        *(service.run(RouteItem(f"s{n}", session=f"session-{n}", max_tokens=10)) for n in range(20)),
     )
     page = await scrape(service)
     await service.close()
@@ -153,7 +153,7 @@ async def test_a_plan_without_predictions_is_a_fall_of_a_rung_and_its_part_is_do
 async def test_an_end_has_one_outcome(done: Done, outcome: str | None, retries: int) -> None:
     service = LocalService(configuration(None))
     await service.announce()
-    decision = await service.plan(RouteItem("r", "hi", max_tokens=10))
+    decision = await service.plan(RouteItem("r", max_tokens=10))
     service.link.finish(done)
     await service.idle_state()
     page = await scrape(service)

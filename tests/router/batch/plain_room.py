@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch.events import Event, Events
-from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster
-from apportion.router.batch.forecasting.turns import Turns
 from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Verdict
 from apportion.router.batch.money.spending import Spending
@@ -30,6 +28,7 @@ from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
 from apportion.router.drift.lengths import Ratios
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import Unpriced
 
 MODELS = tuple(ServedModel(name, ModelPrice(price, price), 100) for name, price in (("small", 1.0), ("large", 10.0)))
 POLICY = Policy(MODELS, Mip())
@@ -37,7 +36,6 @@ LIMITS = BatchLimits(
     max_batch_size=256,
     max_wait_s=0.05,
     max_queue=4096,
-    max_queue_bytes=256 << 20,
     aging_s=10.0,
     longest_request_s=300.0,
 )
@@ -57,36 +55,23 @@ async def solve(problem: BatchProblem, strategy: Strategy) -> Assignment:
     return assign(problem, strategy)
 
 
-async def broken(*_: object) -> Any:
-    raise RuntimeError("gone")
-
-
 @dataclass
 class PlainRoom:
     """A scheduler with its parts; `told` are the verdicts by request id."""
 
-    predict: Any = broken
+    forecast: Callable[[Sequence[RouteItem]], Unpriced] = lambda items: forecasts(len(items))
     solver: Any = solve
     solver_timeout_s: float = 0.1
     policy: Policy = POLICY
     limits: BatchLimits = LIMITS
     spending: Spending | None = None
-    predict_s: float = 0.05
     preview_s: float = 5.0
-    calls: CallLimits = field(default_factory=CallLimits)
     clock: Clock = field(default_factory=Clock)
     told: dict[str, Verdict] = field(default_factory=dict)
     published: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         models = self.policy.models
-        means = np.linspace(0.4, 0.9, len(models))
-        longest = np.array([model.max_model_len for model in models], dtype=float)
-        media = np.array([model.media_tokens for model in models])
-        self.turns = Turns(1)
-        self.forecaster = Forecaster(
-            self.predict, Part("predictor", self.predict_s, self.clock), means, longest, self.turns, self.calls, media
-        )
         self.rungs = Rungs(self.solver, Part("solver", self.solver_timeout_s, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
         self.fleet = Fleet(self.policy.names, self.clock)
@@ -97,16 +82,13 @@ class PlainRoom:
         self.reservations = Reservations(
             self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock, self.chronicle.settled
         )
-        previews = Part("predictor of previews", self.predict_s, self.clock)
         self.lengths = Ratios(len(models))
         self.preview = Preview(
-            Forecaster(self.predict, previews, means, longest, self.turns, CallLimits(items=2, urgent=False), media),
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.lengths,
             self.preview_s,
         )
         decider = Decider(
-            self.forecaster,
             self.planner,
             self.reservations,
             self.lengths,
@@ -138,7 +120,8 @@ class PlainRoom:
             self.fleet.announce(EngineReplica(f"{model}-0", model, f"http://{model}", count))
 
     def submit(self, *items: RouteItem) -> list[Entry]:
-        entries = [Entry(item, "ingress", self.clock()) for item in items]
+        forecast = self.forecast(items)
+        entries = [Entry(item, "ingress", self.clock(), forecast, row) for row, item in enumerate(items)]
         for entry in entries:
             self.scheduler.submit(entry)
         return entries
@@ -147,6 +130,10 @@ class PlainRoom:
         """What is told of the items as one batch."""
         self.submit(*items)
         return [await self.verdict(item.id) for item in items]
+
+    async def previewed(self, *items: RouteItem) -> list[Verdict]:
+        """What would be decided for the items as one batch."""
+        return await self.scheduler.preview(items, self.forecast(items))
 
     async def verdict(self, request_id: str) -> Verdict:
         await until(lambda: request_id in self.told)
@@ -171,5 +158,17 @@ def estimates(n: int, success: tuple[float, ...] = (0.4, 0.9), cost: tuple[float
     )
 
 
-def items(n: int, **fields: object) -> list[RouteItem]:
-    return [RouteItem(id=f"r{i}", content="hello", **fields) for i in range(n)]
+def forecasts(n: int, success: tuple[float, ...] = (0.4, 0.9), *, models: tuple[str, ...] = POLICY.names) -> Unpriced:
+    """Prompts of ten tokens, and answers of five."""
+    shape = (n, len(models))
+    layers = (np.tile(success, (n, 1)), np.zeros(shape), *(np.full(shape, count) for count in (10.0, 5.0, 5.0, 0.0)))
+    return Unpriced(models, np.stack(layers))
+
+
+def guessed(items: Sequence[RouteItem]) -> Unpriced:
+    """What there is without a predictor."""
+    return replace(forecasts(len(items)), guessed=frozenset(range(len(items))))
+
+
+def items(n: int, **fields: Any) -> list[RouteItem]:
+    return [RouteItem(id=f"r{i}", **fields) for i in range(n)]

@@ -12,7 +12,7 @@ from apportion.router.batch.capabilities import EVERYTHING, Capabilities, able, 
 from apportion.router.batch.messages import Decision, Refusal, RouteItem
 from apportion.router.batch.policy import Policy
 from apportion.router.errors import InvalidRequestError, UnavailableError
-from tests.router.batch.plain_room import MODELS, PlainRoom, estimates
+from tests.router.batch.plain_room import MODELS, PlainRoom
 
 PLAIN = Capabilities(chat=1, completions=1, logprobs=20)
 CALLER = PLAIN._replace(tools=1)
@@ -22,15 +22,12 @@ SMALL, LARGE = MODELS  # the large one is the better
 class Room(PlainRoom):
     def __init__(self, small: Capabilities, large: Capabilities, small_slots: int = 50) -> None:
         models = (replace(SMALL, capabilities=small), replace(LARGE, capabilities=large))
-        super().__init__(self._guess, policy=Policy(models, Mip()), predict_s=5.0)
+        super().__init__(policy=Policy(models, Mip()))
         self.join(**({"small": small_slots} if small_slots else {}), large=50)
-
-    async def _guess(self, items, prices):
-        return estimates(len(items))
 
 
 def chat(name: str, model: str | None = None, **needs: int) -> RouteItem:
-    return RouteItem(name, "hello", model=model, needs=Capabilities(chat=1, **needs))
+    return RouteItem(name, model=model, needs=Capabilities(chat=1, **needs))
 
 
 async def test_each_request_of_a_batch_goes_to_a_model_that_can() -> None:
@@ -76,7 +73,7 @@ async def test_a_named_model_is_refused_for_its_own_reason(needs: dict[str, int]
 
 
 async def test_candidates_are_told_the_reason() -> None:
-    (verdict,) = await Room(CALLER, PLAIN).scheduler.preview([chat("a", tools=1)])
+    (verdict,) = await Room(CALLER, PLAIN).previewed(chat("a", tools=1))
     assert isinstance(verdict, Decision)
     assert [(one.allowed, one.reason) for one in verdict.candidates] == [(True, None), (False, "calls no tools")]
 
@@ -101,7 +98,7 @@ def test_ability_is_the_same_alone_and_in_arrays() -> None:
 
 async def test_a_model_that_makes_embeddings_is_told_from_one_that_answers() -> None:
     room = Room(Capabilities(embeddings=1), PLAIN)
-    embed = RouteItem("e", ["a", "b"], model="small", prompts=2, sequences=2, needs=Capabilities(embeddings=1))
+    embed = RouteItem("e", model="small", prompts=2, sequences=2, needs=Capabilities(embeddings=1))
     made, told, asked = await room.verdicts(embed, chat("a", model="small"), chat("b"))
     assert (made.model, asked.model) == ("small", "large")
     assert told.error.message.endswith(

@@ -19,6 +19,7 @@ from apportion.router.prediction.head_training import HeadEstimator
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.training import train_predictor
 from apportion.router.prices import ModelPrice
+from apportion.router.traits import PLAIN, Traits
 from tests.samples import make_outcomes
 
 TEXTS = make_outcomes(40, seed=3).prompts
@@ -31,6 +32,7 @@ class Ask:
     max_tokens: int | None = None
     sequences: int = 1
     template_variables: dict[str, Any] = field(default_factory=dict)
+    traits: Traits = PLAIN
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +76,10 @@ def test_estimates_and_robust_plans_take_every_column(artefact: Path) -> None:
     """The stated success is spread as the others' is, so that no robust plan takes the unknown for sure."""
     fleet = FleetPredictor.load(artefact, {"small": None, "new": 0.99, "large": None}, device="cpu")
     prices = [ModelPrice(1, 1), ModelPrice(2, 2), ModelPrice(4, 4)]
-    estimates = RequestEstimator(fleet, context=np.array([64.0, 8.0, 64.0])).estimate([Ask(t) for t in TEXTS], prices)
-    estimates.check(len(TEXTS), 3)
+    forecast = RequestEstimator(fleet, context=np.array([64.0, 8.0, 64.0])).forecast([Ask(t) for t in TEXTS])
+    forecast.check(("small", "new", "large"), len(TEXTS))
+    assert not forecast.errors
+    estimates = forecast.priced(prices)
     assert (estimates.cost_usd[:, 1] > 0).all()
     slots = np.full(3, len(TEXTS))
     certain = assign(estimates.problem(slots), Mip())

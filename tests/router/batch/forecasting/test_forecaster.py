@@ -1,179 +1,225 @@
-"""Who gets a prediction when the predictor has more to do than it can."""
+"""Who gets a prediction when the predictor has more to do than it can, and what the others get."""
 
 import asyncio
-import itertools
-from collections import Counter
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from apportion.router.assignment import Mip
 from apportion.router.batch.capabilities import Capabilities
+from apportion.router.batch.forecasting import forecaster as forecaster_module
 from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster
-from apportion.router.batch.messages import Decision, RouteItem
-from apportion.router.batch.policy import Policy
+from apportion.router.batch.messages import RouteItem
+from apportion.router.batch.prompt import Prompt
 from apportion.router.budget import Account
-from apportion.router.errors import DeadlineError
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
-from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, broken, estimates, items, until
+from apportion.router.errors import InvalidRequestError
+from apportion.router.unpriced import Unpriced
+from tests.router.batch.forecasting.plain_lane import Slow, broken, forecast, make_forecaster, predicted
+from tests.router.batch.plain_room import MODELS, POLICY, Clock, forecasts, items, until
 
 
-@dataclass
-class Slow:
-    """A predictor that works on one call at a time, so long on each request."""
-
-    each_s: float
-    calls: list[list[str]] = field(default_factory=list)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def __call__(self, asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
-        self.calls.append([item.id for item in asked])
-        async with self.turn:
-            await asyncio.sleep(len(asked) * self.each_s)
-        return estimates(len(asked))
+async def late(*_: object) -> None:
+    await asyncio.sleep(10)
 
 
-async def shares(forecaster: Forecaster, batches: int, size: int, every_s: float) -> list[float]:
-    """How much of each batch is predicted."""
-    work = []
-    for _ in range(batches):
-        work.append(asyncio.create_task(forecaster.estimate(items(size), POLICY.prices)))
-        await asyncio.sleep(every_s)
-    return [float(found.predicted.mean()) for found in await asyncio.gather(*work)]
+async def test_what_comes_at_once_goes_with_one_call() -> None:
+    slow = Slow(0.0)
+    await forecast(make_forecaster(slow), *items(20))
+    assert [len(call) for call in slow.calls] == [20]
 
 
 async def test_twice_the_load_that_can_be_predicted_leaves_half_of_it_predicted() -> None:
     # 1,000 a second come, 500 can be predicted; a call of 20 takes 40 ms and may take 100.
-    room = PlainRoom(predict=Slow(0.002), predict_s=0.1, calls=CallLimits(patience_s=0.1))
-    predicted = await shares(room.forecaster, batches=40, size=20, every_s=0.02)
-    assert sum(predicted) / len(predicted) > 0.35
-    assert room.forecaster.state == "closed", "to have no time is no failure"
+    forecaster = make_forecaster(Slow(0.002), timeout_s=0.1, limits=CallLimits(items=20, patience_s=0.1))
+    work = []
+    for _ in range(40):
+        work.append(asyncio.create_task(forecast(forecaster, *items(20))))
+        await asyncio.sleep(0.02)
+    guessed = [len(found.guessed) / 20 for found in await asyncio.gather(*work)]
+    assert sum(guessed) / len(guessed) < 0.65
+    assert forecaster.state == "closed", "to have no time is no failure"
 
 
-async def test_a_batch_is_split_into_calls_and_what_is_too_large_alone_is_not_predicted() -> None:
-    slow = Slow(0.0)
-    roomy = Policy(tuple(replace(model, max_model_len=10_000) for model in MODELS), POLICY.strategy)
-    room = PlainRoom(predict=slow, policy=roomy, calls=CallLimits(items=3, chars=100))
-    room.join(small=8, large=8)
-    sized = [RouteItem(name, "x" * n) for name, n in (("a", 10), ("b", 10), ("c", 10), ("d", 60), ("e", 60))]
-    huge = RouteItem("huge", [{"role": "user", "content": [{"type": "text", "text": "x" * 101}]}])
-    tools = RouteItem("tools", "x", tools=[{"type": "function", "function": {"description": "x" * 101}}])
-    verdicts = await room.verdicts(*sized, huge, tools)
-    assert slow.calls == [["a", "b", "c"], ["d"], ["e"]]
-    assert all(isinstance(verdict, Decision) for verdict in verdicts)
-    assert [verdict.rung for verdict in verdicts] == ["mip"] * 5 + ["static"] * 2
-    assert room.planner.rungs_used == {"mip": 5, "static": 2}
+async def test_long_texts_go_beside_the_others_and_what_is_too_long_is_not_predicted() -> None:
+    ordinary, bulk = Slow(0.0), Slow(0.0)
+    forecaster = make_forecaster(ordinary, bulk=bulk, ordinary_chars=50, max_chars=100, limits=CallLimits(chars=80))
+    prompts = [Prompt(letter * size) for letter, size in (("a", 50), ("b", 50), ("c", 60), ("d", 100), ("e", 101))]
+    huge = [
+        Prompt([{"role": "user", "content": [{"type": "text", "text": "x" * 101}]}]),
+        Prompt("x", tools=[{"type": "function", "function": {"description": "x" * 101}}]),
+    ]
+    found = await asyncio.gather(*(forecaster.forecast(RouteItem("r"), prompt) for prompt in [*prompts, *huge]))
+    assert [[content[0] for content in call] for call in ordinary.calls] == [["a"], ["b"]], "no call has more than 80"
+    assert [[content[0] for content in call] for call in bulk.calls] == [["c", "d"]]
+    assert [bool(one.guessed) for one in found] == [False] * 4 + [True] * 3
 
 
-async def test_nobody_waits_in_line_behind_the_trial_of_a_hanging_predictor() -> None:
-    async def hangs(*_: object) -> Estimates:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    room = PlainRoom(predict=hangs, predict_s=0.5)
-    for _ in range(3):
-        await room.forecaster.estimate(items(1), POLICY.prices)
-    room.clock.now_s += 2
-    trial = asyncio.create_task(room.forecaster.estimate(items(1), POLICY.prices))
-    await asyncio.sleep(0)
-    async with asyncio.timeout(0.2):
-        assert not (await room.forecaster.estimate(items(2), POLICY.prices)).predicted.any()
-    await trial
-
-
-async def test_previews_keep_no_request_waiting_for_more_than_one_call() -> None:
-    slow = Slow(0.02)
-    room = PlainRoom(predict=slow, predict_s=0.5)
-    room.join(small=8, large=8)
-    previews = asyncio.gather(
-        *(room.scheduler.preview([replace(item, id=f"p{n}-{item.id}") for item in items(10)]) for n in range(3))
-    )
+async def test_a_flood_of_megabytes_holds_up_nobody() -> None:
+    forecaster = make_forecaster(Slow(0.0), bulk=Slow(0.05), timeout_s=1.0)
+    flood = [asyncio.create_task(forecaster.forecast(RouteItem("f"), Prompt("x" * 500_000))) for _ in range(8)]
     await asyncio.sleep(0.01)
-    for n in range(5):
-        (verdict,) = await room.verdicts(RouteItem(f"real{n}", "x"))
-        assert isinstance(verdict, Decision)
-        assert verdict.rung == "mip"
-    assert all(isinstance(verdict, Decision) for one in await previews for verdict in one)
-    places = [i for i, call in enumerate(slow.calls) if call[0].startswith("real")]
-    assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(places))
-    assert {len(call) for call in slow.calls if call[0].startswith("p")} == {2}
+    began_s = time.monotonic()
+    assert not (await forecast(forecaster, *items(3))).guessed
+    assert time.monotonic() - began_s < 0.04
+    assert not any([(await one).guessed for one in flood])
 
 
-async def test_previews_that_fail_open_no_breaker_but_their_own() -> None:
-    async def fails_for_previews(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
-        if asked[0].id.startswith("p"):
-            raise ConnectionError("gone")
-        return estimates(len(asked))
-
-    room = PlainRoom(predict=fails_for_previews)
-    room.join(small=8, large=8)
-    for n in range(4):
-        (verdict,) = await room.scheduler.preview([RouteItem(f"p{n}", "x")])
-        assert verdict.rung == "static"
-    assert room.forecaster.state == "closed"
-    (real,) = await room.verdicts(RouteItem("real", "x"))
-    assert real.rung == "mip"
+async def test_what_goes_wrong_with_long_texts_opens_no_other_breaker() -> None:
+    forecaster = make_forecaster(predicted, bulk=broken, ordinary_chars=10)
+    for _ in range(4):
+        assert (await forecast(forecaster, *items(1), content="x" * 11)).guessed
+    assert forecaster.state == "closed"
+    assert not (await forecast(forecaster, *items(1), content="x")).guessed
+    forecaster.close()
 
 
-async def test_a_preview_that_gets_no_turn_is_told_so() -> None:
-    slow = Slow(0.0)
-    room = PlainRoom(predict=slow, predict_s=1.0, preview_s=0.05)
-    async with slow.turn:
-        real = asyncio.create_task(room.forecaster.estimate(items(1), POLICY.prices))
-        await asyncio.sleep(0)
-        (told,) = await asyncio.gather(room.scheduler.preview(items(1)), return_exceptions=True)
-    assert isinstance(told, DeadlineError)
-    await real
-    await until(lambda: room.preview._waiting == 0)
-    assert await room.scheduler.preview(items(1))
+async def test_nobody_waits_for_a_predictor_that_is_left_alone_or_tried_again() -> None:
+    clock = Clock()
+    forecaster = make_forecaster(late, timeout_s=0.3, clock=clock)
+    await asyncio.gather(*(forecast(forecaster, item, content=item.id) for item in items(1)))
+    for _ in range(2):
+        await forecast(forecaster, *items(1))
+    assert forecaster.state == "open"
+    clock.now_s += 2
+    assert forecaster.state == "half_open"
+    async with asyncio.timeout(0.1):
+        assert (await forecast(forecaster, *items(2))).guessed == {0, 1}
+    forecaster.close()
+
+
+async def test_a_predictor_that_works_again_is_found_without_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecaster_module, "LOOK_S", 0.005)
+    works, clock = False, Clock()
+
+    async def predict(prompts: Sequence[Prompt]) -> Unpriced:
+        return await (predicted if works else broken)(prompts)
+
+    forecaster = make_forecaster(predict, clock=clock)
+    for _ in range(3):
+        await forecast(forecaster, *items(1))
+    await asyncio.sleep(0.05)
+    assert forecaster.state == "open", "not before its time"
+    works = True
+    clock.now_s += 5
+    await until(lambda: forecaster.state == "closed")
+    assert not (await forecast(forecaster, *items(1))).guessed
+
+
+async def test_plans_that_are_not_run_wait_for_their_turn_and_hold_up_nobody() -> None:
+    ordinary, bulk = Slow(0.0), Slow(0.02)
+    forecaster = make_forecaster(ordinary, bulk=bulk, timeout_s=0.5)
+    planned = [asyncio.create_task(forecaster.forecast(item, Prompt("p"), planned_only=True)) for item in items(10)]
+    await asyncio.sleep(0.01)
+    assert not (await forecast(forecaster, *items(1))).guessed
+    assert not any(one.done() for one in planned)
+    assert not any([(await one).guessed for one in planned])
+    assert [len(call) for call in bulk.calls] == [2] * 5
 
 
 async def test_a_flood_goes_without_predictions_before_anybody_else_does() -> None:
     # 300 requests that take 0.6 s to predict, and a time-out of 0.2 s for those of one call.
-    room = PlainRoom(predict=Slow(0.002), predict_s=0.2, calls=CallLimits(items=32, patience_s=0.1))
-    room.join(small=500, large=500)
-    flood = items(300, account=Account(key="flood"))
-    others = [RouteItem(f"o{n}", "hello", account=Account(key=f"other-{n}")) for n in range(20)]
-    room.submit(*flood)
-    rungs = []
-    for other in others:
+    forecaster = make_forecaster(Slow(0.002), timeout_s=0.2, limits=CallLimits(items=32, patience_s=0.1))
+    flood = [asyncio.create_task(forecast(forecaster, item)) for item in items(300, account=Account(key="flood"))]
+    others = []
+    for n in range(20):
         await asyncio.sleep(0.01)
-        room.submit(other)
-    for other in others:
-        verdict = await room.verdict(other.id)
-        assert isinstance(verdict, Decision)
-        rungs.append(verdict.rung)
-    assert set(rungs) == {"mip"}
-    verdicts = [await room.verdict(item.id) for item in flood]
-    flooded = Counter(verdict.rung for verdict in verdicts if isinstance(verdict, Decision))
-    assert flooded["static"] > flooded["mip"] > 0
+        others.append(asyncio.create_task(forecast(forecaster, RouteItem(f"o{n}", account=Account(key=f"other-{n}")))))
+    assert not any([(await one).guessed for one in others])
+    guessed = [bool((await one).guessed) for one in flood]
+    assert sum(guessed) > 150
+    assert not all(guessed)
 
 
-@pytest.mark.parametrize("predicted", [True, False])
-async def test_pictures_and_clips_count_at_their_most(predicted: bool) -> None:
-    async def predict(batch, prices):
-        return estimates(len(batch))
-
-    models = (replace(MODELS[0], media_tokens=(50, 7)), replace(MODELS[1], media_tokens=(90, 0)))
-    room = PlainRoom(predict if predicted else broken, policy=Policy(models, Mip()), predict_s=5.0)
-    seeing = RouteItem("a", "hello", needs=Capabilities(images=2, audio=1))
-    plain = await room.forecaster.estimate([RouteItem("b", "hello")], POLICY.prices)
-    more = await room.forecaster.estimate([seeing], POLICY.prices)
+@pytest.mark.parametrize("predict", [predicted, broken])
+async def test_pictures_and_clips_count_at_their_most(predict: Any) -> None:
+    forecaster = make_forecaster(predict, timeout_s=5.0, media_tokens=((50, 7), (90, 0)))
+    seeing = RouteItem("a", needs=Capabilities(images=2, audio=1))
+    found = await forecast(forecaster, RouteItem("b"), seeing)
+    plain, more = found.rows([0]).priced(POLICY.prices), found.rows([1]).priced(POLICY.prices)
     np.testing.assert_array_equal(more.input_tokens - plain.input_tokens, [[107, 180]])
     np.testing.assert_allclose(more.cost_usd - plain.cost_usd, [[107e-6, 1800e-6]])
-    both = await room.forecaster.estimate([RouteItem("b", "hello"), seeing], POLICY.prices)
-    np.testing.assert_array_equal(both.input_tokens, np.concatenate([plain.input_tokens, more.input_tokens]))
 
 
 async def test_what_answers_nothing_says_nothing_of_how_long_answers_are() -> None:
-    async def predict(batch, prices):
-        found = estimates(len(batch))
-        return replace(found, output_tokens=np.where([[one.needs.embeddings] for one in batch], 1.0, [[5.0, 5.0]]))
+    async def predict(prompts: Sequence[Prompt]) -> Unpriced:
+        found = forecasts(len(prompts))
+        one = [prompt.content == "embedded" for prompt in prompts]
+        found.layer("output_tokens")[one] = 1.0
+        return found
 
-    room = PlainRoom(predict, predict_s=5.0)
-    asked = [RouteItem(f"e{i}", "x", needs=Capabilities(embeddings=1)) for i in range(50)]
-    await room.forecaster.estimate([*asked, RouteItem("a", "hello")], POLICY.prices)
-    np.testing.assert_array_equal(room.forecaster._lengths.tokens, [5.0, 5.0])
+    forecaster = make_forecaster(predict, timeout_s=5.0)
+    embedded = [RouteItem(f"e{i}", needs=Capabilities(embeddings=1)) for i in range(50)]
+    await forecast(forecaster, *embedded, content="embedded")
+    await forecast(forecaster, RouteItem("a"))
+    np.testing.assert_array_equal(forecaster._lengths.tokens, [5.0, 5.0])
+
+
+async def test_without_the_predictor_answers_are_as_long_as_they_were() -> None:
+    works = True
+
+    async def predict(prompts: Sequence[Prompt]) -> Unpriced:
+        return await (predicted if works else broken)(prompts)
+
+    forecaster = make_forecaster(predict)
+    await forecast(forecaster, *items(300))
+    works = False
+    found = await forecast(forecaster, *items(2))
+    np.testing.assert_allclose(found.layer("output_tokens"), 5.0)
+    costs_usd = found.priced(POLICY.prices).cost_usd
+    assert (costs_usd < 100 * np.array([1e-6, 1e-5])).all(), "a cap that paid before pays still"
+
+
+@pytest.mark.parametrize("predict", [broken, late])
+async def test_without_the_predictor_means_and_bounds_are_all_that_is_known(predict: Any) -> None:
+    found = await forecast(make_forecaster(predict), *items(1), max_tokens=7, sequences=2)
+    assert found.guessed == {0}
+    np.testing.assert_array_equal(found.layer("success"), [[0.4, 0.9]])
+    prices = [model.price for model in MODELS]
+    assert found.priced(prices).cost_usd[0, 0] >= (len("hello") + 2 * 7) * 1e-6, "no cost is too low"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [forecasts(1), replace(forecasts(3), models=("large", "small")), forecasts(3, success=(0.5, float("nan")))],
+)
+async def test_what_nobody_asked_for_is_not_believed(answer: Unpriced) -> None:
+    async def confused(_: Sequence[Prompt]) -> Unpriced:
+        return answer
+
+    assert (await forecast(make_forecaster(confused), *items(3))).guessed == {0, 1, 2}
+
+
+async def test_a_prompt_that_cannot_be_read_is_told_so_alone() -> None:
+    async def predict(prompts: Sequence[Prompt]) -> Unpriced:
+        unread = {row: InvalidRequestError("no") for row, prompt in enumerate(prompts) if prompt.content == "bad"}
+        return replace(forecasts(len(prompts)), errors=unread)
+
+    forecaster = make_forecaster(predict)
+    good, bad = await asyncio.gather(forecast(forecaster, *items(1)), forecast(forecaster, *items(1), content="bad"))
+    assert not good.errors
+    assert list(bad.errors) == [0]
+
+
+async def test_a_prediction_that_was_cancelled_elsewhere_is_a_failure_like_any_other() -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    assert (await forecast(make_forecaster(cancelled), *items(2))).guessed == {0, 1}
+
+
+async def leaves(forecaster: Forecaster) -> None:
+    task = asyncio.create_task(forecast(forecaster, *items(1)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_whoever_leaves_while_predicted_ends_and_takes_no_place_along() -> None:
+    slow = Slow(0.05)
+    forecaster = make_forecaster(slow, timeout_s=1.0)
+    await leaves(forecaster)
+    assert not (await forecast(forecaster, *items(1))).guessed

@@ -14,39 +14,39 @@ from apportion.router.batch.messages import Decision, Refusal, RouteItem, Routin
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
 from apportion.router.errors import InfeasibleError, UnavailableError, UnknownModelError
-from apportion.router.estimates import Estimates
-from tests.router.batch.plain_room import MODELS, PlainRoom, broken, estimates
+from apportion.router.unpriced import Unpriced
+from tests.router.batch.plain_room import MODELS, PlainRoom, estimates, forecasts, guessed
 
 FLEET = (MODELS[0], replace(MODELS[1], by_name_only=True))
 NAMED = RoutingAsk(models=("small", "large"))
 
 
 def item(name: str, **fields: Any) -> RouteItem:
-    return RouteItem(name, "hello", **fields)
+    return RouteItem(name, **fields)
 
 
-async def predict(items: Sequence[RouteItem], _prices: object) -> Estimates:
-    return estimates(len(items))
+def predicted(items: Sequence[RouteItem]) -> Unpriced:
+    return forecasts(len(items))
 
 
 async def verdicts(
-    *items: RouteItem, strategy: Strategy | None = None, predictor: Any = predict, **slots: int
+    *items: RouteItem, strategy: Strategy | None = None, forecast: Any = predicted, **slots: int
 ) -> list[Any]:
-    room = PlainRoom(predict=predictor, policy=Policy(FLEET, strategy or Mip()))
+    room = PlainRoom(forecast, policy=Policy(FLEET, strategy or Mip()))
     room.join(**(slots or {"small": 8, "large": 8}))
     return await room.verdicts(*items)
 
 
 @pytest.mark.parametrize("strategy", [Mip(), Static(model=1)])
-@pytest.mark.parametrize("predictor", [predict, broken])
-async def test_only_requests_that_name_it_go_there(strategy: Strategy, predictor: Any) -> None:
+@pytest.mark.parametrize("forecast", [predicted, guessed])
+async def test_only_requests_that_name_it_go_there(strategy: Strategy, forecast: Any) -> None:
     auto, permitted, named, listed = await verdicts(
         item("auto"),
         item("permitted", ask=RoutingAsk(permitted=("small", "large"))),
         item("named", model="large"),
         item("listed", ask=RoutingAsk(models=("large",))),
         strategy=strategy,
-        predictor=predictor,
+        forecast=forecast,
     )
     assert [one.model for one in (auto, permitted, named, listed)] == ["small", "small", "large", "large"]
     assert (named.success, listed.success) == (None, None)
@@ -71,10 +71,10 @@ async def test_it_stands_in_for_no_model_that_is_away_or_has_failed() -> None:
 
 
 async def test_previews_say_why_it_is_no_candidate() -> None:
-    room = PlainRoom(predict=predict, policy=Policy(FLEET, Mip()))
+    room = PlainRoom(policy=Policy(FLEET, Mip()))
     room.join(small=8, large=8)
     asks = [RoutingAsk(), RoutingAsk(models=("small",)), RoutingAsk(permitted=("small",)), NAMED]
-    told = await room.scheduler.preview([item(f"r{i}", ask=ask) for i, ask in enumerate(asks)])
+    told = await room.previewed(*(item(f"r{i}", ask=ask) for i, ask in enumerate(asks)))
     candidates = [one.candidates[1] for one in told if isinstance(one, Decision)]
     assert [candidate.reason for candidate in candidates] == [
         "it has no outcomes yet to route by, so only requests that name it go there",
@@ -93,12 +93,8 @@ async def test_who_may_use_nothing_else_is_told_to_name_it() -> None:
 
 
 async def test_it_promises_no_success() -> None:
-    unknown = replace(estimates(1), success=np.array([[0.4, 0.0]]))
-
-    async def unsure(*_: object) -> Estimates:
-        return unknown
-
-    (refused,) = await verdicts(item("r", model="large", ask=RoutingAsk(min_success=0.1)), predictor=unsure)
+    asked = item("r", model="large", ask=RoutingAsk(min_success=0.1))
+    (refused,) = await verdicts(asked, forecast=lambda _: forecasts(1, success=(0.4, 0.0)))
     assert isinstance(refused.error, InfeasibleError)
     assert "nobody knows yet how well they answer" in refused.error.message
     assert "0" not in refused.error.message.replace("0.1", "")

@@ -1,12 +1,10 @@
 import asyncio
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
-from apportion.router.batch.forecasting.prior import prior_estimates
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.planning import admission, search
 from apportion.router.batch.policy import Policy
@@ -19,11 +17,14 @@ from apportion.router.errors import (
     InvalidRequestError,
     UnavailableError,
 )
-from apportion.router.estimates import Estimates, concatenate
-from apportion.router.prices import ModelPrice
-from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, broken, estimates, items
+from apportion.router.estimates import Estimates
+from tests.router.batch.plain_room import MODELS, POLICY, PlainRoom, estimates, items
 
 SLOTS = np.array([8, 8])
+
+
+async def broken(*_: object) -> None:
+    raise RuntimeError("gone")
 
 
 async def late(*_: object) -> None:
@@ -39,8 +40,8 @@ async def plan(batch: list[RouteItem], of: Estimates | None = None, budget: floa
 
 
 async def test_candidates_tell_what_was_predicted_before_the_lift() -> None:
-    lifted = dataclasses.replace(estimates(1, success=(0.9, 0.9)), calibrated_success=np.array([[0.4, 0.9]]))
-    of = concatenate([lifted, estimates(1)]).rows([1, 0])
+    success, before = np.array([[0.4, 0.9], [0.9, 0.9]]), np.array([[0.4, 0.9], [0.4, 0.9]])
+    of = dataclasses.replace(estimates(2), success=success, calibrated_success=before)
     result = await PlainRoom().planner.plan(items(2), of, Availability(SLOTS, SLOTS), POLICY, explain=True)
     told = [[(c.success, c.calibrated_success) for c in v.candidates] for v in result.verdicts.values()]
     assert told == [[(0.4, 0.4), (0.9, 0.9)], [(0.9, 0.4), (0.9, 0.9)]]
@@ -76,7 +77,7 @@ async def test_a_named_model_brings_its_own_price() -> None:
 
 
 async def test_a_named_model_does_not_take_the_others_allowance() -> None:
-    batch = [*items(1, model="large"), *(RouteItem(id=f"a{i}", content="x") for i in range(4))]
+    batch = [*items(1, model="large"), *(RouteItem(id=f"a{i}") for i in range(4))]
     result = await plan(batch, budget=5e-6)
     routed = [result.verdicts[f"a{i}"].model for i in range(4)]
     assert sorted(routed) == ["large", "small", "small", "small"]
@@ -113,19 +114,19 @@ async def test_what_only_lacks_room_for_its_answers_on_the_cheap_model_waits_for
     [
         ({"ask": RoutingAsk(max_cost_usd=1e-9)}, BudgetExceededError, "max_cost_usd"),
         ({"ask": RoutingAsk(min_success=0.99)}, InfeasibleError, "the best is 0.9"),
-        ({"content": "long"}, ContextLengthError, "maximum context length is 100 tokens"),
+        ({"id": "long"}, ContextLengthError, "maximum context length is 100 tokens"),
     ],
 )
 async def test_an_impossible_request_is_told_why_and_spoils_nothing(
     fields: dict, error: type[ApportionError], says: str
 ) -> None:
-    batch = [RouteItem(**{"id": "r0", "content": "x", **fields}), RouteItem(id="good", content="x")]
+    batch = [RouteItem(**{"id": "r0", **fields}), RouteItem(id="good")]
     of = estimates(2)
-    if fields.get("content") == "long":
+    if batch[0].id == "long":
         of.input_tokens[0] = 100
     result = await plan(batch, of)
     assert isinstance(result.verdicts["good"], Decision)
-    refusal = result.verdicts["r0"]
+    refusal = result.verdicts[batch[0].id]
     assert isinstance(refusal, Refusal)
     assert type(refusal.error) is error
     assert says in refusal.error.message
@@ -177,7 +178,7 @@ async def test_without_replicas_the_answer_is_unavailable() -> None:
 
 async def test_a_request_can_ask_for_a_strategy_of_its_own() -> None:
     ask = RoutingAsk(strategy="static", options={"model": 0})
-    result = await plan([*items(1, ask=ask), RouteItem(id="other", content="x")])
+    result = await plan([*items(1, ask=ask), RouteItem(id="other")])
     assert (result.verdicts["r0"].strategy, result.verdicts["r0"].model) == ("static", "small")
     assert (result.verdicts["other"].strategy, result.verdicts["other"].model) == ("mip", "large")
 
@@ -217,17 +218,6 @@ async def test_without_the_solver_prices_decide_within_the_same_limits(solver) -
     assert sum(d.cost_usd for d in decisions) <= decisions[0].batch.cap_usd
 
 
-@pytest.mark.parametrize("predict", [broken, late])
-async def test_without_the_predictor_the_means_decide(predict) -> None:
-    room = PlainRoom(predict=predict)
-    batch = items(2, max_tokens=5)
-    of = await room.forecaster.estimate(batch, POLICY.prices)
-    assert not of.predicted.any()
-    result = await room.planner.plan(batch, of, Availability(SLOTS, SLOTS), POLICY)
-    assert {v.rung for v in result.verdicts.values()} == {"static"}
-    assert {v.model for v in result.verdicts.values()} == {"large"}
-
-
 @pytest.mark.parametrize(("n", "budget"), [(6, 5e-6), (8, 2e-6), (9, 8e-6)])
 async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, budget: float) -> None:
     result = await plan(items(n), budget=budget, slots=np.array([1, 8]))
@@ -257,43 +247,12 @@ async def test_a_search_that_is_late_or_fails_holds_up_nobody(search, monkeypatc
     assert len(result.waiting) == 3
 
 
-async def test_without_the_predictor_answers_are_as_long_as_they_were() -> None:
-    works = True
-
-    async def until_then(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
-        if not works:
-            raise RuntimeError("gone")
-        return estimates(len(asked))
-
-    room = PlainRoom(predict=until_then)
-    await room.forecaster.estimate(items(300), POLICY.prices)
-    works = False
-    of = await room.forecaster.estimate(items(2), POLICY.prices)
-    np.testing.assert_allclose(of.output_tokens, 5.0)
-    assert (of.cost_usd[0] < 100 * np.array([1e-6, 1e-5])).all(), "a cap that paid before pays still"
-
-
-def test_costs_without_a_predictor_are_not_too_low() -> None:
-    prices = [model.price for model in MODELS]
-    of = prior_estimates(items(1, max_tokens=7, sequences=2), np.array([0.4, 0.9]), prices, np.array([100.0, 100.0]))
-    assert of.cost_usd[0, 0] >= (len("hello") + 2 * 7) * 1e-6
-
-
 async def test_a_solver_that_answers_for_another_batch_is_not_believed() -> None:
     async def confused(problem: BatchProblem, strategy: Strategy) -> Assignment:
         return assign(problem.subset(np.array([0])), strategy)
 
     result = await plan(items(4), budget=5e-6, planner=PlainRoom(solver=confused).planner)
     assert {v.rung for v in result.verdicts.values()} == {"price"}
-
-
-async def test_a_prediction_of_another_shape_is_not_believed() -> None:
-    async def confused(_: Sequence[RouteItem]) -> Estimates:
-        return estimates(1)
-
-    found = await PlainRoom(predict=confused).forecaster.estimate(items(3), POLICY.prices)
-    assert not found.predicted.any()
-    assert len(found.success) == 3
 
 
 async def test_a_solver_that_keeps_failing_is_not_waited_for() -> None:
@@ -319,55 +278,29 @@ async def test_models_that_failed_a_request_are_avoided_or_it_is_refused() -> No
     assert isinstance(result.verdicts["r2"].error, UnavailableError)
 
 
-async def test_a_prediction_that_was_cancelled_elsewhere_is_a_failure_like_any_other() -> None:
-    async def cancelled(*_: object) -> None:
-        raise asyncio.CancelledError
-
-    assert not (await PlainRoom(predict=cancelled).forecaster.estimate(items(2), POLICY.prices)).predicted.any()
-
-
-async def test_a_planner_that_is_cancelled_itself_ends() -> None:
-    task = asyncio.create_task(PlainRoom(predict=late).forecaster.estimate(items(1), POLICY.prices))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
 async def test_without_a_predictor_the_cap_refuses_nobody_and_the_cheapest_answer() -> None:
     prior = dataclasses.replace(estimates(4, cost=(3e-5, 1e-4)), guessed=frozenset(range(4)))
     result = await plan(items(4), prior, budget=1e-5)
     assert [(v.model, v.rung) for v in result.verdicts.values()] == [("small", "static")] * 4
 
 
-async def test_parts_that_work_again_are_found_without_a_request() -> None:
+async def test_a_solver_that_works_again_is_found_without_a_request() -> None:
     works = False
-
-    async def predict(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
-        if not works:
-            raise ConnectionError("gone")
-        return estimates(len(asked))
 
     async def solver(problem: BatchProblem, strategy: Strategy) -> Assignment:
         if not works:
             raise ConnectionError("gone")
         return assign(problem, strategy)
 
-    room = PlainRoom(predict=predict, solver=solver)
-
-    async def try_again() -> None:
-        await room.forecaster.try_again()
-        await room.rungs.try_again()
-
+    room = PlainRoom(solver=solver)
     for _ in range(3):
-        await room.forecaster.estimate(items(1), POLICY.prices)
         await plan(items(4), budget=5e-6, planner=room.planner)
-    await try_again()
-    assert (room.forecaster.state, room.rungs.state) == ("open", "open"), "not before their time"
+    await room.rungs.try_again()
+    assert room.rungs.state == "open", "not before its time"
     works = True
     room.clock.now_s += 5
-    await try_again()
-    assert (room.forecaster.state, room.rungs.state) == ("closed", "closed")
+    await room.rungs.try_again()
+    assert room.rungs.state == "closed"
 
 
 async def test_batches_that_are_planned_at_once_search_one_after_the_other() -> None:

@@ -87,7 +87,6 @@ def make_queue(recorder: Any, room: Free | None = None, **options: Any) -> Line:
         "max_batch_size": 100,
         "max_wait_s": 10.0,
         "max_queue": 100,
-        "max_bytes": 1 << 20,
         "patience_s": 10.0,
         "clock": time.monotonic,
         "tick_s": 0.0,

@@ -108,20 +108,3 @@ async def test_a_flood_does_not_make_the_queue_too_slow_for_others() -> None:
     assert "innocent" in recorder.batches[-1] + recorder.batches[-2]
     recorder.busy = False
     await recorder.finish()
-
-
-async def test_what_waits_holds_no_more_bytes_than_it_may() -> None:
-    recorder = Recorder(busy=True, slots=0)
-    queue = make_queue(recorder, max_bytes=1000)
-    queue.add("planned", account="one", size_bytes=400)
-    await settle()
-    queue.add("a", account="one", size_bytes=300)
-    with pytest.raises(OverloadedError):
-        queue.add("b", account="one", size_bytes=301)
-    assert queue.add("c", account="two", size_bytes=290) == []
-    assert queue.add("d", account="three", size_bytes=100) == ["a"], "it holds most"
-    recorder.busy, recorder.slots = False, 10
-    await recorder.finish()
-    await recorder.finish()
-    assert len(queue) == 0
-    queue.add("e", account="two", size_bytes=1000)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from apportion.router.assignment import Mip, RobustMip
+from apportion.router.batch.continuation import beginnings_of, in_tool_loop
 from apportion.router.batch.messages import Decision, EngineReplica, RouteItem, Turn
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.batch.reservations.availability import Availability
-from apportion.router.batch.reservations.conversations import Conversations, in_tool_loop
+from apportion.router.batch.reservations.conversations import Conversations
 from apportion.router.budget import Account
-from apportion.router.estimates import Estimates
-from apportion.router.prices import ModelPrice
-from tests.router.batch.plain_room import MODELS, POLICY, Clock, PlainRoom, estimates
+from apportion.router.unpriced import Unpriced
+from tests.router.batch.plain_room import MODELS, POLICY, Clock, PlainRoom, estimates, forecasts, guessed
 
 STAYING = replace(POLICY, stay_value=0.1)
 CACHING = tuple(
@@ -35,19 +35,20 @@ TOOL = [
 ]
 
 
-async def predicted(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
+def close_call(asked: Sequence[RouteItem]) -> Unpriced:
     """The large model is a little better and ten times as dear."""
-    return estimates(len(asked), success=(0.85, 0.9), cost=(1.5e-5, 1.5e-4))
+    return forecasts(len(asked), success=(0.85, 0.9))
 
 
 def room(policy: Policy = STAYING) -> PlainRoom:
-    found = PlainRoom(predict=predicted, policy=policy)
+    found = PlainRoom(close_call, policy=policy)
     found.join(small=8, large=8)
     return found
 
 
-def turn(number: int, session: str | None = "s", **fields: Any) -> RouteItem:
-    return RouteItem(**({"id": f"r{number}", "content": "hello", "session": session} | fields))
+def turn(number: int, session: str | None = "s", content: Any = "hello", **fields: Any) -> RouteItem:
+    read = {"beginnings": beginnings_of(content), "in_tool_loop": in_tool_loop(content)}
+    return RouteItem(f"r{number}", session=session, **read, **fields)
 
 
 async def decided(room: PlainRoom, item: RouteItem) -> Decision:
@@ -118,7 +119,7 @@ async def test_only_what_a_prompt_goes_on_from_is_taken_for_cached(chat: bool) -
 
 
 async def test_what_nobody_has_counted_is_not_taken_for_cached() -> None:
-    here = PlainRoom(policy=Policy(CACHING, Mip(), stay_value=1.0))  # its predictor is broken
+    here = PlainRoom(guessed, policy=Policy(CACHING, Mip(), stay_value=1.0))
     here.join(small=8, large=8)
     first = await decided(here, turn(1, model="large"))
     second = await decided(here, turn(2))
@@ -140,7 +141,7 @@ SHOWN = [*TOOL, {"role": "user", "content": [{"type": "image"}]}]  # what the to
     ],
 )
 def test_results_of_tools_may_be_pictures(content: Any, loops: bool) -> None:
-    assert in_tool_loop(turn(1, content=content)) == loops
+    assert in_tool_loop(content) == loops
 
 
 async def test_a_tool_loop_stays_on_its_model_unless_it_may_not() -> None:
@@ -175,7 +176,7 @@ async def test_a_tool_loop_goes_on_elsewhere_where_its_model_is_above_the_cap() 
 async def test_a_preview_says_what_staying_counts_for() -> None:
     here = room()
     await decided(here, turn(1, model="small"))
-    plain, loop = await here.scheduler.preview([turn(2), turn(3, content=TOOL)])
+    plain, loop = await here.previewed(turn(2), turn(3, content=TOOL))
     assert isinstance(plain, Decision)
     assert isinstance(loop, Decision)
     assert [(one.model, one.stay_value, one.success) for one in plain.candidates] == [

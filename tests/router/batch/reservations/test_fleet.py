@@ -9,7 +9,7 @@ def replica(name: str, model: str = "small", slots: int = 4, draining: bool = Fa
 
 
 def item(name: str, **fields: object) -> RouteItem:
-    return RouteItem(id=name, content="x", **fields)
+    return RouteItem(id=name, **fields)
 
 
 class Clock:

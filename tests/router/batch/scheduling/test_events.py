@@ -20,13 +20,9 @@ from apportion.router.batch.events import (
 from apportion.router.batch.messages import Course, Decision, Done, Ending, Held, RoutingAsk
 from apportion.router.budget import Account
 from apportion.router.errors import UnavailableError
-from tests.router.batch.plain_room import PlainRoom, broken, estimates, items
+from tests.router.batch.plain_room import PlainRoom, guessed, items
 
 ANSWERED = Course(earlier=0, link_s=0.001, first_byte_s=0.1, total_s=0.2, status=200)
-
-
-async def predict(asked: Any, prices: Any) -> Any:
-    return estimates(len(asked))
 
 
 async def decided(room: PlainRoom, n: int = 1, **fields: Any) -> list[Decision]:
@@ -37,7 +33,7 @@ async def decided(room: PlainRoom, n: int = 1, **fields: Any) -> list[Decision]:
 
 
 async def test_a_batch_is_told_once_with_its_numbers() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
 
     decisions = await decided(room, 3)
 
@@ -51,7 +47,7 @@ async def test_a_batch_is_told_once_with_its_numbers() -> None:
 
 
 async def test_a_batch_without_predictions_says_so() -> None:
-    room = PlainRoom(broken)
+    room = PlainRoom(guessed)
 
     await decided(room, 2)
 
@@ -59,7 +55,7 @@ async def test_a_batch_without_predictions_says_so() -> None:
 
 
 async def test_each_strategy_is_a_batch_and_refusals_are_told_with_it() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     room.join(small=9, large=9)
     own = [replace(one, id=f"own-{one.id}", ask=RoutingAsk(strategy="greedy")) for one in items(2)]
     dear = [replace(one, id=f"dear-{one.id}", ask=RoutingAsk(max_cost_usd=1e-9)) for one in items(2)]
@@ -75,7 +71,7 @@ async def test_each_strategy_is_a_batch_and_refusals_are_told_with_it() -> None:
 
 
 async def test_an_end_carries_what_was_known_when_the_request_was_decided() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     (decision,) = await decided(room, account=Account(key="k"), model="small")
 
     room.end(Done("r0", 3e-6, Ending.answered, ANSWERED))
@@ -94,13 +90,13 @@ async def test_an_end_carries_what_was_known_when_the_request_was_decided() -> N
     assert (event.ending, event.cost_nano, event.cost_told, event.course) == (Ending.answered, 3000, True, ANSWERED)
     assert event.forecast is not None
     assert event.forecast.success.tolist() == [0.4, 0.9]
-    assert event.forecast.cost_usd.tolist() == [1e-6, 1e-5]
+    assert event.forecast.cost_usd.tolist() == pytest.approx([15e-6, 15e-5])
     assert event.forecast.allowed.tolist() == [True, False]
     assert not event.forecast.guessed
 
 
 async def test_an_end_is_told_once_however_often_it_comes() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     await decided(room)
 
     for _ in range(3):
@@ -110,7 +106,7 @@ async def test_an_end_is_told_once_however_often_it_comes() -> None:
 
 
 async def test_an_end_whose_cost_only_the_engine_knows_is_told_when_that_has_said_so() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     (decision,) = await decided(room)
     assert decision.replica is not None
     gone = replace(ANSWERED, status=499)
@@ -125,7 +121,7 @@ async def test_an_end_whose_cost_only_the_engine_knows_is_told_when_that_has_sai
 
 
 async def test_what_no_engine_tells_costs_what_was_planned_and_says_that_nobody_told() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     await decided(room)
 
     room.end(Done("r0", None, Ending.given_up))
@@ -134,7 +130,7 @@ async def test_what_no_engine_tells_costs_what_was_planned_and_says_that_nobody_
 
     event = room.published[-1]
     assert isinstance(event, RequestEnded)
-    assert (event.cost_nano, event.cost_told) == (10_000, False)
+    assert (event.cost_nano, event.cost_told) == (150_000, False)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +141,7 @@ async def test_what_no_engine_tells_costs_what_was_planned_and_says_that_nobody_
     ],
 )
 async def test_an_attempt_that_is_not_the_last_ends_no_request(done: Done) -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     await decided(room)
 
     room.end(done)
@@ -157,7 +153,7 @@ async def test_an_attempt_that_is_not_the_last_ends_no_request(done: Done) -> No
 
 
 async def test_a_further_attempt_names_the_request() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     room.join(small=1, large=1)
     await room.verdicts(replace(items(1)[0], id="r0-2"))
 
@@ -169,7 +165,7 @@ async def test_a_further_attempt_names_the_request() -> None:
 
 
 async def test_what_is_cancelled_before_any_engine_had_it_has_no_end() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     await decided(room)
 
     room.reservations.release("r0")
@@ -179,7 +175,7 @@ async def test_what_is_cancelled_before_any_engine_had_it_has_no_end() -> None:
 
 
 async def test_a_request_that_another_router_decided_ends_without_its_reasons() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     held = Held("old", "small", "small-0", 1, 2e-6, Account(key="k"))
     room.chronicle.adopted(held)
     room.reservations.adopt(held)
@@ -192,7 +188,7 @@ async def test_a_request_that_another_router_decided_ends_without_its_reasons() 
 
 
 async def test_a_refusal_is_told_without_what_the_request_says() -> None:
-    room = PlainRoom(predict)
+    room = PlainRoom()
     (entry,) = room.submit(*items(1))
     room.published.clear()
     room.clock.now_s += 2

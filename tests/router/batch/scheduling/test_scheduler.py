@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,8 @@ from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Standing
 from apportion.router.errors import LedgerError, OverloadedError, UnavailableError
-from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
-from tests.router.batch.plain_room import LIMITS, MODELS, POLICY, Clock, PlainRoom, estimates, items, until
-
-
-async def predicted(asked: Sequence[RouteItem], _prices: Sequence[ModelPrice]) -> Estimates:
-    return estimates(len(asked))
+from tests.router.batch.plain_room import LIMITS, MODELS, POLICY, Clock, PlainRoom, items, until
 
 
 def limited(folder: Path, usd: float, clock: Clock) -> Spending:
@@ -40,7 +34,7 @@ def holds_nothing(room: PlainRoom) -> bool:
 
 
 async def test_a_batch_goes_from_items_to_decisions() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=4, large=1)
     verdicts = await room.verdicts(*items(3))
     assert [verdict.model for verdict in verdicts].count("large") == 1
@@ -55,7 +49,7 @@ async def test_a_batch_goes_from_items_to_decisions() -> None:
 
 
 async def test_what_has_no_slot_waits_and_goes_when_one_is_freed() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=1, large=1)
     room.submit(*items(3))
     await until(lambda: len(room.told) == 2)
@@ -68,13 +62,13 @@ async def test_what_has_no_slot_waits_and_goes_when_one_is_freed() -> None:
 async def test_a_withdrawn_request_holds_nothing() -> None:
     asked = asyncio.Event()
 
-    async def slow(of: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+    async def slow(problem: BatchProblem, strategy: Strategy) -> Assignment:
         asked.set()
         await asyncio.sleep(0.02)
-        return await predicted(of, prices)
+        return assign(problem, strategy)
 
-    room = PlainRoom(predict=slow)
-    room.join(small=4, large=4)
+    room = PlainRoom(solver=slow, solver_timeout_s=5.0)
+    room.join(small=1, large=1)
     entries = room.submit(*items(2))
     await asked.wait()
     room.scheduler.withdraw(entries[0])
@@ -87,7 +81,7 @@ async def test_a_withdrawn_request_holds_nothing() -> None:
 async def test_money_and_slots_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     clock = Clock(1_800_000_000.0)
     # Room for one worst case on the small model: 10 tokens in, 5 out.
-    room = PlainRoom(predict=predicted, spending=limited(tmp_path, 20e-6, clock), clock=clock)
+    room = PlainRoom(spending=limited(tmp_path, 20e-6, clock), clock=clock)
     room.join(small=4, large=4)
     verdicts = await room.verdicts(*items(2, max_tokens=5))
     assert sorted(type(verdict).__name__ for verdict in verdicts) == ["Decision", "Refusal"]
@@ -103,7 +97,7 @@ async def test_money_and_slots_are_taken_together_or_not_at_all(tmp_path: Path) 
 async def test_without_the_ledger_nobody_holds_a_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apportion.router.budget.schema.BUSY_TIMEOUT_S", 0.05)
     clock = Clock(1_800_000_000.0)
-    room = PlainRoom(predict=predicted, spending=limited(tmp_path, 1.0, clock), clock=clock)
+    room = PlainRoom(spending=limited(tmp_path, 1.0, clock), clock=clock)
     room.join(small=4, large=4)
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -127,7 +121,7 @@ async def test_a_database_that_stalls_holds_up_no_look_at_the_money(
 
     clock = Clock(1_800_000_000.0)
     spending = Spending(Stalling(f"sqlite:///{tmp_path}/ledger.sqlite"), 300.0, clock=clock)
-    room = PlainRoom(predict=predicted, spending=spending, clock=clock)
+    room = PlainRoom(spending=spending, clock=clock)
     room.join(small=4, large=4)
     may_read.set()
     assert (await spending.statement())["budget"]["age_s"] == 0
@@ -145,7 +139,7 @@ async def test_a_database_that_stalls_holds_up_no_look_at_the_money(
 async def test_a_request_that_cannot_be_planned_is_refused_alone(caplog: pytest.LogCaptureFixture) -> None:
     room = PlainRoom()
     room.join(small=8, large=8)
-    poison = replace(items(6)[5], content="a secret of the sender's", max_tokens=10**400)  # no float holds it
+    poison = replace(items(6)[5], id="a secret of the sender's", max_tokens=10**400)  # no float holds it
     verdicts = await room.verdicts(*items(5), poison)
     assert [type(verdict) for verdict in verdicts[:5]] == [Decision] * 5
     refusal = verdicts[5]
@@ -153,26 +147,25 @@ async def test_a_request_that_cannot_be_planned_is_refused_alone(caplog: pytest.
     assert "secret" not in caplog.text + refusal.error.message
 
 
-async def test_one_policy_holds_for_a_batch_from_its_estimates_to_its_claims(tmp_path: Path) -> None:
+async def test_one_policy_holds_for_a_batch_from_its_prices_to_its_claims(tmp_path: Path) -> None:
     """Prices that change while a batch is planned must not let its claims differ from its estimates."""
     clock = Clock(1_800_000_000.0)
     dear = tuple(ServedModel(m.name, ModelPrice(1000.0, 1000.0), m.max_model_len) for m in MODELS)
 
-    async def while_prices_change(asked: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
+    async def while_prices_change(problem: BatchProblem, strategy: Strategy) -> Assignment:
         room.scheduler.policy = Policy(dear, POLICY.strategy)
-        return await predicted(asked, prices)
+        return assign(problem, strategy)
 
-    room = PlainRoom(predict=while_prices_change, spending=limited(tmp_path, 1.0, clock), clock=clock)
-    room.join(small=4, large=4)
-    (verdict,) = await room.verdicts(*items(1, max_tokens=5))
-    assert isinstance(verdict, Decision)
-    assert verdict.price == POLICY.price_of("large")
-    assert (await room.spending.statement())["budget"]["reserved_usd"] == pytest.approx(15 * 10e-6)
+    room = PlainRoom(solver=while_prices_change, spending=limited(tmp_path, 1.0, clock), clock=clock)
+    room.join(small=1, large=1)
+    verdicts = await room.verdicts(*items(2, max_tokens=5))
+    assert {verdict.model: verdict.price for verdict in verdicts} == dict(zip(POLICY.names, POLICY.prices, strict=True))
+    assert (await room.spending.statement())["budget"]["reserved_usd"] == pytest.approx(15 * 11e-6)
     room.spending.close()
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue=2))
+    room = PlainRoom(limits=replace(LIMITS, max_queue=2))
     (first, second, third) = items(3)
     room.submit(first, second, third)
     verdict = await room.verdict("r2")
@@ -182,20 +175,17 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 
 
 async def test_a_preview_takes_nothing() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=1, large=1)
-    verdicts = await room.scheduler.preview(items(2, ask=RoutingAsk()))
+    verdicts = await room.previewed(*items(2, ask=RoutingAsk()))
     assert all(isinstance(verdict, Decision) and len(verdict.candidates) == 2 for verdict in verdicts)
     assert room.fleet.free_slots().tolist() == [1, 1]
 
 
 async def test_a_request_that_waits_is_planned_at_the_prices_of_its_turn() -> None:
-    async def by_price(asked: Sequence[RouteItem], prices: Sequence[ModelPrice]) -> Estimates:
-        return estimates(len(asked), cost=tuple(price.output_usd_per_million / 1e6 for price in prices))
-
-    room = PlainRoom(predict=by_price)
+    room = PlainRoom()
     room.join(small=1, large=1)
-    room.submit(*items(2), RouteItem("waits", "hello", ask=RoutingAsk(max_cost_usd=2e-6)))
+    room.submit(*items(2), RouteItem("waits", ask=RoutingAsk(max_cost_usd=2e-5)))
     await until(lambda: len(room.told) == 2)
     dear = tuple(ServedModel(m.name, ModelPrice(1000.0, 1000.0), m.max_model_len) for m in MODELS)
     room.scheduler.policy = Policy(dear, POLICY.strategy)
@@ -207,11 +197,11 @@ async def test_a_request_that_waits_is_planned_at_the_prices_of_its_turn() -> No
 
 
 async def test_a_request_of_many_answers_blocks_nobody_while_it_waits_and_gets_its_turn() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=8)
     first = items(5)
     await room.verdicts(*first)
-    many = RouteItem("many", "hello", sequences=8)
+    many = RouteItem("many", sequences=8)
     (waiting,) = room.submit(many)
     others = [replace(one, id=f"other-{one.id}") for one in items(3)]
     assert all(isinstance(verdict, Decision) for verdict in await room.verdicts(*others))
@@ -224,7 +214,7 @@ async def test_a_request_of_many_answers_blocks_nobody_while_it_waits_and_gets_i
 
 
 async def test_a_cost_that_no_answer_can_have_counts_as_not_told() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=4, large=4)
     for cost_usd in (float("nan"), -1.0, float("inf")):
         (verdict,) = await room.verdicts(replace(items(1)[0], id=str(cost_usd)))
@@ -234,12 +224,12 @@ async def test_a_cost_that_no_answer_can_have_counts_as_not_told() -> None:
     assert room.spending.tally.spent_usd == 0
     room.clock.now_s += WORD_S + 1
     room.reservations.charge_overdue()
-    assert room.spending.tally.spent_usd == pytest.approx(3e-5), "as planned"
+    assert room.spending.tally.spent_usd == pytest.approx(4.5e-4), "as planned"
 
 
 def odd(number: int) -> RouteItem:
     """A request with a strategy that no other has."""
-    return RouteItem(f"odd{number}", "hello", ask=RoutingAsk("per_query", {"price": number + 1.0}))
+    return RouteItem(f"odd{number}", ask=RoutingAsk("per_query", {"price": number + 1.0}))
 
 
 async def test_plain_requests_are_told_before_the_strategies_of_others_are_solved() -> None:
@@ -249,7 +239,7 @@ async def test_plain_requests_are_told_before_the_strategies_of_others_are_solve
         await goes_on.wait()
         return assign(problem, strategy)
 
-    room = PlainRoom(predict=predicted, solver=slow, solver_timeout_s=5.0)
+    room = PlainRoom(solver=slow, solver_timeout_s=5.0)
     room.join(small=20, large=20)
     room.submit(odd(0), *items(3), odd(1))
     await until(lambda: len(room.told) == 3)
@@ -270,7 +260,7 @@ async def test_so_many_strategies_share_a_batch_and_the_others_come_with_the_nex
             room.submit(*items(1))
         return assign(problem, strategy)
 
-    room = PlainRoom(predict=predicted, solver=count)
+    room = PlainRoom(solver=count)
     room.join(small=100, large=100)
     room.submit(*(odd(number) for number in range(30)))
     await until(lambda: len(room.told) == 31)
@@ -279,12 +269,12 @@ async def test_so_many_strategies_share_a_batch_and_the_others_come_with_the_nex
 
 
 async def test_a_flood_of_one_account_delays_another_by_no_more_than_its_turn() -> None:
-    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue=5_000))
+    room = PlainRoom(limits=replace(LIMITS, max_queue=5_000))
     room.join(small=4, large=4)
     flood, other = Account("flood"), Account("other")
-    room.submit(*(RouteItem(f"flood{number}", "hello", account=flood) for number in range(4_000)))
+    room.submit(*(RouteItem(f"flood{number}", account=flood) for number in range(4_000)))
     await until(lambda: len(room.told) == 8)
-    room.submit(*(RouteItem(f"other{number}", "hello", account=other, priority=-1) for number in range(20)))
+    room.submit(*(RouteItem(f"other{number}", account=other, priority=-1) for number in range(20)))
     ended = 0
     while sum(name.startswith("other") for name in room.told) < 20:
         decided = len(room.told)
@@ -297,13 +287,13 @@ async def test_a_flood_of_one_account_delays_another_by_no_more_than_its_turn() 
 
 
 async def test_a_full_queue_sheds_those_of_the_account_that_holds_most() -> None:
-    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue=10))
+    room = PlainRoom(limits=replace(LIMITS, max_queue=10))
     room.join(small=1)
-    flood = [RouteItem(f"flood{number}", "hello", model="small", account=Account("flood")) for number in range(10)]
+    flood = [RouteItem(f"flood{number}", model="small", account=Account("flood")) for number in range(10)]
     room.submit(*flood)
     await until(lambda: len(room.told) == 1)
-    room.submit(RouteItem("flood10", "hello", model="small", account=Account("flood")))
-    room.submit(RouteItem("other", "hello", model="small", account=Account("other")))
+    room.submit(RouteItem("flood10", model="small", account=Account("flood")))
+    room.submit(RouteItem("other", model="small", account=Account("other")))
     shed = await room.verdict("flood10")
     assert isinstance(shed, Refusal)
     assert isinstance(shed.error, OverloadedError)
@@ -314,20 +304,10 @@ async def test_a_full_queue_sheds_those_of_the_account_that_holds_most() -> None
     assert room.scheduler.waiting == 9
 
 
-async def test_what_waits_is_bounded_in_bytes_too() -> None:
-    room = PlainRoom(predict=predicted, limits=replace(LIMITS, max_queue_bytes=1 << 20))
-    long = [{"role": "user", "content": [{"type": "text", "text": "x" * 400_000}]}]
-    room.submit(*(RouteItem(f"r{number}", long, model="small") for number in range(3)))
-    refusal = await room.verdict("r2")
-    assert isinstance(refusal, Refusal)
-    assert isinstance(refusal.error, OverloadedError)
-    await until(lambda: len(room.told) == 3)
-
-
 async def test_those_who_wait_for_a_full_model_hold_up_nobody() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=1, large=8)
-    full = [RouteItem(f"full{number}", "hello", model="small") for number in range(1_000)]
+    full = [RouteItem(f"full{number}", model="small") for number in range(1_000)]
     room.submit(*full)
     await until(lambda: len(room.told) == 1 and room.scheduler.waiting == 999)
     verdicts = await room.verdicts(*items(4))
@@ -335,9 +315,9 @@ async def test_those_who_wait_for_a_full_model_hold_up_nobody() -> None:
 
 
 async def test_what_nobody_is_left_to_answer_is_told_so() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=1, large=1)
-    room.submit(*(RouteItem(f"full{number}", "hello", model="small") for number in range(5)))
+    room.submit(*(RouteItem(f"full{number}", model="small") for number in range(5)))
     await until(lambda: room.scheduler.waiting == 4)
     room.fleet.announce(EngineReplica("small-0", "small", "http://small", 1, draining=True))
     room.scheduler.wake()
@@ -347,12 +327,12 @@ async def test_what_nobody_is_left_to_answer_is_told_so() -> None:
 
 
 async def test_a_request_of_many_answers_that_has_waited_long_has_slots_kept_behind_a_deep_queue() -> None:
-    room = PlainRoom(predict=predicted)
+    room = PlainRoom()
     room.join(small=8)
     room.submit(*items(8))
     await until(lambda: len(room.told) == 8)
-    room.submit(RouteItem("many", "hello", sequences=8, account=Account("one")))
-    others = [RouteItem(f"other{number}", "hello", account=Account("two")) for number in range(600)]
+    room.submit(RouteItem("many", sequences=8, account=Account("one")))
+    others = [RouteItem(f"other{number}", account=Account("two")) for number in range(600)]
     room.submit(*others)
     await until(lambda: room.scheduler.waiting == 601)
     await asyncio.sleep(0.1)

@@ -1,0 +1,72 @@
+"""The ingress's way to the predictor: prompts go from here straight to its replicas, and the router sees no word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from ray.serve.handle import DeploymentHandle
+
+from apportion.deployments.config.service import PredictorConfig, ServiceConfig
+from apportion.router.arrays import FloatArray
+from apportion.router.batch.forecasting.forecaster import CallLimits, FleetFacts, Forecaster, Lane, Predict
+from apportion.router.batch.guards.parts import Part
+from apportion.router.batch.prompt import Prompt
+from apportion.router.unpriced import Unpriced
+
+# On a CPU a call takes as long as its requests together, and so long whoever comes next waits: some hundredths of a
+# second. A GPU takes many at once.
+CPU_CALL_ITEMS, GPU_CALL_ITEMS = 32, 256
+ORDINARY_CHARS = 100_000  # of an ordinary call
+BULK_ITEMS, BULK_CHARS = 16, 50_000
+PATIENCE = 0.25  # of the predictor's time-out: who stands in line for longer goes without a prediction
+
+
+def forecaster_of(config: ServiceConfig, predictor: DeploymentHandle, mean_success: FloatArray) -> Forecaster:
+    """The forecaster of one ingress of a configuration.
+
+    Args:
+        mean_success: (M,), what is left to go by without the predictor.
+    """
+    models = config.names
+    facts = FleetFacts(
+        models,
+        mean_success,
+        np.array([model.max_model_len for model in config.models], dtype=float),
+        np.array([model.capabilities.media_tokens for model in config.models]),
+    )
+    timeout_s = config.predictor.timeout_s
+
+    def lane(name: str, limits: CallLimits, *, bulk: bool) -> Lane:
+        part = Part(name, timeout_s, time.monotonic)
+        return Lane(_predict_by(predictor, models, bulk=bulk), part, limits, models)
+
+    return Forecaster(
+        lane("predictor", ordinary_calls(config.predictor), bulk=False),
+        lane("predictor of long texts", CallLimits(BULK_ITEMS, BULK_CHARS, 1, PATIENCE * timeout_s), bulk=True),
+        facts,
+        ordinary_chars=min(ORDINARY_CHARS, config.predictor.max_call_chars),
+        max_chars=config.predictor.max_call_chars,
+    )
+
+
+def ordinary_calls(config: PredictorConfig) -> CallLimits:
+    """What the predictor gets at once, of what is no long text."""
+    items = GPU_CALL_ITEMS if config.num_gpus else CPU_CALL_ITEMS
+    return CallLimits(
+        items, min(ORDINARY_CHARS, config.max_call_chars), config.num_replicas, PATIENCE * config.timeout_s
+    )
+
+
+def _predict_by(predictor: DeploymentHandle, models: tuple[str, ...], *, bulk: bool) -> Predict:
+    """The Predictor's answer, which has a column for each of the models, in their order.
+
+    They go by name: while a deploy changes the models, the Predictor of the moment may have others.
+    """
+
+    async def predict(prompts: Sequence[Prompt]) -> Unpriced:
+        forecast: Unpriced = await predictor.predict.remote(list(prompts), models, bulk)
+        return forecast
+
+    return predict

@@ -9,7 +9,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,14 @@ import yaml
 
 from apportion.deployments.cluster.launch import deploy
 from apportion.deployments.keys.keyring import new_key
+from apportion.deployments.observability.alerts import alerts, rules
 from apportion.router.budget import Account, to_nano
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.standing import Standing
-from tests.deployments.processes import replicas
+from tests.deployments.observability.prometheus import prometheus
+from tests.deployments.observability.scraped import Scraped
+from tests.deployments.observability.vllm_metrics import VLLM
+from tests.deployments.processes import hung, replicas
 from tests.deployments.service import MODELS, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -42,6 +48,7 @@ class Money:
     database: str
     key: str
     poor_key: str
+    operator_key: str
 
     def headers(self, tenant: str, key: str | None = None) -> dict[str, str]:
         return {"authorization": f"Bearer {key or self.key}", "x-router-tenant": tenant}
@@ -50,6 +57,19 @@ class Money:
         return httpx.post(
             f"{self.url}/v1/chat/completions", json=body(**fields), headers=self.headers(tenant, key), timeout=60
         )
+
+    def metrics(self) -> Scraped:
+        """As whoever scrapes it reads it, from whichever ingress; not twice within a second."""
+        time.sleep(1.1)
+        headers = {"authorization": f"Bearer {self.operator_key}"}
+        return Scraped(httpx.get(f"{self.url}/metrics", headers=headers, timeout=30).text)
+
+    def spent_nano(self) -> int:
+        """By whomever, from the database itself."""
+        ledger = BudgetLedger(self.database)
+        total = ledger.look([Account()], ["heron"], now_s=time.time(), ends={}).total()
+        ledger.close()
+        return total.spent_nano
 
     def balance(self, tenant: str) -> tuple[int, int]:
         """What the tenant has spent and reserved in nano-USD, from the database itself."""
@@ -64,10 +84,11 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"model": "heron", "messages": [{"role": "user", "content": "x"}], "max_tokens": TOKENS} | fields
 
 
-def application(folder: Path) -> tuple[dict[str, Any], str, str]:
-    (key, digest), (poor_key, poor_digest) = new_key(), new_key()
+def application(folder: Path) -> tuple[dict[str, Any], str, str, str]:
+    (key, digest), (poor_key, poor_digest), (operator_key, operator_digest) = new_key(), new_key(), new_key()
     keys = [
         {"name": "rich", "sha256": digest, "tenant_header": True},
+        {"name": "operator", "sha256": operator_digest, "operator": True},
         {"name": "poor", "sha256": poor_digest, "models": ["wren"], "requests_per_minute": 12, "tenant_header": True},
     ]
     (folder / "keys.yaml").write_text(yaml.safe_dump(keys))
@@ -82,7 +103,7 @@ def application(folder: Path) -> tuple[dict[str, Any], str, str]:
         "predictor": {"artefact": "zoo:predictor", "num_cpus": 0.01},
         "solver": {"num_cpus": 0.01},
         "router": {"num_cpus": 0.01},
-        "ingress": {"num_cpus": 0.01},
+        "ingress": {"num_cpus": 0.01, "num_replicas": 2},
         "dispatch": {"engine_host": "127.0.0.1"},
         "budget": {
             "database": f"sqlite:///{folder}/budget.db",
@@ -96,19 +117,19 @@ def application(folder: Path) -> tuple[dict[str, Any], str, str]:
         "import_path": "apportion.deployments.app:build",
         "args": args,
     }
-    return described, key, poor_key
+    return described, key, poor_key, operator_key
 
 
 @pytest.fixture(scope="module")
 def money(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Money]:
     folder = tmp_path_factory.mktemp("money")
-    described, key, poor_key = application(folder)
+    described, *keys = application(folder)
     both = json.loads(json.dumps(service.document))
     both["applications"].append(described)
     deploy(both)
     url = f"{service.url}{PREFIX}"
     wait_for(lambda: answers(f"{url}/health"), 200, "the application with a budget has started")
-    yield Money(url, f"sqlite:///{folder}/budget.db", key, poor_key)
+    yield Money(url, f"sqlite:///{folder}/budget.db", *keys)
     deploy(service.document)
 
 
@@ -211,7 +232,79 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(money: Money) -> No
 def test_the_ledger_knows_who_paid(money: Money) -> None:
     assert money.chat("payer").status_code == 200
     assert settled(money, "payer") == (EACH_NANO, 0)
-    ledger = BudgetLedger(money.database)
-    left = ledger.look([Account()], ["heron"], now_s=time.time(), ends={}).total()
-    ledger.close()
-    assert left.spent_nano >= EACH_NANO
+    assert money.spent_nano() >= EACH_NANO
+
+
+def test_metrics_are_monotone_whichever_ingress_tells_them_and_sum_up_to_answers_and_ledger(money: Money) -> None:
+    async def load() -> list[httpx.Response]:
+        fields = {"url": f"{money.url}/v1/chat/completions", "headers": money.headers("counted", money.key)}
+        async with httpx.AsyncClient(timeout=120) as client:
+            crowds = await asyncio.gather(
+                storm(money, "a", 150),
+                storm(money, "b", 310),  # some more than there is money for
+                asyncio.gather(*(client.post(**fields, content=b"{") for _ in range(25))),
+                asyncio.gather(*(client.post(fields["url"], json=body()) for _ in range(15))),
+            )
+        return [answer for crowd in crowds for answer in crowd]
+
+    pages, spent_nano = [money.metrics()], money.spent_nano()
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(asyncio.run, load())
+        while not loading.done():
+            pages.append(money.metrics())
+    answers = loading.result()
+    for tenant in ("a", "b"):
+        settled(money, tenant)
+    pages.extend(money.metrics() for _ in range(3))
+
+    assert [fallen for earlier, later in pairwise(pages) for fallen in later.falls_behind(earlier)] == []
+
+    def risen(name: str, **labels: str) -> float:
+        return pages[-1].value(name, **labels) - pages[0].value(name, **labels)
+
+    statuses = Counter(answer.status_code for answer in answers)
+    assert (statuses[200], statuses[400], statuses[401], statuses[402] + statuses[429]) == (450, 25, 15, 10), statuses
+    assert risen("apportion_requests_total", model="heron", outcome="answered") == 450
+    codes = Counter(answer.json()["error"]["code"] for answer in answers if answer.status_code != 200)
+    assert {code: risen("apportion_refused_total", code=code) for code in codes} == codes
+    assert risen("apportion_requests_total") + risen("apportion_refused_total") == len(answers) == 500
+    assert risen("apportion_first_byte_seconds_count", model="heron") == 450
+    counted_nano = round(pages[-1].value("apportion_spent_usd_total") * 1e9)
+    counted_nano -= round(pages[0].value("apportion_spent_usd_total") * 1e9)
+    assert counted_nano == generated_nano(answers) == money.spent_nano() - spent_nano
+
+
+def test_prometheus_scrapes_the_service_and_its_engines_and_an_alert_fires(
+    money: Money, service: Service, tmp_path: Path
+) -> None:
+    prefix, host = PREFIX, service.url.removeprefix("http://")
+    jobs = [
+        {
+            "job_name": "apportion",
+            "metrics_path": f"{prefix}/metrics",
+            "authorization": {"credentials": money.operator_key},
+            "static_configs": [{"targets": [host]}],
+        },
+        {"job_name": "engines", "http_sd_configs": [{"url": f"{service.url}/metrics/targets"}]},
+    ]
+    hurried = rules(alerts(window="6s"), pace=0.005)  # ten minutes are three seconds
+    with prometheus(tmp_path, jobs, hurried) as scraping:
+        engines = {(model,) for model in MODELS}
+        wait_for(lambda: set(scraping.query('up{job="engines"} == 1')) == engines, 30, "the engines are found")
+        running = "max by (model) (vllm:num_requests_running)"
+        wait_for(lambda: set(scraping.query(running)) == engines, 30, "the engines tell")
+        assert {name for name in VLLM if not scraping.query(f"count({name})")} == set()
+        spent_usd = money.metrics().value("apportion_spent_usd_total")
+        assert scraping.query("sum(apportion_spent_usd_total)") == {(): pytest.approx(spent_usd)}
+        (group,) = scraping.get("rules")["groups"]
+        assert {rule["name"]: rule["health"] for rule in group["rules"]} == {alert.name: "ok" for alert in alerts()}
+        assert "ApportionRungBelow" not in scraping.firing()
+        predictor = next(p for p in replicas("Predictor") if "ServeReplica:money:" in " ".join(p.cmdline()))
+        with hung(predictor):
+
+            def fires() -> bool:
+                assert money.chat("alarmed").status_code == 200
+                return "ApportionRungBelow" in scraping.firing()
+
+            wait_for(fires, 30, "the alert fires")
+    wait_for(lambda: answers(f"{money.url}/health"), 60, "the predictor is asked again")

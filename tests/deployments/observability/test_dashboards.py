@@ -16,15 +16,12 @@ import yaml
 from apportion.deployments.observability.alerts import alerts, rules
 from apportion.deployments.observability.catalogue import CATALOGUE, Kind
 from apportion.deployments.observability.dashboard import ROWS, dashboard
+from tests.deployments.observability.vllm_metrics import VLLM
 from tests.paths import ROOT
 
 FOLDER = ROOT / "deployments" / "observability"
 BOARD = json.loads(dashboard())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
-VLLM_COUNTERS = {"vllm:generation_tokens_total", "vllm:num_preemptions_total"}
-VLLM_GAUGES = {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"}
-VLLM_HISTOGRAMS = {"vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"}
-VLLM = VLLM_GAUGES | VLLM_COUNTERS | {f"{name}_bucket" for name in VLLM_HISTOGRAMS}
 LABELS: Mapping[str, set[str]] = {
     **{
         name: {*metric.labels, *(("le",) if name.endswith("_bucket") and metric.kind is Kind.histogram else ())}

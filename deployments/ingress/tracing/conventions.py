@@ -32,9 +32,10 @@ ERROR = "error.type"
 ADDRESS, PORT = "server.address", "server.port"
 
 OPERATION = "gen_ai.operation.name"
-REQUEST_MODEL, RESPONSE_MODEL = "gen_ai.request.model", "gen_ai.response.model"
+REQUEST_MODEL = "gen_ai.request.model"
 CHOICES = "gen_ai.request.choice.count"
 MAX_TOKENS = "gen_ai.request.max_tokens"
+INPUT_TOKENS, OUTPUT_TOKENS = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
 
 REQUEST_ID = "apportion.request.id"
 KEY, TENANT = "apportion.key", "apportion.tenant"

@@ -224,8 +224,10 @@ class RecordedTrace(Trace):
         came: dict[str, AttributeValue] = {names.ENDING: attempt.ending.name}
         if attempt.ending is Ending.answered and attempt.status is not None:
             came[names.STATUS] = attempt.status
-        if attempt.cost_usd is not None:
-            came[names.COST_USD] = attempt.cost_usd
+        if (told := attempt.settled) is not None:
+            came |= {names.COST_USD: told.cost_usd}
+            if self._operation is not None:
+                came |= {names.INPUT_TOKENS: told.input_tokens, names.OUTPUT_TOKENS: told.output_tokens}
         if attempt.first_byte_s is not None:
             came[names.FIRST_BYTE_S] = first_byte_s = attempt.first_byte_s - attempt.begun_s
             if stream and self._names.first_chunk_s is not None:

@@ -160,6 +160,9 @@ async def test_a_retried_request_is_one_tree_from_its_caller_to_its_engines(
         ("http.response.status_code", 200),
         ("server.port", int(running.url.rpartition(":")[2])),
     }
+    usage = answer.json()["usage"]
+    assert second.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert second.attributes["gen_ai.usage.output_tokens"] == usage["completion_tokens"] == 5
     assert second.attributes["apportion.cost_usd"] == float(answer.headers["x-router-settled-cost-usd"])
     assert SECRET not in "".join(span.to_json() for span in spans.get_finished_spans())
 

@@ -28,7 +28,7 @@ from apportion.deployments.config.tracing import TracingConfig
 from apportion.deployments.ingress.attempt import Attempt
 from apportion.deployments.ingress.tracing import conventions as names
 from apportion.deployments.ingress.tracing.trace import Trace
-from apportion.router.batch.messages import Decision, Ending, RouteItem
+from apportion.router.batch.messages import Decision, Ending, PlanTiming, RouteItem
 from apportion.router.errors import ApportionError
 
 CLOSE_S = 5.0  # for the last spans of an ingress that stops
@@ -118,14 +118,15 @@ class RecordedTrace(Trace):
         """The decision that is awaited, and a span of the waiting."""
         if not self._attempts:
             self._know(item)
-        span = self._tracer.start_span(names.PLAN, self._below)
+        began_ns = time.time_ns()
+        span = self._tracer.start_span(names.PLAN, self._below, start_time=began_ns)
         try:
             decision = await plan
         except ApportionError as error:
             _fail(span, error.code)
             raise
         else:
-            self._explain(span, decision)
+            self._explain(span, began_ns, decision)
             return decision
         finally:
             span.end()
@@ -177,7 +178,7 @@ class RecordedTrace(Trace):
         if item.max_tokens is not None:
             self._asked[names.MAX_TOKENS] = item.max_tokens
 
-    def _explain(self, span: Span, decision: Decision) -> None:
+    def _explain(self, span: Span, began_ns: int, decision: Decision) -> None:
         batch = decision.batch
         values: dict[str, AttributeValue | None] = {
             names.MODEL: decision.model,
@@ -195,14 +196,22 @@ class RecordedTrace(Trace):
             names.BATCH_CAP_USD: batch.cap_usd if math.isfinite(batch.cap_usd) else None,
         }
         span.set_attributes({name: value for name, value in values.items() if value is not None})
-        if decision.timing is None:
-            return
-        times_s = (decision.timing.predict_s, decision.timing.queue_s, decision.timing.solve_s)
-        below, at_ns = set_span_in_context(span), time.time_ns() - int(sum(times_s) * _NS)
-        for name, time_s in zip((names.PREDICT, names.QUEUE, names.SOLVE), times_s, strict=True):
-            end_ns = at_ns + int(time_s * _NS)
-            self._tracer.start_span(name, below, start_time=at_ns).end(end_ns)
-            at_ns = end_ns
+        if (timing := decision.timing) is not None:
+            self._time(set_span_in_context(span), began_ns, timing)
+
+    def _time(self, plan: Context, began_ns: int, timing: PlanTiming) -> None:
+        """Where a plan's time went: a request is predicted first, and solved last; between, it is on the way."""
+        ended_ns = time.time_ns()
+        solved_ns = ended_ns - int(timing.solve_s * _NS)
+        spans = {
+            names.PREDICT: (began_ns, began_ns + int(timing.predict_s * _NS)),
+            names.QUEUE: (solved_ns - int(timing.queue_s * _NS), solved_ns),
+            names.SOLVE: (solved_ns, ended_ns),
+        }
+        if not timing.predict_s:  # it was for an attempt before this one
+            del spans[names.PREDICT]
+        for name, (from_ns, until_ns) in spans.items():
+            self._tracer.start_span(name, plan, start_time=from_ns).end(until_ns)
 
     def _sent_with(self, decision: Decision, *, stream: bool) -> dict[str, AttributeValue]:
         sent: dict[str, AttributeValue] = {

@@ -25,10 +25,10 @@ class CannedReplica:
     """Answers with what a simulated engine would send, recorded once."""
 
     def __init__(self, model: ModelConfig) -> None:
-        with TestClient(SimulatedEngine(model).app) as client:
-            body: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
-            self._answer = client.post("/v1/chat/completions", json=body).content
-            stream = client.post("/v1/chat/completions", json=body | {"stream": True}).text
+        client = TestClient(SimulatedEngine(model).app)
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+        self._answer = client.post("/v1/chat/completions", json=body).content
+        stream = client.post("/v1/chat/completions", json=body | {"stream": True}).text
         self._events = [f"{event}\n\n" for event in stream.split("\n\n") if event]
 
     async def answer(self, body: bytes) -> bytes:

@@ -11,6 +11,8 @@ from benchmarks.load.chat import Sample
 from benchmarks.load.report import write
 from benchmarks.overhead import report
 from benchmarks.overhead.arm import ENCODER, LONG, Arm, service_arms
+from benchmarks.overhead.engine import MODEL
+from benchmarks.overhead.passthrough import CannedReplica
 from benchmarks.overhead.proxies import PROXIES, Proxy, running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
 from benchmarks.overhead.round import body, run_round, summarise
@@ -113,6 +115,14 @@ def test_the_page_follows_from_the_result(tmp_path) -> None:
     assert "| 16 at a time, streamed | auto | 1.00 |" in page
     assert "| **no** |" in page
     assert "litellm: no network" in page
+
+
+async def test_the_passthroughs_replica_says_what_a_simulated_engine_does() -> None:
+    replica = CannedReplica.func_or_class(MODEL)
+    assert json.loads(await replica.answer(b""))["usage"]["completion_tokens"] == 16
+    events = [event async for event in replica.stream(b"")]
+    assert len(events) > 16
+    assert events[-1] == "data: [DONE]\n\n"
 
 
 def test_configurations_of_other_proxies_name_the_engine(tmp_path) -> None:

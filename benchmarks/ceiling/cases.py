@@ -14,7 +14,9 @@ class Case:
         ingresses: that share the load.
         in_flight: requests that are being answered all the time.
         full: the queue is, and twice as many come as end; else all that waits is in the batch that is planned.
-        keys: API keys with a budget of their own, each request of the next one; None: there is no ledger.
+        accounts: that requests come from, each from the next one.
+        ledger: there is a limit of the service.
+        budgets: each account has a budget of its own beside.
         capped: a batch may spend so much a request, which not all can have.
         places: of the queue.
     """
@@ -23,7 +25,9 @@ class Case:
     ingresses: int = 4
     in_flight: int = 1_024
     full: bool = False
-    keys: int | None = None
+    accounts: int = 50
+    ledger: bool = False
+    budgets: bool = False
     capped: bool = False
     places: int = 4_096
 
@@ -37,7 +41,7 @@ class Aim:
     beside: str | None = None
 
 
-IDLE, LEDGER = "empty queue", "ledger, no key budgets"
+IDLE = "empty queue"
 CASES = (
     Case(IDLE),
     Case("empty queue, cap", capped=True),
@@ -47,14 +51,16 @@ CASES = (
     Case("10 ingresses", ingresses=10),
     Case("50 ingresses", ingresses=50),
     Case("10,000 in flight", in_flight=10_000),
-    Case(LEDGER, keys=0),
-    Case("ledger, 200 key budgets", keys=200),
-    Case("ledger, 2,000 key budgets", keys=2_000),
-    Case("ledger, 10,000 key budgets", keys=10_000),
+    Case("ledger", ledger=True),
+    Case("ledger, 200 key budgets", accounts=200, ledger=True, budgets=True),
+    Case("ledger, 2,000 keys without budgets", accounts=2_000, ledger=True),
+    Case("ledger, 2,000 key budgets", accounts=2_000, ledger=True, budgets=True),
+    Case("ledger, 10,000 key budgets", accounts=10_000, ledger=True, budgets=True),
 )
 AIMS = (
     Aim(IDLE, 10_000),
     Aim("full queue", 5_000),
     Aim("full queue, cap", 5_000),
-    Aim("ledger, 2,000 key budgets", 1.2, beside=LEDGER),
+    Aim("ledger, 2,000 key budgets", 1.2, beside="ledger, 2,000 keys without budgets"),
+    Aim("ledger, 2,000 key budgets", 1.2, beside="ledger"),
 )

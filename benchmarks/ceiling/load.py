@@ -26,7 +26,6 @@ from benchmarks.ceiling.cases import Case
 
 PRICES_USD = {"wren": 0.01, "finch": 0.1, "lark": 1.0, "heron": 10.0}  # a million tokens
 CAP_USD = 5e-4  # a request: less than the second dearest model costs
-ACCOUNTS = 50  # where keys have no budgets
 BATCH = 256
 REPLICA_SLOTS = 256
 LIMIT_NANO = to_nano(1e6)
@@ -112,8 +111,9 @@ class LoadedRouter:
         deployed: Any = Router
         self._router = deployed.func_or_class(config, _Solver(self.elsewhere), {})
         self._router.reconfigure(config.routing.model_dump())
-        limits = (Limit(Scope.key, Window.month, LIMIT_NANO, f"key-{number}") for number in range(case.keys or 0))
-        self._router._reservations.spending.set_key_limits(limits)
+        limits = (Limit(Scope.key, Window.month, LIMIT_NANO, f"key-{number}") for number in range(case.accounts))
+        if case.budgets:
+            self._router._reservations.spending.set_key_limits(limits)
         numbers = itertools.count()
         self._ingresses = [_Ingress(self, one, numbers) for one in range(case.ingresses)]
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,7 +216,7 @@ async def measured(case: Case, folder: Path, seed: int, requests: int) -> Measur
     freeze()  # as in the service
     await router.start()
     try:
-        before = await router.decides(max(2 * case.in_flight, case.keys or 0))
+        before = await router.decides(max(2 * case.in_flight, case.accounts))
         after = await router.decides(requests)
         memory_mib = (psutil.Process().memory_full_info().uss - before_bytes) / 2**20
         return replace(after.since(before), memory_mib=memory_mib)
@@ -225,7 +225,7 @@ async def measured(case: Case, folder: Path, seed: int, requests: int) -> Measur
 
 
 def _item(number: int, case: Case) -> RouteItem:
-    account = Account(f"key-{number % (case.keys or ACCOUNTS)}")
+    account = Account(f"key-{number % case.accounts}")
     return RouteItem(f"{number:032x}", max_tokens=500, account=account, timeout_s=300.0)
 
 
@@ -267,7 +267,7 @@ def _configuration(case: Case, folder: Path) -> dict[str, Any]:
     sections: dict[str, Any] = {"batching": {"max_queue": case.places}}
     if case.capped:
         sections["routing"] = {"budget_usd_per_request": CAP_USD}
-    if case.keys is not None:
+    if case.ledger:
         limits = [{"scope": "service", "window": "month", "usd": LIMIT_NANO / 1e9}]
         sections["budget"] = {"database": f"sqlite:///{folder / 'ledger.db'}", "limits": limits}
     return {"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections}

@@ -4,8 +4,9 @@ The real Router in one process, at all the load that it can take, without Ray an
 tell their ends as fast as they hear of verdicts, in the service's own frames. What ingresses, predictor and solver do
 in processes of their own does not count; the ledger's thread (SQLite), heartbeats and housekeeping do. An empty queue
 is planned in batches of 256. A full one holds 4,096, gets twice what it decides, and refuses half, which counts
-too. Keys with budgets have all spent before. `CPU` is that of the Router's process for a decided request, decisions a
-second are what one core makes at that, and memory is what the process took since before the Router was made.
+too. Requests come from 50 accounts in turn where no other number is told, and each has spent before. `CPU` is that of
+the Router's process for a decided request, decisions a second are what one core makes at that, and memory is what the
+process took since before the Router was made.
 """
 
 from __future__ import annotations

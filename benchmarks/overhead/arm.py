@@ -9,6 +9,7 @@ from benchmarks.load.chat import PATH
 from benchmarks.load.cpu import HAPROXY
 
 ENCODER = "apportion/Predictor"
+ROUTED = (HAPROXY, "apportion/Ingress", "apportion/Router", ENCODER, "apportion/Solver")  # what a request costs CPU
 LONG = "auto, 176 tokens"
 
 
@@ -42,12 +43,11 @@ def service_arms(base: str, engine_url: str, model: str, models: tuple[str, ...]
     `auto` has long prompts once more.
     """
     engines = tuple(f"apportion/Engine-{name}" for name in models)
-    routed = (HAPROXY, "apportion/Ingress", "apportion/Router", ENCODER, "apportion/Solver")
     passthrough = (HAPROXY, "passthrough/PassthroughIngress")
     return [
         Arm("engine", engine_url + PATH, model, (), engines, {}),
         Arm("passthrough", f"{base}/passthrough{PATH}", model, passthrough, ("passthrough/CannedReplica",), {}),
-        Arm("fixed", base + PATH, model, routed, engines, {}),
-        Arm("auto", base + PATH, "auto", routed, engines, {}),
-        Arm(LONG, base + PATH, "auto", routed, engines, {}, words=166),
+        Arm("fixed", base + PATH, model, ROUTED, engines, {}),
+        Arm("auto", base + PATH, "auto", ROUTED, engines, {}),
+        Arm(LONG, base + PATH, "auto", ROUTED, engines, {}, words=166),
     ]

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from benchmarks.experiments.report import table
 from benchmarks.load.report import number
+from benchmarks.overhead.arm import ROUTED
 
 TITLE = "Overhead of routing"
+AUTO, CHUNKS = "auto", 16
 SPANS = ("link", "queue", "predict", "solve", "engine", "outside")
 
 
@@ -22,6 +24,8 @@ def section(result: dict[str, Any]) -> list[str]:
     """Lines of Markdown: targets first, then all ways, the split of the added time, and the ceiling."""
     lines = ["### Targets", "", *_targets(result), "", "### All ways", "", *_ways(result)]
     lines += ["", "### Where the time goes, median ms", "", *_split(result), "", _OF_SPANS]
+    if processes := _processes(result):
+        lines += ["", "### What a core of each process gives", "", *processes, "", _OF_PROCESSES]
     if result["ceiling"]:
         lines += ["", "### The router's own ceiling", "", *_ceiling(result), "", _of_ceiling(result)]
     if result["skipped"]:
@@ -69,6 +73,28 @@ def _split(result: dict[str, Any]) -> list[str]:
         if row["spans_ms_p50"]
     ]
     return table(["", *SPANS], rows)
+
+
+_OF_PROCESSES = (
+    "`auto` at the most requests at a time. Requests a second are what one core of the process has CPU for; an ingress "
+    f"and a predictor may be many, the router is one. A streamed answer has {CHUNKS} chunks, which come so fast that "
+    "an ingress passes several on together."
+)
+
+
+def _processes(result: dict[str, Any]) -> list[str]:
+    """By process: the requests, whole and streamed, that a core has CPU for."""
+    rows = [row for row in result["rows"] if row["arm"] == AUTO]
+    most = max((row["concurrency"] for row in rows), default=0)
+    spent = {row["stream"]: row["cpu_ms_per_request_by_process"] for row in rows if row["concurrency"] == most}
+    both = [(kind, *(spent.get(stream, {}).get(kind) for stream in (False, True))) for kind in ROUTED]
+    found = [
+        [kind, number(whole, 2), f"{1e3 / whole:,.0f}", number(streamed, 2), f"{1e3 / streamed:,.0f}"]
+        for kind, whole, streamed in both
+        if whole and streamed
+    ]
+    headings = ["process", "CPU ms, whole", "requests/s a core", "CPU ms, streamed", "requests/s a core, streamed"]
+    return table(headings, found) if found else []
 
 
 def _ceiling(result: dict[str, Any]) -> list[str]:

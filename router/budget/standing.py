@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from apportion.router.arrays import IntArray
 from apportion.router.budget.limits import (
     TOTAL_KEY,
     Account,
+    Bindings,
     Bound,
     CounterKey,
     Limit,
@@ -53,8 +55,9 @@ class Standing:
     now_s: float
     balances: dict[CounterKey, Balance] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._bindings = self.limits.bindings(self.now_s)
+    @cached_property
+    def _bindings(self) -> Bindings:
+        return self.limits.bindings(self.now_s)
 
     def keys(self, account: Account, model: str) -> list[CounterKey]:
         """The counters that a request of `account` on `model` is entered in."""

@@ -10,7 +10,7 @@ from benchmarks.load.report import write
 CASES = (
     Case("empty", ingresses=2, in_flight=64),
     Case("full", ingresses=3, in_flight=64, full=True, capped=True, places=300),
-    Case("keys", in_flight=64, keys=20),
+    Case("keys", in_flight=64, accounts=20, ledger=True, budgets=True),
 )
 AIMS = (Aim("empty", 1.0), Aim("full", 1e9), Aim("keys", 1e-9, beside="empty"))
 

@@ -104,7 +104,7 @@ def test_the_page_follows_from_the_result(tmp_path) -> None:
     one = measured(0.02, {"haproxy": 10.0})
     result = {
         "stamp": stamp(requests=1),
-        "rows": [{"arm": "auto", "concurrency": 16, "stream": True, **one}],
+        "rows": [{"arm": "auto", "concurrency": 16, "stream": stream, **one} for stream in (False, True)],
         "targets": targets(rounds()),
         "ceiling": [{"ingress_replicas": 4, "whole": one, "streamed": one}],
         "skipped": {"litellm": "no network"},
@@ -114,6 +114,7 @@ def test_the_page_follows_from_the_result(tmp_path) -> None:
     assert json.loads((tmp_path / "overhead.json").read_text())["rows"][0]["arm"] == "auto"
     assert "| 16 at a time, streamed | auto | 1.00 |" in page
     assert "| **no** |" in page
+    assert "| haproxy | 1.00 | 1,000 | 1.00 | 1,000 |" in page
     assert "litellm: no network" in page
 
 

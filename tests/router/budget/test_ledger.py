@@ -20,6 +20,14 @@ def test_reserving_sets_aside_and_settling_charges_what_was_counted(open_ledger:
     assert held(ledger) == {}
 
 
+def test_ends_leave_what_is_known_of_the_accounts_counters(open_ledger: Open) -> None:
+    ledger = open_ledger(DAILY)
+    reserve(ledger, claim("a", 600))
+    known = ledger.index.bindings(NOW_S)
+    ledger.settle({"a": 50})
+    assert ledger.index.bindings(NOW_S) is known
+
+
 def test_a_batch_is_granted_in_order_as_far_as_the_money_goes(open_ledger: Open) -> None:
     ledger = open_ledger(DAILY)
     assert reserve(ledger, claim("a", 600), claim("b", 600), claim("c", 400)) == [True, False, True]

@@ -96,3 +96,10 @@ def test_the_index_finds_the_limits_that_hold(limits: list[Limit], scope: Scope,
     assert sorted(found, key=repr) == sorted(
         (limit for limit in limits if limit.scope is scope and limit.holds_for(name)), key=repr
     )
+
+
+def test_counters_are_looked_up_once_a_window() -> None:
+    index = LimitIndex([Limit(Scope.key, Window.minute, 5)])
+    one = index.bindings(NOW_S).of_account(Account("a"))
+    assert index.bindings(NOW_S + 29).of_account(Account("a")) is one
+    assert [key.starts_s for key, _ in index.bindings(NEW_YEAR_S).of_account(Account("a"))][1:] == [NEW_YEAR_S]

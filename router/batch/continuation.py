@@ -5,16 +5,16 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from apportion.router.batch.messages import Beginning
 from apportion.router.batch.prompt import Content
 from apportion.router.batch.size import chars_of
 
 MOST = 16  # of a chat's beginnings: a turn may add so many messages less one, and is still seen to go on
+SIGN_BITS = 32
 FINENESS = 8  # of a text's beginnings: between a length and its double; the last eighth of a text is not compared
 
 
-def beginnings_of(content: Content) -> tuple[Beginning, ...]:
-    """Beginnings of a prompt, the longest last.
+def beginnings_of(content: Content) -> tuple[int, ...]:
+    """What stands for beginnings of a prompt, the longest last: their lengths, and signs of what is in them.
 
     Of a chat the last ones, with all messages but the newest, but the two newest, and so on; of a text those at some
     lengths, the same for all texts. Token ids and several prompts are no turns of a conversation.
@@ -27,15 +27,19 @@ def beginnings_of(content: Content) -> tuple[Beginning, ...]:
     for count, message in enumerate(content, start=1):
         chars += chars_of(message)
         if count > len(content) - MOST:
-            found.append(Beginning(count, chars))
+            found.append(_signed(count, chars))
     return tuple(found)
 
 
-def _of_text(text: str) -> tuple[Beginning, ...]:
+def _signed(length: int, sign: int) -> int:
+    return length << SIGN_BITS | sign & ((1 << SIGN_BITS) - 1)
+
+
+def _of_text(text: str) -> tuple[int, ...]:
     sign, start, found = 0, 0, []
     for end in _lengths(len(text)):
         sign, start = zlib.crc32(text[start:end].encode(errors="replace"), sign), end
-        found.append(Beginning(end, sign))
+        found.append(_signed(end, sign))
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from apportion.router.batch.capabilities import NO_NEEDS, Capabilities
 from apportion.router.batch.guards.breaker import BreakerState
@@ -41,13 +41,6 @@ class RoutingAsk:
     wait_for_budget: bool = False
 
 
-class Beginning(NamedTuple):
-    """So many of a prompt's messages or characters from its start, and what stands for these."""
-
-    parts: int
-    sign: int
-
-
 @dataclass(frozen=True, slots=True)
 class RouteItem:
     """One request as the router sees it: names, counts and limits; neither a word of it nor sampling parameters.
@@ -61,7 +54,7 @@ class RouteItem:
         ask: what it asks of its routing.
         account: who pays.
         session: the conversation, among the account's own, that it is a turn of; None: it is none.
-        beginnings: that its prompt has, of a turn of a conversation; of the shorter ones only some.
+        beginnings: what stands for those of its prompt, the longest last, of a turn of a conversation.
         in_tool_loop: it brings the results of calls that a model has made, for that model to go on.
         prompts: in its content.
         unread_prompt: the engine may add to the prompt what the router has not counted.
@@ -81,7 +74,7 @@ class RouteItem:
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)
     session: str | None = None
-    beginnings: tuple[Beginning, ...] = ()
+    beginnings: tuple[int, ...] = ()
     in_tool_loop: bool = False
     prompts: int = 1
     unread_prompt: bool = False

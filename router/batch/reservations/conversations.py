@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.batch.messages import Beginning, RouteItem, Turn
+from apportion.router.batch.messages import RouteItem, Turn
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice, cache_savings
@@ -31,14 +31,14 @@ class LastTurn:
         model: that answered.
         replica: that answered.
         prompt_tokens: of its prompt; 0: nobody has counted them.
-        beginning: that a prompt which goes on from it has, too; None: nobody knows.
+        beginning: stands for all of its prompt that one which goes on from it begins with; None: nobody knows.
         at_s: when, by a monotonic clock.
     """
 
     model: str
     replica: str
     prompt_tokens: float
-    beginning: Beginning | None
+    beginning: int | None
     at_s: float
 
     def tokens_in(self, item: RouteItem) -> float:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -54,7 +54,10 @@ class StubLink:
         self.done.append(done)
 
 
-async def forecast(item: RouteItem, prompt: Prompt) -> Unpriced:
+Forecast = Callable[[RouteItem, Prompt], Awaitable[Unpriced]]
+
+
+async def plain_forecast(item: RouteItem, prompt: Prompt) -> Unpriced:
     return forecasts(1)
 
 
@@ -121,7 +124,7 @@ def simulated(**timings: float) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def dispatching(
-    link: StubLink, limits: TimeoutsConfig | None = None, **config: float
+    link: StubLink, limits: TimeoutsConfig | None = None, forecast: Forecast = plain_forecast, **config: float
 ) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(link, forecast, DispatchConfig(**config), {} if limits is None else {"small": limits})
     try:

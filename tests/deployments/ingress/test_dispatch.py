@@ -15,7 +15,9 @@ from apportion.deployments.config.models import TimeoutsConfig
 from apportion.deployments.engine.replica import EngineServer
 from apportion.deployments.ingress.client import Client, ServedResponse
 from apportion.router.batch.messages import Decision, Ending, RouteItem
-from apportion.router.errors import DeadlineError, UnavailableError
+from apportion.router.batch.prompt import Prompt
+from apportion.router.budget import Account
+from apportion.router.errors import DeadlineError, RateLimitError, UnavailableError
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import (
@@ -28,6 +30,7 @@ from tests.deployments.ingress.dispatching import (
     serving,
     simulated,
 )
+from tests.router.batch.plain_room import forecasts
 
 
 async def test_an_answer_is_passed_on_with_its_reasons_and_settled() -> None:
@@ -266,3 +269,62 @@ async def test_a_simulated_engine_says_what_it_does_not_play() -> None:
             await dispatcher.serve(parsed(), "/v1/messages", Client(client.send, path="/v1/messages"))
     assert (client.status, [done.cost_usd for done in link.done]) == (404, [0.0])
     assert "does not answer at /v1/messages" in json.loads(client.body)["error"]["message"]
+
+
+class Predicting:
+    """Takes so long, and remembers whom for."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.asked: list[RouteItem] = []
+
+    async def __call__(self, item: RouteItem, prompt: Prompt) -> Unpriced:
+        self.asked.append(item)
+        await asyncio.sleep(self.seconds)
+        return forecasts(1)
+
+
+async def test_a_request_is_predicted_once_within_its_time_however_often_it_is_tried() -> None:
+    predicting = Predicting(0.2)
+    async with serving(simulated()) as engine:
+        link, client = StubLink(dead_url(), engine.url), Browser()
+        async with dispatching(link, forecast=predicting) as dispatcher:
+            await dispatcher.serve(parsed(routing={"timeout_s": 5.0}), PATH, Client(client.send))
+    assert client.status == 200
+    first, second = link.asked
+    assert len(predicting.asked) == 1
+    assert 0.2 <= first.predict_s < 1.0
+    assert second.predict_s == 0.0
+    assert first.timeout_s <= 4.8
+
+
+async def test_what_is_predicted_for_too_long_is_late_and_the_router_never_hears_of_it() -> None:
+    link, client = StubLink(dead_url()), Browser()
+    async with dispatching(link, forecast=Predicting(5.0)) as dispatcher:
+        with pytest.raises(DeadlineError):
+            await dispatcher.serve(parsed(routing={"timeout_s": 0.05}), PATH, Client(client.send))
+    assert (link.asked, link.done) == ([], [])
+
+
+async def test_a_client_that_leaves_while_predicted_holds_nothing() -> None:
+    link, predicting = StubLink(dead_url()), Predicting(5.0)
+    async with dispatching(link, forecast=predicting) as dispatcher:
+        serving_ = asyncio.create_task(dispatcher.serve(parsed(), PATH, Client(Browser().send)))
+        while not predicting.asked:
+            await asyncio.sleep(0)
+        serving_.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving_
+    assert (link.asked, link.done) == ([], [])
+
+
+async def test_nobody_predicts_for_whom_the_router_refuses() -> None:
+    class Refusing(StubLink):
+        def check(self, account: Account) -> None:
+            raise RateLimitError("too often", retry_after_s=1.0)
+
+    predicting = Predicting(0.0)
+    async with dispatching(Refusing(dead_url()), forecast=predicting) as dispatcher:
+        with pytest.raises(RateLimitError):
+            await dispatcher.serve(parsed(), PATH, Client(Browser().send))
+    assert predicting.asked == []

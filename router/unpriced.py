@@ -96,16 +96,16 @@ class Unpriced:
         return replace(self, table=table)
 
     def brief(self, *, samples: bool) -> Unpriced:
-        """What planning needs of it, in half the bytes.
+        """What planning needs of it, and what is compared with what callers say of answers, in half the bytes.
 
         Args:
             samples: whether that is what each member of the ensemble says, too.
         """
-        members = self.success_samples if samples else None
+        members, lifted = self.success_samples if samples else None, self.calibrated_success
         return replace(
             self,
             table=self.table.astype(np.float32),
-            calibrated_success=None,
+            calibrated_success=None if lifted is None else lifted.astype(np.float32),
             success_samples=None if members is None else members.astype(np.float32),
         )
 

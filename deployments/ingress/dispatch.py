@@ -31,7 +31,7 @@ from apportion.deployments.ingress.pipe import Pipe
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.ingress.tracing.trace import NO_TRACE, Trace
 from apportion.deployments.wire.engine_headers import engine_headers
-from apportion.deployments.wire.headers import decision_headers, name_header, server_timing
+from apportion.deployments.wire.headers import decision_headers, name_headers, server_timing
 from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending, RouteItem
 from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import ApportionError, DeadlineError, UnavailableError
@@ -224,7 +224,7 @@ class Dispatcher:
         def reasons() -> list[tuple[bytes, bytes]]:
             timing = server_timing(decision, attempt.planned_s, time.perf_counter() - sent_s)
             why = decision_headers(decision, batch_told=parsed.batch_told)
-            return [*why, timing, name_header(parsed.item.id)]
+            return [*why, timing, *name_headers(parsed.item.id)]
 
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
             try:

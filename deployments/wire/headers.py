@@ -42,9 +42,11 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
     return [((HEADER_PREFIX + name).encode(), value.encode()) for name, value in values.items()]
 
 
-def name_header(name: str) -> tuple[bytes, bytes]:
-    """What the answer is called, also where its body has an id of its own; OpenAI's clients know this header."""
-    return b"x-request-id", name.encode()
+def name_headers(name: str) -> list[tuple[bytes, bytes]]:
+    """What the answer is called, also where its body has an id of its own: OpenAI's clients know the first of these
+    headers, Anthropic's the second.
+    """
+    return [(b"x-request-id", name.encode()), (b"request-id", name.encode())]
 
 
 def ignored_header(names: Iterable[str]) -> list[tuple[bytes, bytes]]:

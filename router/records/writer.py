@@ -72,7 +72,9 @@ class SegmentWriter:
 
     def put(self, kind: Kind, row: Row) -> bool:
         """Whether the row is kept; it is dropped where too many wait already."""
-        _, lane = self._lanes.setdefault(kind.name, (kind, _Lane()))
+        if kind.name not in self._lanes:
+            self._lanes[kind.name] = kind, _Lane()
+        _, lane = self._lanes[kind.name]
         if len(lane.rows) >= MOST_WAITING * self._segment_rows:
             lane.dropped += 1
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS
 from apportion.router.records.store import Store
 from tests.deployments.ingress.dispatching import serving, simulated
 from tests.deployments.ingress.front import ingress_of
-from tests.deployments.local_router import NAMES, PRICES, configuration, keys_file, make_router
+from tests.deployments.local_router import NAMES, PRICES, close_router, configuration, keys_file, make_router
 
 KEYS = {
     "correct": {"kind": "boolean", "score": True},
@@ -44,7 +45,7 @@ class Served:
         self.records = folder / "records"
 
     @contextlib.asynccontextmanager
-    async def running(self, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async def running(self, engine: Any = None, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
         entries = [{"name": "alice", "feedback_per_minute": 6000}, {"name": "bob", "feedback_per_minute": 12}]
         records = {"uri": str(self.records), "prompts": True}
         config = configuration(
@@ -53,9 +54,11 @@ class Served:
             | sections,
         )
         router = make_router(config)
-        async with serving(simulated()) as engine:
-            for model in config.models:
-                await router.announce(EngineReplica(f"{model.name}-0", model.name, engine.url, 8))
+        async with serving(engine or simulated()) as server:
+            heartbeats = [EngineReplica(f"{model.name}-0", model.name, server.url, 8) for model in config.models]
+            for replica in heartbeats:
+                await router.announce(replica)
+            beat = asyncio.create_task(_beat(router, heartbeats))
             try:
                 async with (
                     ingress_of(config, _Handle(router)) as front,
@@ -63,9 +66,10 @@ class Served:
                 ):
                     yield client
             finally:
-                router._housekeeping.stop()
-                await router._scheduler.drain()
-                router.__del__()
+                beat.cancel()
+                await close_router(router)
+                if router._recording is not None:
+                    router._recording.close()
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """What is on the disk, by the answers' names."""
@@ -74,6 +78,13 @@ class Served:
     def feedback(self) -> list[dict[str, Any]]:
         """What is on the disk, in the order in which it was said."""
         return sorted(Store.open(str(self.records)).read(FEEDBACK).to_pylist(), key=lambda row: row["time"])
+
+
+async def _beat(router: Any, replicas: list[EngineReplica]) -> None:
+    while True:
+        await asyncio.sleep(1)
+        for replica in replicas:
+            await router.announce(replica)
 
 
 @pytest.fixture

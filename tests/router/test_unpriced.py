@@ -86,6 +86,12 @@ def test_what_planning_needs_is_some_hundred_bytes_a_request() -> None:
     assert forecast().brief(samples=True).success_samples is not None
 
 
+def test_what_was_predicted_before_the_lift_comes_to_who_compares_it_with_what_happens() -> None:
+    lifted = replace(forecast(), calibrated_success=np.full((6, 3), 0.25))
+    priced = lifted.brief(samples=False).priced(PRICES)
+    np.testing.assert_array_equal(priced.before_lift(), np.full((6, 3), 0.25))
+
+
 def test_shapes_and_numbers_are_checked() -> None:
     forecast().check(MODELS, 6)
     for wrong in (forecast(5), replace(forecast(), models=("b", "a", "c")), replace(forecast(), table=np.ones((6, 6)))):

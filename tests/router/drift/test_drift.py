@@ -30,7 +30,7 @@ def test_few_answers_change_little_and_none_changes_more_than_it_may() -> None:
     assert ratios.bounded == [HIGHEST]
     ratios = Ratios(1)
     ratios.learn(0, 40.0, 20.0)
-    assert ratios.values == pytest.approx([1 + 1 / (1 + PRIOR)])
+    assert ratios.values.tolist() == pytest.approx([1 + 1 / (1 + PRIOR)])
     for _ in range(1000):
         ratios.learn(0, 0.0, 20.0)
     assert ratios.bounded == [LOWEST]

@@ -210,6 +210,15 @@ async def test_a_page_is_let_go_now_and_then(quick: None, monkeypatch: pytest.Mo
             assert [one async for one in told]
 
 
+async def test_a_page_that_takes_nothing_is_let_go_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "WATCH_S", 0.05)
+    monkeypatch.setattr(console, "STALL_S", 0.05)
+    async with service(configuration(None)) as front, asyncio.timeout(5):
+        async with front.ingress._console.watched(lambda: True):
+            await asyncio.sleep(60)  # a send that waits for the page
+        assert front.ingress._console._viewers == 0
+
+
 async def test_pages_need_nothing_from_elsewhere() -> None:
     transport = httpx.ASGITransport(api, root_path="/llm")
     async with httpx.AsyncClient(transport=transport, base_url="http://test/llm/") as client:

@@ -122,7 +122,33 @@ class LivePolicy(RoutingConfig):
         return super().policy(priced, by_name_only)
 
 
-class PredictorConfig(Section):
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _checked_range(ports: tuple[int, int] | None, name: str) -> None:
+    if ports is not None and ports[0] > ports[1]:
+        raise ValueError(f"{name} {list(ports)}: give the lower one first")
+
+
+class ListeningSection(Section):
+    """Of what ingresses call over connections of their own."""
+
+    host: str | None = Field(
+        None, description="Address that it listens on for ingresses; null: its node's, which ingresses elsewhere reach."
+    )
+    ports: tuple[Port, Port] | None = Field(
+        None,
+        description="First and last port that it listens on for ingresses: two for each replica on a node, since a new "
+        "one starts before the last has ended; null: any.",
+    )
+
+    @model_validator(mode="after")
+    def _ports_are_a_range(self) -> ListeningSection:
+        _checked_range(self.ports, "ports")
+        return self
+
+
+class PredictorConfig(ListeningSection):
     """The estimator of success and cost, and where it runs."""
 
     artefact: Source = Field(description="Folder that `apportion train` wrote, or `zoo:predictor`.")
@@ -169,15 +195,7 @@ class SolverConfig(Section):
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-def _checked_range(ports: tuple[int, int] | None, name: str) -> None:
-    if ports is not None and ports[0] > ports[1]:
-        raise ValueError(f"{name} {list(ports)}: give the lower one first")
-
-
-class RouterConfig(Section):
+class RouterConfig(ListeningSection):
     """The actor that owns queue, slots and money."""
 
     num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves.")
@@ -187,19 +205,6 @@ class RouterConfig(Section):
         description="Node that it runs on, by its label apportion-node or its address; null: any. With SQLite on a "
         "cluster it has to be named, since another node's file knows nothing of what was spent.",
     )
-    host: str | None = Field(
-        None, description="Address that it listens on for ingresses; null: its node's, which ingresses elsewhere reach."
-    )
-    ports: tuple[Port, Port] | None = Field(
-        None,
-        description="First and last port that it listens on for ingresses: at least two, since a new one starts before "
-        "the last has ended; null: any.",
-    )
-
-    @model_validator(mode="after")
-    def _ports_are_a_range(self) -> RouterConfig:
-        _checked_range(self.ports, "ports")
-        return self
 
 
 class DispatchConfig(Section):

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ray import serve
 
+from apportion.deployments.cluster.nodes import node_address
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.artefacts import Artefacts
 from apportion.deployments.control.watch import Watch
+from apportion.deployments.wire.channel import Address, Listener
+from apportion.deployments.wire.listening import ANY_PORT
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import UnavailableError
@@ -23,13 +26,14 @@ if TYPE_CHECKING:
     from apportion.router.prediction.fleet_predictor import FleetPredictor
 
 
-# Calls wait here, in line for its two threads; ingresses send few at once.
-@serve.deployment(max_ongoing_requests=1_000)
+@serve.deployment
 class Predictor:
     """The library's predictor and the models' tokenizers, on a share of a GPU or on the CPU."""
 
     def __init__(self, config: ServiceConfig) -> None:
         log_to_serve()
+        self._config = config.predictor
+        self._listener = Listener(self.predict, config.predictor.ports or ANY_PORT, "predictor.ports")
         self._watch = Watch("predictor")
         # Here, not above: the other deployments import this module's name and need no torch.
         import torch
@@ -54,6 +58,14 @@ class Predictor:
             for _ in range(2)
         )
         self._work([Prompt("What is 1 plus 1?")])
+
+    async def address(self) -> Address:
+        """Where `predict` is called; calls wait there, in line for the two threads, and ingresses send few at once."""
+        return await self._listener.start(self._config.host or node_address())
+
+    def __del__(self) -> None:
+        if hasattr(self, "_listener"):
+            self._listener.close()
 
     async def predict(self, prompts: Sequence[Prompt], models: tuple[str, ...], bulk: bool = False) -> Unpriced:
         """What is expected of the prompts; one that cannot be read gets an error of its own and spoils nothing.

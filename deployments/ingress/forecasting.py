@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
-from ray.serve.handle import DeploymentHandle
 
 from apportion.deployments.config.service import PredictorConfig, ServiceConfig
 from apportion.router.arrays import FloatArray
@@ -23,7 +22,11 @@ BULK_ITEMS, BULK_CHARS = 16, 50_000
 PATIENCE = 0.25  # of the predictor's time-out: who stands in line for longer goes without a prediction
 
 
-def forecaster_of(config: ServiceConfig, predictor: DeploymentHandle, mean_success: FloatArray) -> Forecaster:
+# The prompts, the models and whether the call may take long, as the Predictor's `predict` has them.
+Predictor = Callable[[Sequence[Prompt], tuple[str, ...], bool], Awaitable[Unpriced]]
+
+
+def forecaster_of(config: ServiceConfig, predictor: Predictor, mean_success: FloatArray) -> Forecaster:
     """The forecaster of one ingress of a configuration.
 
     Args:
@@ -59,14 +62,13 @@ def ordinary_calls(config: PredictorConfig) -> CallLimits:
     )
 
 
-def _predict_by(predictor: DeploymentHandle, models: tuple[str, ...], *, bulk: bool) -> Predict:
+def _predict_by(predictor: Predictor, models: tuple[str, ...], *, bulk: bool) -> Predict:
     """The Predictor's answer, which has a column for each of the models, in their order.
 
     They go by name: while a deploy changes the models, the Predictor of the moment may have others.
     """
 
     async def predict(prompts: Sequence[Prompt]) -> Unpriced:
-        forecast: Unpriced = await predictor.predict.remote(list(prompts), models, bulk)
-        return forecast
+        return await predictor(list(prompts), models, bulk)
 
     return predict

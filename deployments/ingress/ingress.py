@@ -152,7 +152,8 @@ class Ingress:
         self._config = config
         self._tracing = Traced.start(config)
         self._router = router
-        self._forecaster = forecaster_of(config, predictor, mean_success)
+        self._predictor = Channel(predictor.address.remote, "the predictor", config.predictor.num_replicas)
+        self._forecaster = forecaster_of(config, self._predictor.call, mean_success)
         self._state = RouterState(router.state.remote, config.models, predictor=self._predictor_state)
         self._state.listen()
         self._console = Console(lambda: router.console.remote())
@@ -172,6 +173,7 @@ class Ingress:
         self._state.close()
         self._naming.close()
         self._forecaster.close()
+        self._predictor.close()
         self._authenticator.close()
         await self._link.close()
         self._channel.close()

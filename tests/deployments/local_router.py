@@ -115,13 +115,6 @@ class Line(RouterLink):
         return await super().plan(item, forecast or expected(item))
 
 
-class Handle:
-    """A deployment's handle, of a predictor in this process."""
-
-    def __init__(self, predictor: Any = None) -> None:
-        self.predict = _Remote((predictor or DearIsGood()).predict)
-
-
 def make_router(config: ServiceConfig) -> Any:
     router = Router.func_or_class(config, _Solver(), {})
     router.reconfigure(config.routing.model_dump())
@@ -154,7 +147,7 @@ class LocalService:
 
     def __post_init__(self) -> None:
         self.router = make_router(self.config)
-        self.forecaster = forecaster_of(self.config, Handle(self.predictor), Knowledge.of(self.config).mean_success)
+        self.forecaster = forecaster_of(self.config, self.predictor.predict, Knowledge.of(self.config).mean_success)
         self.link = Line(lambda report, wait: self.router.exchange(report, wait), lambda: self.forecaster.state)
         self._beat = asyncio.create_task(self._heartbeats())
 

@@ -3,14 +3,20 @@
 import asyncio
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from apportion.deployments.config.service import RouterConfig
+from apportion.deployments.config.knowledge import Knowledge
+from apportion.deployments.config.service import ListeningSection
 from apportion.deployments.ingress import link as link_module
-from apportion.deployments.wire.channel import Channel
+from apportion.deployments.ingress.forecasting import forecaster_of
+from apportion.deployments.wire.channel import Channel, Listener
+from apportion.deployments.wire.listening import ANY_PORT
+from apportion.router.batch.prompt import Prompt
+from apportion.router.unpriced import Unpriced
 from tests.deployments.control.money import Start, item, total
-from tests.deployments.local_router import Line
+from tests.deployments.local_router import DearIsGood, Line
 from tests.deployments.severing import Severing
 
 
@@ -69,6 +75,44 @@ async def test_a_router_that_stops_ends_its_lines(start: Start) -> None:
 
 
 def test_its_ports_are_a_range_with_the_lower_end_first() -> None:
-    assert RouterConfig(ports=(2000, 2001)).ports == (2000, 2001)
+    assert ListeningSection(ports=(2000, 2001)).ports == (2000, 2001)
     with pytest.raises(ValueError, match="lower one first"):
-        RouterConfig(ports=(2001, 2000))
+        ListeningSection(ports=(2001, 2000))
+
+
+class Replica(DearIsGood):
+    """Of the predictor; counts what it is asked, and hangs where it is to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.hangs = False
+        self.listener = Listener(self.predict, ANY_PORT, "predictor.ports")
+
+    async def predict(self, *given: Any) -> Unpriced:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.sleep(60)
+        return await super().predict(*given)
+
+
+async def test_a_predictor_that_dies_costs_what_it_was_at_a_prediction_and_the_next_is_found(start: Start) -> None:
+    service = await start(total(1.0))
+    replicas = [Replica(), Replica()]
+    channel = Channel(lambda: replicas[0].listener.start("127.0.0.1"), "the predictor")
+    forecaster = forecaster_of(service.config, channel.call, Knowledge.of(service.config).mean_success)
+    first = await forecaster.forecast(item("a"), Prompt("x"))
+    replicas[0].hangs = True
+    waits = asyncio.create_task(forecaster.forecast(item("b"), Prompt("x")))
+    async with asyncio.timeout(5):
+        while replicas[0].asked < 2:
+            await asyncio.sleep(0.01)
+        dead = replicas.pop(0)
+        dead.listener.close()
+        without = await waits
+        again = await forecaster.forecast(item("c"), Prompt("x"))
+    assert (dead.asked, replicas[0].asked) == (2, 1)
+    assert [bool(one.guessed) for one in (first, without, again)] == [False, True, False]
+    forecaster.close()
+    channel.close()
+    replicas[0].listener.close()
+    await asyncio.sleep(0.01)

@@ -28,7 +28,7 @@ from apportion.deployments.wire.listening import ANY_PORT
 from apportion.router.batch.messages import Reply, Report
 from apportion.router.errors import UnavailableError
 from tests.deployments.ingress.dispatching import StubLink, serving
-from tests.deployments.local_router import Handle
+from tests.deployments.local_router import DearIsGood
 from tests.router.batch.plain_room import forecasts
 
 CONFIG = {
@@ -104,7 +104,9 @@ async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterat
 @contextlib.asynccontextmanager
 async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) -> AsyncIterator[Front]:
     """An ingress before a router, of which it uses what a deployment's handle has; all that is routed is served."""
-    ingress = _Ingress(config, router, Handle(predictor), np.full(len(config.models), 0.5))
+    listener = Listener((predictor or DearIsGood()).predict, ANY_PORT, "predictor.ports")
+    handle = SimpleNamespace(address=SimpleNamespace(remote=partial(listener.start, "127.0.0.1")))
+    ingress = _Ingress(config, router, handle, np.full(len(config.models), 0.5))
 
     def routed(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
@@ -129,6 +131,8 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
         ingress._naming.close()
         await ingress._link.close()
         ingress._channel.close()
+        ingress._predictor.close()
+        listener.close()
         await ingress._dispatcher.close()
         ingress._prompts.close()
 

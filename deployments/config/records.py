@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from apportion.router.checked import Section
 
 if TYPE_CHECKING:
+    from apportion.router.records.schema import Kind
     from apportion.router.records.store import Store
     from apportion.router.records.writer import SegmentWriter
 
@@ -51,8 +52,8 @@ class RecordsConfig(Section):
             raise ValueError(f"{uri!r} is relative, and each process has a folder of its own; give it in full")
         return uri
 
-    def writer(self, open_store: Callable[[], Store] | None = None) -> SegmentWriter:
-        """What writes records as it is said here, once it is started.
+    def writer(self, *kinds: Kind, open_store: Callable[[], Store] | None = None) -> SegmentWriter:
+        """What writes records of these kinds as it is said here, once it is started.
 
         Args:
             open_store: opens the store, in the writer's thread; None: as it is at `uri`.
@@ -63,6 +64,7 @@ class RecordsConfig(Section):
 
         return SegmentWriter(
             open_store or partial(Store.open, self.uri),
+            kinds,
             segment_rows=self.segment_rows,
             segment_s=self.segment_s,
             keep_days=self.keep_days,

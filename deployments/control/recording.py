@@ -31,7 +31,7 @@ class Recording:
         self._uri = config.uri
         self._lock = threading.Lock()
         self._opened: tuple[Store, bytes] | None = None
-        self._writer = config.writer(lambda: self._open()[0])
+        self._writer = config.writer(REQUESTS, FEEDBACK, open_store=lambda: self._open()[0])
         self._writer.start()
         events.subscribe(RecordRows(router, self._request))
 

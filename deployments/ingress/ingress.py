@@ -251,7 +251,7 @@ class Ingress:
     @api.post("/v1/feedback", openapi_extra=FEEDBACK_OPERATION, status_code=202)
     async def feedback(self, request: Request) -> dict[str, str]:
         """What a caller thinks of one of its answers."""
-        caller = self._authenticator.admit(request.headers)
+        caller = self._authenticator.admit_feedback(request.headers)
         with self._door.request() as upload:
             raw = await upload.body(request, MAX_BODY_BYTES)
             said = read_feedback(raw, caller.account, self._naming, self._config.feedback)

@@ -25,7 +25,7 @@ class Prompts:
     def __init__(self, config: RecordsConfig | None) -> None:
         self._writer = None
         if config is not None and config.prompts:
-            self._writer = config.writer()
+            self._writer = config.writer(PROMPTS)
             self._writer.start()
 
     def keep(self, item: RouteItem, prompt: Prompt) -> None:

@@ -27,7 +27,7 @@ class Authenticator:
         self._anonymous_rates = rates_of({UNNAMED: config.anonymous})
         self._keyring = Keyring.of(config)
         self._stop_watching = None if self._keyring is None else self._keyring.watch()
-        self._rates = RateLimiter({}, slack=SLACK)
+        self._rates, self._feedback = RateLimiter({}, slack=SLACK), RateLimiter({}, slack=SLACK)
 
     def admit(self, headers: Mapping[str, str]) -> Caller:
         """Whose request it is.
@@ -54,6 +54,18 @@ class Authenticator:
         caller = self.admit(headers)
         self._rates.per_minute = self._anonymous_rates if self._keyring is None else self._keyring.keys.rates
         self._rates.check(caller.account.key or UNNAMED, time.monotonic(), f"{caller.who} may send")
+        return caller
+
+    def admit_feedback(self, headers: Mapping[str, str]) -> Caller:
+        """As `admit`, for feedback, of which a flood is sent away here too.
+
+        Raises:
+            RateLimitError: this ingress alone gets far more from the caller than all together should.
+        """
+        caller = self.admit(headers)
+        name = caller.account.key or UNNAMED
+        self._feedback.per_minute = {name: caller.permissions.feedback_per_minute}
+        self._feedback.check(name, time.monotonic(), f"{caller.who} may send feedback in")
         return caller
 
     def is_operator(self, headers: Mapping[str, str]) -> bool:

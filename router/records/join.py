@@ -5,7 +5,7 @@ Each request was answered by one model, so each row knows one column; the others
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -22,6 +22,8 @@ from apportion.router.records.store import Store
 from apportion.router.traits import Traits
 
 _FIRST_ERROR = 400
+_PRICES = ("input_usd_per_million", "output_usd_per_million", "cached_input_usd_per_million")
+_COLUMNS = ("id", "time", "chosen", "ending", "status", "input_tokens", "output_tokens", "cost_usd", *_PRICES)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,13 @@ def join(
     Raises:
         OutcomesTableError: there is nothing to join, or it is not clear which feedback is the score.
     """
-    requests = _last(_frame(store, REQUESTS, since), ["id"])
-    # An attempt may end with an answer that is an error of the engine's: no outcome of the model's.
-    answered = requests[(requests["ending"] == Ending.answered.name) & ~(requests["status"] >= _FIRST_ERROR)]
+    requests = _last(_frame(store, REQUESTS, since, _COLUMNS), ["id"])
+    # No outcome of the model's are an error that its engine answers with, and what generates nothing.
+    answered = requests[
+        (requests["ending"] == Ending.answered.name)
+        & ~(requests["status"] >= _FIRST_ERROR)
+        & ~(requests["output_tokens"] == 0)
+    ]
     scores = _scores(_frame(store, FEEDBACK, since), key)
     rows = answered.merge(scores, on="id", how="left" if unjudged else "inner")
     asked = _asked(store, since) if prompts is None else prompts
@@ -95,8 +101,8 @@ def join(
     )
 
 
-def _frame(store: Store, kind: Kind, since: date) -> pd.DataFrame:
-    found: pd.DataFrame = store.read(kind, since).to_pandas()
+def _frame(store: Store, kind: Kind, since: date, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    found: pd.DataFrame = store.read(kind, since, columns).to_pandas()
     return found
 
 
@@ -123,9 +129,7 @@ def _asked(store: Store, since: date) -> pd.DataFrame:
 
 
 def _table(rows: pd.DataFrame) -> OutcomesTable:
-    offered = [one["model"] for one in rows["candidates"].iloc[-1]] if rows["candidates"].iloc[-1] is not None else []
-    seen = rows["chosen"].unique().tolist()
-    models = [model for model in offered if model in seen] + [model for model in seen if model not in offered]
+    models = sorted(rows["chosen"].unique())
     columns = pd.Index(models).get_indexer(rows["chosen"])
 
     def spread(name: str) -> FloatArray:
@@ -147,14 +151,10 @@ def _table(rows: pd.DataFrame) -> OutcomesTable:
 
 
 def _priced(row: pd.Series) -> bool:
-    return bool(pd.notna(row["input_usd_per_million"]) and pd.notna(row["output_usd_per_million"]))
+    return bool(row[list(_PRICES[:2])].notna().all())
 
 
 def _price(row: pd.Series) -> ModelPrice:
     """The one of the row, which is the model's last."""
-    cached = row["cached_input_usd_per_million"]
-    return ModelPrice(
-        float(row["input_usd_per_million"]),
-        float(row["output_usd_per_million"]),
-        None if pd.isna(cached) else float(cached),
-    )
+    input_usd, output_usd, cached_usd = (row[name] for name in _PRICES)
+    return ModelPrice(float(input_usd), float(output_usd), None if pd.isna(cached_usd) else float(cached_usd))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -65,8 +66,11 @@ class Store:
         pq.write_table(table, f"{folder}/.{name}", filesystem=self.files, compression="zstd")
         self.files.move(f"{folder}/.{name}", f"{folder}/{name}")
 
-    def read(self, kind: Kind, since: date = date.min) -> pa.Table:
+    def read(self, kind: Kind, since: date = date.min, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of the segments written on that day (UTC) or later.
+
+        Args:
+            columns: to read; None: all.
 
         Raises:
             OSError, pyarrow.ArrowException: a segment cannot be read.
@@ -74,9 +78,9 @@ class Store:
         days = [path for day, path in self._days(kind) if day >= since]
         paths = [path for day in days for path in self._segments(day)]
         if not paths:
-            return kind.schema.empty_table()
+            return kind.schema.empty_table().select(list(columns or kind.schema.names))
         found = pyarrow.dataset.dataset(paths, schema=kind.schema, format="parquet", filesystem=self.files)
-        return found.to_table()
+        return found.to_table(columns=None if columns is None else list(columns))
 
     def prune(self, kind: Kind, before: date) -> int:
         """Removes the days before that one (UTC); returns how many they were."""

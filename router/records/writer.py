@@ -31,6 +31,7 @@ Row = Callable[[], dict[str, Any]]
 class _Lane:
     """Rows of one kind that wait for their segment, and how many there was no place for."""
 
+    kind: Kind
     rows: deque[Row] = field(default_factory=deque)
     dropped: int = 0
 
@@ -44,12 +45,14 @@ class SegmentWriter:
 
     Args:
         open_store: opens the store; called by the writer's thread.
+        kinds: that are put.
         keep_days: older days are removed; None: none are.
     """
 
     def __init__(
         self,
         open_store: Callable[[], Store],
+        kinds: Sequence[Kind],
         *,
         segment_rows: int = 1000,
         segment_s: float = 60.0,
@@ -59,7 +62,7 @@ class SegmentWriter:
         self._segment_rows = segment_rows
         self._segment_s = segment_s
         self._keep_days = keep_days
-        self._lanes: dict[str, tuple[Kind, _Lane]] = {}
+        self._lanes = {kind.name: _Lane(kind) for kind in kinds}
         self._wake = threading.Event()
         self._closing = False
         self._store: Store | None = None
@@ -72,9 +75,7 @@ class SegmentWriter:
 
     def put(self, kind: Kind, row: Row) -> bool:
         """Whether the row is kept; it is dropped where too many wait already."""
-        if kind.name not in self._lanes:
-            self._lanes[kind.name] = kind, _Lane()
-        _, lane = self._lanes[kind.name]
+        lane = self._lanes[kind.name]
         if len(lane.rows) >= MOST_WAITING * self._segment_rows:
             lane.dropped += 1
             return False
@@ -85,7 +86,7 @@ class SegmentWriter:
 
     def dropped(self, kind: Kind) -> int:
         """Rows of this kind that there was no place for."""
-        return self._lanes[kind.name][1].dropped if kind.name in self._lanes else 0
+        return self._lanes[kind.name].dropped
 
     def close(self) -> None:
         """Writes what waits, if the store takes it in time."""
@@ -104,9 +105,9 @@ class SegmentWriter:
         """Writes all that waits, in segments; what fails is left for the next time."""
         try:
             store = self._store = self._store or self._open()
-            for kind, lane in list(self._lanes.values()):
+            for lane in self._lanes.values():
                 while lane.rows:
-                    self._segment(store, kind, lane)
+                    self._segment(store, lane)
             self._prune(store)
         except (ApportionError, pa.ArrowException, OSError) as error:
             if self.error is None:
@@ -115,11 +116,11 @@ class SegmentWriter:
         else:
             self.error = None
 
-    def _segment(self, store: Store, kind: Kind, lane: _Lane) -> None:
+    def _segment(self, store: Store, lane: _Lane) -> None:
         count = min(len(lane.rows), self._segment_rows)
-        table = _table(kind, [lane.rows[place] for place in range(count)])
+        table = _table(lane.kind, [lane.rows[place] for place in range(count)])
         if len(table):
-            store.append(kind, table, datetime.now(UTC))
+            store.append(lane.kind, table, datetime.now(UTC))
         lane.dropped += count - len(table)
         for _ in range(count):
             lane.rows.popleft()
@@ -128,8 +129,8 @@ class SegmentWriter:
         now = datetime.now(UTC)
         if self._keep_days is None or (self._pruned is not None and now - self._pruned < PRUNE_EVERY):
             return
-        for kind, _ in list(self._lanes.values()):
-            store.prune(kind, (now - timedelta(days=self._keep_days)).date())
+        for lane in self._lanes.values():
+            store.prune(lane.kind, (now - timedelta(days=self._keep_days)).date())
         self._pruned = now
 
 

@@ -165,6 +165,8 @@ async def test_each_key_says_only_so_much_a_minute(served: Served) -> None:
         told = [await say(client, id=others, key="correct", value=True, headers=BOB) for _ in range(3)]
         assert (202, None) in told
         assert told[-1] == (429, "rate_limit_exceeded")
+        guessed = [await say(client, id=f"chatcmpl-{i:040x}", key="correct", value=True, headers=BOB) for i in range(3)]
+        assert guessed[-1] == (429, "rate_limit_exceeded")  # names cannot be tried in a flood either
         assert await say(client, id=mine, key="correct", value=True) == (202, None)
 
 

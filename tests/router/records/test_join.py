@@ -19,7 +19,6 @@ from apportion.router.records.store import Store
 from apportion.router.traits import PLAIN
 
 START = datetime(2026, 11, 28, 12, tzinfo=UTC)
-CANDIDATES = [{"model": name, "allowed": True, "success": 0.5, "cost_usd": 1e-6} for name in ("small", "large")]
 
 
 class Kept:
@@ -36,7 +35,6 @@ class Kept:
             "id": name,
             "time": START + timedelta(seconds=at),
             "chosen": model,
-            "candidates": CANDIDATES,
             "ending": "answered",
             "status": 200,
             "input_tokens": 10,
@@ -70,11 +68,11 @@ def test_judged_answers_are_rows_with_one_model_known(kept: Kept, tmp_path: Path
     table = read_outcomes(tmp_path / "table")
     assert (joined.requests, joined.answered, joined.judged, joined.strays) == (3, 3, 2, 1)
     assert joined.by_model == {"small": 1, "large": 1}
-    assert table.models == ("small", "large")
+    assert table.models == ("large", "small")
     assert table.prompts == ["ask a", "ask b"]
-    np.testing.assert_array_equal(table.scores, [[1.0, np.nan], [np.nan, 0.25]])
-    np.testing.assert_array_equal(table.cost_usd, [[3e-5, np.nan], [np.nan, 9e-5]])
-    np.testing.assert_array_equal(table.output_tokens, [[20, np.nan], [np.nan, 20]])
+    np.testing.assert_array_equal(table.scores, [[np.nan, 1.0], [0.25, np.nan]])
+    np.testing.assert_array_equal(table.cost_usd, [[np.nan, 3e-5], [9e-5, np.nan]])
+    np.testing.assert_array_equal(table.output_tokens, [[np.nan, 20], [20, np.nan]])
     assert table.prices == {"small": ModelPrice(1.0, 1.0), "large": ModelPrice(1.0, 1.0)}
 
 
@@ -97,23 +95,24 @@ def test_what_no_model_answered_is_no_outcome(kept: Kept) -> None:
     kept.request("good")
     kept.request("lost", ending="connection_lost", status=503)
     kept.request("refused", status=400)
+    kept.request("counted", output_tokens=0)  # tokens of a message, say
     kept.request("adopted", status=None)  # by a router that was started meanwhile: its engine answered all the same
-    for name in ("good", "lost", "refused", "adopted"):
+    for name in ("good", "lost", "refused", "counted", "adopted"):
         kept.say(name, 1.0)
 
     joined = join(kept.store)
     assert sorted(joined.table.queries["query_id"]) == ["adopted", "good"]
-    assert (joined.requests, joined.answered) == (4, 2)
+    assert (joined.requests, joined.answered) == (5, 2)
 
 
 def test_unjudged_answers_tell_lengths_where_that_is_asked_for(kept: Kept) -> None:
     kept.request("judged")
-    kept.request("unjudged", "large")
+    kept.request("unjudged", "large", at=1)
     kept.say("judged", 1.0)
 
     table = join(kept.store, unjudged=True).table
-    np.testing.assert_array_equal(table.scores, [[1.0, np.nan], [np.nan, np.nan]])
-    np.testing.assert_array_equal(table.output_tokens, [[20, np.nan], [np.nan, 20]])
+    np.testing.assert_array_equal(table.scores, [[np.nan, 1.0], [np.nan, np.nan]])
+    np.testing.assert_array_equal(table.output_tokens, [[np.nan, 20], [20, np.nan]])
 
 
 def test_which_feedback_is_the_score_must_be_clear(kept: Kept) -> None:

@@ -24,8 +24,8 @@ AskedOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="what was asked, where the service does not keep it: .jsonl with `id` (the answer's header x-request-id), "
-        "and `prompt` or `messages` as in bodies",
+        help="what was asked, where the service does not keep it: .jsonl with `id` (the answer's, or its header "
+        "x-router-id), and `prompt` or `messages` as in bodies",
     ),
 ]
 
@@ -108,13 +108,14 @@ def _asked(file: Path) -> pd.DataFrame:
     from apportion.router.outcomes.columns import require
     from apportion.router.outcomes.requests import requests
     from apportion.router.outcomes.table import TRAIT_COLUMNS
+    from apportion.router.records.names import bare_name
     from apportion.router.texts import numbered_objects
 
     rows = numbered_objects(file, OutcomesTableError)
     frame = pd.DataFrame([dict(row) for _, row in rows], dtype=object)
     require(frame, ("id", "messages" if "messages" in frame and "prompt" not in frame else "prompt"), file.name)
     read = requests(frame, lambda row: f"{file.name}, line {rows[row][0]}")
-    plain = pd.DataFrame({"id": frame["id"].astype(str), **read})
+    plain = pd.DataFrame({"id": frame["id"].astype(str).map(bare_name), **read})
     for column in TRAIT_COLUMNS:
         if column not in plain:
             plain[column] = 1 if column == "request_turns" else 0

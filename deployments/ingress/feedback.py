@@ -23,7 +23,7 @@ class FeedbackBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    id: str = Field(min_length=1, max_length=200, description="The answer's `id`, or its header `x-request-id`.")
+    id: str = Field(min_length=1, max_length=200, description="The answer's `id`, or its header `x-router-id`.")
     key: str = Field(min_length=1, max_length=64, description="What is said of it: one of `feedback.keys`.")
     value: bool | float | str | None = Field(
         description="As the key's kind wants it: true or false, a number from 0 to 1, or a text; null takes back what "
@@ -50,7 +50,7 @@ def read_feedback(raw: bytes, account: Account, naming: Naming, config: Feedback
     if name is None:
         raise UnknownAnswerError(
             f"id: no answer to this caller within {config.days:g} days has it; give the `id` of the answer, or its "
-            "header x-request-id",
+            "header x-router-id",
             param="id",
         )
     number, text = _value(body, key)

@@ -43,10 +43,11 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
 
 
 def name_headers(name: str) -> list[tuple[bytes, bytes]]:
-    """What the answer is called, also where its body has an id of its own: OpenAI's clients know the first of these
-    headers, Anthropic's the second.
+    """What the answer is called, also where its body has an id of its own; Anthropic's clients know the second header.
+
+    OpenAI's would know `x-request-id`, which is Serve's: it adds its own to every answer.
     """
-    return [(b"x-request-id", name.encode()), (b"request-id", name.encode())]
+    return [(f"{HEADER_PREFIX}id".encode(), name.encode()), (b"request-id", name.encode())]
 
 
 def ignored_header(names: Iterable[str]) -> list[tuple[bytes, bytes]]:

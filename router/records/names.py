@@ -59,6 +59,12 @@ class AnswerNames:
         return hashlib.blake2b(head + b"\0" + text.encode(), key=self._secret, digest_size=size).digest()
 
 
+def bare_name(told: str) -> str:
+    """The name in what a client calls the answer; what holds none stays as it is."""
+    found = _NAME.fullmatch(told)
+    return told if found is None else found[1] + found[2]
+
+
 def base_name(request_id: str) -> str:
     """The name that all attempts at a request share."""
     return request_id.partition("-")[0]

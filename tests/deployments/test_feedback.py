@@ -107,7 +107,8 @@ async def say(client: httpx.AsyncClient, *, headers: dict[str, str] = ALICE, **b
 async def test_own_answers_take_feedback_by_id_and_by_header_also_after_a_restart(served: Served) -> None:
     async with served.running() as client:
         answer = await chat(client)
-        name = answer.headers["x-request-id"]
+        name = answer.headers["x-router-id"]
+        assert answer.headers["request-id"] == name
         assert await say(client, id=answer.json()["id"], key="correct", value=True, comment="5") == (202, None)
         assert await say(client, id=name, key="rating", value=0.25) == (202, None)
         assert await say(client, id=answer.json()["id"], key="remark", value="well done") == (202, None)
@@ -186,8 +187,8 @@ async def test_each_request_that_has_ended_is_a_row(served: Served) -> None:
         assert refused.status_code == 402
 
     rows = served.requests()
-    assert rows.keys() == {answer.headers["x-request-id"] for answer in (whole, named, streamed)}
-    row, headers = rows[whole.headers["x-request-id"]], whole.headers
+    assert rows.keys() == {answer.headers["x-router-id"] for answer in (whole, named, streamed)}
+    row, headers = rows[whole.headers["x-router-id"]], whole.headers
     usage = whole.json()["usage"]
     assert (row["planned"], row["chosen"], row["named"]) == (
         headers["x-router-model"],
@@ -206,7 +207,7 @@ async def test_each_request_that_has_ended_is_a_row(served: Served) -> None:
     assert row["output_usd_per_million"] == PRICES[NAMES.index(row["chosen"])]
     assert 0 < row["first_byte_s"] <= row["total_s"] < 30
 
-    other, third = rows[named.headers["x-request-id"]], rows[streamed.headers["x-request-id"]]
+    other, third = rows[named.headers["x-router-id"]], rows[streamed.headers["x-router-id"]]
     assert (other["named"], other["chosen"]) == (True, "lark")
     assert (third["output_tokens"], third["status"]) == (4, 200)
     assert other["account"] == row["account"] != third["account"]
@@ -216,7 +217,7 @@ async def test_each_request_that_has_ended_is_a_row(served: Served) -> None:
 
 async def test_prompts_are_kept_where_that_is_said(served: Served) -> None:
     async with served.running() as client:
-        name = (await chat(client)).headers["x-request-id"]
+        name = (await chat(client)).headers["x-router-id"]
     [row] = Store.open(str(served.records)).read(PROMPTS).to_pylist()
     assert (row["id"], row["prompt"], row["turns"]) == (name, "What is 2 plus 3?", 1)
 

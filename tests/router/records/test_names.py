@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apportion.router.budget import Account
-from apportion.router.records.names import AnswerNames, base_name
+from apportion.router.records.names import AnswerNames, bare_name, base_name
 
 NAMES = AnswerNames(b"s" * 32)
 ALICE = Account("alice", "shop")
@@ -17,6 +17,8 @@ def test_a_name_is_known_in_every_form_that_clients_see(form: str) -> None:
 
     assert NAMES.own(form.format(name), ALICE, 1000.0) == name
     assert base_name(f"{name}-2") == name
+    assert bare_name(form.format(name)) == name
+    assert bare_name(form.format("mine")) == form.format("mine")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from apportion.router.errors import ApportionError
 from apportion.router.records.schema import Kind
 from apportion.router.records.store import Store
 
@@ -109,7 +108,7 @@ class SegmentWriter:
                 while lane.rows:
                     self._segment(store, lane)
             self._prune(store)
-        except (ApportionError, pa.ArrowException, OSError) as error:
+        except Exception as error:  # whatever it is, the thread goes on, and what waits is tried again
             if self.error is None:
                 logger.warning("records cannot be written, and wait: %s", type(error).__name__)
             self.error = type(error).__name__

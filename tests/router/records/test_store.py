@@ -140,20 +140,21 @@ def test_nothing_waits_for_longer_than_it_may(store: Store) -> None:
 class _Broken:
     """A store that takes nothing until it is mended."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.broken = store, True
+    def __init__(self, store: Store, error: Exception) -> None:
+        self.store, self.error, self.broken = store, error, True
 
     def append(self, *given: Any) -> None:
         if self.broken:
-            raise OSError("no space left on device")
+            raise self.error
         self.store.append(*given)
 
 
-def test_what_cannot_be_written_waits_up_to_a_bound_and_is_counted_beyond(store: Store) -> None:
-    broken = _Broken(store)
+@pytest.mark.parametrize("error", [OSError("no space left on device"), RuntimeError("of the store's library")])
+def test_what_cannot_be_written_waits_up_to_a_bound_and_is_counted_beyond(store: Store, error: Exception) -> None:
+    broken = _Broken(store, error)
     made = writer(broken, segment_rows=2, segment_s=0.01)  # type: ignore[arg-type]
     kept = put(made, *(f"{i:03}" for i in range(2 * MOST_WAITING + 5)))
-    wait_for(lambda: made.error == "OSError")
+    wait_for(lambda: made.error == type(error).__name__)
 
     assert kept == [True] * 2 * MOST_WAITING + [False] * 5
     assert made.dropped(FEEDBACK) == 5

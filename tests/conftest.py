@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from apportion.deployments.cluster.launch import set_ray_environment
 from apportion.router.outcomes import OutcomesTable
 from apportion.router.threads import share_cores
 from tests.samples import make_outcomes, save_encoder
@@ -20,6 +21,9 @@ from tests.samples import make_outcomes, save_encoder
 # One process starts several Rays here, and gRPC's handlers of fork(), which a thread of the one before may be in the
 # middle of, can abort the child that is to become the next one's dashboard.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+# Before any module of tests imports Ray.
+set_ray_environment()
 
 # Tests share the cores with the services that they start.
 share_cores()

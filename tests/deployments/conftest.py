@@ -11,11 +11,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from apportion.deployments.cluster.launch import running_service, set_ray_environment
+from apportion.deployments.cluster.launch import running_service
 from tests.deployments.service import CONFIG, Service
-
-set_ray_environment()
-
 
 # Below what the system gives to whoever asks for any port (from 32768 on Linux), since the proxy binds its own much
 # later, and below those of Serve's replicas, which start at 30000.

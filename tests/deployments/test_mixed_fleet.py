@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,20 @@ import pytest
 from apportion.deployments import zoo
 from apportion.deployments.config.capabilities import CapabilitiesConfig
 from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.ingress.forecasting import forecaster_of
 from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.wire.headers import verdict_json
 from apportion.router.assignment import Mip
-from apportion.router.batch.messages import Decision, Refusal, RouteItem, Verdict
+from apportion.router.batch.messages import Decision, Refusal, Verdict
 from apportion.router.batch.policy import Policy
+from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.estimation import RequestEstimator
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.tokens import TokenCounter
-from apportion.router.unpriced import Unpriced
+from apportion.router.unpriced import Unpriced, concatenate
 from tests.deployments.chat_styles import BY_ARGUMENT, SHAPES, STYLES, UNREADABLE
 from tests.router.batch.plain_room import PlainRoom
 
@@ -68,7 +73,7 @@ CLIP = {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}}
 
 
 class MixedFleet:
-    """The real predictor, the zoo's tokenizers with these templates, and the batch room."""
+    """The real predictor, the zoo's tokenizers with these templates, an ingress's forecaster, and the batch room."""
 
     def __init__(
         self,
@@ -82,7 +87,13 @@ class MixedFleet:
         senses = dict.fromkeys(seeing, EYES) | dict.fromkeys(hearing, EARS)
         models = [one.model_copy(update={"capabilities": senses.get(one.name, one.capabilities)}) for one in models]
         counter = TokenCounter.load({one.name: one.tokenizer_source for one in models}, download=False)
-        self._estimator = RequestEstimator(predictor, counter, np.full(4, 256.0))
+        estimator = RequestEstimator(predictor, counter, np.full(4, 256.0))
+
+        async def predict(prompts: Sequence[Prompt], models: tuple[str, ...], bulk: bool) -> Unpriced:
+            return estimator.forecast(prompts)
+
+        config = ServiceConfig.model_validate({"models": models, "predictor": {"artefact": "x", "timeout_s": 60.0}})
+        self._forecaster = forecaster_of(config, predict, np.full(4, 0.5))
         self.room = PlainRoom(policy=Policy(tuple(one.served for one in models), Mip()))
         self.room.join(**dict.fromkeys(NAMES, 100))
 
@@ -91,18 +102,22 @@ class MixedFleet:
         verdicts = await self.verdicts(*(parsed(shape, to) for shape, to in asked))
         return dict(zip(asked, verdicts, strict=True))
 
-    def forecast(self, *read: ParsedRequest) -> Unpriced:
-        return self._estimator.forecast([one.prompt for one in read])
+    async def forecast(self, *read: ParsedRequest) -> Unpriced:
+        return concatenate(await asyncio.gather(*(self._forecaster.forecast(one.item, one.prompt) for one in read)))
 
     async def verdicts(self, *read: ParsedRequest) -> list[Verdict]:
-        self.room.forecast = lambda _: self.forecast(*read)
+        forecast = await self.forecast(*read)
+        self.room.forecast = lambda _: forecast
         return await self.room.verdicts(*(one.item for one in read))
 
 
 def parsed(shape: str, to: str = "auto") -> ParsedRequest:
-    body = {"model": to, "max_tokens": 8, **SHAPES[shape]}
-    found = parse("chat", json.dumps(body).encode(), {}, Rules(NAMES))
-    found.item = replace(found.item, id=f"{shape}-{to}")
+    return asked(f"{shape}-{to}", to, **SHAPES[shape])
+
+
+def asked(name: str, to: str = "auto", **fields: Any) -> ParsedRequest:
+    found = parse("chat", json.dumps({"model": to, "max_tokens": 8, **fields}).encode(), {}, Rules(NAMES))
+    found.item = replace(found.item, id=name)
     return found
 
 
@@ -114,8 +129,8 @@ async def test_each_shape_goes_to_a_model_that_reads_it(style: str, predictor: P
     names = list(STYLES)
     styles = [names[(names.index(style) + step) % len(names)] for step in (0, 1, 3, 6)]
     fleet = MixedFleet(predictor, folder, *styles)
-    asked = [(shape, to) for shape in READABLE_SHAPES for to in ("auto", *NAMES)]
-    for (shape, to), verdict in (await fleet.ask(*asked)).items():
+    pairs = [(shape, to) for shape in READABLE_SHAPES for to in ("auto", *NAMES)]
+    for (shape, to), verdict in (await fleet.ask(*pairs)).items():
         able = {name for name, own in zip(NAMES, styles, strict=True) if shape not in UNREADABLE[own]}
         assert able
         if to == "auto" or to in able:
@@ -155,12 +170,11 @@ async def test_a_picture_goes_where_it_is_seen_and_counts_at_its_most(
 async def test_a_clip_goes_where_it_is_heard_and_counts_at_its_most(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, *["mapping"] * 4, seeing=("finch",), hearing=("lark",))
 
-    def clips(n: int, to: str, text: str) -> RouteItem:
+    def clips(n: int, to: str, text: str) -> ParsedRequest:
         content = [{"type": "text", "text": text}, *[CLIP] * n]
-        body = {"model": to, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
-        return replace(parse("chat", json.dumps(body).encode(), {}, Rules(NAMES)).item, id=f"{n}{to}{text}")
+        return asked(f"{n}{to}{text}", to, messages=[{"role": "user", "content": content}])
 
-    plain, one, two, deaf, long = await fleet.room.verdicts(
+    plain, one, two, deaf, long = await fleet.verdicts(
         *(clips(n, to, "Who?") for n, to in ((0, "lark"), (1, "auto"), (2, "auto"), (1, "finch"))),
         clips(1, "auto", "who " * 90),
     )
@@ -184,20 +198,11 @@ async def test_what_no_model_sees_is_refused_with_all_reasons(predictor: Predict
 async def test_pictures_that_no_context_holds_are_too_long(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, *["mapping"] * 4, seeing=NAMES)
     pictures = [SHAPES["picture"]["messages"][0]] * 3
-    body = {"messages": pictures, "max_tokens": 8}
-    one, two, three = (
-        replace(
-            parse("chat", json.dumps(body | {"messages": pictures[:n]}).encode(), {}, Rules(NAMES)).item, id=f"p{n}"
-        )
-        for n in (1, 2, 3)
-    )
-    told = await fleet.room.verdicts(one, two, three)
+    told = await fleet.verdicts(*(asked(f"p{n}", messages=pictures[:n]) for n in (1, 2, 3)))
     assert [type(verdict) for verdict in told] == [Decision, Decision, Refusal]
     assert "takes at most 2 pictures in a request" in told[2].error.message
     words = [{"role": "user", "content": "count " * 120}, *pictures[:2]]
-    (told,) = await fleet.room.verdicts(
-        replace(parse("chat", json.dumps(body | {"messages": words}).encode(), {}, Rules(NAMES)).item, id="long")
-    )
+    (told,) = await fleet.verdicts(asked("long", messages=words))
     assert told.error.code == "context_length_exceeded"
 
 
@@ -229,8 +234,8 @@ def test_parts_that_nobody_reads_are_refused_by_place(part: dict[str, Any]) -> N
 
 async def test_candidates_say_why_a_model_may_not_answer(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, "no_system", "no_template", "mapping", "mapping")
-    asked = parsed("system")
-    verdicts = await fleet.room.scheduler.preview([asked.item], fleet.forecast(asked))
+    system = parsed("system")
+    verdicts = await fleet.room.scheduler.preview([system.item], await fleet.forecast(system))
     told = {one["model"]: (one["allowed"], one["reason"]) for one in verdict_json(0, verdicts[0])["candidates"]}
     assert told["lark"] == told["heron"] == (True, None)
     assert told["wren"] == (False, "its chat template refuses these messages: no system turns here")
@@ -239,10 +244,10 @@ async def test_candidates_say_why_a_model_may_not_answer(predictor: Predictor, f
 
 async def test_a_limit_that_the_readers_exceed_names_the_others_too(predictor: Predictor, folder: Path) -> None:
     fleet = MixedFleet(predictor, folder, "no_system", "no_system", "no_system", "mapping")
-    asked = parsed("system")
-    long = [asked.prompt.content[0], {"role": "user", "content": "count " * 300}]
-    asked.prompt = replace(asked.prompt, content=long)
-    (verdict,) = await fleet.verdicts(asked)
+    system = parsed("system")
+    long = [system.prompt.content[0], {"role": "user", "content": "count " * 300}]
+    system.prompt = replace(system.prompt, content=long)
+    (verdict,) = await fleet.verdicts(system)
     assert isinstance(verdict, Refusal)
     assert verdict.error.code == "context_length_exceeded"
     assert "maximum context length is 256 tokens" in verdict.error.message

@@ -20,7 +20,7 @@ async def test_batches_are_told_as_they_were_planned_and_answers_as_they_ended()
     await service.announce()
     answered: Counter[str] = Counter()
     for number in range(3):
-        decision = await service.plan(RouteItem(f"r{number}", "hi", max_tokens=10))
+        decision = await service.plan(RouteItem(f"r{number}", max_tokens=10))
         service.link.finish(Done(decision.id, 1e-6, course=Course(0, 0.0, 0.25, 0.5, 200)))
         answered[decision.model] += 1
     state = await service.idle_state()
@@ -43,8 +43,8 @@ async def test_batches_are_told_as_they_were_planned_and_answers_as_they_ended()
 async def test_who_waits_is_told_by_the_model_that_is_asked_for() -> None:
     service = LocalService(configuration(None, slots=1))
     await service.announce()
-    first = await service.plan(RouteItem("first", "hi", model="wren", max_tokens=10))
-    items = [RouteItem(f"r{number}", "hi", model="wren", max_tokens=10) for number in range(2)]
+    first = await service.plan(RouteItem("first", model="wren", max_tokens=10))
+    items = [RouteItem(f"r{number}", model="wren", max_tokens=10) for number in range(2)]
     tasks = [asyncio.create_task(service.plan(item)) for item in items]
     async with asyncio.timeout(5):
         while (told := await service.router.console())["waiting_for"] != {"wren": 2}:
@@ -59,7 +59,7 @@ async def test_who_waits_is_told_by_the_model_that_is_asked_for() -> None:
 async def test_a_service_without_a_console_keeps_nothing_for_it() -> None:
     service = LocalService(configuration(None, ingress={"console": False}))
     await service.announce()
-    await service.run(RouteItem("r", "hi", max_tokens=10))
+    await service.run(RouteItem("r", max_tokens=10))
     told = await service.router.console()
     await service.close()
     assert (told["batches"], told["answers"], told["flow"]) == ([], {}, [])
@@ -80,7 +80,7 @@ async def test_the_last_batches_are_kept() -> None:
     service = LocalService(configuration(None))
     await service.announce()
     for number in range(BATCHES + 2):
-        await service.run(RouteItem(f"r{number}", "hi", max_tokens=1))
+        await service.run(RouteItem(f"r{number}", max_tokens=1))
     told = await service.router.console()
     await service.close()
     assert [batch["id"] for batch in told["batches"]] == list(range(3, BATCHES + 3))

@@ -24,6 +24,7 @@ from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.router.errors import ConfigurationError, DeadlineError, UnavailableError
 from apportion.router.prices import ModelPrice
 from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
+from tests.router.batch.plain_room import forecasts
 
 PRICE = ModelPrice(1.0, 10.0)  # USD per million tokens
 
@@ -170,7 +171,7 @@ async def test_only_who_knows_its_token_is_answered() -> None:
     server = EngineServer(simulated(), "127.0.0.1", token="right")
     await server.start()
     link = StubLink(server.url)
-    decision = await link.plan(parsed().item)
+    decision = await link.plan(parsed().item, forecasts(1))
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
     async with aiohttp.ClientSession() as session:
         for token, status in ((None, 503), ("wrong", 503), ("right", 200)):

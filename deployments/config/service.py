@@ -160,13 +160,13 @@ class PredictorConfig(ListeningSection):
     num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
     threads: int = Field(1, ge=1, description="Threads of torch, and of tokenizers, on the CPU.")
-    num_replicas: int = Field(1, ge=1, description="Replicas; each works on one call at a time.")
-    timeout_s: float = Field(2.0, gt=0, description="Later than this, the batch is planned without it.")
+    num_replicas: int = Field(1, ge=1, description="Replicas; each works on one call at a time, and beside it on long texts.")
+    timeout_s: float = Field(2.0, gt=0, description="Later than this, requests are planned without it.")
     max_call_chars: int = Field(
         1_000_000,
         ge=1_000,
-        description="Characters of text in one call: a batch with more is split, and a request that alone has more is "
-        "planned without a prediction (rung `static`).",
+        description="Longest text that is predicted, in characters: a request that has more is planned without a "
+        "prediction (rung `static`).",
     )
 
     @property

@@ -64,7 +64,6 @@ def build_application(config: ServiceConfig) -> serve.Application:
     if ray.is_initialized() and any(model.replica_groups is not None for model in config.models):
         check_fits(config, live_nodes())
     predictor = Predictor.options(  # type: ignore[attr-defined]
-        num_replicas=config.predictor.num_replicas,
         health_check_period_s=CHECK_PERIOD_S,
         health_check_timeout_s=CHECK_TIMEOUT_S,
         ray_actor_options={
@@ -75,6 +74,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         user_config=LivePredictor().model_dump(),
         max_surge_percent=config.rollout.front_surge_percent,
         logging_config=QUIET,
+        **autoscaling_options(config.predictor),
     ).bind(config)
     solver = Solver.options(  # type: ignore[attr-defined]
         health_check_period_s=CHECK_PERIOD_S,

@@ -160,7 +160,18 @@ class PredictorConfig(ListeningSection):
     num_gpus: float = Field(0, ge=0, description="Share of a GPU; 0: CPU.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves.")
     threads: int = Field(1, ge=1, description="Threads of torch, and of tokenizers, on the CPU.")
-    num_replicas: int = Field(1, ge=1, description="Replicas; each works on one call at a time, and beside it on long texts.")
+    num_replicas: int = Field(
+        1,
+        ge=1,
+        description="Replicas, each of which works on one call at a time, and on long texts beside; with min_replicas, "
+        "the most.",
+    )
+    min_replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Serve scales from these to num_replicas by how much of the time they work; null: always "
+        "num_replicas.",
+    )
     timeout_s: float = Field(2.0, gt=0, description="Later than this, requests are planned without it.")
     max_call_chars: int = Field(
         1_000_000,
@@ -168,6 +179,12 @@ class PredictorConfig(ListeningSection):
         description="Longest text that is predicted, in characters: a request that has more is planned without a "
         "prediction (rung `static`).",
     )
+
+    @model_validator(mode="after")
+    def _least_is_no_more_than_most(self) -> PredictorConfig:
+        if self.min_replicas is not None and self.min_replicas > self.num_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above num_replicas {self.num_replicas}; lower it")
+        return self
 
     @property
     def artefact_path(self) -> str:

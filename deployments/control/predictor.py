@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ray import serve
 
+from apportion.deployments.cluster.autoscaling import USED
 from apportion.deployments.cluster.nodes import node_address
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.artefacts import Artefacts
+from apportion.deployments.control.busy import Busy
 from apportion.deployments.control.watch import Watch
 from apportion.deployments.wire.channel import Address, Listener
 from apportion.deployments.wire.listening import ANY_PORT
@@ -34,7 +36,7 @@ class Predictor:
         log_to_serve()
         self._config = config.predictor
         self._listener = Listener(self.predict, config.predictor.ports or ANY_PORT, "predictor.ports")
-        self._watch = Watch("predictor")
+        self._watch, self._busy = Watch("predictor"), Busy()
         # Here, not above: the other deployments import this module's name and need no torch.
         import torch
 
@@ -43,12 +45,14 @@ class Predictor:
 
         torch.set_num_threads(config.predictor.threads)
         self._artefacts = Artefacts(config)
+        counter = TokenCounter.load(
+            {model.name: model.tokenizer_source for model in config.models},
+            {model.name: model.max_model_len for model in config.models},
+        )
+        self._token_chars = counter.token_chars()
         self._estimator = RequestEstimator(
             predictor=self._artefacts.predictor,
-            counter=TokenCounter.load(
-                {model.name: model.tokenizer_source for model in config.models},
-                {model.name: model.max_model_len for model in config.models},
-            ),
+            counter=counter,
             context=np.array([model.max_model_len for model in config.models], dtype=float),
         )
         self._models = config.names
@@ -77,13 +81,25 @@ class Predictor:
         Raises:
             UnavailableError: it is the predictor of other models, since a deploy is changing them.
         """
-        if models != self._models:
-            raise UnavailableError("the ingress and its predictor have different models; the deploy is not done yet")
+        self._check(models)
         worker = self._bulk if bulk else self._ordinary
         return await asyncio.get_running_loop().run_in_executor(worker, self._work, prompts)
 
+    async def token_chars(self, models: tuple[str, ...]) -> tuple[int | None, ...]:
+        """(M,) characters that a token of each model stands for at most, blanks aside; None: any number.
+
+        Raises:
+            UnavailableError: as `predict`.
+        """
+        self._check(models)
+        return self._token_chars
+
+    def _check(self, models: tuple[str, ...]) -> None:
+        if models != self._models:
+            raise UnavailableError("the ingress and its predictor have different models; the deploy is not done yet")
+
     def _work(self, prompts: Sequence[Prompt]) -> Unpriced:
-        with self._watch.call():
+        with self._watch.call(), self._busy.work():
             return self._estimator.forecast(prompts)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -93,6 +109,10 @@ class Predictor:
             self._estimator = dataclasses.replace(self._estimator, predictor=predictor)
 
         self._artefacts.want(user_config, taken)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaling sees of a replica: the share of the time that it works."""
+        return {USED: self._busy.share()}
 
     def check_health(self) -> None:
         """Raises: UnavailableError: it hangs, so that Serve starts another in its place."""

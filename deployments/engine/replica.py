@@ -18,7 +18,7 @@ from typing import Protocol
 
 from ray import serve
 
-from apportion.deployments.cluster.autoscaling import USED_SLOTS
+from apportion.deployments.cluster.autoscaling import USED
 from apportion.deployments.cluster.nodes import node_address
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.engine.meter import Meter
@@ -106,7 +106,7 @@ class Engine:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaling sees of a replica: the share of its slots that is taken; above 1 engines queue."""
-        return {USED_SLOTS: self._meter.sequences / self._replica.slots}
+        return {USED: self._meter.sequences / self._replica.slots}
 
     async def _announce_forever(self) -> None:
         while True:

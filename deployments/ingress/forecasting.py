@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
+from ray.serve.handle import DeploymentHandle
 
 from apportion.deployments.config.service import PredictorConfig, ServiceConfig
 from apportion.router.arrays import FloatArray
@@ -14,11 +17,14 @@ from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.prompt import Prompt
 from apportion.router.unpriced import Unpriced
 
+logger = logging.getLogger(__name__)
+
 # On a CPU a call takes as long as its requests together, and so long whoever comes next waits: some hundredths of a
 # second. A GPU takes many at once.
 CPU_CALL_ITEMS, GPU_CALL_ITEMS = 32, 256
 ORDINARY_CHARS = 100_000  # of an ordinary call
 BULK_ITEMS, BULK_CHARS = 16, 50_000
+LEARN_S = 5.0  # between two looks for what the predictor has not told yet
 PATIENCE = 0.25  # of the predictor's time-out: who stands in line for longer goes without a prediction
 
 
@@ -52,6 +58,18 @@ def forecaster_of(config: ServiceConfig, predictor: Predictor, mean_success: Flo
         ordinary_chars=min(ORDINARY_CHARS, config.predictor.max_call_chars),
         max_chars=config.predictor.max_call_chars,
     )
+
+
+async def learn_token_chars(forecaster: Forecaster, config: ServiceConfig, predictor: DeploymentHandle) -> None:
+    """Asks the predictor for what refuses texts by their length, until it is there and answers."""
+    while True:
+        try:
+            forecaster.token_chars = await predictor.token_chars.remote(config.names)
+        except Exception as error:
+            logger.info("the predictor's bounds of texts are not known yet: %s", type(error).__name__)
+            await asyncio.sleep(LEARN_S)
+        else:
+            return
 
 
 def ordinary_calls(config: PredictorConfig) -> CallLimits:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from apportion.deployments.ingress.console.reference_page import reference_page
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.door import MAX_REQUESTS, Door
 from apportion.deployments.ingress.feedback import MAX_BODY_BYTES, read_feedback
-from apportion.deployments.ingress.forecasting import forecaster_of
+from apportion.deployments.ingress.forecasting import forecaster_of, learn_token_chars
 from apportion.deployments.ingress.known_fields import Kind
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.metrics_page import CONTENT_TYPE, MetricsPage, targets
@@ -154,6 +155,7 @@ class Ingress:
         self._router = router
         self._predictor = Channel(predictor.address.remote, "the predictor", config.predictor.num_replicas)
         self._forecaster = forecaster_of(config, self._predictor.call, mean_success)
+        self._learning = asyncio.create_task(learn_token_chars(self._forecaster, config, predictor), context=Context())
         self._state = RouterState(router.state.remote, config.models, predictor=self._predictor_state)
         self._state.listen()
         self._console = Console(lambda: router.console.remote())
@@ -172,6 +174,7 @@ class Ingress:
     async def __del__(self) -> None:
         self._state.close()
         self._naming.close()
+        self._learning.cancel()
         self._forecaster.close()
         self._predictor.close()
         self._authenticator.close()

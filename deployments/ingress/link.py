@@ -8,6 +8,7 @@ was lost unnoticed, its verdicts are asked for and its endings are told once mor
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 import time
@@ -106,7 +107,7 @@ class RouterLink:
         """Raises: OverloadedError: the router would refuse the account's request now, so nobody works on it before."""
         until_s, error = self._refused.get(account, (0.0, None))
         if error is not None and time.monotonic() < until_s:
-            raise error
+            raise copy.copy(error)  # each its own: an error that is raised keeps the frames that it went through
 
     async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
         """Where the request goes.

@@ -102,6 +102,11 @@ class TokenCounter:
             for shared in columns.values()
         ]
 
+    def token_chars(self) -> tuple[int | None, ...]:
+        """(M,): of a text's characters that are not blank, the most that one token stands for; None: any number."""
+        found = {column: group.token_chars for group in self._groups for column in group.columns}
+        return tuple(found[column] for column in range(len(self.models)))
+
     @classmethod
     def load(
         cls,
@@ -209,6 +214,11 @@ class _Group:
     @cached_property
     def _bound(self) -> LengthBound | None:
         return None if self.longest is None else LengthBound.of(self.counted.tokenizer.backend_tokenizer)
+
+    @property
+    def token_chars(self) -> int | None:
+        """Characters that a token stands for at most; None: any number."""
+        return None if self._bound is None else self._bound.chars
 
     def count(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.guards.parts import Part
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.prompt import Prompt
+from apportion.router.batch.size import told_chars
+from apportion.router.errors import ContextLengthError
 from apportion.router.unpriced import Unpriced
 
 Predict = Callable[[Sequence[Prompt]], Awaitable[Unpriced]]
@@ -128,6 +131,10 @@ class Forecaster:
         facts: what is known without a predictor.
         ordinary_chars: longer texts are no ordinary ones.
         max_chars: longer texts are not predicted.
+
+    Attributes:
+        token_chars: (M,), of a text's characters that are not blank, the most that one token of each model stands for
+            (None: any number), once it is known.
     """
 
     def __init__(self, ordinary: Lane, bulk: Lane, facts: FleetFacts, *, ordinary_chars: int, max_chars: int) -> None:
@@ -136,6 +143,7 @@ class Forecaster:
         self._facts = facts
         self._ordinary_chars = ordinary_chars
         self._max_chars = max_chars
+        self.token_chars: tuple[int | None, ...] = (None,) * len(facts.models)
         self._lengths = TypicalLengths(np.asarray(facts.max_model_len, dtype=float))
 
     @property
@@ -148,7 +156,12 @@ class Forecaster:
 
         Args:
             planned_only: it is not run, and waits for its turn.
+
+        Raises:
+            ContextLengthError: its text is longer than any context holds, whatever it says.
         """
+        if not planned_only:  # of a list each is told what becomes of it
+            self._check_length(item, prompt)
         found: Unpriced | None = None
         if prompt.chars <= self._max_chars:
             lane = self._bulk if planned_only or prompt.chars > self._ordinary_chars else self._ordinary
@@ -157,9 +170,27 @@ class Forecaster:
             found = prior_forecast(prompt, self._facts.models, self._facts.mean_success, self._lengths.tokens)
         elif item.needs.text:
             self._lengths.learn(found)
-        # Pictures and clips count at their most: they were not there when the text was counted.
-        media = np.array([item.needs.images, item.needs.audio])
-        return found.with_input(self._facts.media_tokens @ media) if media.any() else found
+        images, audio = item.needs.images, item.needs.audio
+        if not (images or audio):
+            return found
+        # They count at their most: they were not there when the text was counted.
+        return found.with_input(self._facts.media_tokens @ np.array([images, audio]))
+
+    def _check_length(self, item: RouteItem, prompt: Prompt) -> None:
+        """Refuses what is too long for the model that it names, or for all of them, by its length alone."""
+        named = [column for column, model in enumerate(self._facts.models) if item.model in (None, model)]
+        bounds = [(self._facts.max_model_len[column], self.token_chars[column]) for column in named]
+        known = [(longest, chars) for longest, chars in bounds if chars is not None]
+        if len(known) < len(bounds) or not known or prompt.chars <= min(longest * chars for longest, chars in known):
+            return
+        size = told_chars(prompt.content)
+        fewest = [(longest, math.ceil(size / chars)) for longest, chars in known]
+        longest, least = max(fewest, key=lambda one: one[0] - one[1])  # the model that has most room
+        if least > longest:
+            raise ContextLengthError(
+                f"this model's maximum context length is {longest:.0f} tokens; the prompt has at least {least} tokens: "
+                "shorten the prompt"
+            )
 
     def close(self) -> None:
         """Asks no more."""

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 from ray.serve.config import AutoscalingConfig
 
-from apportion.deployments.cluster.autoscaling import USED_SLOTS, autoscaling_options, replicas_for_used_slots
+from apportion.deployments.cluster.autoscaling import USED, autoscaling_options, replicas_for_use
 from apportion.deployments.config.models import ReplicaGroup
+from apportion.deployments.config.service import PredictorConfig
+from apportion.deployments.control.busy import Busy
+from tests.router.batch.plain_room import Clock
 
 
 def decide(shares: dict[str, float] | None, target: int = 2) -> int:
-    metrics: dict[str, Any] = {} if shares is None else {USED_SLOTS: shares}
+    metrics: dict[str, Any] = {} if shares is None else {USED: shares}
     context: Any = SimpleNamespace(aggregated_metrics=metrics, target_num_replicas=target)
-    return replicas_for_used_slots(context)[0]
+    return replicas_for_use(context)[0]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +45,27 @@ def test_serve_takes_the_bounds_and_finds_the_policy() -> None:
     assert (config.min_replicas, config.max_replicas) == (2, 4)
     config.policy.serialize_policy()
     assert config.policy.get_policy()(
-        SimpleNamespace(aggregated_metrics={USED_SLOTS: {"a": 1.0}}, target_num_replicas=1)
+        SimpleNamespace(aggregated_metrics={USED: {"a": 1.0}}, target_num_replicas=1)
     ) == (2, {})
 
 
 def test_without_bounds_the_number_is_fixed() -> None:
     assert autoscaling_options(ReplicaGroup(name="g", num_replicas=3)) == {"num_replicas": 3}
+
+
+def test_a_predictor_is_scaled_by_the_time_in_which_it_works() -> None:
+    clock = Clock()
+    busy = Busy(clock)
+    clock.now_s += 2
+    with busy.work(), busy.work():
+        clock.now_s += 3
+        assert busy.share() == pytest.approx(0.6)
+        clock.now_s += 1
+    clock.now_s += 3
+    assert busy.share() == pytest.approx(0.25)
+    assert busy.share() == 0.0
+    config = PredictorConfig(artefact="zoo:predictor", num_replicas=4, min_replicas=2)
+    assert autoscaling_options(config)["autoscaling_config"]["max_replicas"] == 4
+    assert autoscaling_options(config.model_copy(update={"min_replicas": None})) == {"num_replicas": 4}
+    with pytest.raises(ValueError, match="min_replicas 5 is above num_replicas 4"):
+        PredictorConfig(artefact="zoo:predictor", num_replicas=4, min_replicas=5)

@@ -31,6 +31,7 @@ from tests.deployments.ingress.dispatching import StubLink, serving
 from tests.deployments.local_router import DearIsGood
 from tests.router.batch.plain_room import forecasts
 
+TOKEN_CHARS = 16  # that the played predictor says a token stands for at most
 CONFIG = {
     "models": [
         {
@@ -105,7 +106,14 @@ async def ingress_before(engine: Any, **sections: dict[str, Any]) -> AsyncIterat
 async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) -> AsyncIterator[Front]:
     """An ingress before a router, of which it uses what a deployment's handle has; all that is routed is served."""
     listener = Listener((predictor or DearIsGood()).predict, ANY_PORT, "predictor.ports")
-    handle = SimpleNamespace(address=SimpleNamespace(remote=partial(listener.start, "127.0.0.1")))
+
+    async def token_chars(models: tuple[str, ...]) -> tuple[int | None, ...]:
+        return (TOKEN_CHARS,) * len(models)
+
+    handle = SimpleNamespace(
+        address=SimpleNamespace(remote=partial(listener.start, "127.0.0.1")),
+        token_chars=SimpleNamespace(remote=token_chars),
+    )
     ingress = _Ingress(config, router, handle, np.full(len(config.models), 0.5))
 
     def routed(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
@@ -131,6 +139,7 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
         ingress._naming.close()
         await ingress._link.close()
         ingress._channel.close()
+        ingress._learning.cancel()
         ingress._predictor.close()
         listener.close()
         await ingress._dispatcher.close()

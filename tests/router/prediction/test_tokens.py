@@ -55,6 +55,8 @@ def test_what_no_context_holds_is_not_tokenised() -> None:
     found = counter.count_batch(["中" * 100, "中" * 101, [{"role": "user", "content": "x" * 10**6}], ["x", "y" * 101]])
     assert found.tokens[:, 0].tolist() == [300, 101, 10**6 + 15, 1 + 2 * 101]  # in the mean of both, too
     np.testing.assert_array_equal(found.tokens[:, 0], found.tokens[:, 1])
+    assert counter.token_chars() == (1, 1)
+    assert TokenCounter({"one": Counted(tokenizer)}).token_chars() == (None,)
 
 
 def test_one_bad_item_spoils_no_other(counter: TokenCounter) -> None:

@@ -15,7 +15,7 @@ from apportion.router.batch.forecasting.forecaster import CallLimits, Forecaster
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.prompt import Prompt
 from apportion.router.budget import Account
-from apportion.router.errors import InvalidRequestError
+from apportion.router.errors import ContextLengthError, InvalidRequestError
 from apportion.router.unpriced import Unpriced
 from tests.router.batch.forecasting.plain_lane import Slow, broken, forecast, make_forecaster, predicted
 from tests.router.batch.plain_room import MODELS, POLICY, Clock, forecasts, items, until
@@ -223,3 +223,39 @@ async def test_whoever_leaves_while_predicted_ends_and_takes_no_place_along() ->
     forecaster = make_forecaster(slow, timeout_s=1.0)
     await leaves(forecaster)
     assert not (await forecast(forecaster, *items(1))).guessed
+
+
+def said(text: str, role: str = "user") -> list[dict[str, Any]]:
+    return [{"role": role, "content": [{"type": "text", "text": text}]}]
+
+
+@pytest.mark.parametrize(
+    ("content", "model", "refused"),
+    [
+        ("x" * 500, None, False),  # a hundred tokens of the second model
+        ("x" * 501, None, True),
+        ("x" * 401, "small", True),
+        ("x" * 401, "large", False),
+        ("x" * 401, "strange", False),
+        ("x " * 500, None, False),
+        (said("x" * 501), None, True),
+        (said("x" * 501, "assistant"), None, False),  # a template may leave that out
+        (["x" * 300] * 2, None, False),
+        ([1] * 600, None, False),
+    ],
+)
+async def test_what_no_context_holds_is_refused_by_its_length_before_anybody_reads_it(
+    content: Any, model: str | None, refused: bool
+) -> None:
+    slow = Slow(0.0)
+    forecaster = make_forecaster(slow)
+    forecaster.token_chars = (4, 5)
+    if refused:
+        with pytest.raises(ContextLengthError, match="context length is 100 tokens; the prompt has at least 101"):
+            await forecaster.forecast(RouteItem("r", model=model), Prompt(content))
+    else:
+        assert await forecaster.forecast(RouteItem("r", model=model), Prompt(content))
+    assert len(slow.calls) == (not refused)
+    assert await forecaster.forecast(RouteItem("r", model=model), Prompt(content), planned_only=True)
+    forecaster.token_chars = (4, None)
+    assert model == "small" or await forecaster.forecast(RouteItem("r", model=model), Prompt(content))

@@ -34,6 +34,11 @@ def service(stage: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactor
     if url := os.environ.get("APPORTION_URL"):
         return Service(url, document)
     document["http_options"]["port"] = free_port()
-    path = tmp_path_factory.mktemp("service") / "serve_config.yaml"
+    folder = tmp_path_factory.mktemp("service")
+    document["applications"][0]["args"] |= {
+        "records": {"uri": str(folder / "records"), "prompts": True, "segment_s": 1},
+        "feedback": {"keys": {"correct": {"kind": "boolean", "score": True}}},
+    }
+    path = folder / "serve_config.yaml"
     path.write_text(yaml.safe_dump(document))
     return Service(stage.enter_context(running_service(path, console=Console(quiet=True))), document)

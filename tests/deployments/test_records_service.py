@@ -1,0 +1,125 @@
+"""Feedback, records and another artefact at the running service: its APIs, two processes that write, one that reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from apportion.deployments.cli import app
+from apportion.deployments.cluster.launch import deploy
+from apportion.deployments.config.models import resolve_source
+from apportion.router.outcomes.files import read_outcomes
+from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS
+from apportion.router.records.store import Store
+from tests.deployments.processes import replicas
+from tests.deployments.service import Service, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+
+ASKED = [{"role": "user", "content": "What is 4 plus 5?"}]
+FINCH = {"model": "finch", "temperature": 0, "max_tokens": 8}
+
+
+@pytest.fixture
+def uri(service: Service) -> str:
+    records = service.document["applications"][0]["args"].get("records")
+    if records is None:
+        pytest.skip("the service that APPORTION_URL names keeps no records")
+    return str(records["uri"])
+
+
+def by_id(answer: httpx.Response) -> str:
+    return str(answer.json()["id"])
+
+
+def by_first_chunk(answer: httpx.Response) -> str:
+    return str(json.loads(answer.text.split("\n\n")[0].removeprefix("data: "))["id"])
+
+
+def by_header(answer: httpx.Response) -> str:
+    assert answer.headers["x-router-id"] == answer.headers["request-id"]
+    return str(answer.headers["request-id"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED}, by_id),
+        ("/v1/chat/completions", {"messages": ASKED, "stream": True}, by_first_chunk),
+        ("/v1/completions", {"prompt": "4 plus 5"}, by_id),
+        ("/v1/messages", {"messages": ASKED}, by_id),
+        ("/v1/responses", {"input": "What is 4 plus 5?", "max_tokens": None, "max_output_tokens": 8}, by_header),
+    ],
+)
+def test_answers_of_every_api_take_feedback_and_are_recorded(
+    service: Service, uri: str, path: str, body: dict[str, Any], name: Callable[[httpx.Response], str]
+) -> None:
+    answer = service.post(path, FINCH | body)
+    assert answer.status_code == 200, answer.text
+    told = service.post("/v1/feedback", {"id": name(answer), "key": "correct", "value": True})
+    assert told.status_code == 202, told.text
+    unknown = service.post("/v1/feedback", {"id": "chatcmpl-" + "0" * 40, "key": "correct", "value": True})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "answer_not_found")
+
+    mine, store = answer.headers["x-router-id"], Store.open(uri)
+    for kind in (REQUESTS, FEEDBACK, PROMPTS):
+        wait_for(lambda k=kind: mine in store.read(k)["id"].to_pylist(), 20, f"the answer is among {kind.name}")
+    [row] = [row for row in store.read(REQUESTS).to_pylist() if row["id"] == mine]
+    assert (row["chosen"], row["status"], row["named"]) == ("finch", 200, True)
+    assert row["input_tokens"] > 3
+    assert 0 < row["output_tokens"] <= 8
+    assert service.health()["records"] == {"dropped": {"requests": 0, "feedback": 0}, "error": None}
+
+
+def test_records_are_a_table_to_learn_from(service: Service, uri: str, tmp_path: Path) -> None:
+    answer = service.chat()
+    service.post("/v1/feedback", {"id": answer.json()["id"], "key": "correct", "value": False})
+    mine, store = answer.headers["x-router-id"], Store.open(uri)
+    for kind in (REQUESTS, FEEDBACK, PROMPTS):
+        wait_for(lambda k=kind: mine in store.read(k)["id"].to_pylist(), 20, f"the answer is among {kind.name}")
+    done = CliRunner().invoke(app, ["outcomes", "--records", uri, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+
+    table = read_outcomes(tmp_path)
+    row = table.queries["query_id"].tolist().index(mine)
+    column = table.models.index(answer.headers["x-router-model"])
+    assert table.prompts[row] == "What is 2 plus 3?"
+    assert table.scores[row, column] == 0.0
+    assert np.isfinite(table.scores[row]).sum() == 1
+    usage = answer.json()["usage"]
+    assert table.input_tokens[row, column] == usage["prompt_tokens"]
+    assert table.output_tokens[row, column] == usage["completion_tokens"]
+    assert table.cost_usd[row, column] == pytest.approx(float(answer.headers["x-router-settled-cost-usd"]), abs=1e-9)
+
+
+def test_the_predictor_takes_another_artefact_without_a_restart_and_the_first_one_again(
+    service: Service, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(resolve_source("zoo:predictor"), other)
+    arrays = load_file(str(other / "weights.safetensors"))
+    arrays["calibration.bucket_values"] = np.ascontiguousarray(0.1 * arrays["calibration.bucket_values"])
+    save_file(arrays, str(other / "weights.safetensors"))
+
+    def success() -> float:
+        return float(service.chat(model="heron", max_tokens=4).headers["x-router-success"])
+
+    before, processes = success(), replicas("Predictor")
+    changed = json.loads(json.dumps(service.document))
+    changed["applications"][0]["deployments"] = [{"name": "Predictor", "user_config": {"artefact": str(other)}}]
+    try:
+        deploy(changed)
+        wait_for(lambda: success() < 0.5 * before, 90, "the other artefact predicts")
+    finally:
+        deploy(service.document)
+    wait_for(lambda: success() == pytest.approx(before), 90, "the first artefact predicts")
+    assert replicas("Predictor") == processes

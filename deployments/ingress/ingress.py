@@ -257,6 +257,7 @@ class Ingress:
         caller = self._authenticator.admit_feedback(request.headers)
         with self._door.request() as upload:
             raw = await upload.body(request, MAX_BODY_BYTES)
+            await self._naming.ready()
             said = read_feedback(raw, caller.account, self._naming, self._config.feedback)
             await answer_of(self._router.feedback.remote(caller.account, said), FEEDBACK_S)
         return {"object": "feedback", "id": said.id, "key": said.key}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from apportion.deployments.cluster.autoscaling import USED
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.config.service import DispatchConfig
 from apportion.deployments.engine import replica as replica_module
@@ -157,9 +158,9 @@ async def test_autoscaling_sees_sequences(whole: Whole) -> None:
     work = asyncio.create_task(whole.dispatcher.serve(request, PATH, Client(Browser().send)))
     while not whole.engine._server.running:
         await asyncio.sleep(0.01)
-    assert whole.engine.record_autoscaling_stats() == {"used_slots": 0.5}
+    assert whole.engine.record_autoscaling_stats() == {USED: 0.5}
     await work
-    assert whole.engine.record_autoscaling_stats() == {"used_slots": 0.0}
+    assert whole.engine.record_autoscaling_stats() == {USED: 0.0}
 
 
 async def test_nobody_is_shown_an_engines_token(whole: Whole) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from apportion.deployments.wire.settlement import Settled, settled_headers
 from apportion.router.batch.messages import ROUTER, EngineReplica
 
 
@@ -33,7 +34,8 @@ class FailingReplica:
                 self.send_response(500 if outer.fails else 200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
-                self.send_header("x-router-settled-cost-usd", "1e-06")
+                for name, value in settled_headers(Settled(1e-6, input_tokens=5, output_tokens=1)).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
 

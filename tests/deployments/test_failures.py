@@ -140,7 +140,8 @@ def test_a_replica_that_answers_500_is_left_alone_until_it_works(service: Servic
         wait_for(lambda: name in service.replicas(), 10, "the failing replica has joined")
         for _ in range(5):
             assert service.chat(model="wren", max_tokens=1).status_code == 200
-        wait_for(lambda: service.replicas()[name]["breaker"] != "closed", 3, "it is left alone")
+        # An ingress that nobody has asked lately may tell what was so two seconds ago.
+        wait_for(lambda: service.replicas().get(name, {}).get("breaker", "closed") != "closed", 5, "it is left alone")
         asked = replica.asked
         assert 3 <= asked < 5, "three failures in a row open the breaker"
         replica.fails = False

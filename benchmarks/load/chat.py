@@ -74,7 +74,9 @@ def greedy_chat(prompt: str, model: str, max_tokens: int, *, stream: bool = Fals
     return {"model": model, "messages": messages, "temperature": 0, "max_tokens": max_tokens, "stream": stream}
 
 
-async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
+async def ask(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> Answer:
     """Sends one body to a chat endpoint; a failure is an answer with `error`, never an exception.
 
     Args:
@@ -87,7 +89,9 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
     answer = Answer()
     started_s = time.perf_counter()
     try:
-        async with session.post(url, data=json.dumps(body), headers=JSON | _TELL_COST) as response:
+        async with session.post(
+            url, data=json.dumps(body), headers=JSON | _TELL_COST | dict(headers or {})
+        ) as response:
             answer.status = response.status
             answer.headers = response.headers
             answer.model = answer.headers.get("x-router-model", "")
@@ -120,11 +124,13 @@ async def ask_all(url: str, bodies: Sequence[dict[str, Any]], *, concurrency: in
         return list(await asyncio.gather(*map(one, bodies)))
 
 
-async def time_only(session: aiohttp.ClientSession, url: str, body: bytes) -> Sample:
+async def time_only(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> Sample:
     """Sends a body and throws the answer away."""
     started_s = time.perf_counter()
     try:
-        async with session.post(url, data=body, headers=JSON) as answer:
+        async with session.post(url, data=body, headers=JSON | dict(headers or {})) as answer:
             await answer.content.readany()
             first_s = time.perf_counter() - started_s
             await answer.read()

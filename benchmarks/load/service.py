@@ -4,8 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import httpx
+
+from apportion.deployments.app import engine_name
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.wire.engine_headers import TOKEN_HEADER
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where chats are sent: a base URL, and the token that an engine asks for."""
+
+    url: str
+    token: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.token is None else {TOKEN_HEADER: self.token}
+
+
+def engine_places(base: str, models: Sequence[ModelConfig], timeout_s: float) -> dict[str, Place]:
+    """A replica of each model, past the router, by model; of the service on this process's Ray.
+
+    Raises:
+        TimeoutError: some model has none yet.
+    """
+    from ray import serve
+
+    engine_urls(base, timeout_s)
+    names = {model.name: engine_name(model, model.groups[0]) for model in models}
+    handles = {model: serve.get_deployment_handle(name, app_name="apportion") for model, name in names.items()}
+    told = {model: handle.where.remote().result(timeout_s=timeout_s) for model, handle in handles.items()}
+    return {model: Place(replica.url, replica.token) for model, replica in told.items()}
 
 
 def engine_urls(base: str, timeout_s: float) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.load.chat import PATH
 from benchmarks.load.cpu import HAPROXY
+from benchmarks.load.service import Place
 
 ENCODER = "apportion/Predictor"
 ROUTED = (HAPROXY, "apportion/Ingress", "apportion/Router", ENCODER, "apportion/Solver")  # what a request costs CPU
@@ -19,7 +20,7 @@ class Arm:
 
     url: of the chat endpoint. model: what requests ask for. way: kinds of processes between client and engine.
     engine: kinds of processes that answer. pids: processes that no command line tells, by kind. words: before the
-    question, which has some 10 tokens; each is one.
+    question, which has some 10 tokens; each is one. headers: that the way asks for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Arm:
     engine: tuple[str, ...]
     pids: Mapping[str, int]
     words: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def way_ms(self, cpu_ms: Mapping[str, float]) -> float:
         return sum(cpu_ms.get(kind, 0.0) for kind in self.way)
@@ -37,7 +39,7 @@ class Arm:
         return sum(cpu_ms.get(kind, 0.0) for kind in self.engine)
 
 
-def service_arms(base: str, engine_url: str, model: str, models: tuple[str, ...]) -> list[Arm]:
+def service_arms(base: str, engine: Place, model: str, models: tuple[str, ...]) -> list[Arm]:
     """Straight to an engine, through Serve's passthrough, and through the router with a fixed model and with `auto`.
 
     `auto` has long prompts once more.
@@ -45,7 +47,7 @@ def service_arms(base: str, engine_url: str, model: str, models: tuple[str, ...]
     engines = tuple(f"apportion/Engine-{name}" for name in models)
     passthrough = (HAPROXY, "passthrough/PassthroughIngress")
     return [
-        Arm("engine", engine_url + PATH, model, (), engines, {}),
+        Arm("engine", engine.url + PATH, model, (), engines, {}, headers=engine.headers),
         Arm("passthrough", f"{base}/passthrough{PATH}", model, passthrough, ("passthrough/CannedReplica",), {}),
         Arm("fixed", base + PATH, model, ROUTED, engines, {}),
         Arm("auto", base + PATH, "auto", ROUTED, engines, {}),

@@ -53,7 +53,7 @@ async def _send(arm: Arm, requests: int, concurrency: int, stream: bool) -> tupl
     async with chat_session(TIMEOUT_S) as session:
 
         async def call(number: int) -> Sample:
-            return await time_only(session, arm.url, body(number, stream, arm.model, arm.words))
+            return await time_only(session, arm.url, body(number, stream, arm.model, arm.words), arm.headers)
 
         return await closed_loop(call, requests, concurrency)
 

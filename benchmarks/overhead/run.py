@@ -16,7 +16,7 @@ from apportion.deployments.config.models import SimulatedConfig
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from benchmarks.load.numbers import medians
-from benchmarks.load.service import engine_urls
+from benchmarks.load.service import Place, engine_places, engine_urls
 from benchmarks.overhead.arm import Arm, service_arms
 from benchmarks.overhead.proxies import running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
@@ -95,7 +95,7 @@ def _deploy(config: ServiceConfig) -> list[Arm]:
     serve.run(build_passthrough(config.models[0]), name="passthrough", route_prefix="/passthrough")
     serve.run(build_application(config), name="apportion", route_prefix="/")
     model = config.models[0].name
-    return service_arms(BASE, engine_urls(BASE, READY_S)[model], model, config.names)
+    return service_arms(BASE, engine_places(BASE, config.models, READY_S)[model], model, config.names)
 
 
 def _measure(arms: list[Arm], outside: list[Arm], requests: int, rounds: int, console: Console) -> Rounds:
@@ -125,7 +125,7 @@ def _ceiling(service: ServiceConfig, number: int, requests: int, rounds: int, co
     console.print(f"{number} ingress replicas")
     serve.run(build_application(with_ingresses(service, number)), name="apportion", route_prefix="/")
     engine_urls(BASE, READY_S)
-    *_, auto, _ = service_arms(BASE, "", "", service.names)
+    *_, auto, _ = service_arms(BASE, Place(""), "", service.names)
     run_round(auto, requests=256, concurrency=CEILING_CONCURRENCY, stream=False)
     result: dict[str, Any] = {"ingress_replicas": number}
     for stream in (False, True):

@@ -12,25 +12,26 @@ from benchmarks.load.arrivals import closed_loop, open_loop, poisson_arrivals_s
 from benchmarks.load.chat import PATH, Answer, ask, chat_session
 from benchmarks.load.cpu import cpu_seconds, load_average, spent_ms
 from benchmarks.load.numbers import Target, summary
+from benchmarks.load.service import Place
 from benchmarks.throughput.case import SHORT, Case
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import Example
 
 TIMEOUT_S = 120.0
-Place = Callable[[int], tuple[str, str]]  # of a request: base URL and model
+Choice = Callable[[int], tuple[Place, str]]  # of a request: where it goes, and the model that it names
 
 
 def routed(
     case: Case, url: str, examples: Sequence[Example], target: Target, seed: int
 ) -> tuple[dict[str, Any], list[str]]:
     """The round through the router, and the model that answered each request."""
-    answers, found = _measure(case, lambda _: (url, "auto"), examples, target, seed)
+    answers, found = _measure(case, lambda _: (Place(url), "auto"), examples, target, seed)
     return found, [answer.model for answer in answers]
 
 
 def direct(
     case: Case,
-    engines: Mapping[str, str],
+    engines: Mapping[str, Place],
     mix: Sequence[str],
     examples: Sequence[Example],
     target: Target,
@@ -39,22 +40,22 @@ def direct(
     """The same requests to the engines' own ports.
 
     Args:
-        engines: base URL by model. mix: model by request; one that the router refused goes to any.
+        engines: by model. mix: model by request; one that the router refused goes to any.
     """
     spare = next(iter(engines))
 
-    def place(number: int) -> tuple[str, str]:
+    def chosen(number: int) -> tuple[Place, str]:
         model = mix[number] if mix[number] in engines else spare
         return engines[model], model
 
-    return _measure(case, place, examples, target, seed)[1]
+    return _measure(case, chosen, examples, target, seed)[1]
 
 
 def _measure(
-    case: Case, place: Place, examples: Sequence[Example], target: Target, seed: int
+    case: Case, choice: Choice, examples: Sequence[Example], target: Target, seed: int
 ) -> tuple[list[Answer], dict[str, Any]]:
     before = cpu_seconds()
-    answers, seconds = asyncio.run(_send(case, place, examples, seed))
+    answers, seconds = asyncio.run(_send(case, choice, examples, seed))
     cpu_ms = spent_ms(before, cpu_seconds())
     found = summary(answers, seconds, target)
     found["right"] = right(answers, examples) if case.answers == SHORT else None
@@ -63,12 +64,13 @@ def _measure(
     return answers, found
 
 
-async def _send(case: Case, place: Place, examples: Sequence[Example], seed: int) -> tuple[list[Answer], float]:
+async def _send(case: Case, choice: Choice, examples: Sequence[Example], seed: int) -> tuple[list[Answer], float]:
     async with chat_session(TIMEOUT_S) as session:
 
         async def call(number: int) -> Answer:
-            base, model = place(number)
-            return await ask(session, base + PATH, case.body(examples[number % len(examples)], model))
+            place, model = choice(number)
+            body = case.body(examples[number % len(examples)], model)
+            return await ask(session, place.url + PATH, body, place.headers)
 
         if case.rate_per_s is None:
             return await closed_loop(call, case.requests, case.concurrency or 1)

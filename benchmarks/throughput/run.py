@@ -14,7 +14,7 @@ from apportion.deployments.cluster.launch import running_service
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
 from benchmarks.load.numbers import Target, medians, ratio_range
-from benchmarks.load.service import engine_urls
+from benchmarks.load.service import Place, engine_places
 from benchmarks.stamp import stamp
 from benchmarks.throughput import vllm_bench
 from benchmarks.throughput.case import LONG, SHORT, Case, closed_cases
@@ -42,7 +42,7 @@ def run(
     service = read_config(config).service
     examples = generate("test", 512, seed)
     with running_service(config, console=console) as url:
-        engines = engine_urls(url, READY_S)
+        engines = engine_places(url, service.models, READY_S)
         _warm_up(url, engines, examples, target)
         closed = _measure(closed_cases(scale), url, engines, examples, target, rounds, seed, console)
         fastest = max(row["routed"]["requests_per_s"] for row in closed if row["answers"] == SHORT)
@@ -79,7 +79,7 @@ def targets(closed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _warm_up(url: str, engines: dict[str, str], examples: Sequence[Example], target: Target) -> None:
+def _warm_up(url: str, engines: dict[str, Place], examples: Sequence[Example], target: Target) -> None:
     for stream in (False, True):
         case = Case(SHORT, stream, 96, concurrency=32)
         _, mix = routed(case, url, examples, target, 0)
@@ -89,7 +89,7 @@ def _warm_up(url: str, engines: dict[str, str], examples: Sequence[Example], tar
 def _measure(
     cases: Sequence[Case],
     url: str,
-    engines: dict[str, str],
+    engines: dict[str, Place],
     examples: Sequence[Example],
     target: Target,
     rounds: int,

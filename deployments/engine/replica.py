@@ -98,6 +98,10 @@ class Engine:
         )
         self._heartbeat = asyncio.create_task(self._announce_forever())
 
+    def where(self) -> EngineReplica:
+        """Where it answers, and the token that it asks for: told over Serve, to who measures it without the router."""
+        return self._replica
+
     def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         self._backend.check_health()

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from apportion.deployments.zoo import MODELS
 from benchmarks.load.chat import Sample
 from benchmarks.load.report import write
+from benchmarks.load.service import Place
 from benchmarks.overhead import report
 from benchmarks.overhead.arm import ENCODER, LONG, Arm, service_arms
 from benchmarks.overhead.engine import MODEL
@@ -18,7 +19,7 @@ from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
 from benchmarks.overhead.round import body, run_round, summarise
 from benchmarks.stamp import stamp
 
-*_, AUTO, LONG_AUTO = service_arms("http://x", "http://engine", "wren", ("wren", "heron"))
+*_, AUTO, LONG_AUTO = service_arms("http://x", Place("http://engine", token="t"), "wren", ("wren", "heron"))
 TIMING = "link;dur=2, queue;dur=1, predict;dur=5, solve;dur=1, engine;dur=3"
 
 
@@ -37,7 +38,7 @@ def test_cpu_is_split_into_way_encoder_and_engine() -> None:
 
 
 def test_the_encoder_is_not_taken_from_ways_that_do_not_use_it() -> None:
-    passthrough = service_arms("http://x", "http://engine", "wren", ("wren",))[1]
+    passthrough = service_arms("http://x", Place("http://engine", token="t"), "wren", ("wren",))[1]
     found = measured(0.02, {"haproxy": 10.0, ENCODER: 30.0}, passthrough)
     assert found["way_cpu_ms_per_request"] == found["way_cpu_ms_per_request_without_encoder"] == 1.0
 

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import json
 import socket
@@ -9,15 +10,18 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from apportion.deployments.engine.server import EngineServer
 from benchmarks.load.chat import Answer
 from benchmarks.load.numbers import Target
 from benchmarks.load.report import write
+from benchmarks.load.service import Place
 from benchmarks.stamp import stamp
 from benchmarks.throughput import report, vllm_bench
 from benchmarks.throughput.case import LONG, LONG_TOKENS, SHORT, Case, closed_cases
 from benchmarks.throughput.round import direct, right, routed
 from benchmarks.throughput.run import _row, targets
 from benchmarks.zoo.tasks import generate
+from tests.deployments.ingress.dispatching import simulated
 
 TARGET = Target(first_token_s=1.0, latency_s=2.0)
 EXAMPLES = generate("test", 16, seed=0)
@@ -49,7 +53,9 @@ def test_the_mix_that_answered_is_sent_straight_to_its_engines(engine: str, stre
     case = Case(SHORT, stream, 24, **arrival)
     through, mix = routed(case, engine, EXAMPLES, TARGET, seed=0)
     assert mix == ["simulated"] * 24
-    straight = direct(case, {"other": "http://127.0.0.1:9", "simulated": engine}, mix, EXAMPLES, TARGET, seed=0)
+    straight = direct(
+        case, {"other": Place("http://127.0.0.1:9"), "simulated": Place(engine)}, mix, EXAMPLES, TARGET, seed=0
+    )
     row = _row(case, [(through, straight)] * 2)
     for found in (row["routed"], row["direct"]):
         assert found["errors"] == 0
@@ -60,8 +66,21 @@ def test_the_mix_that_answered_is_sent_straight_to_its_engines(engine: str, stre
     assert row["ratio"]["rounds"][0] == pytest.approx(through["requests_per_s"] / straight["requests_per_s"])
 
 
+async def test_an_engine_gets_the_token_that_it_asks_for() -> None:
+    server = EngineServer(simulated(), "127.0.0.1", token="right")
+    await server.start()
+    case = Case(SHORT, False, 2, concurrency=1)
+    try:
+        for token, errors in (("right", 0), ("wrong", 2)):
+            places = {"a": Place(server.url, token)}
+            found = await asyncio.to_thread(direct, case, places, ["a", "a"], EXAMPLES, TARGET, 0)
+            assert found["errors"] == errors
+    finally:
+        await server.stop()
+
+
 def test_a_refused_request_goes_to_any_engine(engine: str) -> None:
-    found = direct(Case(LONG, False, 2, concurrency=1), {"a": engine}, ["", "a"], EXAMPLES, TARGET, seed=0)
+    found = direct(Case(LONG, False, 2, concurrency=1), {"a": Place(engine)}, ["", "a"], EXAMPLES, TARGET, seed=0)
     assert found["errors"] == 0
     assert found["right"] is None
 
@@ -106,7 +125,7 @@ def test_one_round_has_no_range(engine: str) -> None:
 def test_the_page_follows_from_the_result(engine: str, tmp_path) -> None:
     case = Case(SHORT, True, 8, concurrency=4)
     through, mix = routed(case, engine, EXAMPLES, TARGET, seed=0)
-    straight = direct(case, {"simulated": engine}, mix, EXAMPLES, TARGET, seed=0)
+    straight = direct(case, {"simulated": Place(engine)}, mix, EXAMPLES, TARGET, seed=0)
     row = _row(case, [(through, straight)])
     result = {
         "stamp": stamp(first_token_target_s=1.0, latency_target_s=2.0),

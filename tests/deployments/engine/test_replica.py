@@ -164,7 +164,8 @@ async def test_autoscaling_sees_sequences(whole: Whole) -> None:
 
 
 async def test_nobody_is_shown_an_engines_token(whole: Whole) -> None:
-    token = whole.engine._server._token
+    token = whole.engine.where().token
     assert token
+    assert token == whole.engine._server._token
     assert token not in repr(whole.engine._replica)
     assert token not in json.dumps(await whole.router.state())

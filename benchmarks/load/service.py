@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import httpx
 
-from apportion.deployments.app import engine_name
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.wire.engine_headers import TOKEN_HEADER
 
@@ -32,7 +31,10 @@ def engine_places(base: str, models: Sequence[ModelConfig], timeout_s: float) ->
     Raises:
         TimeoutError: some model has none yet.
     """
+    # Late, for Ray reads its environment when it is imported.
     from ray import serve
+
+    from apportion.deployments.app import engine_name
 
     engine_urls(base, timeout_s)
     names = {model.name: engine_name(model, model.groups[0]) for model in models}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ import httpx
 
 from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.wire.engine_headers import TOKEN_HEADER
+from apportion.router.batch.messages import EngineReplica
+
+APPLICATION = "apportion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +35,24 @@ def engine_places(base: str, models: Sequence[ModelConfig], timeout_s: float) ->
     Raises:
         TimeoutError: some model has none yet.
     """
+    engine_urls(base, timeout_s)
+    told = asyncio.run(_asked(models))
+    return {model: Place(replica.url, replica.token) for model, replica in told.items()}
+
+
+async def _asked(models: Sequence[ModelConfig]) -> dict[str, EngineReplica]:
     # Late, for Ray reads its environment when it is imported.
     from ray import serve
+    from ray.serve.context import _get_global_client as get_global_client
 
     from apportion.deployments.app import engine_name
 
-    engine_urls(base, timeout_s)
     names = {model.name: engine_name(model, model.groups[0]) for model in models}
-    handles = {model: serve.get_deployment_handle(name, app_name="apportion") for model, name in names.items()}
-    told = {model: handle.where.remote().result(timeout_s=timeout_s) for model, handle in handles.items()}
-    return {model: Place(replica.url, replica.token) for model, replica in told.items()}
+    handles = {model: serve.get_deployment_handle(name, app_name=APPLICATION) for model, name in names.items()}
+    told = {model: await handle.where.remote() for model, handle in handles.items()}
+    # Serve's own shutdown cannot end handles of this process while their router shares its event loop.
+    await get_global_client().shutdown_cached_handles_async()
+    return told
 
 
 def engine_urls(base: str, timeout_s: float) -> dict[str, str]:

@@ -65,15 +65,12 @@ def overhead(
     json_file: Json = None,
 ) -> None:
     """CPU and latency that routing costs, beside the engine, Serve's passthrough, and other proxies."""
-    from benchmarks.load.report import write
     from benchmarks.overhead import report
     from benchmarks.overhead.run import run
 
     replicas = [number for number in (1, 2, 4, 8, 16) if number <= ingresses]
     result = run(config, requests, rounds, replicas, proxies, console)
-    report.show(result, console)
-    if json_file is not None:
-        write(result, report, json_file)
+    _tell(result, report, json_file)
 
 
 @app.command()
@@ -89,14 +86,11 @@ def throughput(
 ) -> None:
     """Closed and open loops of graded prompts through the service, beside the same straight to its engines."""
     from benchmarks.load.numbers import Target
-    from benchmarks.load.report import write
     from benchmarks.throughput import report
     from benchmarks.throughput.run import run
 
     result = run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
-    report.show(result, console)
-    if json_file is not None:
-        write(result, report, json_file)
+    _tell(result, report, json_file)
 
 
 @app.command()
@@ -107,14 +101,11 @@ def room(
     json_file: Json = None,
 ) -> None:
     """The Router's CPU for a request: idle, overloaded, and with many budgets; without Ray and HTTP."""
-    from benchmarks.load.report import write
     from benchmarks.room import report
     from benchmarks.room.run import run
 
     result = run(requests, rounds, seed, console)
-    report.show(result, console)
-    if json_file is not None:
-        write(result, report, json_file)
+    _tell(result, report, json_file)
 
 
 @app.command()
@@ -127,12 +118,9 @@ def ceiling(
     """How many requests a second one Router decides: queues, budgets, ingresses, and what is in flight."""
     from benchmarks.ceiling import report
     from benchmarks.ceiling.run import run
-    from benchmarks.load.report import write
 
     result = run(requests, rounds, seed, console)
-    report.show(result, console)
-    if json_file is not None:
-        write(result, report, json_file)
+    _tell(result, report, json_file)
 
 
 @app.command()
@@ -142,14 +130,11 @@ def sharding(
     json_file: Json = None,
 ) -> None:
     """What several Routers that share slots and money would lose against one: a simulation."""
-    from benchmarks.load.report import write
     from benchmarks.sharding import report
     from benchmarks.sharding.run import run
 
     result = run(requests, seeds, console)
-    report.show(result, console)
-    if json_file is not None:
-        write(result, report, json_file)
+    _tell(result, report, json_file)
 
 
 @app.command()
@@ -263,6 +248,15 @@ def simulation(
     result = run(window_s, seed, console)
     show(result, console)
     _write(result, json_file)
+
+
+def _tell(result: dict[str, Any], report: Any, json_file: Path | None) -> None:
+    """A result that has a page of its own: on the screen, and beside its JSON where that is wanted."""
+    from benchmarks.load.report import write
+
+    report.show(result, console)
+    if json_file is not None:
+        write(result, report, json_file)
 
 
 def _write(result: dict[str, Any], file: Path | None) -> None:

@@ -21,10 +21,9 @@ from apportion.deployments.wire.packing import pack, unpack
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Reply, Report, RouteItem
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
-from apportion.router.unpriced import Unpriced
 from benchmarks.ceiling.cases import Case
+from benchmarks.load.fleet import PRICES_USD, forecast, models
 
-PRICES_USD = {"wren": 0.01, "finch": 0.1, "lark": 1.0, "heron": 10.0}  # a million tokens
 CAP_USD = 5e-4  # a request: less than the second dearest model costs
 BATCH = 256
 REPLICA_SLOTS = 256
@@ -198,7 +197,7 @@ class _Ingress:
                 self._undecided, coming = self._undecided + len(items), 0
                 report = Report(self._name, next(self._reports), items=tuple(items), done=tuple(done))
                 if items:
-                    report = replace(report, forecast=_expected(len(items), self._router.rng))
+                    report = replace(report, forecast=forecast(len(items), self._router.rng))
                 data = pack((report, True))
             answer = await self._router.exchange(data)
             with self._router.elsewhere:
@@ -229,15 +228,6 @@ def _item(number: int, case: Case) -> RouteItem:
     return RouteItem(f"{number:032x}", max_tokens=500, account=account, timeout_s=300.0)
 
 
-def _expected(count: int, rng: np.random.Generator) -> Unpriced:
-    """As an ingress tells it."""
-    shape = (count, len(PRICES_USD))
-    tokens = rng.uniform(50, 500, shape)
-    success = np.sort(rng.uniform(0.2, 0.95, shape), axis=1)
-    layers = (success, np.full(shape, 0.05), np.full(shape, 140.0), tokens, tokens, tokens / 2)
-    return Unpriced(tuple(PRICES_USD), np.stack(layers)).brief(samples=False)
-
-
 def _slots(case: Case) -> int:
     """Of each model: all that is in flight together in a full queue, else more than is ever needed."""
     return case.in_flight // len(PRICES_USD) if case.full else case.in_flight + 2 * BATCH
@@ -253,21 +243,10 @@ def _replicas(case: Case) -> list[EngineReplica]:
 
 
 def _configuration(case: Case, folder: Path) -> dict[str, Any]:
-    models = [
-        {
-            "name": name,
-            "source": "x",
-            "input_usd_per_million": usd,
-            "output_usd_per_million": usd,
-            "max_model_len": 32_768,
-            "max_num_seqs": REPLICA_SLOTS,
-        }
-        for name, usd in PRICES_USD.items()
-    ]
     sections: dict[str, Any] = {"batching": {"max_queue": case.places}}
     if case.capped:
         sections["routing"] = {"budget_usd_per_request": CAP_USD}
     if case.ledger:
         limits = [{"scope": "service", "window": "month", "usd": LIMIT_NANO / 1e9}]
         sections["budget"] = {"database": f"sqlite:///{folder / 'ledger.db'}", "limits": limits}
-    return {"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections}
+    return {"models": models(REPLICA_SLOTS), "predictor": {"artefact": "zoo:predictor"}, **sections}

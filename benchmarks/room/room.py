@@ -19,9 +19,9 @@ from apportion.router.batch.messages import Decision, Done, EngineReplica, Route
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.unpriced import Unpriced
+from benchmarks.load.fleet import PRICES_USD, forecast, models
 from benchmarks.room.cases import QUEUE, Case
 
-PRICES_USD = {"wren": 0.01, "finch": 0.1, "lark": 1.0, "heron": 10.0}  # a million tokens
 CAP_USD = 5e-4  # a request: less than the second dearest model costs
 ACCOUNTS = 50  # where keys have no budgets
 EPOCH_S = 1_800_000_000.0  # the time of day that windows of budgets begin by
@@ -43,13 +43,9 @@ class Elsewhere:
 
     def forecast(self, count: int) -> Unpriced:
         began_s = time.thread_time()
-        shape = (count, len(PRICES_USD))
-        tokens = self.rng.uniform(50, 500, shape)
-        success = np.sort(self.rng.uniform(0.2, 0.95, shape), axis=1)
-        layers = (success, np.full(shape, 0.05), np.full(shape, 140.0), tokens, tokens, tokens / 2)
-        forecast = Unpriced(tuple(PRICES_USD), np.stack(layers)).brief(samples=False)
+        expected = forecast(count, self.rng)
         self.cpu_s += time.thread_time() - began_s
-        return forecast
+        return expected
 
     async def solve(self, problem: BatchProblem, strategy: Strategy) -> Assignment:
         began_s = time.thread_time()
@@ -178,17 +174,6 @@ class LoadedRoom:
 
 
 def _configuration(case: Case, folder: Path) -> dict[str, Any]:
-    models = [
-        {
-            "name": name,
-            "source": "x",
-            "input_usd_per_million": usd,
-            "output_usd_per_million": usd,
-            "max_model_len": 32_768,
-            "max_num_seqs": case.slots // len(PRICES_USD),
-        }
-        for name, usd in PRICES_USD.items()
-    ]
     sections: dict[str, Any] = {"batching": {"max_queue": QUEUE}}
     if case.capped:
         sections["routing"] = {"budget_usd_per_request": CAP_USD}
@@ -196,4 +181,4 @@ def _configuration(case: Case, folder: Path) -> dict[str, Any]:
         database = folder / f"{case.name}.db"
         limits = [{"scope": "service", "window": "day", "usd": LIMIT_NANO / 1e9}]
         sections["budget"] = {"database": f"sqlite:///{database}", "limits": limits}
-    return {"models": models, "predictor": {"artefact": "zoo:predictor"}, **sections}
+    return {"models": models(case.slots // len(PRICES_USD)), "predictor": {"artefact": "zoo:predictor"}, **sections}

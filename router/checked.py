@@ -25,9 +25,9 @@ SHOWN = 80  # characters of a wrong value that a message shows
 
 
 class Section(BaseModel):
-    """Base of everything read from a file: unknown fields are mistakes; values do not change."""
+    """Base of everything read from a file: unknown fields are mistakes, numbers finite; values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,13 @@ def mistakes(
         drop_tags: whether to leave out the types that Pydantic puts into the path of a union's member.
     """
     details = error.errors(include_url=False)
+    wrong = [one["loc"] for one in details]
+    # A list whose entries are wrong is empty for Pydantic, which then says that it is too short as well.
+    details = [
+        one
+        for one in details
+        if one["type"] != "too_short" or not one["input"] or not any(_within(place, one["loc"]) for place in wrong)
+    ]
     return [Mistake((*prefix, *_path(one["loc"], drop_tags)), _problem(one, show_values)) for one in details]
 
 
@@ -64,6 +71,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message on a name that is not known: the known one that is most like it, if any is."""
     found = difflib.get_close_matches(name, list(known), 1)
     return f"; the nearest is {found[0]!r}" if found else "; correct the name"
+
+
+def _within(place: Location, outer: Location) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _path(location: Location, drop_tags: bool) -> Location:
@@ -83,6 +94,10 @@ def _problem(mistake: ErrorDetails, show_values: bool) -> str:
     if mistake["type"] == "value_error":
         # Raised by a check of the project's own, whose text says what it is about.
         return str(mistake["ctx"]["error"])
+    if mistake["type"] == "too_short":
+        return f"must hold {mistake['ctx']['min_length']} or more, and holds {mistake['ctx']['actual_length']}; add one"
+    if mistake["type"] == "model_type":
+        return f"must be a mapping of fields, not a {type(mistake['input']).__name__}; correct it"
     text = mistake["msg"]
     text = text[0].lower() + text[1:] if text[1:2].islower() else text
     return f"{text} (got {mistake['input']!r:.{SHOWN}})" if show_values else text

@@ -92,19 +92,21 @@ def corrected_cost(
     prices: Sequence[ModelPrice],
     ratios: FloatArray,
     most_tokens: FloatArray,
+    read: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Expected costs and their standard deviations, (N, M), of answers that turn out longer or shorter.
 
     Args:
         ratios: (M,), how long answers are of what was expected.
         most_tokens: (N,), that all answers to a request can have together; inf where nothing limits them.
+        read: (M,), how long prompts are of what was counted; None: as long.
     """
     usd_per_input, usd_per_output = price_arrays(prices)
     input_usd = input_tokens * usd_per_input
     expected = cost_usd - input_usd
     with np.errstate(invalid="ignore"):  # without end, and free: fmax passes over it
         longer = np.minimum(expected * ratios, np.fmax(most_tokens[:, None] * usd_per_output, expected))
-    return input_usd + longer, cost_std_usd * ratios
+    return input_usd * (1.0 if read is None else read) + longer, cost_std_usd * ratios
 
 
 def _limit(

@@ -4,6 +4,7 @@ ApportionError                      500  internal_error
 ├── InvalidRequestError             400  invalid_request
 │   ├── UnknownModelError           404  model_not_found
 │   ├── UnknownAnswerError          404  answer_not_found
+│   ├── NotFoundError               404  not_found
 │   ├── PayloadTooLargeError        413  payload_too_large
 │   ├── UnsupportedEncodingError    415  unsupported_encoding
 │   ├── UploadTimeoutError          408  upload_timeout
@@ -20,7 +21,8 @@ ApportionError                      500  internal_error
 ├── OverloadedError                 429  overloaded
 │   └── RateLimitError              429  rate_limit_exceeded
 ├── UnavailableError                503  unavailable
-│   └── LedgerError                 503  ledger_unavailable
+│   ├── LedgerError                 503  ledger_unavailable
+│   └── LeaseLostError              503  lease_lost
 └── DeadlineError                   504  deadline_exceeded
 """
 
@@ -67,6 +69,12 @@ class UnknownModelError(InvalidRequestError):
 
 class UnknownAnswerError(InvalidRequestError):
     status, code = 404, "answer_not_found"
+
+
+class NotFoundError(InvalidRequestError):
+    """There is no such thing, or it is somebody else's."""
+
+    status, code = 404, "not_found"
 
 
 class UnsupportedEncodingError(InvalidRequestError):
@@ -145,6 +153,12 @@ class LedgerError(UnavailableError):
     """The budget cannot be checked, so nothing may be spent."""
 
     code = "ledger_unavailable"
+
+
+class LeaseLostError(UnavailableError):
+    """Somebody else works on this now."""
+
+    code = "lease_lost"
 
 
 class DeadlineError(ApportionError):

@@ -17,7 +17,7 @@ from apportion.router.prices import ModelPrice
 
 _TABLES = (
     "success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd", "calibrated_success",
-    "uncorrected_usd",
+    "uncorrected_usd", "read_tokens",
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ class Estimates:
     `output_tokens` is the expected length of one answer. `errors` holds the rows that could not be
     estimated; their values are placeholders. `refusals` says by row and column why a model cannot read a request that
     others can. `guessed` are the rows that no predictor was asked for, or answered. `uncorrected_usd` is the expected
-    cost before it was corrected by how long answers have turned out to be; None: it was not.
+    cost before it was corrected by how long answers have turned out to be, `read_tokens` are those of prompts by how
+    long these have; None: it was not.
     """
 
     success: FloatArray
@@ -46,6 +47,7 @@ class Estimates:
     calibrated_success: FloatArray | None = None
     refusals: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
     uncorrected_usd: FloatArray | None = None
+    read_tokens: FloatArray | None = None
 
     def readable(self) -> BoolArray:
         """(N, M): False where a model cannot read the request."""
@@ -54,17 +56,34 @@ class Estimates:
             readable[row, list(refusals)] = False
         return readable
 
-    def corrected(self, prices: Sequence[ModelPrice], ratios: FloatArray, most_tokens: FloatArray) -> Estimates:
+    @property
+    def expected_input(self) -> FloatArray:
+        """(N, M) tokens of the prompts as they are expected to be counted, where `input_tokens` are the most."""
+        return self.input_tokens if self.read_tokens is None else self.read_tokens
+
+    def corrected(
+        self,
+        prices: Sequence[ModelPrice],
+        ratios: FloatArray,
+        most_tokens: FloatArray,
+        read: FloatArray | None = None,
+    ) -> Estimates:
         """The estimates with costs of answers as long as they have turned out to be.
 
         Args:
             ratios: (M,), how long answers are of what was expected.
             most_tokens: (N,), that all answers to a request can have together.
+            read: (M,), how long prompts are of what was counted; None: as long.
         """
         std_usd = np.zeros_like(self.cost_usd) if self.cost_std_usd is None else self.cost_std_usd
-        cost_usd, std_usd = corrected_cost(self.cost_usd, std_usd, self.input_tokens, prices, ratios, most_tokens)
-        spread = None if self.cost_std_usd is None else std_usd
-        return replace(self, cost_usd=cost_usd, cost_std_usd=spread, uncorrected_usd=self.cost_usd)
+        cost_usd, std_usd = corrected_cost(self.cost_usd, std_usd, self.input_tokens, prices, ratios, most_tokens, read)
+        return replace(
+            self,
+            cost_usd=cost_usd,
+            cost_std_usd=None if self.cost_std_usd is None else std_usd,
+            uncorrected_usd=self.cost_usd,
+            read_tokens=None if read is None else self.input_tokens * read,
+        )
 
     def before_lift(self) -> FloatArray:
         """(N, M) calibrated success of every model, the incumbent's not lifted."""

@@ -35,6 +35,15 @@ class ModelPrice:
                 f"input_usd_per_million {self.input_usd_per_million}; give at most that, or none"
             )
 
+    def times(self, factor: float) -> ModelPrice:
+        """The price of which everything costs so many times as much."""
+        cached = self.cached_input_usd_per_million
+        return ModelPrice(
+            factor * self.input_usd_per_million,
+            factor * self.output_usd_per_million,
+            None if cached is None else factor * cached,
+        )
+
     @property
     def cached_usd_per_million(self) -> float:
         """What a million input tokens from a prefix cache cost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,23 @@ def numbered_lines(file: Path, error: type[ApportionError] = InvalidRequestError
     Args:
         error: what is raised when the file is not UTF-8.
     """
-    # `splitlines` also splits where a prompt may: at form feeds, and at the separators that JSON leaves as they are.
-    lines = read_text(file, error).replace("\r\n", "\n").split("\n")
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return list(streamed_lines(file, error))
+
+
+def streamed_lines(
+    file: Path, error: type[ApportionError] = InvalidRequestError, *, blank: bool = False
+) -> Iterator[tuple[int, str]]:
+    """The same, one line in memory at a time; with `blank` those that are blank too."""
+    with file.open("rb") as stream:
+        # Lines of bytes end at line feeds alone: prompts may hold form feeds, and separators that JSON leaves there.
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise error(f"{file}, line {number}: not UTF-8; save the file with this encoding") from None
+            line = line.removesuffix("\n").removesuffix("\r")
+            if blank or line.strip():
+                yield number, line
 
 
 def numbered_objects(file: Path, error: type[ApportionError] = InvalidRequestError) -> list[tuple[int, dict[str, Any]]]:
@@ -40,7 +55,14 @@ def numbered_objects(file: Path, error: type[ApportionError] = InvalidRequestErr
     Args:
         error: what is raised when a line is no such object, or holds half of a surrogate pair; it names file and line.
     """
-    return [(number, _object(line, f"{file}, line {number}", error)) for number, line in numbered_lines(file, error)]
+    return list(streamed_objects(file, error))
+
+
+def streamed_objects(
+    file: Path, error: type[ApportionError] = InvalidRequestError
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, one line in memory at a time."""
+    return ((number, _object(line, f"{file}, line {number}", error)) for number, line in streamed_lines(file, error))
 
 
 def is_unicode(text: str) -> bool:

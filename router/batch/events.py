@@ -72,6 +72,7 @@ class BatchPlanned:
         predict_s: longest time of a prediction.
         solve_s: of planning.
         take_s: of taking slots and money.
+        bulk: its requests are rows of jobs, whose models another plan has chosen.
     """
 
     at_s: float
@@ -90,6 +91,7 @@ class BatchPlanned:
     predict_s: float
     solve_s: float
     take_s: float
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

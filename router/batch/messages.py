@@ -64,6 +64,7 @@ class RouteItem:
         avoid_replicas: that have failed it.
         avoid_models: that have failed it.
         resent: a router has been told of it before, and may have decided, counted and reserved it before it was lost.
+        earlier: attempts before this one; it was admitted with the first.
     """
 
     id: str
@@ -84,18 +85,34 @@ class RouteItem:
     avoid_replicas: tuple[str, ...] = ()
     avoid_models: tuple[str, ...] = ()
     resent: bool = False
+    earlier: int = 0
 
-    def again(self, failed: Sequence[Decision], timeout_s: float) -> RouteItem:
+    @property
+    def bulk(self) -> bool:
+        """Whether it is a row of a job: it gets what interactive requests leave."""
+        return self.account.job is not None
+
+    def again(
+        self, failed: Sequence[Decision], timeout_s: float, others: int = 0, avoid_models: Sequence[str] = ()
+    ) -> RouteItem:
         """The item of an attempt, under a name of its own: the first one's slot may still be settling.
 
-        The second attempt goes to another replica, later ones to other models, where there are any.
+        After a failure it goes to another replica, after a second one to other models, where there are any.
+
+        Args:
+            failed: attempts that came to nothing.
+            others: attempts before this one that were no failures.
+            avoid_models: beside those that failed.
         """
+        models = tuple(decision.model for decision in failed) if len(failed) > 1 else ()
+        earlier = len(failed) + others
         return replace(
             self,
-            id=f"{self.id}-{len(failed)}" if failed else self.id,
+            id=f"{self.id}-{earlier}" if earlier else self.id,
             timeout_s=timeout_s,
             avoid_replicas=tuple(decision.replica for decision in failed if decision.replica is not None),
-            avoid_models=tuple(decision.model for decision in failed) if len(failed) > 1 else (),
+            avoid_models=(*models, *avoid_models),
+            earlier=earlier,
         )
 
 
@@ -225,6 +242,7 @@ class Ending(enum.Enum):
     given_up = enum.auto()  # its client or its time was gone before the engine was done
     unsent = enum.auto()  # no engine has received it
     own_trouble = enum.auto()  # its ingress had no descriptor, port or memory for a connection
+    busy = enum.auto()  # whoever answers behind the replica takes no more requests for now
     no_connection = enum.auto()  # the engine did not take the connection in time
     unreachable = enum.auto()  # nobody listens where the engine was
     connection_lost = enum.auto()  # the engine was gone before it was done
@@ -246,7 +264,7 @@ CLIENT_GONE = 499  # nginx's number for a client that left before it was answere
 
 
 # Tuples: of one, every member is found by what it is, while a set would hash it by its name.
-_NEVER_AT_WORK = (Ending.unsent, Ending.own_trouble, Ending.no_connection, Ending.unreachable)
+_NEVER_AT_WORK = (Ending.unsent, Ending.own_trouble, Ending.busy, Ending.no_connection, Ending.unreachable)
 _FAILED = (Ending.no_connection, Ending.unreachable, Ending.connection_lost, Ending.engine_failed)
 
 
@@ -263,6 +281,7 @@ class Course:
         input_tokens: of its prompts, as the engine has counted them; None: it has not said.
         output_tokens: of all that was generated; None as above.
         text_hash: the same for what the same account asks again; None: nobody has read it to the end.
+        estimated: nobody has counted the tokens.
     """
 
     earlier: int
@@ -273,19 +292,21 @@ class Course:
     input_tokens: int | None = None
     output_tokens: int | None = None
     text_hash: bytes | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The end of a dispatched request, told by the ingress; `cost_usd` is None where the engine did not say.
 
-    `course` is None where it was not sent, or its ingress cannot tell.
+    `course` is None where it was not sent, or its ingress cannot tell. Its replica is to get nothing for `busy_s`.
     """
 
     id: str
     cost_usd: float | None
     ending: Ending = Ending.answered
     course: Course | None = None
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +374,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class EngineReplica:
-    """An engine replica's announcement; repeated as its heartbeat. It answers only who knows its `token`."""
+    """An engine replica's announcement; repeated as its heartbeat. It answers only who knows its `token`.
+
+    `trouble` is why it can answer nothing, where that lies behind it and no restart would mend it.
+    """
 
     id: str
     model: str
@@ -361,3 +385,4 @@ class EngineReplica:
     slots: int
     draining: bool = False
     token: str | None = field(default=None, repr=False)
+    trouble: str | None = None

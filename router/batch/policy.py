@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from apportion.router.assignment import Strategy
+from apportion.router.assignment import Mip, Strategy
 from apportion.router.batch.capabilities import EVERYTHING, Capabilities
 from apportion.router.prices import ModelPrice
 
@@ -39,7 +39,8 @@ class Policy:
     Args:
         models: in the order of every array.
         strategy: that plans what asks for none of its own.
-        budget_usd_per_request: times its requests is what a batch may spend; None: no cap.
+        budget_usd_per_request: what requests may spend on average; None: no cap.
+        pool_requests: what so many requests leave of it is kept for later ones; 0: every batch is by itself.
         stay_value: a model counts as better by so much where it answered the request's session last.
         correct_costs: expected costs go by how long answers have turned out to be.
 
@@ -51,6 +52,7 @@ class Policy:
     models: tuple[ServedModel, ...]
     strategy: Strategy
     budget_usd_per_request: float | None = None
+    pool_requests: int = 0
     stay_value: float = 0.0
     correct_costs: bool = True
 
@@ -60,6 +62,15 @@ class Policy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(model.name for model in self.models))
         object.__setattr__(self, "prices", tuple(model.price for model in self.models))
+
+    def for_bulk(self, price_factor: float) -> Policy:
+        """How rows of jobs are planned, which bring their models and their jobs' budgets.
+
+        Args:
+            price_factor: times a model's price is what a row costs on it.
+        """
+        models = tuple(replace(model, price=model.price.times(price_factor)) for model in self.models)
+        return replace(self, models=models, strategy=Mip(), budget_usd_per_request=None, stay_value=0.0)
 
     def column_of(self, name: str) -> int:
         """The place of the model of that name."""

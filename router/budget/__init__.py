@@ -1,6 +1,6 @@
 """Money: limits by window and scope, a durable ledger, and the pacing of what a batch may spend.
 
-    Account (key, tenant)           who pays
+    Account (key, tenant, job)      who pays
     Limit (scope, window, USD)      what may be spent, of which LimitIndex finds those of a request
     Claim (account, model, nano)    a request's worst case --reserve--> BudgetLedger --settle--> what was counted
     Standing (balances)             how the limits stand; Shortage is one that has no room, and until when
@@ -12,7 +12,7 @@ Importing this loads no database driver; `apportion.router.budget.ledger` does.
 
 from __future__ import annotations
 
-from apportion.router.budget.limits import UNNAMED, Account, Limit, LimitIndex, Scope, Shortage, Window
+from apportion.router.budget.limits import UNNAMED, Account, Job, Limit, LimitIndex, Scope, Shortage, Window
 from apportion.router.budget.money import from_nano, spelled, to_nano, worst_case_nano
 from apportion.router.budget.pacing import CarryOver, Pacer, PerBatch, WindowState
 from apportion.router.budget.shadow_price import DualDescent, Resolving
@@ -23,6 +23,7 @@ __all__ = [
     "Account",
     "CarryOver",
     "DualDescent",
+    "Job",
     "Limit",
     "LimitIndex",
     "Pacer",

@@ -9,7 +9,7 @@ is never heard of again is charged in full once it expires, and corrected should
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from apportion.router.budget.limits import Account, CounterKey, Limit, LimitIndex, Scope, Shortage, Window
 from apportion.router.budget.rows import Rows, chunks
-from apportion.router.budget.schema import READS, connect, counters, owners, reservations
+from apportion.router.budget.schema import READS, connect, counters, owners, reservations, transact, unusable
 from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 
@@ -31,8 +31,7 @@ KEEP_MINUTES_S = DAY_S
 KEEP_CHARGED_S = DAY_S  # so long, a late end still corrects what an expired reservation was charged
 PRUNE_PERIOD_S = 3_600.0
 PRUNE_ROWS = 10_000  # forgotten in one transaction
-ATTEMPTS = 3
-_COLLISIONS = {"40001", "40P01"}  # PostgreSQL: serialization failure, deadlock
+_DATABASE = "the budget ledger's database"
 _MAX_KNOWN_IDS = 100_000
 
 _KEY = (counters.c.scope, counters.c.name, counters.c.span, counters.c.starts_s)
@@ -132,8 +131,10 @@ class BudgetLedger:
         self._transact(read)
         return standing
 
-    def statement(self, *, now_s: float, scopes: Iterable[Scope] = Scope) -> Standing:
-        """The counters of these scopes in the windows that `now_s` falls into.
+    def statement(
+        self, *, now_s: float, scopes: Iterable[Scope] = Scope, names: Collection[str] | None = None
+    ) -> Standing:
+        """The counters of these scopes, and of these names of theirs, in the windows that `now_s` falls into.
 
         On a connection of its own, which waits for no writer and holds up none: any thread may ask at any time.
 
@@ -144,12 +145,13 @@ class BudgetLedger:
         rows = select(*_KEY, counters.c.spent_nano, counters.c.reserved_nano).where(
             or_(counters.c.ends_s.is_(None), counters.c.ends_s > now_s), counters.c.scope.in_(scopes)
         )
-
+        if names is not None:
+            rows = rows.where(counters.c.name.in_(names))
         try:
             with self._engine.connect().execution_options(**{READS: True}) as connection:
                 found = connection.execute(rows).all()
         except SQLAlchemyError as error:
-            raise _unusable(error) from error
+            raise unusable(_DATABASE, error) from error
         for scope, name, window, starts_s, spent, reserved in found:
             key = CounterKey(Scope(scope), name, Window(window), _starts(Window(window), starts_s))
             standing.balances[key] = Balance(spent, reserved)
@@ -251,16 +253,11 @@ class BudgetLedger:
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
         """Does the work in one transaction; again from its start where it collided with another and was given up."""
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                with self._engine.begin() as connection:
-                    return work(connection)
-            except SQLAlchemyError as error:
-                self._ids.clear()  # of rows that may not be there after all
-                if left and getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLISIONS:
-                    continue
-                raise _unusable(error) from error
-        raise AssertionError("unreachable")
+        # What was learnt of ids may be of rows that are not there after all.
+        try:
+            return transact(self._engine, work, self._ids.clear)
+        except SQLAlchemyError as error:
+            raise unusable(_DATABASE, error) from error
 
     def _end(self, connection: Connection, ends: Mapping[str, int | None]) -> _Changes:
         changes = _Changes()
@@ -322,12 +319,6 @@ class BudgetLedger:
             if row_id in names:
                 more_spent, more_reserved = entered.get(row_id, (0, 0))
                 standing.balances[names[row_id]] = Balance(spent + more_spent, reserved + more_reserved)
-
-
-def _unusable(error: SQLAlchemyError) -> LedgerError:
-    # The driver's own words may hold the statement's values; its class says enough.
-    cause = type(getattr(error, "orig", None) or error).__name__
-    return LedgerError(f"the budget ledger's database does not answer ({cause}); try again in some seconds")
 
 
 class _Changes:

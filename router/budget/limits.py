@@ -48,6 +48,7 @@ class Scope(StrEnum):
     key = "key"
     tenant = "tenant"
     model = "model"
+    job = "job"
 
     __hash__ = str.__hash__
 
@@ -55,15 +56,33 @@ class Scope(StrEnum):
 UNNAMED = "unnamed"  # the key or tenant of all that have none: they share its limits, for nobody is without
 
 
-_PAYERS = tuple(scope for scope in Scope if scope is not Scope.model)
+_PAYERS = (Scope.service, Scope.key, Scope.tenant)
 MAX_BOUND = 100_000  # accounts whose counters are remembered
 
 
+class Job(NamedTuple):
+    """A bulk job, which brings its own limit with it: no router has to be told of it first, or after a restart.
+
+    Args:
+        id: names it.
+        limit_nano: nano-USD that its requests may cost in all; None: only the others' limits hold.
+    """
+
+    id: str
+    limit_nano: int | None = None
+
+
 class Account(NamedTuple):
-    """Who pays: the name of an API key and a tenant, where there are any."""
+    """Who pays: the name of an API key and a tenant, where there are any, and the job that a request is a row of."""
 
     key: str | None = None
     tenant: str | None = None
+    job: Job | None = None
+
+    @property
+    def owner(self) -> Account:
+        """The same caller, whatever it is that pays by a job."""
+        return self if self.job is None else self._replace(job=None)
 
     def name(self, scope: Scope, model: str) -> str:
         """The name that a scope goes by for a request on `model`."""
@@ -71,6 +90,8 @@ class Account(NamedTuple):
             return ""
         if scope is Scope.model:
             return model
+        if scope is Scope.job:
+            return "" if self.job is None else self.job.id
         return (self.key if scope is Scope.key else self.tenant) or UNNAMED
 
 
@@ -112,6 +133,11 @@ Bound = list[tuple[CounterKey, Limit | None]]
 TOTAL_KEY = CounterKey(Scope.service, "", Window.total, float("-inf"))  # counted whether limited or not
 
 
+def job_key(job_id: str) -> CounterKey:
+    """The counter of all that a job has cost."""
+    return CounterKey(Scope.job, job_id, Window.total, float("-inf"))
+
+
 class Bindings:
     """The counters of accounts and of models while no window ends, each looked up once.
 
@@ -133,6 +159,8 @@ class Bindings:
             found: dict[CounterKey, Limit | None] = {TOTAL_KEY: None}
             for scope in _PAYERS:
                 found = self._tightest(found, scope, account.name(scope, ""))
+            if account.job is not None:
+                found = self._of_job(found, account.job)
             if len(self._accounts) >= MAX_BOUND:
                 self._accounts.clear()
             bound = self._accounts[account] = list(found.items())
@@ -144,6 +172,12 @@ class Bindings:
         if bound is None:
             bound = self._models[model] = list(self._tightest({}, Scope.model, model).items())
         return bound
+
+    def _of_job(self, found: dict[CounterKey, Limit | None], job: Job) -> dict[CounterKey, Limit | None]:
+        """Counted whether limited or not."""
+        key = job_key(job.id)
+        own = None if job.limit_nano is None else Limit(Scope.job, Window.total, job.limit_nano, job.id)
+        return self._tightest({**found, key: own}, Scope.job, job.id)
 
     def _tightest(
         self, found: dict[CounterKey, Limit | None], scope: Scope, name: str
@@ -207,7 +241,7 @@ class Shortage:
         needed = f"this request may cost up to {spelled(self.needed_nano)}"
         whose = "the whole service" if self.limit.scope is Scope.service else f"{self.limit.scope} {self.name!r}"
         message = f"the budget of {whose} has no room for it: {needed}"
-        if self.limit.scope in {Scope.key, Scope.tenant} and self.name != UNNAMED:
+        if self.limit.scope in {Scope.key, Scope.tenant, Scope.job} and self.name != UNNAMED:
             span = "in total" if self.limit.window is Window.total else f"a {self.limit.window}"
             left = spelled(max(0, self.left_nano))
             message = f"the budget of {spelled(self.limit.nano_usd)} {span} for {whose} has {left} left, and {needed}"

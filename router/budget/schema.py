@@ -7,13 +7,15 @@ the limits or the window have changed since. `owners`: which of a service's rout
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Engine,
     Float,
     Index,
@@ -30,13 +32,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from apportion.router.errors import ConfigurationError
+from apportion.router.errors import ConfigurationError, LedgerError
 
 BUSY_TIMEOUT_S = 5.0  # for a lock that another process holds, or a connection
 STATEMENT_TIMEOUT_S = 10.0
+ATTEMPTS = 3
+_COLLISIONS = {"40001", "40P01"}  # PostgreSQL: serialization failure, deadlock
 READS = "apportion_reads"  # option of a connection that writes nothing and is to hold up nobody who does
 # SQLite counts ids up by itself only in a column of exactly INTEGER.
 _Id = BigInteger().with_variant(Integer(), "sqlite")
+
+T = TypeVar("T")
 
 metadata = MetaData()
 
@@ -121,7 +127,7 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
         _check_file(parsed.database, shown)
         _tune_sqlite(engine, power_safe)
     try:
-        _make_tables(engine)
+        make_tables(engine, metadata)
     except OperationalError as error:
         said = str(error.orig).replace(str(parsed.password or shown), "***")
         raise ConfigurationError(
@@ -130,18 +136,44 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
     return engine
 
 
-def _make_tables(engine: Engine) -> None:
+def transact(engine: Engine, work: Callable[[Connection], T], failed: Callable[[], None] = lambda: None) -> T:
+    """Does the work in one transaction; again from its start where it collided with another and was given up.
+
+    Args:
+        failed: is told of each attempt that came to nothing.
+
+    Raises:
+        SQLAlchemyError: the database does not answer, or it collided too often.
+    """
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except SQLAlchemyError as error:
+            failed()
+            if not left or getattr(getattr(error, "orig", None), "sqlstate", None) not in _COLLISIONS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def unusable(what: str, error: SQLAlchemyError) -> LedgerError:
+    """What is said where a database fails: the driver's own words may hold the statement's values."""
+    cause = type(getattr(error, "orig", None) or error).__name__
+    return LedgerError(f"{what} does not answer ({cause}); try again in some seconds")
+
+
+def make_tables(engine: Engine, tables: MetaData) -> None:
+    """Makes those that are not there, and indexes that a table of an earlier version lacks."""
     try:
-        _create(engine)
+        _create(engine, tables)
     except SQLAlchemyError:
         # Another process may have made them between our look and our attempt; if not, this fails again.
-        _create(engine)
+        _create(engine, tables)
 
 
-def _create(engine: Engine) -> None:
-    """Tables that are not there, and indexes that a table of an earlier version lacks."""
-    metadata.create_all(engine)
-    for table in metadata.tables.values():
+def _create(engine: Engine, tables: MetaData) -> None:
+    tables.create_all(engine)
+    for table in tables.tables.values():
         for index in table.indexes:
             index.create(engine, checkfirst=True)
 

@@ -17,6 +17,9 @@ from apportion.router.texts import is_unicode
 UNKNOWN = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>"]
 """How files write that there is nothing."""
 
+MOST_TOKENS = 1e9
+"""Of one answer, beyond any model's context: more is a mistake of whoever counted."""
+
 _COMPOUND = (list, tuple, np.ndarray, Mapping)
 
 Place = Callable[[int], str]

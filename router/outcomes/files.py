@@ -17,12 +17,13 @@ import pandas as pd
 
 from apportion.router.arrays import FloatArray
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.columns import check_same_ids, numbers, require, row_of, texts
+from apportion.router.outcomes.columns import MOST_TOKENS, check_same_ids, numbers, require, row_of, texts
 from apportion.router.outcomes.long import (
     CACHED_PRICE,
     PRICE_COLUMNS,
     SUFFIXES,
     costs_from_tokens,
+    line_of,
     price_of_columns,
     read_csv,
     read_long,
@@ -80,7 +81,8 @@ def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
     models = tuple(str(column) for column in scores.columns if column != "query_id")
     prices = _read_prices(folder / "models.csv", models)
     tokens = [
-        _wide(folder / f"{kind}_tokens.parquet", ids, models, required=False) for kind in ("input", "output", "cached")
+        _wide(folder / f"{kind}_tokens.parquet", ids, models, required=False, at_most=MOST_TOKENS)
+        for kind in ("input", "output", "cached")
     ]
     if np.isnan(tokens[0]).all() and "prompt_tokens" in queries:
         tokens[0] = np.repeat(queries["prompt_tokens"].to_numpy()[:, None], len(models), axis=1)
@@ -152,7 +154,14 @@ def _read_prices(path: Path, models: tuple[str, ...]) -> dict[str, ModelPrice]:
         return {}
     frame = read_csv(path)
     require(frame, ("model", *PRICE_COLUMNS), path.name)
-    at = row_of(path.name)
+
+    def at(row: int) -> str:
+        return f"{path.name}, {line_of(path, row)}"
+
+    twice = frame["model"].duplicated().to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        raise OutcomesTableError(f"{at(row)}, column 'model': {frame['model'].iloc[row]!r} stands twice; keep one")
     columns = [numbers(frame, column, at) for column in (*PRICE_COLUMNS, CACHED_PRICE)]
     return {
         model: price_of_columns(*usd)

@@ -13,7 +13,16 @@ import pandas as pd
 from apportion.router.arrays import FloatArray
 from apportion.router.chat import flattened
 from apportion.router.errors import OutcomesTableError
-from apportion.router.outcomes.columns import UNKNOWN, Place, check_same_ids, numbers, require, row_of, texts
+from apportion.router.outcomes.columns import (
+    MOST_TOKENS,
+    UNKNOWN,
+    Place,
+    check_same_ids,
+    numbers,
+    require,
+    row_of,
+    texts,
+)
 from apportion.router.outcomes.requests import requests
 from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prices import ModelPrice, cache_savings, price_arrays
@@ -43,7 +52,7 @@ def read_long(path: Path, group: str | None = None) -> OutcomesTable:
             return _table(frame, path.name, lambda row: f"{path.name}, line {lines[row]}", group)
         if path.suffix == ".csv":
             frame = read_csv(path, group)
-            return _table(frame, path.name, lambda row: f"{path.name}, {_line_of(path, row)}", group)
+            return _table(frame, path.name, lambda row: f"{path.name}, {line_of(path, row)}", group)
         return _table(pd.read_parquet(path), path.name, row_of(path.name), group)
     except (ValueError, OSError) as error:
         raise OutcomesTableError(f"{path.name} cannot be read as {path.suffix[1:]}: {error}") from error
@@ -57,6 +66,9 @@ def read_csv(path: Path, group: str | None = None) -> pd.DataFrame:
     )
     text = read_text(path, OutcomesTableError)
     header = next(csv.reader(io.StringIO(text)), [])
+    separator = next((one for one in (";", "\t", "|") if len(header) == 1 and one in header[0]), None)
+    if separator is not None:
+        raise OutcomesTableError(f"{path.name}, line 1: columns are parted by {separator!r}; save it with commas")
     twice = [column for column in header if header.count(column) > 1]
     if twice:
         raise OutcomesTableError(f"{path.name} has the column {twice[0]!r} more than once; keep one")
@@ -84,7 +96,7 @@ def costs_from_tokens(
     return np.where(np.isnan(cost_usd), derived, cost_usd)
 
 
-def _line_of(path: Path, row: int) -> str:
+def line_of(path: Path, row: int) -> str:
     """Where a row of a CSV begins: a quoted cell may hold line breaks, and blank lines are no rows."""
     reader, begins = csv.reader(io.StringIO(read_text(path), newline="")), 1
     records = -1  # the first is the header
@@ -111,7 +123,8 @@ def _table(frame: pd.DataFrame, name: str, at: Place, group: str | None) -> Outc
     }
     if group is not None:
         written[GROUP] = texts(frame[group], group, at)
-    counted = {column: numbers(frame, column, at) for column in _NUMBERS}
+    most = {column: MOST_TOKENS for column in _NUMBERS if column.endswith("_tokens")}
+    counted = {column: numbers(frame, column, at, most.get(column, np.inf)) for column in _NUMBERS}
     cells = pd.DataFrame({**written, "score": numbers(frame, "score", at, at_most=1.0), **counted})
     _check_pairs(cells, at)
     columns = [column for column in (*QUERY_COLUMNS, GROUP, *TRAIT_COLUMNS) if column in written]

@@ -7,6 +7,7 @@ and what a chat is about, stands at the end.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from apportion.router.prediction.artefact import Arrays
+    from apportion.router.prediction.embedding_cache import EmbeddingCache
     from apportion.router.prediction.fused_bert import FusedBert
 
 _FUSED_TOKENS = 64
@@ -40,7 +42,7 @@ class Encoder:
     """A frozen transformer that maps texts to vectors of `dimension` float32 numbers.
 
     Make one with `Encoder.load`. `source` is what it was loaded from, `weights_hash` the SHA-256 of its
-    weights.
+    weights. With a `cache` texts that were encoded before, by whichever process, are not encoded again.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Encoder:
         self.source = source
         self.max_tokens = max_tokens
         self.dimension = int(model.config.hidden_size)
+        self.cache: EmbeddingCache | None = None
 
     @classmethod
     def load(cls, source: str, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None) -> Encoder:
@@ -99,8 +102,23 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts, shape `(n_texts, dimension)`, batched by length."""
+        return (
+            self.encode_anew(texts)
+            if self.cache is None
+            else self.cache.encode(self._identity, texts, self.encode_anew)
+        )
+
+    def encode_anew(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `encode`, whatever a cache holds."""
         parts = [self.encode_ids(self._texts.ids(part)) for part in chunks(texts)]
         return np.vstack(parts) if parts else np.zeros((0, self.dimension), dtype=np.float32)
+
+    @cached_property
+    def _identity(self) -> str:
+        """All that vectors depend on beside the texts."""
+        read = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        kind = f"{self.device.type} {next(iter(self._model.parameters())).dtype}"
+        return f"{self.weights_hash} {read} {self._pooling} {self.max_tokens} {kind}"
 
     def encode_ids(self, ids: Sequence[list[int]]) -> NDArray[np.float32]:
         """Vectors of texts given as token ids, special tokens included, shape `(n_texts, dimension)`."""

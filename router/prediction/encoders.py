@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from apportion.router.prediction.static_encoder import VOCABULARY, StaticEncoder
 if TYPE_CHECKING:
     import torch
 
+    from apportion.router.prediction.embedding_cache import EmbeddingCache
     from apportion.router.prediction.encoder import Encoder
     from apportion.router.prediction.text_encoder import TextEncoder
 
@@ -122,6 +123,13 @@ def load_encoder(
         ConfigurationError: it cannot be had or is not a usable encoder.
     """
     return Encoders.load(source, device, texts, vocabulary).of(source)
+
+
+def keep_vectors(encoder: TextEncoder, cache: EmbeddingCache) -> None:
+    """Has an encoder's transformer, if it has one, encode no text that the cache knows."""
+    transformer = encoder.transformer if isinstance(encoder, JoinedEncoder) else encoder
+    if not isinstance(transformer, StaticEncoder):
+        cast("Encoder", transformer).cache = cache
 
 
 def default_encoder(device: str = "auto") -> str:

@@ -1,8 +1,8 @@
-"""Reading requests for the commands: from a text file, or from JSON lines such as OpenAI request bodies."""
+"""Reading requests for the commands: from a text file, or from tables such as JSON lines of OpenAI request bodies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from apportion.router.chat import content_of, flattened, joined, prompt_text
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.conversation import template_variables
-from apportion.router.texts import numbered_lines, numbered_objects
+from apportion.router.prediction.request_files import rows_of
+from apportion.router.texts import streamed_lines
 from apportion.router.traits import PLAIN, Traits, traits_of
 
 
@@ -33,28 +34,65 @@ class PromptRequest:
         """What is encoded, and shown."""
         return prompt_text(self.content)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a prompt alone, and no chat."""
+        return isinstance(self.content, str)
+
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+_NOT_READ = {".gz", ".json", ".tsv", ".xlsx", ".zip"}  # would be taken for a prompt a line
+
 
 def read_requests(file: Path) -> list[PromptRequest]:
-    """Requests of a file: a prompt a line, or for .jsonl an object a line with `prompt` or `messages`.
+    """Requests of a file, as `RequestFile` reads them."""
+    return list(RequestFile.checked(file))
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """Requests of a file, one in memory at a time: a prompt a line, or for SUFFIXES a row with `prompt` or `messages`.
 
     A line of OpenAI's Batch API, and a chat in its printed form, are read too, and printed lists of strings where all
-    prompts are such. An object may carry `max_tokens` or `max_completion_tokens`, `n`, `tools` and `response_format` as
+    prompts are such. A row may carry `max_tokens` or `max_completion_tokens`, `n`, `tools` and `response_format` as
     OpenAI bodies do.
 
-    Raises:
-        InvalidRequestError: a line cannot be read; names file and line.
+    rows: how many; lists: whether all prompts are printed lists of strings.
     """
-    if not file.is_file():
-        raise InvalidRequestError(f"{file}: there is no such file; give a text file, one prompt a line, or a .jsonl")
-    if file.suffix == ".jsonl":
-        requests = [request_of(row, f"{file}, line {number}") for number, row in numbered_objects(file)]
-    else:
-        requests = [PromptRequest(line) for _, line in numbered_lines(file)]
-    contents = joined([request.content for request in requests])
-    requests = [replace(request, content=content) for request, content in zip(requests, contents, strict=True)]
-    if not requests:
-        raise InvalidRequestError(f"{file}: holds no prompts; write one a line")
-    return requests
+
+    path: Path
+    rows: int
+    lists: bool
+
+    @classmethod
+    def checked(cls, path: Path) -> RequestFile:
+        """The file, read once to see that every row can be.
+
+        Raises:
+            InvalidRequestError: a row cannot be read; names file and line.
+        """
+        if not path.is_file():
+            known = ", ".join(SUFFIXES)
+            raise InvalidRequestError(f"{path}: there is no such file; give a text file, one prompt a line, or {known}")
+        if path.suffix in _NOT_READ:
+            raise InvalidRequestError(f"{path}: {path.suffix} is not read; give a text file or {', '.join(SUFFIXES)}")
+        rows, lists = 0, True
+        for request in _requests(path):
+            rows += 1
+            lists = lists and not (request.is_text and joined([request.content]) == [request.content])
+        if not rows:
+            raise InvalidRequestError(f"{path}: holds no prompts; write one a line")
+        return cls(path, rows, lists)
+
+    def __iter__(self) -> Iterator[PromptRequest]:
+        for request in _requests(self.path):
+            yield replace(request, content=joined([request.content])[0]) if self.lists and request.is_text else request
+
+
+def _requests(file: Path) -> Iterator[PromptRequest]:
+    if file.suffix in SUFFIXES:
+        return (request_of(row, where) for where, row in rows_of(file))
+    return (PromptRequest(line) for _, line in streamed_lines(file))
 
 
 def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
@@ -83,6 +121,8 @@ def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
 
 def _whole(row: Mapping[str, Any], field: str, where: str) -> int | None:
     value = row.get(field)
+    if isinstance(value, float) and value.is_integer():  # as tables have it whose other rows have none
+        value = int(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InvalidRequestError(f"{where}: {field} is {value!r}; give a whole number from 1")
     return value

@@ -62,8 +62,13 @@ def text_features(texts: Sequence[str]) -> NDArray[np.float32]:
     count.
     """
     stripped = [text.rstrip() for text in texts]
-    tails = [text[text.rfind("\n\n") + 2 :] if "\n\n" in text else text for text in stripped]
-    return np.hstack([_byte_features(stripped), _byte_features(tails)])
+    whole = _byte_features(stripped)
+    # Most texts are one paragraph, which is not counted twice.
+    several = [row for row, text in enumerate(stripped) if "\n\n" in text]
+    last = whole.copy()
+    if several:
+        last[several] = _byte_features([stripped[row][stripped[row].rfind("\n\n") + 2 :] for row in several])
+    return np.hstack([whole, last])
 
 
 def _byte_features(texts: Sequence[str]) -> NDArray[np.float32]:

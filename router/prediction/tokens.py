@@ -14,6 +14,8 @@ import numpy as np
 from apportion.router.arrays import IntArray
 from apportion.router.errors import ApportionError, ConfigurationError, InvalidRequestError
 from apportion.router.estimates import unreadable
+from apportion.router.hub import out_of_reach
+from apportion.router.prediction.byte_counts import ByteCounts
 from apportion.router.prediction.chat_template import ContentFormat, NoTemplateError, render
 from apportion.router.prediction.length_bound import LengthBound
 from apportion.router.torch_companions import hide_misfits
@@ -37,13 +39,13 @@ class TokenizerSource:
     """Where a model's tokenizer comes from and how it renders chats; what is left out is as the tokenizer says.
 
     Args:
-        source: folder or hub id.
+        source: folder or hub id; None: nobody here has its tokenizer.
         chat_template: Jinja text, or a file that holds it.
         content_format: how the template reads contents, `auto` as its text shows.
         variables: of the template, where a request says nothing else.
     """
 
-    source: str
+    source: str | None
     revision: str | None = None
     trust_remote_code: bool = False
     chat_template: str | None = None
@@ -84,18 +86,21 @@ class TokenCounter:
     """Counts for `models`; models that count alike are counted once.
 
     Args:
+        counted: by model; None: nobody here has its tokenizer.
         max_model_len: by model; a text that by its length alone exceeds it counts for the fewest tokens that it can
             have. None: every text is counted.
     """
 
-    def __init__(self, counted: Mapping[str, Counted], max_model_len: Mapping[str, int] | None = None) -> None:
+    def __init__(self, counted: Mapping[str, Counted | None], max_model_len: Mapping[str, int] | None = None) -> None:
         self.models = tuple(counted)
-        columns: dict[str, list[int]] = {}
+        columns: dict[str | None, list[int]] = {}
         for column, one in enumerate(counted.values()):
-            columns.setdefault(one.key, []).append(column)
+            columns.setdefault(None if one is None else one.key, []).append(column)
         self._groups = [
-            _Group(
-                counted[self.models[shared[0]]],
+            ByteCounts(shared)
+            if (first := counted[self.models[shared[0]]]) is None
+            else _Group(
+                first,
                 shared,
                 None if max_model_len is None else max(max_model_len[self.models[column]] for column in shared),
             )
@@ -168,7 +173,9 @@ class TokenCounter:
         return counts
 
 
-def _load(model: str, source: TokenizerSource, download: bool) -> Counted:
+def _load(model: str, source: TokenizerSource, download: bool) -> Counted | None:
+    if source.source is None:
+        return None
     hide_misfits()
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -177,7 +184,7 @@ def _load(model: str, source: TokenizerSource, download: bool) -> Counted:
             source.source,
             revision=source.revision or "main",
             trust_remote_code=source.trust_remote_code,
-            local_files_only=not download,
+            local_files_only=not download or out_of_reach(),
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(

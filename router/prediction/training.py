@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,18 @@ def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress |
     )
 
 
+def check_fresh(predictor: Predictor, table: OutcomesTable) -> None:
+    """Raises OutcomesTableError where a calibration on `table` would be worth nothing: too few rows, or the very ones
+    that the predictor was made of.
+    """
+    if len(table) < _FEWEST_ROWS:
+        raise OutcomesTableError(f"rows: {len(table)} to calibrate with, {_FEWEST_ROWS} are needed; add outcomes")
+    if {table.data_hash(), complete_tokens(table, predictor.encoder).data_hash()} & set(predictor.data_hashes):
+        raise OutcomesTableError(
+            "data: the artefact was made of these outcomes, on which it looks better than it is; give others"
+        )
+
+
 def add_models(
     predictor: Predictor,
     table: OutcomesTable,
@@ -135,9 +148,10 @@ def _split(
 ) -> tuple[IntArray, IntArray, IntArray]:
     train, validation, test = table.split_rows(seed, fractions)
     if len(train) < _FEWEST_ROWS or len(validation) < _FEWEST_ROWS:
+        needed = math.ceil(_FEWEST_ROWS / min(fractions[:2]))
         raise OutcomesTableError(
             f"rows: {len(table)} split into {len(train)} to train and {len(validation)} to calibrate, but each needs "
-            f"{_FEWEST_ROWS}, and rows of one prompt or group stay together: add rows"
+            f"{_FEWEST_ROWS}, and rows of one prompt or group stay together: add rows, to {needed} or more"
         )
     return train, validation, test
 

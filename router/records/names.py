@@ -55,7 +55,7 @@ class AnswerNames:
         return self._hash(head, account, _TAG_BYTES)
 
     def _hash(self, head: bytes, account: Account, size: int) -> bytes:
-        text = "\0".join("" if part is None else f"={part}" for part in account)
+        text = "\0".join("" if part is None else f"={part}" for part in (account.key, account.tenant))
         return hashlib.blake2b(head + b"\0" + text.encode(), key=self._secret, digest_size=size).digest()
 
 

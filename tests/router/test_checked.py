@@ -42,7 +42,7 @@ def found(content: Any, kind: Any = Outer, **settings: Any) -> list[str]:
             {"inner": [{"size": "much"}]},
             "inner.0.size: input should be a valid integer, unable to parse string as an integer (got 'much')",
         ),
-        ("text", "(whole): input should be a valid dictionary or instance of Outer (got 'text')"),
+        ("text", "(whole): must be a mapping of fields, not a str; correct it"),
     ],
 )
 def test_every_mistake_names_field_problem_and_mend(content: Any, says: str) -> None:

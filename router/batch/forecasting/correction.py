@@ -1,4 +1,4 @@
-"""Expected costs that go by how long answers have turned out to be."""
+"""Expected costs that go by how long answers have turned out to be, and prompts that are counted as bytes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import numpy as np
 
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import Policy
-from apportion.router.drift.lengths import Ratios
+from apportion.router.drift.lengths import Lengths
 from apportion.router.estimates import Estimates
 
 
-def corrected(estimates: Estimates, items: Sequence[RouteItem], policy: Policy, lengths: Ratios) -> Estimates:
-    """The estimates with costs of answers as long as each model's last ones were of what was expected.
+def corrected(estimates: Estimates, items: Sequence[RouteItem], policy: Policy, lengths: Lengths) -> Estimates:
+    """The estimates with costs of answers and prompts as long as each model's last ones were of what was expected.
 
     Args:
         lengths: what is known of that.
     """
-    ratios = lengths.bounded
-    if not policy.correct_costs or (ratios == 1.0).all():
+    read = lengths.prompts.bounded
+    ratios = lengths.answers.bounded if policy.correct_costs else np.ones_like(read)
+    if (ratios == 1.0).all() and (read == 1.0).all():
         return estimates
     most = np.array([(item.max_tokens or np.inf) * item.sequences for item in items], dtype=np.float64)
-    return estimates.corrected(policy.prices, ratios, most)
+    return estimates.corrected(policy.prices, ratios, most, read)

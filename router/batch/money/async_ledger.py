@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -83,10 +83,12 @@ class AsyncLedger:
         """Charges reservations whose time is up in full, and may forget what is old; how many were charged."""
         return await self._run(self._expire, now_s=now_s, prune=prune)
 
-    async def statement(self, *, now_s: float, scopes: Iterable[Scope]) -> Standing:
-        """How the limits of these scopes stand, but for endings that wait; holds up no other call."""
+    async def statement(
+        self, *, now_s: float, scopes: Iterable[Scope], names: Collection[str] | None = None
+    ) -> Standing:
+        """How the limits of these scopes (and names) stand, but for endings that wait; holds up no other call."""
         self._check_open()
-        read = partial(self._ledger.statement, now_s=now_s, scopes=scopes)
+        read = partial(self._ledger.statement, now_s=now_s, scopes=scopes, names=names)
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def close(self) -> None:

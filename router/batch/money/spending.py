@@ -20,6 +20,7 @@ from apportion.router.batch.money.batch_budget import BatchBudget, worst_cases
 from apportion.router.batch.policy import Policy
 from apportion.router.budget import Limit, Pacer, Scope, Shortage, Tally, Window, WindowState, from_nano, to_nano
 from apportion.router.budget.ledger import BudgetLedger
+from apportion.router.budget.limits import job_key
 from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 from apportion.router.estimates import Estimates
@@ -63,6 +64,7 @@ class Spending:
         clock: seconds since 1970.
         steady_s: for how long that clock has gone steadily, in seconds; until it has done so for as long as a request
             may last, nothing expires, and until it has done so for an hour, nothing is forgotten.
+        only_jobs: the ledger is for rows of jobs; other requests do not wait for it.
     """
 
     def __init__(
@@ -74,7 +76,10 @@ class Spending:
         pacing: Pacing | None = None,
         clock: Callable[[], float],
         steady_s: Callable[[], float] = lambda: float("inf"),
+        only_jobs: bool = False,
     ) -> None:
+        self._only_jobs = only_jobs
+        self._jobs_seen = not only_jobs
         self._ttl_s = max_request_s + GRACE_S
         self._clock = clock
         self._steady_s = steady_s
@@ -116,8 +121,9 @@ class Spending:
         Raises:
             LedgerError: the database does not answer; without it nothing may be spent.
         """
-        if self._ledger is None:
+        if self._ledger is None or (self._only_jobs and not items[0].bulk):
             return None
+        self._jobs_seen = True
         worst_nano = worst_cases(items, estimates, policy.models)
         remembered = self._ledger.remembered(self._clock())
         if remembered is not None:
@@ -141,8 +147,9 @@ class Spending:
         self._reserved |= {c.id: c.nano for c, shortage in zip(claims, shortages, strict=True) if shortage is None}
         return shortages
 
-    def plan(self, request_id: str, cost_usd: float) -> None:
+    def plan(self, request_id: str, cost_usd: float, *, bulk: bool = False) -> None:
         """A request goes to an engine and is expected to cost this."""
+        self._jobs_seen |= bulk
         self.tally.plan(request_id, cost_usd)
 
     def settle(self, request_id: str, cost_usd: float | None) -> int:
@@ -155,7 +162,7 @@ class Spending:
         """
         nano = None if cost_usd is None else to_nano(cost_usd)
         reserved = self._reserved.pop(request_id, None)
-        if self._ledger is not None:
+        if self._ledger is not None and self._jobs_seen:
             self._ledger.end(request_id, nano)
         if nano is None and reserved is not None:
             cost_usd = from_nano(reserved)
@@ -167,7 +174,7 @@ class Spending:
     def release(self, request_id: str) -> None:
         """A request that no engine worked on has ended."""
         self._reserved.pop(request_id, None)
-        if self._ledger is not None:
+        if self._ledger is not None and self._jobs_seen:
             self._ledger.end(request_id, 0)
         self.tally.release(request_id)
 
@@ -198,6 +205,17 @@ class Spending:
         if charged:
             logger.warning("%d reservations of lost requests are charged in full", charged)
 
+    async def of_jobs(self, ids: Sequence[str]) -> dict[str, Balance]:
+        """What jobs have spent and set aside.
+
+        Raises:
+            LedgerError: the database does not answer.
+        """
+        if self._ledger is None or not ids:
+            return {}
+        standing = await self._ledger.statement(now_s=self._clock(), scopes=[Scope.job], names=ids)
+        return {one: standing.balance(job_key(one)) for one in ids}
+
     async def statement(self, max_age_s: float = 0.0) -> dict[str, Any]:
         """Numbers of the moment: what is planned and spent here, and how every limit stands.
 
@@ -209,7 +227,7 @@ class Spending:
             "reserved_usd": self.tally.planned_usd,
             "spent_usd": self.tally.spent_usd,
         }
-        if self._ledger is None:
+        if self._ledger is None or self._only_jobs:
             return numbers
         standing = await self._standing.within(max_age_s, STATEMENT_PATIENCE_S)
         budget: dict[str, Any] = {"overruns": self._overruns}
@@ -237,7 +255,7 @@ class Spending:
     ) -> BatchBudget:
         left_nano = standing.left_nano([item.account for item in items], names)
         pacing = self._pacing
-        if pacing is None:
+        if pacing is None or items[0].bulk:  # a job's plan spreads its own money
             return BatchBudget(items, names, worst_nano, left_nano, standing, None, None)
         window = pacing.state(self._own_limits, standing, self.tally.planned_usd)
         return BatchBudget(items, names, worst_nano, left_nano, standing, pacing.pacer, window)

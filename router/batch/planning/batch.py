@@ -12,7 +12,8 @@ from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem, Strategy
 from apportion.router.assignment.options import checked_strategy
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
-from apportion.router.batch.money.batch_budget import ROUNDING, BatchBudget
+from apportion.router.batch.money.batch_budget import ROUNDING, BatchBudget, allowed_usd
+from apportion.router.batch.money.savings import Savings, is_pooled
 from apportion.router.batch.planning.admission import (
     admitted,
     affordable_away,
@@ -43,6 +44,7 @@ class Batch:
         explain: decisions carry the predictions for every model.
         budget: what the limits on money leave each request; None: there are no limits.
         stays: where the requests' sessions were last; None: no request has one.
+        savings: what requests before these have left; None: nothing.
         elsewhere: (N, M), models that tool loops leave their own for in no case.
         away: (N, M), models that may answer a request and have no replica for it now.
         crowded: (N, M), models that may answer a request and have no room for its many answers yet.
@@ -59,6 +61,7 @@ class Batch:
     explain: bool
     budget: BatchBudget | None = None
     stays: Stays | None = None
+    savings: Savings | None = None
     elsewhere: BoolArray | None = None
     away: BoolArray | None = None
     crowded: BoolArray | None = None
@@ -144,11 +147,27 @@ class Batch:
         """The kept requests and their problem, with the allowance that they bring."""
         rows, problem = rows[keep], problem.subset(keep)
         if self.budget is None or self.budget.pacer is None:
-            cap_usd = float(self._allowances(rows, problem).sum())
-            return rows, replace(problem, budget_usd=cap_usd)
+            return rows, replace(problem, budget_usd=self._cap_usd(rows, problem))
         if problem.budget_usd == float("inf"):  # asked once a batch, since a pacer learns from each
             problem = replace(problem, budget_usd=self.budget.allowance_usd(self.budget.pacer, problem))
         return rows, problem
+
+    def _cap_usd(self, rows: IntArray, problem: BatchProblem) -> float:
+        """What the requests bring; those that are reckoned together with others before them, what is worth it."""
+        own_usd = self._allowances(rows, problem)
+        each_usd = self.policy.budget_usd_per_request
+        if each_usd is None or self.savings is None or not self.policy.pool_requests:
+            return float(own_usd.sum())
+        paying = np.array([is_pooled(self.items[row], row in self.estimates.guessed) for row in rows.tolist()])
+        if not paying.any():
+            return float(own_usd.sum())
+        cost_usd = allowed_usd(problem)
+        use = np.bincount(cost_usd.argmin(axis=1), weights=problem.load, minlength=problem.n_models)
+        scarce = bool((use > problem.slots).any())
+        together_usd = self.savings.allowance_usd(problem.value[paying], cost_usd[paying], each_usd, scarce=scarce)
+        named = np.array([self.items[row].model is not None for row in rows])
+        apart_usd = np.where(named, cost_usd.min(axis=1) * (1 + ROUNDING), own_usd)
+        return together_usd + float(apart_usd[~paying].sum())
 
     def _allowances(self, rows: IntArray, problem: BatchProblem) -> FloatArray:
         return allowances(rows, self.items, problem, self.policy, predicted=self.estimates.predicted[rows])

@@ -109,6 +109,7 @@ class BatchPlanner:
             explain,
             available.budget,
             available.stays,
+            available.savings,
             away=possible & ~healthy,
         )
         for row in np.flatnonzero(~allowed.any(axis=1)).tolist():

@@ -29,6 +29,12 @@ def lanes(possible: BoolArray, sequences: list[int]) -> list[Lane]:
     ]
 
 
+def columns_of(lane: Any) -> int:
+    """The models that requests of a lane may go to, as bits."""
+    columns: int = lane[0]
+    return columns
+
+
 class SlotRoom:
     """The slots that are free at a moment.
 

@@ -102,6 +102,7 @@ class BatchQueue(Generic[T]):
         self._numbers = itertools.count()
         self._ticking = False
         self._planning: set[asyncio.Task[None]] = set()
+        self._in_plans = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = asyncio.Event()  # a batch may be to start
         self._starter: asyncio.Task[None] | None = None
@@ -113,6 +114,15 @@ class BatchQueue(Generic[T]):
     def full(self) -> bool:
         """Whether an entry more has to take another's place."""
         return len(self._held) >= self._max_queue
+
+    @property
+    def deciding(self) -> int:
+        """Entries that are being planned, or are new and will be at once."""
+        return self._in_plans + min(self._new, len(self._waiting))
+
+    def lanes(self) -> list[Lane]:
+        """Of those that have been planned and wait."""
+        return [lane for lane in self._line.lanes() if lane is not None]
 
     def put(self, key: str, entry: T, place: Place, *, patience_s: float = math.inf) -> list[tuple[T, OverloadedError]]:
         """Queues an entry.
@@ -217,6 +227,7 @@ class BatchQueue(Generic[T]):
             asyncio.get_running_loop().call_later(self._tick_s, self._tick_ends)
         for key in batch:
             self._remove(key)
+        self._in_plans += len(batch)
         task = asyncio.create_task(self._run(batch, len(starting)))
         self._planning.add(task)
         task.add_done_callback(self._planned)
@@ -232,7 +243,7 @@ class BatchQueue(Generic[T]):
         First are those that something is kept for, then those that a plan has left over: they have had their turn.
         """
         room = self._room()
-        known = [lane for lane in self._line.lanes() if lane is not None]
+        known = self.lanes()
         free = {lane: room.free_to([lane]) for lane in known}
         patient = [lane for lane in known if room.kept_for(lane) and self._is_patient(lane, now_s)][:FEW]
         limits: dict[Lane, float] = {
@@ -272,7 +283,10 @@ class BatchQueue(Generic[T]):
 
     async def _run(self, batch: dict[str, _Waiting[T]], starting: int) -> None:
         wakes = self._wakes
-        left = await self._plan([waiting.entry for waiting in batch.values()], starting)
+        try:
+            left = await self._plan([waiting.entry for waiting in batch.values()], starting)
+        finally:
+            self._in_plans -= len(batch)
         self._pace.add(len(batch) - len(left), self._clock())
         room = self._room()
         for key, waiting in reversed(batch.items()):

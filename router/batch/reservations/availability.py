@@ -8,6 +8,7 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.batch.money.batch_budget import BatchBudget
+from apportion.router.batch.money.savings import Savings
 from apportion.router.batch.reservations.conversations import Stays
 from apportion.router.budget.standing import Claim
 
@@ -23,6 +24,7 @@ class Availability:
         avoided: (N, M), models that have failed a request; None: no request has failed.
         budget: what the limits on money leave each request, in their order; None: there are no limits.
         stays: where the requests' sessions were last; None: no request has one.
+        savings: what requests before these have left; None: nothing, as for what is planned by itself.
     """
 
     free_slots: IntArray
@@ -31,6 +33,7 @@ class Availability:
     avoided: BoolArray | None = None
     budget: BatchBudget | None = None
     stays: Stays | None = None
+    savings: Savings | None = None
 
     def healthy(self, n_requests: int) -> BoolArray:
         """(N, M): models that have a replica for the request."""

@@ -123,7 +123,8 @@ class Stays:
         """The estimates with what is likely to be cached at its own price; where tokens are guessed, none is."""
         rows = np.flatnonzero((self.column >= 0) & estimates.predicted)
         at = rows, self.column[rows]
-        cached = np.minimum(self.cached_tokens[rows], estimates.input_tokens[at])
+        counted, expected = estimates.input_tokens[at], estimates.expected_input[at]
+        cached = np.minimum(self.cached_tokens[rows], counted) * expected / np.maximum(counted, 1.0)
         cost_usd = estimates.cost_usd.copy()
         cost_usd[at] = np.maximum(cost_usd[at] - cached * cache_savings(prices)[at[1]], 0.0)
         return replace(estimates, cost_usd=cost_usd)

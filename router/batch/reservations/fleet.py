@@ -14,11 +14,13 @@ import numpy as np
 from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.batch.guards.breaker import Breaker, BreakerState
 from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
+from apportion.router.batch.reservations.bulk_share import BulkShare
 from apportion.router.batch.reservations.slots import SlotLedger
 
 logger = logging.getLogger(__name__)
 
 REPLICA_TTL_S = 10.0  # a replica unheard of for so long is taken for dead, and what it was answering is given up
+LONGEST_PAUSE_S = 60.0
 BREAKER_MEMORY_S = 300.0  # so long, a replica that was away is known to have failed before
 
 
@@ -29,11 +31,18 @@ class Fleet:
         models: names in the order of every array.
         clock: seconds of a monotonic clock.
         expected: models that are to have replicas; None: all.
+        bulk: what bulk may have of the slots; None: what it may where nothing is said of it.
     """
 
     def __init__(
-        self, models: Sequence[str], clock: Callable[[], float], *, expected: Iterable[str] | None = None
+        self,
+        models: Sequence[str],
+        clock: Callable[[], float],
+        *,
+        expected: Iterable[str] | None = None,
+        bulk: BulkShare | None = None,
     ) -> None:
+        self.bulk = bulk or BulkShare(models)
         self._expected = frozenset(models if expected is None else expected)
         self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
@@ -41,6 +50,7 @@ class Fleet:
         self._replicas: dict[str, EngineReplica] = {}
         self._heard_s: dict[str, float] = {}
         self._breakers: dict[str, Breaker] = {}
+        self._busy_until_s: dict[str, float] = {}
         self._left_s: dict[str, float] = {}  # when those left whose breakers are still known
         self._silent: dict[str, None] = {}  # those of them that did not say so
 
@@ -62,21 +72,33 @@ class Fleet:
         """(M,) slots of the replicas that work, used or not."""
         return self._slots.capacity()
 
-    def free_slots(self) -> IntArray:
+    def free_slots(self, *, bulk: bool = False) -> IntArray:
         """(M,) slots that may be taken now."""
-        return self._slots.free_slots()
+        self._end_pauses()
+        free = self._slots.free_slots()
+        return self.bulk.free(self._slots.capacity(), free, self._slots.used_by_bulk()) if bulk else free
 
-    def room(self) -> IntArray:
-        """(M,) the most sequences that a request can start with now on one replica."""
-        return self._slots.room()
+    def room(self, *, bulk: bool = False) -> IntArray:
+        """(M,) the most sequences that a request can start with now on one replica.
+
+        A bulk row of more answers than bulk has slots starts where no other one is.
+        """
+        self._end_pauses()
+        room = self._slots.room()
+        if not bulk:
+            return room
+        free, alone = self.free_slots(bulk=True), self._slots.used_by_bulk() == 0
+        return np.where(alone & (free > 0), room, np.minimum(room, free))
 
     def announce(self, replica: EngineReplica) -> bool:
-        """A replica's heartbeat; True if its slots are new."""
+        """A replica's heartbeat; True if it has slots that are new."""
         self._silent.pop(replica.id, None)
         if replica.draining or replica.model not in self._columns:
             self._drop(replica.id)
             return False
-        is_new = replica.id not in self._replicas
+        known = self._replicas.get(replica.id)
+        is_new = known is None
+        has_more = known is None or replica.slots > known.slots
         self._heard_s[replica.id] = self._clock()
         self._replicas[replica.id] = replica
         self._slots.join(replica.id, self._columns[replica.model], replica.slots)
@@ -85,11 +107,15 @@ class Fleet:
             self._breakers.setdefault(replica.id, Breaker())
             self._restrict(replica.id)  # to go silent and come back is no proof that it works
             logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
-        return is_new
+        return has_more
+
+    def used_by_bulk(self) -> IntArray:
+        """(M,) slots that rows of jobs hold."""
+        return self._slots.used_by_bulk()
 
     def avoided(self, items: Sequence[RouteItem]) -> BoolArray | None:
         """(N, M) True for models that the request is not to go to again; None where there is nothing to avoid."""
-        if not any(item.avoid_replicas for item in items):
+        if not any(item.avoid_replicas or item.avoid_models for item in items):
             return None
         avoided = np.zeros((len(items), len(self._columns)), dtype=bool)
         for row, item in enumerate(items):
@@ -104,13 +130,17 @@ class Fleet:
         Args:
             rather: the replica that has read the most of the request, unless others have far more room.
         """
-        name = self._slots.reserve(item.id, self._columns[model], item.sequences, item.avoid_replicas, rather)
+        column = self._columns[model]
+        if item.bulk and self.room(bulk=True)[column] < item.sequences:
+            return None
+        name = self._slots.reserve(item.id, column, item.sequences, item.avoid_replicas, rather, bulk=item.bulk)
         return None if name is None else self._replicas[name]
 
     def adopt(self, held: Held) -> None:
         """Seats what is in flight already and was seated by a router before this one."""
         if held.model in self._columns:
-            self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica)
+            bulk = held.account.job is not None
+            self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica, bulk=bulk)
 
     def end(self, done: Done) -> str | None:
         """A request ended: its slots are free, and its replica did well or not.
@@ -120,6 +150,8 @@ class Fleet:
         """
         replica = self._slots.replica_of(done.id)
         self._slots.release(done.id)
+        if replica is not None and done.busy_s > 0:
+            self._pause(replica, self._clock() + min(done.busy_s, LONGEST_PAUSE_S))
         breaker = None if replica is None else self._breakers.get(replica)
         # Of one that works and has not failed lately nothing changes.
         if replica is not None and breaker is not None and (breaker.failed or done.ending.failed):
@@ -146,7 +178,7 @@ class Fleet:
             del self._breakers[replica], self._left_s[replica]
             self._silent.pop(replica, None)
         trials = [self._restrict(replica) for replica in self._replicas]
-        return bool(silent) or any(trials)
+        return self._end_pauses() or bool(silent) or any(trials)
 
     def describe(self) -> dict[str, Any]:
         """Slots by model and replicas by name, as JSON."""
@@ -155,7 +187,12 @@ class Fleet:
         return {
             "models": {name: {"slots": capacity[j], "free_slots": free[j]} for name, j in self._columns.items()},
             "replicas": {
-                name: {"model": replica.model, "url": replica.url, "breaker": self._breakers[name].state(now_s)}
+                name: {
+                    "model": replica.model,
+                    "url": replica.url,
+                    "breaker": self._breakers[name].state(now_s),
+                    **({} if replica.trouble is None else {"trouble": replica.trouble}),
+                }
                 for name, replica in self._replicas.items()
             },
         }
@@ -165,6 +202,18 @@ class Fleet:
         most = {BreakerState.closed: None, BreakerState.half_open: 1, BreakerState.open: 0}[state]
         self._slots.restrict(replica, most)
         return state is BreakerState.half_open
+
+    def _pause(self, replica: str, until_s: float) -> None:
+        self._busy_until_s[replica] = max(until_s, self._busy_until_s.get(replica, 0.0))
+        self._slots.pause(replica, True)
+
+    def _end_pauses(self) -> bool:
+        now_s = self._clock()
+        over = [replica for replica, until_s in self._busy_until_s.items() if until_s <= now_s]
+        for replica in over:
+            del self._busy_until_s[replica]
+            self._slots.pause(replica, False)
+        return bool(over)
 
     def _drop(self, replica: str) -> None:
         if self._replicas.pop(replica, None) is not None:

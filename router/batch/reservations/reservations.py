@@ -10,6 +10,7 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray
 from apportion.router.batch.messages import Decision, Done, EngineReplica, Held, RouteItem
+from apportion.router.batch.money.savings import Savings
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.lanes import SlotRoom
@@ -64,22 +65,26 @@ class Reservations:
         self.fleet = fleet
         self.spending = spending
         self.conversations = conversations
+        self.savings = Savings()
         self._unsettled = Unsettled(clock)
         self._on_settled = on_settled
 
     def empty(self, items: Sequence[RouteItem], policy: Policy) -> Availability:
         """What there would be for a batch if nothing were in flight, without limits on money."""
         capacity = self.fleet.capacity()
-        return Availability(capacity, capacity, stays=self.conversations.look(items, policy.names))
+        return Availability(
+            capacity, capacity, stays=self.conversations.look(items, policy.names), savings=self.savings
+        )
 
-    def room(self) -> SlotRoom:
+    def room(self, *, bulk: bool = False) -> SlotRoom:
         """The slots that are free now, for the queue to know who can start."""
-        return SlotRoom(self.fleet.free_slots(), self.fleet.room(), self.fleet.capacity())
+        fleet = self.fleet
+        return SlotRoom(fleet.free_slots(bulk=bulk), fleet.room(bulk=bulk), fleet.capacity())
 
     async def look(
         self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy, patient: BoolArray
     ) -> Availability:
-        """What there is for a batch that is about to be planned.
+        """What there is for a batch that is about to be planned, all of it interactive or all of it bulk.
 
         Args:
             patient: (N,), requests that have waited so long that room is made for them: slots are kept free until
@@ -89,10 +94,11 @@ class Reservations:
             LedgerError: the database does not answer; without it nothing may be spent.
         """
         budget = await self.spending.look(items, estimates, policy)
-        room = np.where(patient[:, None], UNBOUNDED, self.fleet.room()[None, :])
+        fleet, bulk = self.fleet, items[0].bulk
+        room = np.where(patient[:, None] & (not bulk), UNBOUNDED, fleet.room(bulk=bulk)[None, :])
         stays = self.conversations.look(items, policy.names)
         return Availability(
-            self.fleet.free_slots(), self.fleet.capacity(), room, self.fleet.avoided(items), budget, stays
+            fleet.free_slots(bulk=bulk), fleet.capacity(), room, fleet.avoided(items), budget, stays, self.savings
         )
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:
@@ -134,7 +140,7 @@ class Reservations:
     def adopt(self, held: Held) -> None:
         """Takes over a request in flight that a router before this one had decided."""
         self.fleet.adopt(held)
-        self.spending.plan(held.id, held.cost_usd)
+        self.spending.plan(held.id, held.cost_usd, bulk=held.account.job is not None)
 
     def settle(self, done: Done) -> None:
         """A dispatched request has ended: its slots are free, and what it cost is charged as soon as that is known."""

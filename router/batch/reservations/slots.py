@@ -28,6 +28,7 @@ class Seat:
     model: int
     replica: str
     sequences: int
+    bulk: bool = False
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class _Replica:
     used: int = 0
     present: bool = True
     most: int | None = None
+    paused: bool = False
     usable: int = field(init=False)
     free: int = field(init=False)
     on_trial: bool = field(init=False)  # restricted and idle: the next request shows what it is worth
@@ -49,7 +51,7 @@ class _Replica:
     def count(self) -> None:
         """To be called after each change: far more often somebody looks."""
         self.usable = self.slots if self.most is None else min(self.slots, self.most)
-        self.free = max(0, self.usable - self.used)
+        self.free = 0 if self.paused else max(0, self.usable - self.used)
         self.on_trial = self.most is not None and self.used == 0
 
     def has_room_for(self, sequences: int) -> bool:
@@ -68,6 +70,7 @@ class SlotLedger:
         self._replicas: dict[str, _Replica] = {}
         self._of_model: list[dict[str, _Replica]] = [{} for _ in range(n_models)]
         self._seats: dict[str, Seat] = {}
+        self._bulk = np.zeros(n_models, dtype=np.int64)
 
     @property
     def in_flight(self) -> int:
@@ -96,6 +99,13 @@ class SlotLedger:
             known.most = most
             known.count()
 
+    def pause(self, replica: str, paused: bool) -> None:
+        """Lets a replica have no further request for now, or again; its slots are there, and can be waited for."""
+        known = self._replicas.get(replica)
+        if known is not None:
+            known.paused = paused
+            known.count()
+
     def capacity(self) -> IntArray:
         """Slots of each model's present replicas, used or not: (n_models,)."""
         total = np.zeros(self._n_models, dtype=np.int64)
@@ -109,6 +119,10 @@ class SlotLedger:
         for replica in self._present():
             free[replica.model] += replica.free
         return free
+
+    def used_by_bulk(self) -> IntArray:
+        """Slots of each model that bulk holds: (n_models,)."""
+        return self._bulk.copy()
 
     def room(self) -> IntArray:
         """The most sequences that a request can start with now on one replica of each model: (n_models,)."""
@@ -125,6 +139,8 @@ class SlotLedger:
         sequences: int,
         avoid: Collection[str] = frozenset(),
         rather: str | None = None,
+        *,
+        bulk: bool = False,
     ) -> str | None:
         """Takes slots on the model's least used replica, but on none that is to be avoided.
 
@@ -149,15 +165,15 @@ class SlotLedger:
             if (replica.on_trial, free) > (on_trial, best):
                 chosen, best, on_trial = name, free, replica.on_trial
         if chosen is not None:
-            self._seat(request_id, chosen, min(sequences, self._replicas[chosen].free))
+            self._seat(request_id, chosen, min(sequences, self._replicas[chosen].free), bulk=bulk)
         return chosen
 
-    def adopt(self, request_id: str, model: int, sequences: int, replica: str) -> None:
+    def adopt(self, request_id: str, model: int, sequences: int, replica: str, *, bulk: bool = False) -> None:
         """Seats a request that is in flight already, on a replica that may not have joined yet."""
         if request_id not in self._seats:
             if replica not in self._replicas:
                 self._add(replica, _Replica(model, 0, present=False))
-            self._seat(request_id, replica, sequences)
+            self._seat(request_id, replica, sequences, bulk=bulk)
 
     def release(self, request_id: str) -> None:
         """Ends a request; one that is unknown or has ended is left alone."""
@@ -165,6 +181,7 @@ class SlotLedger:
         if seat is not None:
             replica = self._replicas[seat.replica]
             replica.used -= seat.sequences
+            self._bulk[seat.model] -= seat.sequences * seat.bulk
             replica.count()
             self._forget_if_unused(seat.replica)
 
@@ -180,11 +197,12 @@ class SlotLedger:
     def _add(self, name: str, replica: _Replica) -> None:
         self._replicas[name] = self._of_model[replica.model][name] = replica
 
-    def _seat(self, request_id: str, replica: str, sequences: int) -> None:
+    def _seat(self, request_id: str, replica: str, sequences: int, *, bulk: bool) -> None:
         known = self._replicas[replica]
         known.used += sequences
         known.count()
-        self._seats[request_id] = Seat(request_id, known.model, replica, sequences)
+        self._bulk[known.model] += sequences * bulk
+        self._seats[request_id] = Seat(request_id, known.model, replica, sequences, bulk)
 
     def _present(self) -> list[_Replica]:
         return [replica for replica in self._replicas.values() if replica.present]

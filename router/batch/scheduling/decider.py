@@ -13,6 +13,7 @@ import numpy as np
 from apportion.router.batch.events import BatchPlanned, Events, Forecast
 from apportion.router.batch.forecasting.correction import corrected
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
+from apportion.router.batch.money.savings import is_pooled
 from apportion.router.batch.planning.batch import by_strategy
 from apportion.router.batch.planning.planner import BatchPlanner, Plan
 from apportion.router.batch.policy import Policy
@@ -21,7 +22,7 @@ from apportion.router.batch.queueing.line import Lane
 from apportion.router.batch.reservations.reservations import Reservations, Wish
 from apportion.router.batch.scheduling.entry import Entry, unpriced_of
 from apportion.router.budget import Shortage
-from apportion.router.drift.lengths import Ratios
+from apportion.router.drift.lengths import Lengths
 from apportion.router.errors import ApportionError, DeadlineError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Decider:
         self,
         planner: BatchPlanner,
         reservations: Reservations,
-        lengths: Ratios,
+        lengths: Lengths,
         clock: Callable[[], float],
         *,
         patience_s: float,
@@ -183,7 +184,25 @@ class Decider:
                 desk.refuse(entry, got.error(self._reservations.spending.now_s()))
         if short:
             desk.wake()
+        self._save([one for one, got in zip(chosen, taken, strict=True) if isinstance(got, EngineReplica)], policy)
         return left
+
+    def _save(self, seated: Sequence[tuple[Entry, Wish]], policy: Policy) -> None:
+        """What those who go to an engine leave of their money is there for others."""
+        each_usd, most = policy.budget_usd_per_request, policy.pool_requests
+        if each_usd is None or not most:
+            return
+        pooled = [
+            (wish, forecast)
+            for entry, wish in seated
+            if (forecast := entry.forecast) is not None and is_pooled(wish.item, forecast.guessed)
+        ]
+        if not pooled:
+            return
+        value = np.stack([forecast.success * 2.0**wish.item.priority for wish, forecast in pooled])
+        cost_usd = np.stack([np.where(forecast.allowed, forecast.cost_usd, np.inf) for _, forecast in pooled])
+        spent_usd = sum(wish.decision.cost_usd for wish, _ in pooled)
+        self._reservations.savings.take(value, cost_usd, spent_usd, each_usd, most)
 
     def _publish(self, plan: Plan, entries: Sequence[Entry], policy: Policy, began_s: float, solve_s: float) -> None:
         take_s = self._clock() - began_s - solve_s
@@ -207,6 +226,7 @@ class Decider:
                     predict_s=max(entry.item.predict_s for entry in entries),
                     solve_s=solve_s,
                     take_s=take_s,
+                    bulk=entries[0].item.bulk,
                 )
             )
 

@@ -10,7 +10,7 @@ from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
-from apportion.router.drift.lengths import Ratios
+from apportion.router.drift.lengths import Lengths
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError
 from apportion.router.unpriced import Unpriced
 
@@ -26,7 +26,7 @@ class Preview:
         timeout_s: for a list, waiting included.
     """
 
-    def __init__(self, planner: BatchPlanner, lengths: Ratios, timeout_s: float) -> None:
+    def __init__(self, planner: BatchPlanner, lengths: Lengths, timeout_s: float) -> None:
         self._planner = planner
         self._lengths = lengths
         self._timeout_s = timeout_s

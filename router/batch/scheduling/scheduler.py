@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.delay import DelayQueue
+from apportion.router.batch.queueing.lanes import columns_of
 from apportion.router.batch.queueing.line import Lane, Place
 from apportion.router.batch.queueing.queue import BatchQueue
+from apportion.router.batch.reservations.bulk_share import Demand
 from apportion.router.batch.reservations.reservations import Reservations
 from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
@@ -30,6 +33,7 @@ class BatchLimits:
         max_queue: most requests that wait for a slot, and again that wait for money.
         aging_s: waiting this long counts as one more of priority.
         longest_request_s: bounds every request.
+        bulk_price_factor: times a model's price is what a row of a job costs on it.
     """
 
     max_batch_size: int
@@ -37,10 +41,13 @@ class BatchLimits:
     max_queue: int
     aging_s: float
     longest_request_s: float
+    bulk_price_factor: float = 1.0
 
 
 class Scheduler:
-    """Owns the queue: collects batches for the decider, and is the desk that hears what became of them.
+    """Owns the queues: collects batches for the decider, and is the desk that hears what became of them.
+
+    Rows of jobs wait in a queue of their own, whose batches get what interactive requests leave.
 
     Args:
         policy: by which batches are planned until another is set.
@@ -65,21 +72,25 @@ class Scheduler:
         self._limits = limits
         self._tell_verdict = tell
         self._clock = clock
-        self._queue: BatchQueue[Entry] = BatchQueue(
-            self._plan_batch,
-            reservations.room,
-            max_batch_size=limits.max_batch_size,
-            max_wait_s=limits.max_wait_s,
-            max_queue=limits.max_queue,
-            patience_s=limits.aging_s,
-            clock=clock,
-        )
+        self._queue = self._new_queue(bulk=False)
+        self._bulk = self._new_queue(bulk=True)
+        reservations.fleet.bulk.demand = self._demand
         self._unfunded: DelayQueue[Entry] = DelayQueue(self.submit, places=limits.max_queue)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a plan or a slot."""
+        """Interactive requests that wait for a plan or a slot."""
         return len(self._queue)
+
+    @property
+    def waiting_bulk(self) -> int:
+        """Rows of jobs that do."""
+        return len(self._bulk)
+
+    @property
+    def bulk_policy(self) -> Policy:
+        """By which rows of jobs are planned."""
+        return self.policy.for_bulk(self._limits.bulk_price_factor)
 
     @property
     def waiting_for_budget(self) -> int:
@@ -91,12 +102,13 @@ class Scheduler:
         Accounts take turns. Its priority and how long it waits place a request among its account's own.
         """
         item, entry.decided = entry.item, False
+        queue = self._bulk if item.bulk else self._queue
         rank = entry.arrived_s / self._limits.aging_s - item.priority
         place, left_s = Place(item.account, None, rank, item.sequences), entry.left_s(self._clock())
         try:
-            shed = self._queue.put(item.id, entry, place, patience_s=left_s)
+            shed = queue.put(item.id, entry, place, patience_s=left_s)
         except OverloadedError as error:
-            self.tell(entry, Refusal(item.id, error, FULL_HOLDS_S if self._queue.full else 0.0))
+            self.tell(entry, Refusal(item.id, error, FULL_HOLDS_S if queue.full else 0.0))
             return
         for other, why in shed:
             self.tell(other, Refusal(other.item.id, why))
@@ -104,25 +116,54 @@ class Scheduler:
     def withdraw(self, entry: Entry) -> None:
         """Nobody waits for the request any more; if it is being planned it gets no verdict and holds nothing."""
         entry.cancelled = True
-        self._queue.discard(entry.item.id)
+        (self._bulk if entry.item.bulk else self._queue).discard(entry.item.id)
         self._unfunded.discard(entry.item.id)
 
     def wake(self) -> None:
         """Something was freed: what waits is worth planning again."""
         self._queue.wake()
+        self._bulk.wake()
 
     async def drain(self) -> None:
         """Returns when no batch is being planned."""
         await self._queue.drain()
+        await self._bulk.drain()
 
     async def preview(self, items: Sequence[RouteItem], forecast: Unpriced) -> list[Verdict]:
         """What would be decided for the items as one batch with all slots free; takes nothing."""
         return await self._preview.plan(items, forecast, self.policy, self._reservations.empty(items, self.policy))
 
-    async def _plan_batch(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
+    def _new_queue(self, *, bulk: bool) -> BatchQueue[Entry]:
+        limits = self._limits
+        return BatchQueue(
+            self._plan_bulk if bulk else self._plan_interactive,
+            partial(self._reservations.room, bulk=bulk),
+            max_batch_size=limits.max_batch_size,
+            max_wait_s=limits.max_wait_s,
+            max_queue=limits.max_queue,
+            patience_s=limits.aging_s,
+            clock=self._clock,
+        )
+
+    async def _plan_interactive(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
+        try:
+            return await self._plan_batch(entries, starting, self.policy)
+        finally:
+            self._bulk.wake()  # which may have been kept from slots until it was known who takes them
+
+    async def _plan_bulk(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
+        return await self._plan_batch(entries, starting, self.bulk_policy)
+
+    async def _plan_batch(self, entries: list[Entry], starting: int, policy: Policy) -> dict[str, Lane]:
         for row, entry in enumerate(entries):
             entry.starting = row < starting
-        return await self._decider.decide(entries, self.policy, self)
+        return await self._decider.decide(entries, policy, self)
+
+    def _demand(self) -> Demand:
+        models = 0
+        for lane in self._queue.lanes():
+            models |= columns_of(lane)
+        return Demand(self._queue.deciding, models)
 
     def refuse(self, entry: Entry, error: ApportionError) -> None:
         """Tells the request why, or keeps it until there is money again if it asked for that and has the time."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apportion.router.errors import OutcomesTableError
+from apportion.router.hub import out_of_reach
 
 
 def local_folder(where: str, patterns: Sequence[str]) -> Path:
@@ -22,7 +23,11 @@ def local_folder(where: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(where, repo_type="dataset", allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(
+                where, repo_type="dataset", allow_patterns=list(patterns), local_files_only=out_of_reach()
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise OutcomesTableError(
             f"{where!r} is no path here and could not be fetched from the hub ({type(error).__name__}): "

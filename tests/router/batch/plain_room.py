@@ -25,7 +25,7 @@ from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
-from apportion.router.drift.lengths import Ratios
+from apportion.router.drift.lengths import Lengths
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import Unpriced
@@ -82,7 +82,7 @@ class PlainRoom:
         self.reservations = Reservations(
             self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock, self.chronicle.settled
         )
-        self.lengths = Ratios(len(models))
+        self.lengths = Lengths.of([False] * len(models))
         self.preview = Preview(
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.lengths,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import create_engine
@@ -10,17 +9,6 @@ from sqlalchemy import create_engine
 from apportion.router.budget import Limit
 from apportion.router.budget.ledger import BudgetLedger
 from apportion.router.budget.schema import metadata
-from tests.postgres import postgres, server_binaries
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """The URL of an empty PostgreSQL database."""
-    if server_binaries() is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    # A socket's path has room for some hundred characters, and the server's own user must reach it.
-    with TemporaryDirectory(prefix="apportion-pg-") as folder, postgres(Path(folder)) as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

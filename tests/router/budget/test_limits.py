@@ -41,7 +41,7 @@ def test_a_limit_without_a_name_holds_for_each() -> None:
 
 def test_an_account_names_its_scopes() -> None:
     account = Account("k", None)
-    assert [account.name(scope, "m") for scope in Scope] == ["", "k", "unnamed", "m"]
+    assert [account.name(scope, "m") for scope in Scope] == ["", "k", "unnamed", "m", ""]
     assert Account().name(Scope.key, "m") == "unnamed", "nobody is without limits for want of a name"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from apportion.router.costs import corrected_cost, expected_cost
 from apportion.router.drift.judged import REMEMBERED, WINDOW, Judged
-from apportion.router.drift.lengths import HIGHEST, LOWEST, PRIOR, Ratios
+from apportion.router.drift.lengths import HIGHEST, LOWEST, PRIOR, TOKENS_PER_BYTE, Lengths, Ratios
 from apportion.router.drift.shift import FEWEST, Reference, Shift
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
@@ -34,6 +34,22 @@ def test_few_answers_change_little_and_none_changes_more_than_it_may() -> None:
     for _ in range(1000):
         ratios.learn(0, 0.0, 20.0)
     assert ratios.bounded == [LOWEST]
+
+
+def test_prompts_that_are_counted_as_bytes_cost_as_many_tokens_as_their_last_ones_had() -> None:
+    lengths = Lengths.of([False, True])
+    np.testing.assert_array_equal(lengths.prompts.bounded, [1.0, TOKENS_PER_BYTE])
+    for _ in range(2000):
+        lengths.prompts.learn(1, 250.0, 1000.0)
+    np.testing.assert_allclose(lengths.prompts.bounded, [1.0, 0.25], atol=0.01)
+    counts, tokens = np.array([[100.0, 1000.0]]), np.array([[10.0, 10.0]])
+    cost_usd, _ = expected_cost(tokens, 0 * tokens, counts, PRICES)
+    one = Estimates(np.ones((1, 2)), cost_usd, counts, tokens)
+    found = one.corrected(PRICES, np.ones(2), np.array([np.inf]), lengths.prompts.bounded)
+    expected_usd, _ = expected_cost(tokens, 0 * tokens, counts * lengths.prompts.bounded, PRICES)
+    np.testing.assert_allclose(found.cost_usd, expected_usd)
+    np.testing.assert_array_equal(found.input_tokens, counts)  # the most, which is set aside and has to fit
+    np.testing.assert_allclose(found.expected_input, counts * lengths.prompts.bounded)
 
 
 def test_the_corrected_cost_is_that_of_answers_that_are_so_much_longer() -> None:

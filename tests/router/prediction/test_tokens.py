@@ -90,3 +90,15 @@ def test_a_model_without_template_answers_no_chats() -> None:
 def test_a_missing_tokenizer_names_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the tokenizer of 'm' cannot be loaded"):
         TokenCounter.load({"m": TokenizerSource(str(tmp_path))})
+
+
+def test_a_model_whose_tokenizer_nobody_has_counts_bytes() -> None:
+    counter = TokenCounter.load({"theirs": TokenizerSource(None), "other": TokenizerSource(None)})
+    assert counter.token_chars() == (None, None)
+    chat = [{"role": "user", "content": "Gr\u00fc\u00dfe"}]
+    found = counter.count_batch(["\u4e2d" * 3, [1, 2], ["a", "bc"], chat, []], [None, None, None, None, None])
+    assert found.tokens[:, 0].tolist() == [10, 2, 5, 32 + len('{"role": "user", "content": ""}') + 7, 0]
+    assert sorted(found.errors) == [4]
+    np.testing.assert_array_equal(found.tokens[:, 0], found.tokens[:, 1])
+    offered = counter.count(chat, tools=[{"type": "function", "function": {"name": "look"}}])
+    assert offered[0] - found.tokens[3, 0] > 512

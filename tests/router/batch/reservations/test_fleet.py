@@ -134,3 +134,43 @@ def test_a_model_that_is_to_have_no_replica_is_not_waited_for(clock: Clock) -> N
     assert not fleet.complete
     fleet.announce(replica("s1"))
     assert fleet.complete
+
+
+def test_a_replica_whose_provider_is_busy_is_waited_for_and_no_failure(fleet: Fleet, clock: Clock) -> None:
+    for number in range(5):
+        assert fleet.seat(item(f"r{number}"), "large") is not None
+        fleet.end(Done(f"r{number}", None, Ending.busy, busy_s=2.0))
+        assert fleet.free_slots().tolist() == [8, 0]
+        assert fleet.capacity().tolist() == [8, 2], "it can be waited for"
+        assert fleet.seat(item("other"), "large") is None
+        fleet.announce(replica("l1", "large", 2))
+        assert fleet.free_slots().tolist() == [8, 0], "a heartbeat does not end it"
+        clock.now_s += 2
+        assert fleet.free_slots().tolist() == [8, 2]
+    assert fleet.describe()["replicas"]["l1"]["breaker"] == "closed"
+
+
+def test_a_pause_ends_with_the_longest_and_is_bounded(fleet: Fleet, clock: Clock) -> None:
+    assert fleet.seat(item("a"), "large") is not None
+    assert fleet.seat(item("b"), "large") is not None
+    for name, busy_s in (("a", 5.0), ("b", 1.0)):
+        fleet.end(Done(name, None, Ending.busy, busy_s=busy_s))
+    clock.now_s += 4.9
+    assert fleet.room().tolist()[1] == 0
+    clock.now_s += 0.2
+    assert fleet.sweep(), "what waits may be served now"
+    assert fleet.seat(item("c"), "large") is not None
+    fleet.end(Done("c", None, Ending.busy, busy_s=1e9))
+    clock.now_s += 60.1
+    fleet.announce(replica("l1", "large", 2))
+    assert fleet.free_slots().tolist() == [8, 2]
+
+
+def test_more_slots_than_before_are_news(fleet: Fleet) -> None:
+    assert not fleet.announce(replica("l1", "large", 2))
+    assert fleet.announce(replica("l1", "large", 5))
+    assert not fleet.announce(replica("l1", "large", 0))
+    assert fleet.capacity().tolist() == [8, 0]
+    assert fleet.announce(replica("l1", "large", 1))
+    fleet.announce(EngineReplica("l1", "large", "http://l1", 0, trouble="credentials refused"))
+    assert fleet.describe()["replicas"]["l1"]["trouble"] == "credentials refused"

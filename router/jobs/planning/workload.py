@@ -1,0 +1,162 @@
+"""What a whole-job plan is made of: what is expected of a job's rows, and the money and time that it has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.assignment import BatchProblem
+from apportion.router.errors import InvalidRequestError
+
+MOST_TOKENS = 2.0**53
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """What is expected of N rows on M models.
+
+    success: (N, M) P(good answer); cost_usd: (N, M) expected cost; tokens: (N,) or (N, M) expected output tokens, None:
+    unknown, so that only jobs without a deadline can be planned; allowed: (N, M), None: every model may answer every
+    row; cost_std_usd, success_std, success_samples, as of `BatchProblem`: for strategies that allow for what is
+    uncertain; answers: (N,) that each row asks for, where means have slots.
+    """
+
+    success: FloatArray
+    cost_usd: FloatArray
+    tokens: FloatArray | None = None
+    allowed: BoolArray | None = None
+    cost_std_usd: FloatArray | None = None
+    success_std: FloatArray | None = None
+    success_samples: FloatArray | None = None
+    answers: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.success)
+
+    @property
+    def n_models(self) -> int:
+        return int(self.success.shape[1])
+
+    def rows(self, which: BoolArray | IntArray) -> Workload:
+        """Some of the rows: a mask or indices."""
+
+        def part(name: str) -> Any:
+            array = getattr(self, name)
+            if array is None:
+                return None
+            return array[:, which] if name == "success_samples" else array[which]
+
+        return Workload(**{field.name: part(field.name) for field in fields(self)})
+
+    def on(self, models: BoolArray) -> Workload:
+        """The same rows where only some models, (M,), may answer."""
+        return replace(self, allowed=np.where(models, self.may, False))
+
+    def corrected(self, usd: FloatArray, tokens: FloatArray) -> Workload:
+        """The same rows where costs and lengths are so many times, (M,), what was expected."""
+        spread = None if self.cost_std_usd is None else self.cost_std_usd * usd
+        lengths = None if self.tokens is None else self.lengths() * tokens
+        return replace(self, cost_usd=self.cost_usd * usd, cost_std_usd=spread, tokens=lengths)
+
+    @property
+    def may(self) -> BoolArray:
+        """(N, M) which model may answer which row."""
+        return np.ones(self.success.shape, np.bool_) if self.allowed is None else self.allowed
+
+    def lengths(self) -> FloatArray:
+        """(N, M) expected output tokens, a view where all models' are the same.
+
+        Raises:
+            InvalidRequestError: they are unknown.
+        """
+        if self.tokens is None:
+            raise InvalidRequestError("tokens: missing, and a deadline needs them; predict answers' lengths")
+        wide = self.tokens[:, None] if self.tokens.ndim == 1 else self.tokens
+        return np.broadcast_to(wide, self.success.shape)
+
+    def use(self, model: IntArray) -> FloatArray:
+        """(M,) output tokens of a choice; rows at -1 need none."""
+        placed = np.flatnonzero(model >= 0)
+        tokens = self.lengths()[placed, model[placed]]
+        return np.bincount(model[placed], weights=tokens, minlength=self.n_models).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What a job has to spend: money, and tokens until its deadline.
+
+    budget_usd: inf: any; seconds: until the deadline, inf: none; tokens_per_s: (M,) that each model generates for the
+    job, zero while a model is gone; None: no deadline can be told; slots: (M,) most answers by each model, None: any.
+    """
+
+    budget_usd: float = math.inf
+    seconds: float = math.inf
+    tokens_per_s: FloatArray | None = None
+    slots: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.budget_usd >= 0:
+            raise InvalidRequestError(f"budget_usd: {self.budget_usd} is no amount; give USD >= 0")
+        if not self.seconds >= 0:
+            raise InvalidRequestError(f"seconds: {self.seconds} is no time; give seconds >= 0")
+        if self.timed and self.tokens_per_s is None:
+            raise InvalidRequestError("tokens_per_s: missing, and a deadline needs it; say how fast each model answers")
+        if self.timed and self.slots is not None:
+            raise InvalidRequestError("slots: not beside a deadline, which limits models by their speed; leave one out")
+
+    @property
+    def timed(self) -> bool:
+        return math.isfinite(self.seconds)
+
+    def posed(self, workload: Workload) -> Posed:
+        """The whole job as one batch problem, whose slots are tokens.
+
+        Lengths that differ between models are folded: a row takes its mean length everywhere, and a model generates so
+        many more tokens as its answers are shorter than the mean.
+        """
+        if not self.timed:
+            return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd), None)
+        rate = np.asarray(self.tokens_per_s, np.float64)
+        workload = workload.on(rate > 0)
+        lengths = workload.lengths()
+        load = np.maximum(np.rint(lengths.mean(axis=1)), 1.0).astype(np.int64)
+        speed = rate * load.mean() / np.maximum(lengths.mean(axis=0), 1e-9)
+        return Posed(_problem(workload, _whole(speed * self.seconds), load, self.budget_usd), speed)
+
+    def _answers(self, workload: Workload) -> IntArray:
+        if self.slots is not None:
+            return self.slots
+        every = len(workload) if workload.answers is None else int(workload.answers.sum())
+        return np.full(workload.n_models, every)
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A job as a batch problem; speed: (M,) of the problem's slots that a second gives, None without a deadline."""
+
+    problem: BatchProblem
+    speed: FloatArray | None
+
+    def within(self, budget_usd: float, seconds: float) -> BatchProblem:
+        """The same rows with other means."""
+        slots = self.problem.slots if self.speed is None else _whole(self.speed * seconds)
+        return replace(self.problem, budget_usd=budget_usd, slots=slots)
+
+
+def _problem(workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float) -> BatchProblem:
+    return BatchProblem(
+        workload.success, workload.cost_usd, slots, budget_usd,
+        allowed=workload.allowed, sequences=load, cost_std_usd=workload.cost_std_usd,
+        success_std=workload.success_std, success_samples=workload.success_samples,
+    )  # fmt: skip
+
+
+def _whole(tokens: FloatArray) -> IntArray:
+    # A time that was computed from whole tokens gives them back.
+    whole: IntArray = np.minimum(np.floor(tokens * (1 + ROUNDING)), MOST_TOKENS).astype(np.int64)
+    return whole

@@ -1,4 +1,4 @@
-"""What a model's `config.json` says about its size: parameters, and what a token leaves in the cache.
+"""What a model's `config.json` says about its size: parameters, and what a sequence leaves in the cache.
 
 Parameters are counted on the model that transformers builds from the configuration, without memory for it (torch's meta
 device), so every architecture that transformers knows is counted exactly. Nothing is downloaded but the configuration.
@@ -6,18 +6,31 @@ device), so every architecture that transformers knows is counted exactly. Nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
+from apportion.allocation.cache import Kept
+from apportion.allocation.layers import first, head_size, kept_by
+from apportion.allocation.quantisation import Quantisation, read_quantisation
 from apportion.router.errors import ConfigurationError
+from apportion.router.hub import out_of_reach
 from apportion.router.torch_companions import hide_misfits
 
-# Bits a weight by the quantiser's name; group-wise 4-bit formats add a 16-bit scale and a 4-bit zero to 128 weights.
-QUANTISED_BITS = {"fp8": 8.0, "int8": 8.0, "int4": 4.16, "awq": 4.16, "gptq": 4.16}
-
-_KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+# Matrices that quantisers leave alone whatever their configuration says: they choose experts, or are no matrices.
+# What vLLM does not divide among GPUs: each has all of them.
+_REPEATED = (
+    ".gate",
+    ".router",
+    ".kv_a_proj_with_mqa",
+    ".q_a_proj",
+    ".shared_expert_gate",
+    ".indexer.wq_b",
+    ".indexer.wk",
+)
+_TEXT = {"language_model", "lm_head"}
+_NEVER_QUANTISED = (".gate", ".router", ".conv1d", ".shared_expert_gate")
 
 
 @dataclass(frozen=True)
@@ -25,77 +38,60 @@ class Architecture:
     """Sizes of one model.
 
     Attributes:
-        parameters: all of them, shared ones once.
+        parameters: all of them, shared ones once, without those of other modalities.
         embedding_parameters: of these, the input table: read a row a token. 0 where the output layer shares it.
         output_parameters: of these, the output layer (or the shared table); quantisers leave both alone.
         expert_parameters: of these, in routed experts.
-        experts, experts_per_token: 0 without routed experts.
-        hidden, intermediate, heads, head_size, vocabulary: as in `config.json`.
-        kv_heads: heads that the cache keeps; 1 where keys and values are compressed to one latent vector.
-        kv_values: numbers that a token adds to the cache of a layer and one KV head.
-        full_layers, window_layers: layers whose cache grows with the sequence, or up to `window` tokens.
-        quantised_bits: bits of a weight that the checkpoint itself is quantised to; None: it is not.
+        matrix_parameters: of these, in matrices that an engine may quantise as it loads them.
+        quantised_parameters: of these, in matrices that the checkpoint has quantised.
+        repeated_parameters: of these, on every GPU of a replica.
+        other_parameters: beside them, in towers for pictures and sound.
+        experts, experts_per_token: 0 without routed experts; expert_intermediate: the width of one.
+        hidden, intermediate, heads, head_size, vocabulary: as in `config.json`; intermediate 0: no dense layer.
+        layers: of any kind.
+        kept: what a sequence leaves in the cache.
+        quantisation: of the checkpoint itself; None: it is not.
     """
 
     parameters: int
     embedding_parameters: int
     output_parameters: int
     expert_parameters: int
+    matrix_parameters: int
+    quantised_parameters: int
+    repeated_parameters: int
+    other_parameters: int
     experts: int
     experts_per_token: int
+    expert_intermediate: int
     hidden: int
     intermediate: int
     heads: int
     head_size: int
-    kv_heads: int
-    kv_values: int
-    full_layers: int
-    window_layers: int
-    window: int
+    layers: int
     vocabulary: int
     max_positions: int
-    quantised_bits: float | None = None
-
-    @property
-    def layers(self) -> int:
-        return self.full_layers + self.window_layers
-
-    def cached_tokens(self, tokens: int) -> int:
-        """Token-layers of the cache that a sequence of so many tokens looks back at."""
-        return self.full_layers * tokens + self.window_layers * min(tokens, self.window)
-
-    def held_tokens(self, tokens: int, in_flight: int = 0) -> int:
-        """Token-layers of the cache that vLLM keeps for a sequence of so many tokens.
-
-        Its blocks belong to as many layers each, of one kind: where the layers of a kind are no multiple of that, the
-        rest of a block is idle. A window's blocks stay until the steps that left it behind are done. (0.32:
-        vllm/v1/core/kv_cache_utils.py and kv_cache_interface.py.)
-
-        Args:
-            in_flight: tokens of the sequence in steps under way.
-        """
-        kinds = [layers for layers in (self.full_layers, self.window_layers) if layers]
-        together = max(kinds) if max(kinds) < 1.5 * min(kinds) else min(kinds)
-        full, windowed = (ceil(layers / together) * together for layers in (self.full_layers, self.window_layers))
-        return full * tokens + windowed * min(tokens, self.window + in_flight)
+    kept: Kept
+    quantisation: Quantisation | None = None
 
 
-def read_architecture(source: str) -> Architecture:
+def read_architecture(source: str, revision: str | None = None) -> Architecture:
     """Reads `config.json` of a folder or of a hub id.
 
     Raises:
         ConfigurationError: there is none, or it describes nothing that can be computed; says what to do.
     """
     hide_misfits()
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ConfigurationError(f"{source} has no config.json; give the folder that the model was saved to")
     try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(source, revision=revision, local_files_only=out_of_reach())
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ConfigurationError(
-            f"{source}: no configuration can be read ({str(error).splitlines()[0]}); give a folder with config.json, "
+            f"{source}: no configuration can be read ({_first_line(error)}); give a folder with config.json, "
             "or a hub id while the hub can be reached"
         ) from error
     return architecture_of(config, source)
@@ -103,99 +99,118 @@ def read_architecture(source: str) -> Architecture:
 
 def architecture_of(config: Any, source: str) -> Architecture:
     """The sizes behind a transformers configuration. Raises ConfigurationError, naming `source` and the mend."""
+    try:
+        return _architecture(config, source)
+    except (AttributeError, TypeError, ZeroDivisionError) as error:
+        raise ConfigurationError(
+            f"{source}: its configuration lacks what sizes are computed from ({_first_line(error)}); measure this "
+            "model with --measure"
+        ) from error
+
+
+def _architecture(config: Any, source: str) -> Architecture:
     text = config.get_text_config()
-    full, windowed, window = _layers(text, source)
-    kv_heads, kv_values = _cache_of_a_token(text)
-    counts = _count(text, source)
-    experts = int(_first(text, "num_local_experts", "num_experts", "n_routed_experts") or 0)
+    quantisation = read_quantisation(_quantiser(config, text))
+    kept = kept_by(text, source)
+    counts = _count(config, text, quantisation, source)
+    routed = counts["expert_parameters"] > 0
+    experts = _number(text, "num_local_experts", "num_experts", "n_routed_experts") if routed else 0
+    heads = _number(text, "num_attention_heads")
+    intermediate = first(text, "intermediate_size", "ffn_dim", "n_inner")
     return Architecture(
         **counts,
-        experts=experts if counts["expert_parameters"] else 0,
-        experts_per_token=int(_first(text, "num_experts_per_tok", "top_k_experts") or 0) if experts else 0,
+        experts=experts,
+        experts_per_token=_number(text, "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk")
+        if experts
+        else 0,
+        expert_intermediate=_number(text, "moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
+        if experts
+        else 0,
         hidden=text.hidden_size,
-        intermediate=int(_first(text, "intermediate_size", "ffn_dim") or 4 * text.hidden_size),
-        heads=text.num_attention_heads,
-        head_size=_head_size(text),
-        kv_heads=kv_heads,
-        kv_values=kv_values,
-        full_layers=full,
-        window_layers=windowed,
-        window=window,
+        intermediate=4 * text.hidden_size if intermediate is None else _widest(intermediate),
+        heads=heads,
+        head_size=int(first(text, "v_head_dim") or head_size(text)) if heads else 0,
+        layers=_number(text, "num_hidden_layers", "n_layer"),
+        kept=kept,
         vocabulary=text.vocab_size,
-        max_positions=int(_first(text, "max_position_embeddings") or 1 << 30),
-        quantised_bits=_quantised_bits(config, source),
+        max_positions=_number(text, "max_position_embeddings") or 1 << 30,
+        quantisation=quantisation,
     )
 
 
-def _layers(text: Any, source: str) -> tuple[int, int, int]:
-    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    unknown = sorted(set(kinds) - _KNOWN_LAYERS)
-    if unknown:
-        raise ConfigurationError(
-            f"{source}: layers of kind {', '.join(unknown)} keep no cache that can be computed here; measure this "
-            "model with --measure"
-        )
-    full = sum(kind == "full_attention" for kind in kinds)
-    window = int(_first(text, "sliding_window", "attention_chunk_size") or 0)
-    return full, len(kinds) - full, window
+def _quantiser(config: Any, text: Any) -> dict[str, Any] | None:
+    settings = first(config, "quantization_config") or first(text, "quantization_config")
+    return settings if settings is None or isinstance(settings, dict) else dict(settings.to_dict())
 
 
-def _cache_of_a_token(text: Any) -> tuple[int, int]:
-    latent = getattr(text, "kv_lora_rank", None)
-    if latent:  # multi-head latent attention keeps one compressed vector and one rotary key
-        return 1, int(latent) + int(text.qk_rope_head_dim)
-    heads = int(_first(text, "num_key_value_heads") or text.num_attention_heads)
-    return heads, 2 * _head_size(text)
+def _number(text: Any, *names: str) -> int:
+    found = first(text, *names)
+    return _widest(found) if found is not None else 0
 
 
-def _head_size(text: Any) -> int:
-    return int(_first(text, "head_dim") or text.hidden_size // text.num_attention_heads)
+def _widest(value: Any) -> int:
+    """Some families give a width for each layer."""
+    return int(max(value)) if isinstance(value, (list, tuple)) else int(value)
 
 
-def _count(text: Any, source: str) -> dict[str, int]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(text)
-    except (ValueError, KeyError, ImportError) as error:
-        raise ConfigurationError(
-            f"{source}: transformers cannot build a text model of it ({str(error).splitlines()[0]}); measure this "
-            "model with --measure"
-        ) from error
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    table = model.get_input_embeddings().weight.numel()
-    head = model.get_output_embeddings()
-    shared = head is None or head.weight is model.get_input_embeddings().weight
+def _count(config: Any, text: Any, quantisation: Quantisation | None, source: str) -> dict[str, int]:
+    model = _built(config, text, source)
+    head, table = model.get_output_embeddings(), model.get_input_embeddings().weight
+    shared = head is None or head.weight is table
+    ends = {id(table), *(() if head is None else (id(head.weight),))}
+    whole = list(model.named_parameters())
+    of_text = [(name, one) for name, one in whole if config is text or _TEXT & set(name.split("."))] or whole
+    matrices = [
+        (module, one.numel())
+        for name, one in of_text
+        if one.ndim >= 2
+        and id(one) not in ends
+        and not (module := name.removesuffix(".weight")).endswith(_NEVER_QUANTISED)
+    ]
+    total = sum(one.numel() for _, one in of_text)
     return {
-        "parameters": sum(sizes.values()),
-        "embedding_parameters": 0 if shared else table,
-        "output_parameters": table if shared else head.weight.numel(),
-        "expert_parameters": sum(size for name, size in sizes.items() if ".experts." in name),
+        "parameters": total,
+        "embedding_parameters": 0 if shared else table.numel(),
+        "output_parameters": table.numel() if shared else head.weight.numel(),
+        "expert_parameters": sum(one.numel() for name, one in of_text if ".experts." in name),
+        "matrix_parameters": sum(size for _, size in matrices),
+        "quantised_parameters": sum(_covered(matrices, quantisation)),
+        "repeated_parameters": sum(one.numel() for name, one in of_text if _is_repeated(name, one.ndim)),
+        "other_parameters": sum(one.numel() for _, one in whole) - total,
     }
 
 
-def _quantised_bits(config: Any, source: str) -> float | None:
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        return None
-    settings = settings if isinstance(settings, dict) else settings.to_dict()
-    method = str(settings.get("quant_method", ""))
-    bits = settings.get("bits")
-    if bits is not None:
-        return float(bits) + (QUANTISED_BITS["int4"] - 4 if int(bits) <= 4 else 0)
-    if method in QUANTISED_BITS:
-        return QUANTISED_BITS[method]
-    groups = settings.get("config_groups") or {}  # compressed-tensors
-    found = [group["weights"]["num_bits"] for group in groups.values() if (group.get("weights") or {}).get("num_bits")]
-    if not found:
-        raise ConfigurationError(
-            f"{source}: quantised as {method or 'unknown'}, whose bits are not known here; measure this model with "
-            "--measure"
-        )
-    return float(max(found))
+def _is_repeated(name: str, dimensions: int) -> bool:
+    return dimensions == 1 or name.endswith("_bias") or name.removesuffix(".weight").endswith(_REPEATED)
 
 
-def _first(text: Any, *names: str) -> Any:
-    return next((value for name in names if (value := getattr(text, name, None)) is not None), None)
+def _covered(matrices: Iterable[tuple[str, int]], quantisation: Quantisation | None) -> Iterable[int]:
+    return (size for name, size in matrices if quantisation is not None and quantisation.covers(name))
+
+
+def _built(config: Any, text: Any, source: str) -> Any:
+    """The model without memory for it: the whole one, or its text model where transformers has no more."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    ways = [(AutoModelForCausalLM, text)]
+    if config is not text:
+        ways.insert(0, (AutoModelForImageTextToText, config))
+    for kind, which in ways:
+        try:
+            return _on_meta(kind, which)
+        except (ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError) as error:
+            reason = _first_line(error)
+    raise ConfigurationError(
+        f"{source}: transformers cannot build a text model of it ({reason}); measure this model with --measure"
+    )
+
+
+def _on_meta(kind: Any, config: Any) -> Any:
+    import torch
+
+    with torch.device("meta"):
+        return kind.from_config(config)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -45,16 +45,59 @@ COUNTING_ARGUMENTS = (
     "tokenizer_revision",
     "trust_remote_code",
 )
+# What a plan decides of vLLM's arguments, and by leaving it out too.
+PLANNED_ARGUMENTS = frozenset(
+    {
+        "distributed_executor_backend",
+        "dtype",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "pipeline_parallel_size",
+        "quantization",
+        "tensor_parallel_size",
+    }
+)
+# What neither speed nor memory depends on, beside the arguments that decide how prompts are counted.
+_INDIFFERENT = PLANNED_ARGUMENTS | {
+    *COUNTING_ARGUMENTS,
+    "enable_auto_tool_choice",
+    "generation_config",
+    "override_generation_config",
+    "reasoning_parser",
+    "served_model_name",
+    "tool_call_parser",
+}
 Dtype = Literal["bfloat16", "float16", "float32"]
-Quantisation = Literal["fp8", "int8", "int4", "awq", "gptq"]
+Quantisation = Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"]
 DEFAULT_DTYPE: Dtype = "bfloat16"
 # Other names that vLLM has for the same.
 _DTYPES: dict[str, Dtype] = {**{name: name for name in get_args(Dtype)}, "half": "float16", "float": "float32"}
 _QUANTISATIONS: dict[str, Quantisation] = {
     **{name: name for name in get_args(Quantisation)},
+    "auto_awq": "awq",
+    "auto_gptq": "gptq",
     "awq_marlin": "awq",
     "gptq_marlin": "gptq",
+    "gpt_oss_mxfp4": "mxfp4",
+    "modelopt_fp4": "nvfp4",
 }
+# vLLM's names of checkpoints' formats that say nothing more than the checkpoint itself.
+_OF_THE_CHECKPOINT = frozenset(
+    {"compressed-tensors", "fbgemm_fp8", "inc", "modelopt", "modelopt_mxfp8", "quark", "torchao"}
+)
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a model from outside takes: requests at once, requests and tokens (of prompts and answers) a minute.
+
+    None: without a limit.
+    """
+
+    max_at_once: int
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +106,10 @@ class ModelSpec:
 
     Replicas are counted over all types and shares together. max_replicas None: no limit. prior_success: chance of a
     good answer where the predictor does not know the model; None: it gets no requests but those that name it.
-    counting: its engine arguments of `COUNTING_ARGUMENTS`.
+    counting: its engine arguments of `COUNTING_ARGUMENTS`. arguments: those that speed and memory depend on beside what
+    a plan sets. sizes: given in place of computed ones, as in `SizesEntry`. quota: of a model from outside, which takes
+    no GPUs and is paid by its prices, and whose source is that of its tokenizer, or empty; None: an own one.
+    prefix_cache_hits: share of prompts' tokens that the prefix cache knows. speculative_speedup: of computed speeds.
     """
 
     name: str
@@ -77,6 +123,11 @@ class ModelSpec:
     quantisation: str | None = None
     prior_success: float | None = None
     counting: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sizes: Mapping[str, float] = field(default_factory=dict, hash=False)
+    quota: Quota | None = None
+    prefix_cache_hits: float = 0.0
+    speculative_speedup: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
@@ -88,6 +139,27 @@ class ModelSpec:
             value, known = getattr(self, name), get_args(kind)
             if value not in known and not (name == "quantisation" and value is None):
                 raise ConfigurationError(f"model {self.name!r}: {name} {value!r}; use one of {', '.join(known)}")
+
+    @property
+    def revision(self) -> str | None:
+        """Of the source; None: its newest."""
+        found = self.counting.get("revision")
+        return None if found is None else str(found)
+
+
+class SizesEntry(Section):
+    """What is known better than it can be computed; each number replaces the computed one."""
+
+    weights_gib: float | None = Field(None, gt=0, description="All weights, over all GPUs.")
+    bits_per_weight: float | None = Field(
+        None, gt=0, le=64, description="Of the quantised matrices, with their scales; the others keep the dtype."
+    )
+    cache_bytes_per_token: float | None = Field(
+        None, ge=0, description="What a token takes in the cache of all layers together, on a single GPU."
+    )
+    state_bytes_per_sequence: float | None = Field(
+        None, ge=0, description="What a sequence keeps whatever its length (Mamba, linear attention), on a single GPU."
+    )
 
 
 class ModelDescription(Section):
@@ -110,6 +182,10 @@ class ModelDescription(Section):
     quantisation: Quantisation | None = Field(
         None, description="Of the weights; null: that of engine_args, else as the checkpoint says."
     )
+    sizes: SizesEntry = Field(
+        SizesEntry(),
+        description="What a plan takes in place of what is computed from config.json.",
+    )
     gpu_types: tuple[str, ...] | None = Field(
         None, min_length=1, description="GPU types that a plan may put the model on; null: all."
     )
@@ -120,6 +196,19 @@ class ModelDescription(Section):
         None, ge=0, description="Replicas that a plan may have at most; null: no limit; without a plan unused."
     )
 
+    prefix_cache_hits: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the tokens of its prompts that a plan may take from the prefix cache instead of reading "
+        "them (vLLM's `prefix_cache_hits` over `prefix_cache_queries`); without a plan unused.",
+    )
+    speculative_speedup: float = Field(
+        1.0,
+        ge=1,
+        description="How many times as many tokens/s a plan may count on by speculative decoding (that of "
+        "engine_args), beside a computed profile, which knows nothing of it; measured ones do; without a plan unused.",
+    )
     prior_success: float | None = Field(
         None,
         ge=0,
@@ -178,7 +267,11 @@ class ModelDescription(Section):
             dtype=self.dtype or _DTYPES.get(str(arguments.get("dtype")), DEFAULT_DTYPE),
             quantisation=self.quantisation or _quantisation(arguments.get("quantization")),
             prior_success=self.prior_success,
+            prefix_cache_hits=self.prefix_cache_hits,
+            speculative_speedup=self.speculative_speedup,
             counting={name: arguments[name] for name in COUNTING_ARGUMENTS if name in arguments},
+            arguments={name: value for name, value in sorted(arguments.items()) if name not in _INDIFFERENT},
+            sizes=self.sizes.model_dump(exclude_none=True),
         )
 
 
@@ -261,7 +354,7 @@ def _check_types(models: DescribedModels, number: int, named: Sequence[str], gpu
 
 
 def _quantisation(argument: Any) -> Quantisation | None:
-    if argument is None:
+    if argument is None or str(argument) in _OF_THE_CHECKPOINT:
         return None
     if str(argument) not in _QUANTISATIONS:
         raise ConfigurationError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from apportion.allocation.patterns import Packing, node_classes, packings
 from apportion.allocation.problem import AllocationProblem
-from apportion.allocation.program import Counts, Solution, joint_program, solve
+from apportion.allocation.program import Counts, Solution, joint_program, replicas_in, solve
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.sketch import SKETCH_REQUESTS, sketch
 from apportion.router.arrays import FloatArray
@@ -51,10 +51,7 @@ class Optimum:
     @property
     def replicas(self) -> Counter[ReplicaType]:
         """Replicas of each type over all classes."""
-        total: Counter[ReplicaType] = Counter()
-        for (replica, _), number in self.counts.items():
-            total[replica] += number
-        return total
+        return replicas_in(self.counts)
 
 
 def optimise(

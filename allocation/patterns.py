@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from apportion.allocation.cluster import Cluster, Node
+from apportion.allocation.gpu_prices import GpuKind, GpuPrice
 from apportion.allocation.gpus import CPU
 from apportion.allocation.replica import SHARE_UNITS, ReplicaType
 from apportion.router.errors import ConfigurationError
@@ -25,7 +26,7 @@ Pattern = tuple[int, ...]
 
 @dataclass(frozen=True)
 class NodeClass:
-    """Equal nodes: `n_gpus` GPUs of one type each."""
+    """Equal nodes: `n_gpus` GPUs of one type and one price each."""
 
     gpu_type: str
     n_gpus: int
@@ -34,6 +35,16 @@ class NodeClass:
     def takes(self, replica: ReplicaType) -> bool:
         """Whether an empty node of the class can hold the replica."""
         return replica.gpu_type == self.gpu_type and replica.tensor_parallel <= self.n_gpus
+
+    @property
+    def price(self) -> GpuPrice | None:
+        """Of one GPU; None: unknown."""
+        return self.nodes[0].price
+
+    @property
+    def kind(self) -> GpuKind:
+        """Type and price of its GPUs."""
+        return self.gpu_type, self.price
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,9 @@ class Packing:
 
 def node_classes(cluster: Cluster, alone: Collection[str] = ()) -> tuple[NodeClass, ...]:
     """The classes of the cluster's nodes; nodes named in `alone` are classes of their own."""
-    classes: dict[tuple[str, ...], list[Node]] = {}
+    classes: dict[tuple[object, ...], list[Node]] = {}
     for node in cluster.nodes:
-        key = (node.gpu_type, str(node.n_gpus), node.name if node.name in alone else "")
+        key = (node.gpu_type, node.n_gpus, node.price, node.name if node.name in alone else "")
         classes.setdefault(key, []).append(node)
     return tuple(NodeClass(nodes[0].gpu_type, nodes[0].n_gpus, tuple(nodes)) for nodes in classes.values())
 

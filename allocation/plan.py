@@ -16,8 +16,11 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from apportion.allocation.bill import Bill, Trade
 from apportion.allocation.cluster import Cluster
+from apportion.allocation.latency import Expected
 from apportion.allocation.models import ModelSpec
+from apportion.allocation.origin import check_origin
 from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.room import FreeGpus
 from apportion.allocation.yaml_files import utf8_text
@@ -43,8 +46,9 @@ class PlacedReplica:
 class ModelLoad:
     """What the plan expects of a model. share: of all requests; slots: concurrent sequences over its replicas.
 
-    tokens_per_s: expected demand in output tokens (prompts counted at what they cost to read, in output tokens);
-    capacity_tokens_per_s: over its replicas; utilisation: their ratio, 0 without replicas.
+    tokens_per_s: expected demand in output tokens (prompts counted at what they cost to read, in output tokens; of
+    models from outside all tokens); capacity_tokens_per_s: over its replicas, or of its quota at this mix, None: no
+    limit; utilisation: their ratio, 0 without either.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -53,7 +57,7 @@ class ModelLoad:
     share: float
     slots: int
     tokens_per_s: float
-    capacity_tokens_per_s: float
+    capacity_tokens_per_s: float | None
 
     @property
     def utilisation(self) -> float:
@@ -93,9 +97,10 @@ class Plan:
     profiles: of the replica types that are placed. expected_quality: mean success of a request, as the planner
     saw it (robust plans: the lower quantile); expected_cost_usd: mean of a request. objective: expected_quality less
     the price of the GPUs (and moves); bound: no plan has a higher one; gap: (bound - objective) / |objective|.
-    budget_usd: mean per request that was allowed, None: no limit. rate_per_s: requests per second.
-    batch_size: requests that run at once. bounds: for autoscaling. assessments: on held-out requests. inputs:
-    SHA-256 of what went in, by name. settings: options of the planner.
+    budget_usd: mean per request that was allowed, None: no limit; budget_usd_per_hour: for GPUs and bought tokens.
+    bill: what they cost; trades: what a GPU more or less would change. rate_per_s: requests per second.
+    batch_size: requests that run at once. latencies: of a model's requests. bounds: for autoscaling. assessments: on
+    held-out requests. inputs: SHA-256 of what went in, by name. settings: options of the planner.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -115,15 +120,22 @@ class Plan:
     batch_size: int
     bounds: tuple[ReplicaBounds, ...] = ()
     assessments: tuple[Assessment, ...] = ()
+    latencies: tuple[Expected, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     version: int = VERSION
+    budget_usd_per_hour: float | None = None
+    bill: Bill | None = None
+    trades: tuple[Trade, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise ConfigurationError(f"version: {self.version} is not {VERSION}, which this program reads; plan again")
         check_placements(self.cluster, self.placements)
-        known = {model.name for model in self.models}
+        known = {model.name: model for model in self.models}
+        for profile in self.profiles:
+            if profile.replica.model in known:
+                check_origin(profile.origin, profile.source, known[profile.replica.model])
         profiled = {profile.replica for profile in self.profiles if profile.fits}
         for placed in self.placements:
             if placed.replica.model not in known:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from apportion.allocation.architecture import QUANTISED_BITS, Architecture, read_architecture
+from apportion.allocation.architecture import Architecture, read_architecture
 from apportion.allocation.cluster import Cluster
+from apportion.allocation.division import undivided
 from apportion.allocation.gpus import CPU, GpuType
 from apportion.allocation.models import ModelSpec
+from apportion.allocation.numbers import numbers_of, unsupported
+from apportion.allocation.origin import origin_of
 from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.roofline import GIB, Deployed
 from apportion.router.errors import ConfigurationError
@@ -17,7 +20,6 @@ SHARES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 TENSOR_PARALLEL = (2, 4, 8)
 # vLLM's own default on most GPUs; with more, a step's latency grows for little throughput.
 MAX_SEQUENCES = 256
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,8 @@ class Typical:
 
     Attributes:
         prompt_tokens, answer_tokens: means.
-        sequence_tokens: room in the cache for each of the sequences that run at once; None: the model's whole
-            context, so that the cache can never run out. Less admits more sequences; vLLM interrupts some of them when
-            the cache runs out all the same.
+        sequence_tokens: room in the cache for each of the sequences that run at once; None: for a typical request. A
+            plan finds the sequences anew, by the lengths of its own requests.
     """
 
     prompt_tokens: int = 512
@@ -50,65 +51,87 @@ def compute_profiles(
     shares: Iterable[float] = SHARES,
     tensor_parallel: Iterable[int] = TENSOR_PARALLEL,
     architectures: Mapping[str, Architecture] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> tuple[Profile, ...]:
     """A profile for each model and each replica type that the cluster has room for, also for those that do not fit.
 
-    architectures: by model; None: read from the models' sources.
+    architectures: by model; None: read from the models' sources. hashes: of their `config.json`, by model.
 
     Raises:
         ConfigurationError: a model's configuration cannot be read, or asks for what it does not have; a wrong share.
     """
-    largest = {name: max(n.n_gpus for n in cluster.nodes if n.gpu_type == name) for name in cluster.gpu_types}
-    sizes = [(share, 1) for share in shares] + [(1.0, gpus) for gpus in tensor_parallel if gpus > 1]
     profiles = []
     for model in models:
-        architecture = read_architecture(model.source) if architectures is None else architectures[model.name]
+        if architectures is None:
+            architecture = read_architecture(model.source, model.revision)
+        else:
+            architecture = architectures[model.name]
         _check(model, architecture)
-        for name, gpu in cluster.gpu_types.items():
-            if name == CPU or (model.gpu_types is not None and name not in model.gpu_types):
-                continue
-            profiles += [
-                compute_profile(model, architecture, gpu, ReplicaType(model.name, name, share, gpus), typical)
-                for share, gpus in sizes
-                if gpus <= largest[name]
-            ]
+        origin = origin_of(model, (hashes or {}).get(model.name, ""))
+        for replica in replica_types(model, cluster, shares, tensor_parallel):
+            computed = compute_profile(model, architecture, cluster.gpu_types[replica.gpu_type], replica, typical)
+            profiles.append(replace(computed, origin=origin))
     return tuple(profiles)
+
+
+def replica_types(
+    model: ModelSpec,
+    cluster: Cluster,
+    shares: Iterable[float] = SHARES,
+    tensor_parallel: Iterable[int] = TENSOR_PARALLEL,
+) -> list[ReplicaType]:
+    """Those of a model on GPUs that it may run on and that a node of the cluster has enough of."""
+    largest = cluster.together
+    sizes = [(share, 1) for share in shares] + [(1.0, gpus) for gpus in tensor_parallel if gpus > 1]
+    return [
+        ReplicaType(model.name, name, share, gpus)
+        for name in cluster.gpu_types
+        if name != CPU and (model.gpu_types is None or name in model.gpu_types)
+        for share, gpus in sizes
+        if gpus <= largest[name]
+    ]
 
 
 def compute_profile(
     model: ModelSpec, architecture: Architecture, gpu: GpuType, replica: ReplicaType, typical: Typical
 ) -> Profile:
     """The profile of one replica type."""
+    numbers = numbers_of(model, architecture)
     deployed = Deployed(
         model=architecture,
         gpu=gpu,
         share=replica.gpu_fraction,
         gpus=replica.tensor_parallel,
-        weight_bits=_weight_bits(model, architecture),
-        dtype_bytes=DTYPE_BYTES[model.dtype],
+        numbers=numbers,
     )
     weights_gib = deployed.weight_bytes / GIB
     cache_gib = deployed.free_for_cache_gib(MAX_SEQUENCES)
     needed_gib = deployed.least_cache_bytes(model.max_model_len) / GIB
-    reason = _misfit(architecture, replica, weights_gib, cache_gib, needed_gib, model.max_model_len)
+    reason = (
+        unsupported(model, numbers, gpu)
+        or undivided(architecture, numbers.quantisation, replica.tensor_parallel)
+        or _too_large(weights_gib, cache_gib, needed_gib, model.max_model_len)
+    )
     if reason:
         return Profile(replica, False, 0, 0.0, 0.0, 0.0, weights_gib, max(cache_gib, 0.0), "computed", reason)
-    room_tokens = min(typical.sequence_tokens or model.max_model_len, model.max_model_len)
+    room_tokens = typical.sequence_tokens or typical.prompt_tokens + typical.answer_tokens
+    room_tokens = min(room_tokens, model.max_model_len)
     sequences = min(MAX_SEQUENCES, int(cache_gib * GIB // deployed.cache_bytes(room_tokens)))
     context = min(typical.prompt_tokens + typical.answer_tokens // 2, model.max_model_len)
-    curve = tuple((n, n / deployed.decode_step_s(n, context)) for n in concurrencies(sequences))
+    curve = tuple((n, n / deployed.decode_step_s(n, context)) for n in concurrencies(MAX_SEQUENCES))
     prompt_tokens = min(typical.prompt_tokens, model.max_model_len)
     return Profile(
         replica=replica,
         fits=True,
         max_num_seqs=sequences,
-        tokens_per_s=curve[-1][1],
+        tokens_per_s=sequences / deployed.decode_step_s(sequences, context),
         prefill_tokens_per_s=deployed.step_tokens / deployed.prefill_s(deployed.step_tokens),
         first_token_s=deployed.prefill_s(prompt_tokens),
         weights_gib=weights_gib,
         kv_cache_gib=cache_gib,
         source="computed",
         decode_curve=curve,
+        sequence_gib=tuple((n, deployed.cache_bytes(n) / GIB) for n in concurrencies(model.max_model_len)),
     )
 
 
@@ -120,26 +143,7 @@ def _check(model: ModelSpec, architecture: Architecture) -> None:
         )
 
 
-def _weight_bits(model: ModelSpec, architecture: Architecture) -> float:
-    """What the model's description says, else what the checkpoint says, else the dtype."""
-    if model.quantisation is not None:
-        return QUANTISED_BITS[model.quantisation]
-    return architecture.quantised_bits or 8.0 * DTYPE_BYTES[model.dtype]
-
-
-def _misfit(
-    architecture: Architecture,
-    replica: ReplicaType,
-    weights_gib: float,
-    cache_gib: float,
-    needed_gib: float,
-    max_model_len: int,
-) -> str:
-    gpus = replica.tensor_parallel
-    if architecture.heads % gpus:
-        return f"{architecture.heads} attention heads cannot be divided among {gpus} GPUs"
-    if architecture.kv_heads % gpus and gpus % architecture.kv_heads:
-        return f"{architecture.kv_heads} KV heads and {gpus} GPUs do not divide"
+def _too_large(weights_gib: float, cache_gib: float, needed_gib: float, max_model_len: int) -> str:
     if cache_gib < needed_gib:
         left = f"leaves {cache_gib:.1f} GiB" if cache_gib > 0 else f"is {-cache_gib:.1f} GiB too large"
         return f"with {weights_gib:.1f} GiB of weights it {left}; {max_model_len} tokens need {needed_gib:.2f} GiB"

@@ -1,19 +1,24 @@
 """The joint program as a Pyomo model: replicas, their packing, and the assignment of the sampled requests.
 
-    max   sum_ij share[i] success[i,j] x[i,j]  -  gpu_price gpus_used  -  move_price moves            (quality)
+    max   sum_ij share[i] success[i,j] x[i,j]  -  sum_c gpu_price[c] gpus[c]
+                                               -  price bought  -  move_price moves                     (quality)
     s.t.  sum_{i in batch k} weight[i] x[i,j]  <=  sum_{r of j} seqs[r] y[r]                          (concurrency[k,j])
           rate sum_i share[i] tokens[i,j] x[i,j]  <=  target sum_{r of j} tokens_per_s[r] y[r]        (throughput[j])
+          rate sum_i share[i] x[i,j]  <=  target requests_per_s[j]     of a model from outside        (requests[j])
           sum_ij share[i] cost_usd[i,j] x[i,j]  <=  budget_usd                                        (budget)
+          sum_c usd_per_hour[c] gpus[c]  +  bought  <=  budget_usd_per_hour                           (bill)
           sum_j x[i,j] = 1                                                                            (one_model[i])
           sum_{r of share s} y[r,c]  <=  sum_p parts[p,s] w[p,c]                                      (shares[c,s])
           sum_{r of t GPUs} y[r,c]  <=  sum_q groups[q,t] v[q,c],   sum_p w[p,c] likewise for t = 1   (groups[c,t])
           sum_q v[q,c]  <=  nodes of class c                                                          (nodes[c])
           sum_{p that leave it free, c} w[p,c]  =  1     where a share of one GPU is reserved         (reserved)
           min_replicas[j]  <=  sum_{r of j} y[r]  <=  max_replicas[j]                                 (replicas[j])
-          y[r]  <=  at_most[r]                                                                        (of_type[r])
+          at_least[r]  <=  y[r]  <=  at_most[r]                                                       (of_type[r])
           y[r] = sum_c y[r,c];  y, w, v integer >= 0;  0 <= x <= 1
 
-y: replicas of a type in a class of equal nodes; w: GPUs cut in a pattern; v: nodes divided in a pattern (`patterns`).
+y: replicas of a type in a class of equal nodes; w: GPUs cut in a pattern; v: nodes divided in a pattern (`patterns`);
+gpus: in use; bought = 3600 rate sum_ij share[i] cost_usd[i,j] x[i,j] over models j from outside, USD an hour. These
+have no replicas: their slots and tokens_per_s are those of their quotas.
 x is relaxed: at a vertex at most as many requests are split as coupling rows bind, of thousands.
 
 High availability adds a binary z[j] (is model j deployed) and spread[j,c] (nodes of class c that can hold it):
@@ -61,17 +66,26 @@ def joint_program(problem: AllocationProblem, packings: Sequence[Packing]) -> Py
     """The whole problem as one Pyomo model."""
     import pyomo.environ as pyo
 
+    model = constraints(problem, packings)
+    quality = _linear(problem.success * problem.share[:, None], model)
+    model.quality = pyo.Objective(expr=quality - _price(model, problem, packings), sense=pyo.maximize)
+    return model
+
+
+def constraints(problem: AllocationProblem, packings: Sequence[Packing]) -> PyomoModel:
+    """The whole problem without its objective."""
+    import pyomo.environ as pyo
+
     model = pyo.ConcreteModel()
     add_packing(model, packings)
-    add_replica_limits(model, problem, packings)
-    add_assignment(model, problem, *capacity(model, problem))
-    quality = _linear(problem.success * problem.share[:, None], model)
-    model.quality = pyo.Objective(expr=quality - price_of(model, problem), sense=pyo.maximize)
+    _add_replica_limits(model, problem, packings)
+    _add_assignment(model, problem, *_capacity(model, problem))
+    _add_bill(model, problem, packings)
     return model
 
 
 def add_packing(model: PyomoModel, packings: Sequence[Packing]) -> None:
-    """Variables y, w, v, the packing rows, and the expression gpus_used."""
+    """Variables y, w, v, the packing rows, and the expressions gpus_used of every class."""
     import pyomo.environ as pyo
 
     model.y = pyo.Var(
@@ -116,11 +130,15 @@ def add_packing(model: PyomoModel, packings: Sequence[Packing]) -> None:
     sparing = [model.w[c, p] for c, p in model.w if packings[c].spares(p)]
     if sparing:
         model.reserved = pyo.Constraint(expr=sum(sparing) == 1)
-    whole = sum(r.tensor_parallel * model.y[r, c] for r, c in model.y if r.tensor_parallel > 1)
-    model.gpus_used = pyo.Expression(expr=sum(model.w.values()) + whole)
+
+    def used(_: PyomoModel, c: int) -> Any:
+        whole = [r.tensor_parallel * model.y[r, c] for r in packings[c].replicas if r.tensor_parallel > 1]
+        return sum(whole) + sum(model.w[c, p] for p in range(len(packings[c].gpu_patterns)))
+
+    model.gpus_used = pyo.Expression(range(len(packings)), rule=used)
 
 
-def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: Sequence[Packing]) -> None:
+def _add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: Sequence[Packing]) -> None:
     """Rows on how many replicas a model has, on how many nodes, and how far from the running ones."""
     import pyomo.environ as pyo
 
@@ -136,18 +154,22 @@ def add_replica_limits(model: PyomoModel, problem: AllocationProblem, packings: 
     if most is not None:
         of_type = replicas_by_type(model)
         model.of_type = pyo.Constraint(list(of_type), rule=lambda _, r: sum(of_type[r]) <= most.get(r, 0))
+    least = problem.requirements.at_least
+    if least:
+        of_type = replicas_by_type(model)
+        model.least_of_type = pyo.Constraint(list(least), rule=lambda _, r: sum(of_type[r]) >= least[r])
     if problem.requirements.high_availability:
         _add_availability(model, problem, [packing.node_class for packing in packings])
     if problem.requirements.move_price:
         _add_moves(model, problem)
 
 
-def add_assignment(
+def _add_assignment(
     model: PyomoModel, problem: AllocationProblem, slots: Sequence[Any], tokens_per_s: Sequence[Any]
 ) -> None:
-    """Variables x of the allowed pairs and the rows concurrency, throughput, budget and one_model.
+    """Variables x of the allowed pairs and the rows concurrency, throughput, requests, budget and one_model.
 
-    slots, tokens_per_s: of every model, expressions in y.
+    slots, tokens_per_s: of every model, expressions in y, or numbers.
     """
     import pyomo.environ as pyo
 
@@ -163,11 +185,18 @@ def add_assignment(
         need = problem.rate_per_s * problem.share * problem.tokens[:, j] / unit
         return _total(model, everyone, j, need, allowed) <= target / unit * tokens_per_s[j]
 
+    def requests(_: PyomoModel, j: int) -> Any:
+        need = problem.rate_per_s * problem.share
+        return _total(model, everyone, j, need, allowed) <= target * float(problem.requests_per_s[j])
+
+    some = np.flatnonzero(allowed.any(axis=0)).tolist()
+    unbounded = [j for j, tokens in enumerate(tokens_per_s) if isinstance(tokens, float) and math.isinf(tokens)]
     used = [(k, j) for k, rows in enumerate(in_batch) for j in np.flatnonzero(allowed[rows].any(axis=0)).tolist()]
     model.concurrency = pyo.Constraint(
         used, rule=lambda _, k, j: _total(model, in_batch[k], j, problem.weight, allowed) <= slots[j]
     )
-    model.throughput = pyo.Constraint(np.flatnonzero(allowed.any(axis=0)).tolist(), rule=throughput)
+    model.throughput = pyo.Constraint([j for j in some if j not in unbounded], rule=throughput)
+    model.requests = pyo.Constraint([j for j in some if math.isfinite(problem.requests_per_s[j])], rule=requests)
     if math.isfinite(problem.requirements.budget_usd):
         unit_usd = cost_unit_usd(problem)
         spent = _linear(problem.cost_usd * problem.share[:, None] / unit_usd, model)
@@ -180,43 +209,82 @@ def cost_unit_usd(problem: AllocationProblem) -> float:
     return float((problem.cost_usd * problem.share[:, None]).max()) or 1.0
 
 
-def capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], list[Any]]:
-    """Slots and tokens/s of every model, as expressions in y."""
+def _capacity(model: PyomoModel, problem: AllocationProblem) -> tuple[list[Any], list[Any]]:
+    """Slots and tokens/s of every model: expressions in y, or what a quota allows."""
     profile, of_model = problem.profile_of, replicas_by_model(model, problem)
-    slots = [sum(profile[r].max_num_seqs * y for (r, _), y in own.items()) for own in of_model]
-    return slots, [sum(profile[r].tokens_per_s * y for (r, _), y in own.items()) for own in of_model]
+    slots, tokens_per_s = ([float(v) for v in values] for values in (problem.slots({}), problem.tokens_per_s({})))
+    return (
+        [sum((profile[r].max_num_seqs * y for (r, _), y in own.items()), slots[j]) for j, own in enumerate(of_model)],
+        [sum((problem.planned_tokens_per_s[r] * y for (r, _), y in own.items()), tokens_per_s[j])
+         for j, own in enumerate(of_model)],
+    )  # fmt: skip
 
 
-def price_of(model: PyomoModel, problem: AllocationProblem) -> Any:
-    """What GPUs and moves cost, in mean success."""
+def _add_bill(model: PyomoModel, problem: AllocationProblem, packings: Sequence[Packing]) -> None:
+    """The expression bought_usd_per_hour, and the rows bill and of_gpus where there are such limits."""
+    import pyomo.environ as pyo
+
+    classes = [packing.node_class for packing in packings]
+    bought = _linear(problem.bought_usd_per_hour, model) if problem.bought.any() else 0.0
+    model.bought_usd_per_hour = pyo.Expression(expr=bought)
+    most_usd = problem.requirements.budget_usd_per_hour
+    if math.isfinite(most_usd):
+        spent = sum(c.price.usd_per_hour * model.gpus_used[i] for i, c in enumerate(classes) if c.price is not None)
+        unit_usd = most_usd or 1.0  # so that a solver's tolerance is small beside it
+        model.bill = pyo.Constraint(expr=(spent + model.bought_usd_per_hour) / unit_usd <= most_usd / unit_usd)
+    limits = list((problem.requirements.gpus or {}).items())
+
+    def within(_: PyomoModel, number: int) -> Any:
+        kind, (least, most) = limits[number]
+        return least, sum(model.gpus_used[i] for i, c in enumerate(classes) if c.kind == kind), most
+
+    model.of_gpus = pyo.Constraint(range(len(limits)), rule=within)
+
+
+def _price(model: PyomoModel, problem: AllocationProblem, packings: Sequence[Packing]) -> Any:
+    """What GPUs, bought tokens and moves cost, in mean success."""
+    gpus = sum(problem.gpu_price(k.node_class.price) * model.gpus_used[c] for c, k in enumerate(packings))
+    price = gpus + problem.usd_per_hour_price * model.bought_usd_per_hour
     if not problem.requirements.move_price:
-        return problem.gpu_price * model.gpus_used
+        return price
     # Running replicas of types that may not be deployed any more are stopped whatever the solution.
     lost = sum(n for r, n in problem.requirements.running.items() if r not in problem.profile_of)
-    return problem.gpu_price * model.gpus_used + problem.requirements.move_price * (sum(model.moved.values()) + lost)
+    return price + problem.requirements.move_price * (sum(model.moved.values()) + lost)
 
 
-def gpus_of(counts: Counts, gpus: Counter[tuple[int, int]]) -> int:
-    """GPUs that a solution uses."""
-    return sum(gpus.values()) + sum(r.tensor_parallel * n for (r, _), n in counts.items() if r.tensor_parallel > 1)
+def gpus_by_class(counts: Counts, gpus: Counter[tuple[int, int]]) -> Counter[int]:
+    """GPUs that a solution uses, by class."""
+    used: Counter[int] = Counter()
+    for (c, _), number in gpus.items():
+        used[c] += number
+    for (replica, c), number in counts.items():
+        if replica.tensor_parallel > 1:
+            used[c] += replica.tensor_parallel * number
+    return used
+
+
+def replicas_in(counts: Counts) -> Counter[ReplicaType]:
+    """Replicas of each type over all classes."""
+    total: Counter[ReplicaType] = Counter()
+    for (replica, _), number in counts.items():
+        total[replica] += number
+    return total
 
 
 def moves_of(problem: AllocationProblem, counts: Counts) -> int:
     """Replicas that are started or stopped, against those that run."""
-    total: Counter[ReplicaType] = Counter()
-    for (replica, _), number in counts.items():
-        total[replica] += number
+    total = replicas_in(counts)
     running = problem.requirements.running
     return sum(abs(total[replica] - running.get(replica, 0)) for replica in total.keys() | running.keys())
 
 
 def deployable(problem: AllocationProblem) -> BoolArray:
-    """(n_requests, n_models) pairs of a request and a model with replicas that could answer it.
+    """(n_requests, n_models) pairs of a request and a model, from outside or with replicas, that could answer it.
 
     Raises InfeasibleError when a request has none.
     """
     has_replicas = np.array([bool(problem.replicas_of(j)) for j in range(problem.n_models)])
-    allowed: BoolArray = problem.allowed & has_replicas
+    allowed: BoolArray = problem.allowed & (has_replicas | problem.bought)
     homeless = int((~allowed.any(axis=1)).sum())
     if homeless:
         raise InfeasibleError(

@@ -14,11 +14,11 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from apportion.allocation.gpus import CPU
-from apportion.allocation.models import DEFAULT_DTYPE, ModelSpec
+from apportion.allocation.models import DEFAULT_DTYPE, PLANNED_ARGUMENTS, ModelSpec
 from apportion.allocation.plan import PlacedReplica, Plan
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.serve_file import Rewriting, ServeFile, put_tail, take_tail
-from apportion.allocation.settings import PLANNED_ARGUMENTS, check_settings, replica_settings
+from apportion.allocation.settings import check_settings, replica_settings
 from apportion.router.errors import ConfigurationError
 
 # Fields of a model that its groups have now.
@@ -28,8 +28,9 @@ _AT_THE_END = frozenset({"num_replicas", "min_replicas", "num_gpus", "num_cpus",
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """pin: replicas name their node and GPUs, else Ray chooses; num_cpus: of a replica on a GPU; autoscale: each
-    replica type runs between the plan's bounds, wherever Ray finds room.
+    """pin: replicas name their node and GPUs, else Ray chooses, of the planned type where the cluster has several;
+    num_cpus: of a replica on a GPU; autoscale: each replica type runs between the plan's bounds, wherever Ray finds
+    room.
     """
 
     pin: bool = True
@@ -38,20 +39,22 @@ class RenderOptions:
 
 
 def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
-    """The text of the file at `path` with the plan's models in it.
+    """The text of the file at `path` with the plan's models in it; those from outside stay as they are there.
 
     Raises:
         ConfigurationError: the file is missing or no configuration of one application, or settings of a replica do
-            not agree, or replicas are not pinned where GPUs differ; names the file, the field, and the mend.
+            not agree; names the file, the field, and the mend.
     """
-    if len(plan.cluster.gpu_types) > 1 and (options.autoscale or not options.pin):
+    if plan.cluster.mixed and (options.autoscale or not options.pin):
         raise ConfigurationError(
-            f"the cluster has GPUs of types {', '.join(plan.cluster.gpu_types)}, and Ray would not know which of them "
-            "a replica needs; pin the replicas"
+            f"{', '.join(plan.cluster.mixed)} have GPUs of several types, which Ray cannot tell apart; pin the replicas"
         )
     document = Rewriting(ServeFile.read(path))
     models = document.models
     for spec in plan.models:
+        if spec.quota is not None:
+            _check_described(models, spec)
+            continue
         _render_model(models, spec, replica_groups(plan, spec, options))
     return document.text()
 
@@ -76,6 +79,7 @@ def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list
         group: dict[str, Any] = {"name": _name(node, gpus, replica, counts)}
         group |= {"node": node} if node else {}
         group |= {"gpus": list(gpus)} if gpus else {}
+        group |= {"gpu_type": replica.gpu_type} if not node and len(plan.cluster.gpu_types) > 1 else {}
         group["num_replicas"] = count
         if replica in bounds:
             # Idle engines say nothing about a load that could start the first one, so one always runs.
@@ -91,7 +95,7 @@ def _counts(plan: Plan, model: ModelSpec, options: RenderOptions) -> Counter[tup
         ConfigurationError: to be autoscaled, but the plan has no bounds for it.
     """
     if not options.autoscale:
-        return Counter(_seat(placed, options) for placed in plan.placements if placed.replica.model == model.name)
+        return Counter(_seat(plan, placed, options) for placed in plan.placements if placed.replica.model == model.name)
     if not plan.bounds:
         raise ConfigurationError("the plan has no autoscaling bounds; plan with a low and a high rate")
     return Counter(
@@ -103,11 +107,14 @@ def _counts(plan: Plan, model: ModelSpec, options: RenderOptions) -> Counter[tup
     )
 
 
-def _seat(placed: PlacedReplica, options: RenderOptions) -> tuple[str, tuple[int, ...], ReplicaType]:
-    """Node and GPUs, as far as the configuration is to name them; cores are not told apart."""
+def _seat(plan: Plan, placed: PlacedReplica, options: RenderOptions) -> tuple[str, tuple[int, ...], ReplicaType]:
+    """Node and GPUs, as far as the configuration is to name them; cores and slices of GPUs are not told apart."""
     if not options.pin:
         return "", (), placed.replica
-    return placed.node, () if placed.replica.gpu_type == CPU else tuple(sorted(placed.gpus)), placed.replica
+    node, gpu = plan.cluster.node(placed.node), plan.cluster.gpu_types[placed.replica.gpu_type]
+    alike = gpu.name == CPU or gpu.slice_of is not None
+    gpus = () if alike else tuple(sorted(node.first_gpu + number for number in placed.gpus))
+    return node.machine, gpus, placed.replica
 
 
 def _name(node: str, gpus: tuple[int, ...], replica: ReplicaType, counts: Mapping[Any, int]) -> str:
@@ -118,6 +125,15 @@ def _name(node: str, gpus: tuple[int, ...], replica: ReplicaType, counts: Mappin
     share = f"-x{replica.tensor_parallel}" if replica.tensor_parallel > 1 else f"-{replica.gpu_fraction:g}"
     alone = sum(other[:2] == (node, gpus) for other in counts) == 1
     return place if node and alone else place + share
+
+
+def _check_described(models: CommentedSeq, spec: ModelSpec) -> None:
+    """A model from outside stays as the user wrote it: the plan knows neither its address nor its keys."""
+    if not any(model.get("name") == spec.name for model in models):
+        raise ConfigurationError(
+            f"models: {spec.name!r} is a model from outside, and a plan does not know where it answers; describe it in "
+            "the file first"
+        )
 
 
 def _render_model(models: CommentedSeq, spec: ModelSpec, groups: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
+from apportion.allocation.origin import Origin, OriginEntry
 from apportion.allocation.yaml_files import YamlFile
 from apportion.router.checked import Section
 from apportion.router.errors import ConfigurationError
@@ -72,8 +73,11 @@ class Profile:
     the other numbers may be 0. max_num_seqs: sequences at once. tokens_per_s: output tokens/s with max_num_seqs
     running. prefill_tokens_per_s: input tokens/s while nothing else runs. first_token_s: for a typical prompt, on an
     idle replica. weights_gib, kv_cache_gib: memory over all its GPUs. decode_curve: (sequences running, output
-    tokens/s of all of them), ascending, from 1 to max_num_seqs; empty: only tokens_per_s is known.
-    prompt_step_s: what a step takes longer because it reads prompts as well, beside their tokens.
+    tokens/s of all of them), ascending, from 1 to max_num_seqs or further; empty: only tokens_per_s is known.
+    prompt_step_s: what a step takes longer because it reads prompts as well, beside their tokens. sequence_gib:
+    (tokens of a sequence, GiB of the cache that it takes over all GPUs), ascending, by which a plan finds how many
+    sequences of its workload run at once; empty: max_num_seqs stands. origin: what it was
+    made of; None: by hand, in a program.
     """
 
     replica: ReplicaType
@@ -88,6 +92,8 @@ class Profile:
     reason: str = ""
     decode_curve: tuple[tuple[int, float], ...] = ()
     prompt_step_s: float = 0.0
+    sequence_gib: tuple[tuple[int, float], ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         rates = (self.tokens_per_s, self.prefill_tokens_per_s)
@@ -101,6 +107,12 @@ class Profile:
             raise ConfigurationError(
                 f"decode_curve: that of {self.replica} is {list(self.decode_curve)}; give ascending numbers of "
                 "sequences, each with tokens/s above 0"
+            )
+        tokens = [tokens for tokens, _ in self.sequence_gib]
+        if sorted(set(tokens)) != tokens or any(not gib > 0 for _, gib in self.sequence_gib):
+            raise ConfigurationError(
+                f"sequence_gib: that of {self.replica} is {list(self.sequence_gib)}; give ascending numbers of tokens, "
+                "each with GiB above 0"
             )
 
 
@@ -170,10 +182,16 @@ class ProfileEntry(Section):
     prompt_step_s: float = Field(
         0.0, ge=0, description="Seconds that reading prompts adds to a step, beside their tokens."
     )
+    sequence_gib: tuple[tuple[int, float], ...] = Field(
+        (), description="Pairs [tokens of a sequence, GiB of the cache that it takes over all GPUs], ascending."
+    )
+    origin: OriginEntry | None = Field(
+        None, description="What it was made of. A model that is another one now has to be profiled again."
+    )
 
     def profile(self) -> Profile:
         """Raises ConfigurationError for numbers that do not go together."""
-        values = self.model_dump()
+        values = self.model_dump(exclude={"origin"}) | {"origin": self.origin and self.origin.origin()}
         replica = ReplicaType(*(values.pop(name) for name in ("model", "gpu_type", "gpu_fraction", "tensor_parallel")))
         return Profile(replica=replica, **values)
 

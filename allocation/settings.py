@@ -10,19 +10,6 @@ from apportion.allocation.replica import Profile, ReplicaType
 from apportion.allocation.roofline import CONTEXT_GIB, GIB, memory_fraction, step_tokens
 from apportion.router.errors import ConfigurationError
 
-# What `replica_settings` decides of vLLM's arguments, and by leaving it out too.
-PLANNED_ARGUMENTS = frozenset(
-    {
-        "distributed_executor_backend",
-        "dtype",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "pipeline_parallel_size",
-        "quantization",
-        "tensor_parallel_size",
-    }
-)
 MIB = 1 << 20
 _EPSILON = 1e-9
 

@@ -23,7 +23,8 @@ def sketch(problem: AllocationProblem, n_requests: int = SKETCH_REQUESTS) -> All
 
     scale = np.maximum(problem.tokens.mean(axis=0), 1e-12)
     shape = np.hstack([problem.success, problem.tokens / scale, problem.allowed])
-    group = KMeans(n_requests, n_init=1, max_iter=20, random_state=_SEED).fit_predict(shape)
+    n_groups = min(n_requests, len(np.unique(shape, axis=0)))
+    group = KMeans(n_groups, n_init=1, max_iter=20, random_state=_SEED).fit_predict(shape)
     present, group = np.unique(group, return_inverse=True)
     size = np.bincount(group, problem.weight)
 
@@ -36,6 +37,7 @@ def sketch(problem: AllocationProblem, n_requests: int = SKETCH_REQUESTS) -> All
         success=mean(problem.success),
         cost_usd=mean(problem.cost_usd),
         tokens=mean(problem.tokens),
+        all_tokens=mean(problem.all_tokens),
         allowed=mean(problem.allowed.astype(np.float64)) == 1.0,
         batch=np.zeros(len(present), np.int64),
         weight=size / problem.n_batches,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from apportion.router.checked import Mistake, mistakes
 from apportion.router.errors import ConfigurationError
 
+_MERGE = "tag:yaml.org,2002:merge"
 Checked = TypeVar("Checked", bound=BaseModel)
 # A place in a file: names of fields and numbers of entries, from the outside in.
 FieldPath = tuple[str | int, ...]
@@ -51,8 +52,9 @@ class YamlFile:
             ConfigurationError: no YAML; names file, line and mend.
         """
         try:
-            tree = yaml.compose(text, Loader=yaml.SafeLoader)
-            content = yaml.safe_load(text)
+            tree, content = loaded(text)
+        except TwiceError as error:
+            raise ConfigurationError(f"{path}, line {error.line}: {error.key!r} stands twice; keep one") from error
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
@@ -60,12 +62,14 @@ class YamlFile:
         return cls(Path(path), text, content, tree)
 
     def checked(self, kind: type[Checked], at: FieldPath = ()) -> Checked:
-        """What stands at a field of the file (the whole file: an empty one) as `kind`.
+        """What stands at a field of the file (the whole file: an empty one, but for its keys `x-...`) as `kind`.
 
         Raises:
             ConfigurationError: a wrong, missing or unknown field; one line for each mistake.
         """
         content = self.content
+        if not at and isinstance(content, dict):  # what is there to be anchored and named elsewhere
+            content = {name: value for name, value in content.items() if not str(name).startswith("x-")}
         for part in at:
             content = content[part]
         try:
@@ -80,6 +84,49 @@ class YamlFile:
 
     def _said(self, mistake: Mistake) -> str:
         return f"{self.path}, line {_line(self.tree, mistake.location)}: {mistake}"
+
+
+class TwiceError(yaml.YAMLError):
+    """A mapping has a key twice; line: where the second one stands, from 1."""
+
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(f"line {line}: a key stands twice")
+        self.key = key
+        self.line = line
+
+
+def loaded(text: str, loader: type[Any] = yaml.SafeLoader) -> tuple[yaml.Node | None, Any]:
+    """The one document of a text, as nodes with their lines and as plain values.
+
+    Raises:
+        TwiceError: a mapping has a key twice, of which YAML's readers take the last.
+        yaml.YAMLError: it is no YAML.
+    """
+    reader = loader(text)
+    try:
+        tree = reader.get_single_node()
+        _refuse_twins(tree, set())
+        return tree, None if tree is None else reader.construct_document(tree)
+    finally:
+        reader.dispose()
+
+
+def _refuse_twins(node: yaml.Node | None, seen: set[int]) -> None:
+    """Every node once: an anchor may be within itself."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            _refuse_twins(entry, seen)
+    elif isinstance(node, yaml.MappingNode):
+        keys: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in keys:
+                    raise TwiceError(key.value, key.start_mark.line + 1)
+                keys.add((key.tag, key.value))
+            _refuse_twins(value, seen)
 
 
 def utf8_text(path: Path) -> str:

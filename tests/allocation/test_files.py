@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from apportion.allocation.cluster import Cluster, Node
-from apportion.allocation.gpus import GpuType
-from apportion.allocation.models import ModelDescription, load_models
+from apportion.allocation.gpus import GPU_TYPES, GpuType
+from apportion.allocation.models import ModelDescription, ModelSpec, load_models
 from apportion.allocation.plan import Plan, load_plan, save_plan
 from apportion.allocation.planner import PlanOptions, make_plan
+from apportion.allocation.profile import replica_types
 from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
 from apportion.allocation.serve_file import ServeFile
 from apportion.router.errors import ConfigurationError
@@ -228,3 +230,48 @@ def test_a_profile_that_fits_delivers_something() -> None:
     with pytest.raises(ConfigurationError, match="all have to be above 0"):
         Profile(HALF, True, 0, 1.0, 1.0, 0.1, 1.0, 1.0, "computed")
     assert profile("small", 0.5, 1, 1, 1.0).fits
+
+
+def cluster_file(folder: Path, nodes: str) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(f"nodes:\n  - {nodes}\ngpu_prices:\n  H100: {{own: 2.1}}\n")
+    return path
+
+
+def test_a_node_may_have_gpus_of_several_types(tmp_path: Path) -> None:
+    found = Cluster.load(cluster_file(tmp_path, "{name: b, gpus: {H100: 4, L4: 2}, count: 2}"))
+    assert [(node.name, node.n_gpus, node.machine, node.first_gpu) for node in found.nodes] == [
+        ("b-0:H100", 4, "b-0", 0), ("b-0:L4", 2, "b-0", 4), ("b-1:H100", 4, "b-1", 0), ("b-1:L4", 2, "b-1", 4),
+    ]  # fmt: skip
+    assert found.mixed == ("b-0", "b-1")
+    assert found.together == {"H100": 4, "L4": 2}
+
+
+def test_slices_of_a_gpu_are_a_type_of_their_own(tmp_path: Path) -> None:
+    found = Cluster.load(cluster_file(tmp_path, "{name: c, gpu_type: H100, n_gpus: 8, mig: 1g.10gb, slices: 7}"))
+    (node,), (slice_, whole) = found.nodes, (found.gpu_types["H100-MIG-1g.10gb"], GPU_TYPES["H100"])
+    assert (node.gpu_type, node.n_gpus, node.price.usd_per_hour) == ("H100-MIG-1g.10gb", 56, pytest.approx(0.3))
+    assert slice_.memory_gib == pytest.approx(whole.memory_gib / 8)
+    assert slice_.bandwidth_gb_per_s == pytest.approx(whole.bandwidth_gb_per_s / 8)
+    assert slice_.half_tflops == pytest.approx(whole.half_tflops / 7)
+    assert whole.mig("3g.40gb").memory_gib == pytest.approx(whole.memory_gib / 2)
+    assert GPU_TYPES["A100-40GB"].mig("1g.5gb").memory_gib == pytest.approx(5.0)
+    assert found.together == {"H100-MIG-1g.10gb": 1}
+    assert {r.tensor_parallel for r in replica_types(ModelSpec("m", "x", ModelPrice(1, 1)), found)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ("{name: b, gpus: {H100: 4}, gpu_type: L4, n_gpus: 1}", "give either gpu_type and n_gpus, or gpus"),
+        ("{name: b, gpu_type: L4}", "give either gpu_type and n_gpus, or gpus"),
+        ("{name: b, gpus: {H100: 4, none: 1}}", "line 2: nodes.0.gpus: 'none' is unknown"),
+        ("{name: b, gpu_type: H100, n_gpus: 1, mig: big, slices: 2}", "'big' is no MIG profile; give one as 1g.10gb"),
+        ("{name: b, gpu_type: L4, n_gpus: 1, mig: 7g.80gb, slices: 1}", "'7g.80gb' is more than a L4 has"),
+        ("{name: b, gpu_type: H100, n_gpus: 1, slices: 2}", "name their profile with mig"),
+        ("{name: b, gpus: {H100: 1, L4: 1}, mig: 1g.10gb}", "a node with GPUs of several types is not cut"),
+    ],
+)
+def test_nodes_that_do_not_go_together_are_named(tmp_path: Path, nodes: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        Cluster.load(cluster_file(tmp_path, nodes))

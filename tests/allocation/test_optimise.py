@@ -159,6 +159,27 @@ def test_trimming_drops_what_is_idle_and_costs_nothing() -> None:
     assert sum(r.gpus * n for r, n in trim(priced, optimise(priced, gap=0.2)).replicas.items()) <= 8
 
 
+def test_what_is_free_of_a_gpu_goes_to_the_replicas_on_it() -> None:
+    # Two fifths suffice for the load; alone on a GPU they become the whole one, and two of them halves.
+    offered = tuple(profile("small", share, 1, 32, 1000 * share) for share in (0.4, 0.5, 1.0))
+    whole, half = offered[2].replica, offered[1].replica
+
+    def planned(size: int, running: Counter[ReplicaType]) -> Counter[ReplicaType]:
+        requirements = Requirements(gpu_price=0.01, move_price=1e-4, running=running)
+        given = problem(requirements, on=cluster(1, 2), size=size, count=1, rate_per_s=0.5)
+        given = replace(given, profiles=offered)
+        found = trim(given, optimise(given))
+        checked(given, found)
+        check_placements(given.cluster, place(found).placed)
+        return found.replicas
+
+    assert planned(30, Counter()) == Counter([whole])
+    assert planned(60, Counter()) == Counter({half: 2})
+    # What runs is not stopped for it.
+    assert planned(30, Counter([offered[0].replica])) == Counter([offered[0].replica])
+    assert planned(60, Counter([offered[0].replica])) == Counter({offered[0].replica: 1, half: 1})
+
+
 def test_limits_of_replicas_are_kept() -> None:
     free = optimise(problem(rate_per_s=10.0)).replicas
     assert sum(n for r, n in free.items() if r.model == "large") >= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import yaml
 
 from apportion.allocation.cluster import Cluster, Node
 from apportion.allocation.gpus import CPU, GPU_TYPES
-from apportion.allocation.models import ModelSpec
+from apportion.allocation.models import ModelSpec, Quota
 from apportion.allocation.plan import ReplicaBounds
 from apportion.allocation.planner import PlanOptions, make_plan
+from apportion.allocation.problem import AllocationProblem, Requirements
 from apportion.allocation.render import RenderOptions, render
 from apportion.allocation.replica import ReplicaType
 from apportion.allocation.serve_file import Rewriting, ServeFile
@@ -39,6 +41,43 @@ def test_the_rendered_file_is_the_golden_one() -> None:
 def test_rendering_twice_changes_nothing() -> None:
     after = GOLDEN / "after.yaml"
     assert render(plan_of(), after, RenderOptions()) == after.read_text()
+
+
+def test_a_model_from_outside_stays_as_it_is_written(tmp_path: Path) -> None:
+    bought = ModelSpec("gpt-4o-mini", "", ModelPrice(0.15, 0.6, 0.075), quota=Quota(64, 500, 200_000))
+    plan = plan_of(models=(*plan_of().models, bought))
+    file = tmp_path / "serve_config.yaml"
+    file.write_text((ROOT / "serve_config.gpu.yaml").read_text())
+    before = yaml.safe_load(file.read_text())["applications"][0]["args"]["models"][-1]
+    models = yaml.safe_load(render(plan, file, RenderOptions()))["applications"][0]["args"]["models"]
+    assert before in models
+    assert parsed(render(plan, file, RenderOptions())).models[3].spec() == replace(bought, max_model_len=128_000)
+    with pytest.raises(ConfigurationError, match="does not know where it answers"):
+        render(plan, GOLDEN / "before.yaml", RenderOptions())
+
+
+def test_gpus_of_a_mixed_node_have_the_machines_numbers_and_slices_none(tmp_path: Path) -> None:
+    """Ray hands out slices by itself; a node's second type begins behind the first."""
+    sliced = GPU_TYPES["H100"].mig("3g.40gb")
+    small, middle = replace(SMALL_THIRD, gpu_type="L4"), replace(MIDDLE, gpu_type=sliced.name)
+    nodes = (
+        Node("b:H100", "H100", 4, host="b"), Node("b:L4", "L4", 2, host="b", first_gpu=4), Node("c", sliced.name, 2),
+    )  # fmt: skip
+    cluster = Cluster(nodes, {**GPU_TYPES, sliced.name: sliced})
+    places = ((HUGE, "b:H100", (0, 1, 2, 3)), (small, "b:L4", (1,)), (middle, "c", (0,)), (middle, "c", (1,)))
+    known = (profile(HUGE, 136.0, 140.0), profile(small, 3.0, 1.0), profile(middle, 9.0, 5.0))
+    plan = plan_of(places, known, cluster=cluster)
+    service = parsed(render(plan, GOLDEN / "before.yaml", RenderOptions()))
+    groups = {model.name: [(g.node, g.gpus, g.num_replicas) for g in model.groups] for model in service.models}
+    assert groups["huge"] == [("b", (0, 1, 2, 3), 1)]
+    assert groups["small"] == [("b", (5,), 1)]
+    assert groups["middle"] == [("c", None, 2)]
+    check_fits(service, [LiveNode("b", "b", {}, 6, 64), LiveNode("c", "c", {}, 2, 64)])
+    with pytest.raises(ConfigurationError, match="b have GPUs of several types, which Ray cannot tell apart"):
+        render(plan, GOLDEN / "before.yaml", RenderOptions(pin=False))
+    work, safe = instances.workload(), Requirements(high_availability=True)
+    with pytest.raises(ConfigurationError, match="high_availability: b have GPUs of several types"):
+        AllocationProblem.of(cluster, instances.specs(), [], work, work.batches(4, 1), safe)
 
 
 def test_another_plan_goes_into_the_same_file_and_back(tmp_path: Path) -> None:
@@ -155,11 +194,16 @@ def test_autoscaling_needs_bounds() -> None:
 
 
 @pytest.mark.parametrize("options", [RenderOptions(pin=False), RenderOptions(autoscale=True)])
-def test_where_gpus_differ_replicas_are_pinned(options: RenderOptions) -> None:
+def test_where_gpus_differ_replicas_that_are_not_pinned_name_their_type(options: RenderOptions) -> None:
     mixed = Cluster((Node("a-0", "H100", 8), Node("a-1", "H100", 8), Node("b", "L4", 1)), GPU_TYPES)
     plan = plan_of(cluster=mixed, bounds=(ReplicaBounds(HUGE, 1, 1),))
-    with pytest.raises(ConfigurationError, match=r"types H100, L4.*pin the replicas"):
-        render(plan, GOLDEN / "before.yaml", options)
+    config = parsed(render(plan, GOLDEN / "before.yaml", options))
+    groups = [group for model in config.models for group in model.groups]
+    assert {group.gpu_type for group in groups} == {"H100"}
+    labelled = [LiveNode(n.name, n.name, {"apportion-gpu-type": n.gpu_type}, n.n_gpus, 64) for n in mixed.nodes]
+    check_fits(config, labelled)
+    with pytest.raises(ConfigurationError, match=r"no node has GPUs of type H100; .*--labels apportion-gpu-type=H100"):
+        check_fits(config, labelled[2:])
 
 
 def test_cores_are_asked_for_where_there_is_no_gpu(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import ray
 from ray import serve
 
 from apportion.deployments.cluster.autoscaling import autoscaling_options
-from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.fitting import check_deploy
 from apportion.deployments.cluster.ledger_home import check_ledger_home
 from apportion.deployments.cluster.nodes import live_nodes
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order, pin
+from apportion.deployments.config.bulk import BulkConfig
 from apportion.deployments.config.knowledge import Knowledge
-from apportion.deployments.config.models import ModelConfig, ReplicaGroup
+from apportion.deployments.config.models import ONE_GROUP, ModelConfig, ReplicaGroup
 from apportion.deployments.config.service import LivePredictor, ServiceConfig, parse_config
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router
@@ -22,6 +23,7 @@ from apportion.deployments.control.watch import CHECK_PERIOD_S, CHECK_TIMEOUT_S
 from apportion.deployments.engine.replica import Engine, EnginePlace
 from apportion.deployments.engine.settings import environment, with_defaults
 from apportion.deployments.ingress.ingress import Ingress
+from apportion.deployments.jobs.jobs import Jobs
 from apportion.deployments.wire.listening import ANY_PORT
 
 # Every size of batch has kernels and buffers of its own: kept for a thousand sizes they take half a gigabyte.
@@ -60,9 +62,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
     knowledge = Knowledge.of(config)  # an artefact that does not fit is refused before anything starts
     if ray.is_initialized():
         check_ledger_home(config, live_nodes())
-    # Without a plan Ray may be about to add nodes for what is asked.
-    if ray.is_initialized() and any(model.replica_groups is not None for model in config.models):
-        check_fits(config, live_nodes())
+        check_deploy(config, live_nodes())
     predictor = Predictor.options(  # type: ignore[attr-defined]
         health_check_period_s=CHECK_PERIOD_S,
         health_check_timeout_s=CHECK_TIMEOUT_S,
@@ -93,6 +93,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         logging_config=QUIET,
         **CHECKED,
     ).bind(config, solver, engines)
+    jobs = None if config.bulk is None else _jobs(config, config.bulk, router, predictor, knowledge)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
@@ -100,7 +101,24 @@ def build_application(config: ServiceConfig) -> serve.Application:
         graceful_shutdown_timeout_s=config.dispatch.request_timeout_s + PARTING_S,
         logging_config=QUIET,
         **CHECKED,
-    ).bind(config, router, predictor, knowledge.mean_success)
+    ).bind(config, router, predictor, knowledge.mean_success, jobs=jobs)
+
+
+def _jobs(
+    config: ServiceConfig,
+    bulk: BulkConfig,
+    router: serve.Application,
+    predictor: serve.Application,
+    knowledge: Knowledge,
+) -> serve.Application:
+    return Jobs.options(  # type: ignore[attr-defined]
+        num_replicas=bulk.num_replicas,
+        ray_actor_options={"num_cpus": bulk.num_cpus},
+        max_surge_percent=config.rollout.front_surge_percent,
+        graceful_shutdown_timeout_s=PARTING_S,
+        logging_config=QUIET,
+        **CHECKED,
+    ).bind(config, router, predictor, knowledge.mean_success, knowledge.by_name_only)
 
 
 def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> serve.Application:
@@ -123,7 +141,8 @@ def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> s
 def engine_name(model: ModelConfig, group: ReplicaGroup) -> str:
     """The deployment of a model's group; a hub id's slash is no part of a deployment's name."""
     name = "Engine-" + model.name.replace("/", "--")
-    return name if model.replica_groups is None else f"{name}-{group.name}"
+    alike = model.replica_groups is None and group.name == ONE_GROUP
+    return name if alike else f"{name}-{group.name}"
 
 
 def _env(variables: dict[str, str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apportion.deployments.cli.application import app
 from apportion.deployments.cli.assign import assign
+from apportion.deployments.cli.bulk import bulk
 from apportion.deployments.cli.calibrate import calibrate
 from apportion.deployments.cli.check import check
 from apportion.deployments.cli.collect import collect
@@ -31,6 +32,7 @@ app.command()(evaluate)
 app.command()(init)
 app.command()(check)
 app.command()(serve)
+app.add_typer(bulk, name="bulk")
 app.command()(profile)
 app.command()(plan)
 app.command()(render)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typer.core import TyperGroup
 
-from apportion.router.errors import ApportionError
+from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.threads import share_cores
 
 EXIT_CODE = 2
@@ -24,8 +25,45 @@ EXIT_CODE = 2
 console = Console(markup=False, emoji=False)
 errors = Console(stderr=True, markup=False, emoji=False)
 
+
+def writable_file(file: Path | None) -> Path | None:
+    """For options that name a file to write: refuses what could not be written, before the work.
+
+    Raises:
+        InvalidRequestError: it is a folder, its folder is not there, or neither may be written.
+    """
+    if file is None or str(file) == "-":
+        return file
+    if file.is_dir():
+        raise InvalidRequestError(f"{file} is a folder; name a file in it")
+    if not file.parent.is_dir():
+        raise InvalidRequestError(f"{file}: there is no folder {file.parent}; make it first")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InvalidRequestError(f"{file} may not be written; mend its permissions, or name another")
+    return file
+
+
+def writable_folder(folder: Path | None) -> Path | None:
+    """For options that name a folder to write into, which is made if need be: as `writable_file`.
+
+    Raises:
+        InvalidRequestError: it is a file or is in one, or may not be written.
+    """
+    there = folder
+    while there is not None and not there.exists() and there != there.parent:
+        there = there.parent
+    if there is not None and not there.is_dir():
+        raise InvalidRequestError(f"{folder}: {there} is a file; name a folder")
+    if there is not None and not os.access(there, os.W_OK):
+        raise InvalidRequestError(f"{folder}: {there} may not be written; mend its permissions, or name another")
+    return folder
+
+
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="write the result as JSON too; - prints JSON alone")
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", callback=writable_file, help="write the result as JSON too; - prints JSON alone"
+    ),
 ]
 
 
@@ -68,6 +106,7 @@ app = typer.Typer(
     5. `profile`, `plan`, `render`, `simulate` decide what runs on which GPU, and write it down.
     6. `serve` answers OpenAI requests from the models, each from the one that was chosen; `init` writes a
        configuration to start from, `check` says what is wrong with one, `key` makes API keys.
+    7. `bulk` has it answer files of requests within hours and a budget.
     """,
 )
 

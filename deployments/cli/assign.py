@@ -1,26 +1,48 @@
-"""`apportion assign`: a file of prompts and a budget in, the model of every prompt out."""
+"""`apportion assign`: a file of prompts, a budget and a deadline in, the model of every prompt out."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from apportion.deployments.cli.application import DeviceOption, JsonOption, console, write_json
+from apportion.deployments.assigning.here import predict_here
+from apportion.deployments.assigning.on_ray import predict_on_ray
+from apportion.deployments.assigning.predictions import Predictions, RowEstimator, file_hash
+from apportion.deployments.assigning.result import check_out, write_result
+from apportion.deployments.cli.application import (
+    DeviceOption,
+    JsonOption,
+    console,
+    stage_bars,
+    writable_file,
+    write_json,
+)
 from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.deployments.cli.strategies import read_strategy
+from apportion.deployments.config.bulk import window_s
+from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
-from apportion.router.prediction.prompts import PromptRequest, read_requests
+from apportion.router.jobs.planning.options import PlanOptions
+from apportion.router.jobs.planning.plan import JobPlan, plan_job
+from apportion.router.jobs.planning.shortfall import Shortfall
+from apportion.router.jobs.planning.workload import Means, Workload
+from apportion.router.prediction.prompts import RequestFile
 
 if TYPE_CHECKING:
-    from apportion.router.assignment import Assignment, BatchProblem
-    from apportion.router.estimates import Estimates
-    from apportion.router.prediction.estimation import RequestEstimator
+    from apportion.router.arrays import FloatArray
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prices import ModelPrice
+
+UNLIMITED = 2.0**53
 
 
 def assign(
@@ -28,11 +50,16 @@ def assign(
     file: Annotated[
         Path,
         typer.Argument(
-            help='Prompts: one a line, or .jsonl with {"prompt": ...} or {"messages": [...]} a line, which may also '
-            "carry max_tokens, n and tools."
+            help='Prompts: one a line; or .jsonl with {"prompt": ...}, {"messages": [...]} or a line of the Batch API; '
+            "or .csv or .parquet with a column prompt or messages. Rows may carry max_tokens, n and tools."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="CSV to write: request, prompt, model, success, cost_usd.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=writable_file, help=".csv or .parquet to write: request, prompt, model, success, cost_usd."
+        ),
+    ],
     budget_usd: Annotated[float | None, typer.Option(min=0, help="What the whole file may cost, USD.")] = None,
     budget_per_request_usd: Annotated[
         float | None, typer.Option(min=0, help="The same, as a mean per request, USD.")
@@ -40,6 +67,19 @@ def assign(
     slots: Annotated[
         list[str] | None, typer.Option(metavar="MODEL=N", help="At most N answers by a model; repeatable.")
     ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Time for the whole file, as 90m or 24h; needs --tokens-per-s.")
+    ] = None,
+    tokens_per_s: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=N", help="Tokens that a model generates in a second in all; repeatable."),
+    ] = None,
+    best_effort: Annotated[
+        bool,
+        typer.Option(
+            "--best-effort", help="Where not all can be answered, as many as possible; the others have no model."
+        ),
+    ] = False,
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = "mip",
     option: Annotated[
         list[str] | None,
@@ -61,57 +101,78 @@ def assign(
         str | None, typer.Option(help="Where the artefact's encoder lies now, if not where it was trained.")
     ] = None,
     device: DeviceOption = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="local|ray|ray:HOST:PORT",
+            help="Who predicts: this machine, or Ray Data on the cluster that it belongs to, or on that one.",
+        ),
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that predict on Ray.")] = 2,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep predictions there, for another budget or deadline. [default: beside --out, until it is written; "
+            "a run that is cut off goes on with them]",
+        ),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Choose for every prompt of a file the model that answers it, so that expected success is the highest that
-    the budget and the slots allow.
+    budget, deadline and slots allow. Where they are too tight, say how much would do.
 
     With --config or --models, costs are those that the service expects: their prices and context lengths, counted by
     their tokenizers. Else prices are the artefact's, the encoder's tokenizer counts, and no context ends an answer.
 
     Example: `apportion assign predictor/ prompts.txt --budget-usd 0.25 --out plan.csv`
     """
-    from apportion.router.assignment import assign as assign_batch
-
     if budget_usd is not None and budget_per_request_usd is not None:
         raise InvalidRequestError("give --budget-usd or --budget-per-request-usd, not both")
-    requests = read_requests(file)
-    estimator, prices = _estimator(artefact, config, models, encoder, device)
-    names = estimator.predictor.models
+    check_out(out)
+    loaded = _estimator(artefact, config, models, encoder, device)
+    names = loaded.estimator.predictor.models
     chosen = read_strategy(strategy, option or [], names, gap, time_limit_s)
-    budget = budget_usd if budget_per_request_usd is None else budget_per_request_usd * len(requests)
-    answers = [request.sequences for request in requests]
-    problem = _estimates(estimator, requests, prices).problem(
-        np.array(_slots(slots or [], names, sum(answers))),
-        float("inf") if budget is None else budget,
-        sequences=np.array(answers),
-    )
-    answer = assign_batch(problem, chosen, seed=seed)
-    if answer.infeasibility is not None:
-        kind = BudgetExceededError if answer.infeasibility.row == "budget" else InfeasibleError
-        raise kind(answer.infeasibility.message)
-    _write(out, requests, names, problem, answer)
-    counted = "encoder" if estimator.counter is None else "models"
-    result = _summary(names, answer) | {"input_tokens_counted_by": counted}
+    loaded = replace(loaded, samples=chosen.needs_samples)
+    made = partial(_estimator, artefact, config, models, encoder, device, chosen.needs_samples)
+    means = _means(names, budget_usd, window, tokens_per_s or [], slots or [])
+    requests = RequestFile.checked(file)
+    if budget_per_request_usd is not None:
+        means = replace(means, budget_usd=budget_per_request_usd * requests.rows)
+    kept = Predictions(predictions or out.with_name(f"{out.name}.predictions"))
+    about = {"file": file_hash(file), "artefact": file_hash(artefact), **loaded.about()}
+    kept.open(about, anew=predictions is None)
+    _predict(requests, kept, loaded, made, engine, workers, device)
+    workload = kept.workload(requests.rows, len(names), best_effort=best_effort)
+    started = time.perf_counter()
+    plan = _plan(workload, means, chosen, best_effort)
+    wall_s = time.perf_counter() - started
+    write_result(out, requests, workload, plan.model_of_row, names)
+    if predictions is None:
+        kept.remove()
+    counted = "encoder" if loaded.estimator.counter is None else "models"
+    result = _summary(names, workload, plan, chosen) | {"input_tokens_counted_by": counted, "wall_time_s": wall_s}
     if not write_json(result, json_file):
         _print(result, out)
 
 
 def _estimator(
-    artefact: Path, config: Path | None, models: Path | None, encoder: str | None, device: str
-) -> tuple[RequestEstimator, list[ModelPrice]]:
-    """What estimates the requests, and the models' prices in its order."""
+    artefact: Path, config: Path | None, models: Path | None, encoder: str | None, device: str, samples: bool = False
+) -> RowEstimator:
+    """What estimates the requests, with the models' prices in its order."""
     from apportion.deployments.cli.workloads import fleet_predictor, models_counter
     from apportion.router.prediction.estimation import RequestEstimator
     from apportion.router.prediction.predictor import Predictor
 
     if config is None and models is None:
         predictor = Predictor.load(artefact, encoder=encoder, device=device)
-        return RequestEstimator(predictor), _prices(predictor)
+        return RowEstimator(RequestEstimator(predictor), _prices(predictor), samples)
     specs = read_models(config, models).specs
     fleet = fleet_predictor(artefact, specs, encoder, device)
     context = np.array([spec.max_model_len for spec in specs], dtype=np.float64)
-    return RequestEstimator(fleet, models_counter(specs), context), [spec.price for spec in specs]
+    return RowEstimator(
+        RequestEstimator(fleet, models_counter(specs), context), [spec.price for spec in specs], samples
+    )
 
 
 def _prices(predictor: Predictor) -> list[ModelPrice]:
@@ -124,66 +185,83 @@ def _prices(predictor: Predictor) -> list[ModelPrice]:
     return [predictor.prices[model] for model in predictor.models]
 
 
-def _estimates(estimator: RequestEstimator, requests: list[PromptRequest], prices: list[ModelPrice]) -> Estimates:
-    from apportion.router.prediction.estimation import routed
+def _means(
+    models: tuple[str, ...], budget_usd: float | None, window: str | None, speeds: list[str], slots: list[str]
+) -> Means:
+    """What the file may cost and take."""
+    budget = math.inf if budget_usd is None else budget_usd
+    if window is None:
+        if speeds:
+            raise InvalidRequestError("--tokens-per-s: says nothing without --window; give the time for the whole file")
+        limits = _by_model("--slots", slots, models, UNLIMITED)
+        return Means(budget, slots=limits.astype(np.int64) if slots else None)
+    if slots:
+        raise InvalidRequestError("--slots: not beside --window, which limits models by their speed; leave one out")
+    if not speeds:
+        raise InvalidRequestError("--window: needs --tokens-per-s MODEL=N, or nobody knows what it is enough for")
+    try:
+        seconds = window_s(window)
+    except ValueError as wrong:
+        raise InvalidRequestError(f"--window: {wrong}") from None
+    return Means(budget, seconds, _by_model("--tokens-per-s", speeds, models, 0.0))
 
-    estimates = routed(estimator.estimate(requests, prices), estimator.predictor)
-    for row, error in estimates.errors.items():
-        raise InvalidRequestError(f"request {row + 1}: {error.message}")
-    if not np.isfinite(estimates.cost_usd).all():
-        raise InvalidRequestError(
-            "artefact: predicts no answer lengths, so costs are unknown; train it on outcomes with tokens or costs"
-        )
-    return estimates
 
-
-def _slots(given: list[str], models: tuple[str, ...], n_answers: int) -> list[int]:
-    slots = dict.fromkeys(models, n_answers)
+def _by_model(option: str, given: list[str], models: tuple[str, ...], otherwise: float) -> FloatArray:
+    values = dict.fromkeys(models, otherwise)
     for entry in given:
         model, _, number = entry.rpartition("=")
-        if model not in slots or not number.isdigit():
+        if model not in values or not number.isdigit():
             raise InvalidRequestError(
-                f"--slots {entry!r}: write MODEL=N with a whole number and a model of {', '.join(models)}"
+                f"{option} {entry!r}: write MODEL=N with a whole number and a model of {', '.join(models)}"
             )
-        slots[model] = int(number)
-    return list(slots.values())
+        values[model] = int(number)
+    return np.array(list(values.values()), dtype=np.float64)
 
 
-def _write(
-    out: Path, requests: list[PromptRequest], models: tuple[str, ...], problem: BatchProblem, answer: Assignment
-) -> None:
-    import pandas as pd
+def _predict(
+    requests: RequestFile, kept: Predictions, loaded: RowEstimator, made: Callable[[], RowEstimator], engine: str,
+    workers: int, device: str,
+) -> None:  # fmt: skip
+    if engine == "local":
+        with stage_bars() as bars:
+            predict_here(requests, kept, loaded, lambda done: bars("predict", done, requests.rows))
+        return
+    kind, _, address = engine.partition(":")
+    if kind != "ray":
+        raise InvalidRequestError(f"--engine {engine!r}: use local, ray or ray:HOST:PORT")
+    gpu = device.startswith("cuda")
+    predict_on_ray(requests, kept, made, address=address or None, workers=workers, gpu=gpu)
 
-    rows = np.arange(len(requests))
-    columns = {
-        "request": rows,
-        "prompt": [request.text for request in requests],
-        "model": [models[j] for j in answer.model],
-        "success": problem.success[rows, answer.model],
-        "cost_usd": problem.cost_usd[rows, answer.model],
-    }
-    pd.DataFrame(columns).to_csv(out, index=False)
+
+def _plan(workload: Workload, means: Means, strategy: Strategy, best_effort: bool) -> JobPlan:
+    plan = plan_job(workload, means, PlanOptions(strategy=strategy, best_effort=best_effort))
+    if isinstance(plan, Shortfall):
+        kind = BudgetExceededError if plan.missing == "budget" else InfeasibleError
+        raise kind(plan.message)
+    return plan
 
 
-def _summary(models: tuple[str, ...], answer: Assignment) -> dict[str, Any]:
-    counts = {model: int((answer.model == j).sum()) for j, model in enumerate(models)}
+def _summary(models: tuple[str, ...], workload: Workload, plan: JobPlan, strategy: Strategy) -> dict[str, Any]:
+    model = plan.model_of_row
+    placed = np.flatnonzero(model >= 0)
     return {
-        "strategy": answer.strategy,
-        "status": answer.status.value,
-        "requests": len(answer.model),
-        "expected_success": answer.expected_success,
-        "expected_cost_usd": answer.expected_cost_usd,
-        "cost_std_usd": answer.cost_std_usd,
-        "gap": answer.gap if answer.gap < float("inf") else None,
-        "binding": [_named(row, models) for row in answer.binding],
-        "requests_by_model": counts,
-        "wall_time_s": answer.wall_time_s,
+        "strategy": strategy.name,
+        "status": plan.status.value,
+        "requests": len(model),
+        "left_out": len(plan.left_out),
+        "expected_success": float(workload.success[placed, model[placed]].mean()) if placed.size else 0.0,
+        "expected_cost_usd": plan.planned_usd,
+        "cost_std_usd": plan.planned_std_usd,
+        "expected_s": plan.seconds,
+        "gap": plan.gap if plan.gap < math.inf else None,
+        "binding": [_named(row, models, plan.seconds is not None) for row in plan.binding],
+        "requests_by_model": {name: int((model == j).sum()) for j, name in enumerate(models)},
     }
 
 
-def _named(row: str, models: tuple[str, ...]) -> str:
-    """`slots[3]` with the model's name for its number."""
-    return f"slots[{models[int(row[6:-1])]}]" if row.startswith("slots[") else row
+def _named(row: str, models: tuple[str, ...], timed: bool) -> str:
+    """`slots[3]` with the model's name for its number; with a deadline slots are time."""
+    return f"{'time' if timed else 'slots'}[{models[int(row[6:-1])]}]" if row.startswith("slots[") else row
 
 
 def _print(result: dict[str, Any], out: Path) -> None:
@@ -195,6 +273,10 @@ def _print(result: dict[str, Any], out: Path) -> None:
         f"expected success {result['expected_success']:.3f}, cost {result['expected_cost_usd']:.4g} "
         f"± {result['cost_std_usd']:.2g} USD, limited by {', '.join(result['binding']) or 'nothing'}"
     )
+    if result["expected_s"] is not None:
+        console.print(f"done in {result['expected_s'] / 60:.1f} min, if models are as fast as was said")
+    if result["left_out"]:
+        console.print(f"{result['left_out']} requests have no model: not all can be answered with that")
     counted = {"encoder": "the encoder's tokenizer", "models": "the models' tokenizers"}
     console.print(f"input tokens counted with {counted[result['input_tokens_counted_by']]}")
     table = Table("model", "requests")

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from apportion.deployments.cli.application import (
+    DeviceOption,
+    JsonOption,
+    console,
+    stage_bars,
+    writable_folder,
+    write_json,
+)
+from apportion.deployments.cli.encoders import CacheOption, keep_vectors
 from apportion.deployments.cli.outcomes import AskedOption, DaysOption, KeyOption, read_records
 from apportion.deployments.cli.train import print_summary, summary
 from apportion.deployments.cli.workloads import EncoderOption, read_data
@@ -17,6 +25,7 @@ from apportion.router.errors import InvalidRequestError
 if TYPE_CHECKING:
     from apportion.router.prediction.candidate import Comparison
     from apportion.router.prediction.predictor import Predictor
+    from apportion.router.records.join import Joined
 
 NOT_ADMITTED = 1
 """Exit code where the new artefact may be worse than the old one."""
@@ -31,7 +40,8 @@ def calibrate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="folder to write the calibrated artefact to; with --data it may be left out: over the old one"
+            callback=writable_folder,
+            help="folder to write the calibrated artefact to; with --data it may be left out: over the old one",
         ),
     ] = None,
     key: KeyOption = None,
@@ -41,6 +51,7 @@ def calibrate(
         float, typer.Option(min=0.05, max=0.9, help="of the judged answers, the newest, to compare on; with --records")
     ] = 0.2,
     encoder: EncoderOption = None,
+    cache: CacheOption = True,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
 ) -> None:
@@ -54,41 +65,39 @@ def calibrate(
 
     Example: `apportion calibrate predictor/ --records /var/lib/apportion/records --out candidate/`
     """
-    from apportion.router.prediction.predictor import Predictor
-    from apportion.router.prediction.training import recalibrate
+    from apportion.router.prediction.training import check_fresh, recalibrate
 
     if (data is None) == (records is None):
         raise InvalidRequestError("--data, --records: nothing to calibrate on, or two things; give one of them")
     if records is not None:
         if out is None:
             raise InvalidRequestError("--out: missing; the artefact that serves stays until another is admitted")
-        _on_records(artefact, records, out, (key, days, prompts), test_share, (encoder, device), json_file)
+        old = _loaded(artefact, encoder, device, cache)
+        _on_records(old, read_records(records, key, days, prompts), out, test_share, json_file)
         return
     table, told = read_data(data or "", None)
     with stage_bars() as progress:
-        predictor = recalibrate(Predictor.load(artefact, encoder=encoder, device=device), table, progress)
+        old = _loaded(artefact, encoder, device, cache)
+        check_fresh(old, table)
+        predictor = recalibrate(old, table, progress)
     target = out or artefact
     predictor.save(target)
     if not write_json(summary(predictor, target) | {"warnings": told}, json_file):
         print_summary(predictor, target)
 
 
-def _on_records(
-    artefact: Path,
-    records: str,
-    out: Path,
-    asked: tuple[str | None, int | None, Path | None],
-    test_share: float,
-    place: tuple[str | None, str],
-    json_file: Path | None,
-) -> None:
-    from apportion.router.prediction.candidate import candidate
+def _loaded(artefact: Path, encoder: str | None, device: str, cache: bool) -> Predictor:
     from apportion.router.prediction.predictor import Predictor
 
-    joined = read_records(records, *asked)
-    encoder, device = place
+    predictor = Predictor.load(artefact, encoder=encoder, device=device)
+    keep_vectors(predictor.encoder, cache)
+    return predictor
+
+
+def _on_records(old: Predictor, joined: Joined, out: Path, test_share: float, json_file: Path | None) -> None:
+    from apportion.router.prediction.candidate import candidate
+
     with stage_bars() as progress:
-        old = Predictor.load(artefact, encoder=encoder, device=device)
         found, comparison = candidate(old, joined.table, test_share, progress)
     if comparison.admitted:
         found.save(out)

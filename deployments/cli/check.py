@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +50,11 @@ def check(
 
 def _seen(model: ModelConfig) -> Iterator[str]:
     """What can be seen of a model from here that may not be meant."""
+    if model.external is not None:
+        for name in model.external.variables:
+            if not os.environ.get(name):
+                yield f"{model.name}: the variable {name} is not set here; it has to be where Ray is started"
+        return
     source = model.resolved_source
     if source.startswith(("/", "./", "../", "~")) and not Path(source).is_dir():
         yield f"{model.name}: there is no folder {source} on this machine; each node that runs it has to have it"

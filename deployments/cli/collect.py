@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apportion.deployments.cli.application import JsonOption, console, errors, warn, write_json
+from apportion.deployments.cli.application import JsonOption, console, errors, warn, writable_file, write_json
 from apportion.deployments.cli.models import ConfigOption
 from apportion.router.errors import InvalidRequestError
 
@@ -42,7 +42,11 @@ def collect(
     ],
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="outcomes table, .jsonl, .parquet or .csv; its journal stands beside it"),
+        typer.Option(
+            metavar="FILE",
+            callback=writable_file,
+            help="outcomes table, .jsonl, .parquet or .csv; its journal stands beside it",
+        ),
     ],
     config: ConfigOption = None,
     url: Annotated[

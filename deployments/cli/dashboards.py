@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from apportion.deployments.cli.application import writable_folder
 
-def dashboards(folder: Annotated[Path, typer.Argument(help="Folder to write them into.")]) -> None:
+
+def dashboards(
+    folder: Annotated[Path, typer.Argument(callback=writable_folder, help="Folder to write them into.")],
+) -> None:
     """Write a Grafana dashboard (apportion.json) and Prometheus alert rules (alerts.yml) of the service's metrics."""
     from apportion.deployments.observability.alerts import rules
     from apportion.deployments.observability.dashboard import dashboard

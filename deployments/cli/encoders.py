@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from apportion.router.prediction.encoders import Encoders
     from apportion.router.prediction.estimator import Estimator, FittedEstimator
     from apportion.router.prediction.preparation import Progress
+    from apportion.router.prediction.text_encoder import TextEncoder
 
 COMPARE_ROWS = 4_000
 
@@ -34,6 +35,26 @@ CompareRowsOption = Annotated[
         "calibration and CPU; 0 for none",
     ),
 ]
+
+
+CacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--cache/--no-cache",
+        help="keep prompts' vectors for the next command, 1 GiB of them at most, in the folder that APPORTION_CACHE "
+        "names, else in the user's caches; static vectors need none",
+    ),
+]
+
+
+def keep_vectors(encoder: TextEncoder, cache: bool) -> None:
+    """Has an encoder's transformer use the cache, where that is wanted."""
+    if not cache:
+        return
+    from apportion.router.prediction import encoders
+    from apportion.router.prediction.embedding_cache import EmbeddingCache, default_folder
+
+    encoders.keep_vectors(encoder, EmbeddingCache(default_folder()))
 
 
 def compared(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, write_json
+from apportion.deployments.cli.application import DeviceOption, JsonOption, console, stage_bars, warn, write_json
 from apportion.deployments.cli.encoders import (
     COMPARE_ROWS,
     DEFAULT,
     NAMES,
+    CacheOption,
     CompareRowsOption,
     compared,
+    keep_vectors,
     print_comparison,
 )
 from apportion.deployments.cli.workloads import DataOption, GroupOption, read_data
@@ -45,6 +47,7 @@ def evaluate(
         float, typer.Option(min=0, max=1, help="leave out models with a larger share of outcomes missing")
     ] = 0.03,
     group: GroupOption = None,
+    cache: CacheOption = True,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw score against budget there")] = None,
@@ -52,9 +55,10 @@ def evaluate(
     """Measure on past outcomes what every way of routing scores at every budget.
 
     70 % of the requests train, 10 % calibrate, 20 % test, and those of one prompt stay together; budgets are shares of
-    what the best single model costs, and all arms are compared at the same realised spend. Before that, the encoder's
-    alternatives are compared on what the first split does not test, with the first estimator. `--json` writes one row
-    for every seed, arm, estimator and budget.
+    what the best single model costs, and all arms are compared at the same realised spend. What is printed ends with
+    the single models, what was left out, and one sentence on whether routing is shown to gain. Before that, the
+    encoder's alternatives are compared on what the first split does not test, with the first estimator. `--json` writes
+    one row for every seed, arm, estimator and budget.
 
     Example: `apportion evaluate --data outcomes/ --seeds 5 --plot frontier.png`
     """
@@ -64,6 +68,7 @@ def evaluate(
     from apportion.router.evaluation.batches import Setting
     from apportion.router.evaluation.case import usable
     from apportion.router.evaluation.protocol import evaluate as run
+    from apportion.router.evaluation.verdict import left_out
     from apportion.router.outcomes.table import FRACTIONS
     from apportion.router.prediction.encoders import Encoders, default_encoder
     from apportion.router.prediction.preparation import complete_tokens, encode_in_steps
@@ -80,8 +85,13 @@ def evaluate(
     with stage_bars() as progress:
         source = encoder or default_encoder(device)
         encoders = Encoders.load(source, device, table.prompts)
+        keep_vectors(encoders.transformer, cache)
         loaded = encoders.of(source)
-        table = usable(complete_tokens(table, loaded), max_missing)
+        completed = complete_tokens(table, loaded)
+        table = usable(completed, max_missing)
+        unseen = list(left_out(completed, table, max_missing))
+        for one in unseen:
+            warn(one)
         first = next(iter(recipes.values()))
         comparison = compared(table, encoders, first, compare_rows, progress, fractions=FRACTIONS, seed=0)
         features = encode_in_steps(table, loaded, progress)
@@ -90,6 +100,7 @@ def evaluate(
         if comparison is not None:
             print_comparison(comparison, loaded.source)
         print_evaluation(found)
+        _print_words(found, unseen)
     if plot is not None:
         from apportion.router.evaluation.plot import draw
 
@@ -123,3 +134,20 @@ def print_evaluation(found: Evaluation) -> None:
         values = (e.ece_before, e.ece_after, e.brier_before, e.brier_after)
         errors.add_row(estimator, str(seed), *(f"{value:.4f}" for value in values))
     console.print(errors)
+
+
+def _print_words(found: Evaluation, unseen: list[str]) -> None:
+    """The single models, what was left out, and what it all comes to."""
+    from rich.table import Table
+
+    from apportion.router.evaluation.verdict import singles, verdict
+
+    alone = Table("single model", "score", "USD a request")
+    for one in singles(found):
+        alone.add_row(one.model, str(one.score), f"{one.cost_usd:.3g}")
+    console.print(alone)
+    for text in unseen:
+        console.print(f"{text}.", soft_wrap=True, highlight=False)
+    said = verdict(found)
+    if said is not None:
+        console.print(f"{said}.", soft_wrap=True, highlight=False)

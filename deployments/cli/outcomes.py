@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apportion.deployments.cli.application import JsonOption, console, write_json
+from apportion.deployments.cli.application import JsonOption, console, writable_folder, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ AskedOption = Annotated[
 
 def outcomes(
     records: RecordsOption,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write the table to")],
+    out: Annotated[Path, typer.Option(metavar="DIR", callback=writable_folder, help="folder to write the table to")],
     key: KeyOption = None,
     days: DaysOption = None,
     unjudged: Annotated[

@@ -39,6 +39,8 @@ def predict(
     """
     if (prompt is None) == (file is None):
         raise InvalidRequestError("give either one prompt or --file, not both")
+    if prompt is not None and not prompt.strip():
+        raise InvalidRequestError("prompt: empty; write what is asked")
     from apportion.router.prediction.predictor import Predictor
 
     requests = [PromptRequest(prompt)] if prompt is not None else read_requests(file)  # type: ignore[arg-type]

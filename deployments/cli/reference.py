@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from apportion.deployments.cli.application import writable_folder
+
 
 def reference(
-    context: typer.Context, folder: Annotated[Path, typer.Argument(help="Folder to write the pages into.")]
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(callback=writable_folder, help="Folder to write the pages into.")],
 ) -> None:
     """Write the reference pages of the configuration, of the commands, of requests' fields, and of the metrics."""
     from apportion.deployments.reference.commands import commands_page

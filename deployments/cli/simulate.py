@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from apportion.deployments.cli.application import DeviceOption, JsonOption, console, write_json
+from apportion.deployments.cli.models import check_profiles
 from apportion.deployments.cli.workloads import (
     EncoderOption,
     OutcomesOption,
@@ -31,6 +32,9 @@ def simulate(
         int | None, typer.Option(min=1, help="draw so many, with Poisson arrivals; default: each once")
     ] = None,
     deadline_s: Annotated[float, typer.Option(min=0, help="an answer that takes longer is not good")] = 30.0,
+    patience_s: Annotated[
+        float, typer.Option(min=0, help="a request that has found no free slot for so long is refused")
+    ] = 30.0,
     seed: Annotated[int, typer.Option(help="seed of draws and arrivals")] = 0,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
@@ -38,8 +42,9 @@ def simulate(
 ) -> None:
     """Say how long requests would wait and take, how full the engines would be, and how many answers come in time.
 
-    Requests are assigned to models batch by batch as the service does, then queue for slots; engines serve them as
-    fast as their profiles say. What happens outside the engines (HTTP, planning) is left out.
+    Requests wait in one line and are assigned batch by batch, as the service does, by the slots that are free at that
+    moment; engines serve them as fast as their profiles say. What happens outside the engines (HTTP, planning) is left
+    out, and how long models from outside take.
 
     Example: `apportion simulate plan.json --prompts requests.jsonl --predictor predictor/`
     """
@@ -48,11 +53,12 @@ def simulate(
     from apportion.allocation.simulate import simulate as run
 
     loaded = load_plan(plan)
+    check_profiles(loaded.models, loaded.profiles, by_hand=True)
     workload = read_workload(loaded.models, prompts, outcomes, predictor, loaded.rate_per_s, encoder, device)
     names = [model.name for model in loaded.models]
     results = []
     for factor in load or LOADS:
-        traffic = replay(loaded, workload, load=factor, requests=requests, seed=seed)
+        traffic = replay(loaded, workload, load=factor, requests=requests, patience_s=patience_s, seed=seed)
         summary = run(loaded, traffic).summary(names, deadline_s)
         results.append({"load": factor, "rate_per_s": loaded.rate_per_s * factor, **summary})
     if not write_json({"deadline_s": deadline_s, "loads": results}, json_file):
@@ -63,8 +69,9 @@ def _print(results: list[dict[str, Any]], deadline_s: float) -> None:
     from rich.table import Table
 
     table = Table(title="what the plan would do")
-    for column in ("load", "requests/s", "tokens/s", "latency p50 / 95 / 99 s", "waited p95 s", "queue", "busy"):
+    for column in ("load", "requests/s", "tokens/s", "latency p50 / 95 / 99 s", "waited p95 s", "queue", "slots used"):
         table.add_column(column, justify="right")
+    table.add_column("refused", justify="right")
     table.add_column(f"within {deadline_s:g} s", justify="right")
     for row in results:
         latencies = " / ".join(f"{row[f'latency_s_p{level}']:.2f}" for level in (50, 95, 99))
@@ -75,7 +82,8 @@ def _print(results: list[dict[str, Any]], deadline_s: float) -> None:
             latencies,
             f"{row['waited_s_p95']:.2f}",
             f"{row['queue_mean']:.1f}",
-            f"{row['busy_mean']:.0%}",
+            f"{row['slots_used_mean']:.0%}",
+            f"{row['refused']:.1%}",
             f"{row['within_deadline']:.1%}",
         )
     console.print(table)

@@ -13,14 +13,17 @@ from apportion.deployments.cli.application import (
     console,
     is_given,
     stage_bars,
+    writable_folder,
     write_json,
 )
 from apportion.deployments.cli.encoders import (
     COMPARE_ROWS,
     DEFAULT,
     NAMES,
+    CacheOption,
     CompareRowsOption,
     compared,
+    keep_vectors,
     print_comparison,
 )
 from apportion.deployments.cli.workloads import DataOption, GroupOption, read_data
@@ -42,7 +45,7 @@ _SETTING = {"members": "members", "neighbours": "k"}
 def train(
     context: typer.Context,
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="folder to write the artefact to")],
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="folder to write the artefact to")],
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +77,7 @@ def train(
     ] = None,
     group: GroupOption = None,
     seed: Annotated[int, typer.Option(help="seed of split, bootstrap and training")] = 0,
+    cache: CacheOption = True,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
 ) -> None:
@@ -105,9 +109,11 @@ def train(
     with stage_bars() as progress:
         if add_to is not None:
             grown = Predictor.load(add_to, encoder=encoder, device=device)
+            keep_vectors(grown.encoder, cache)
             predictor = add_models(grown, table, seed=seed, progress=progress)
         else:
             encoders = Encoders.load(source, device, table.prompts, vocabulary)
+            keep_vectors(encoders.transformer, cache)
             fractions = (1 - calibration_share - test_share, calibration_share, test_share)
             predictor = train_predictor(
                 table, encoders.of(source), estimator=recipe, fractions=fractions, seed=seed, progress=progress

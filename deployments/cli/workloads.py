@@ -131,13 +131,21 @@ def read_data(source: str, group: str | None) -> tuple[OutcomesTable, list[str]]
 
 
 def models_counter(specs: Sequence[ModelSpec]) -> TokenCounter | None:
-    """The models' own tokenizers; None, with a warning, where this machine lacks one of them."""
+    """The models' own tokenizers; None, with a warning, where this machine lacks one of them.
+
+    A model from outside without one counts as the first that has one does: by bytes alone its prompts would have
+    several times the tokens that its provider counts.
+    """
     from apportion.deployments.config.counting import tokenizer_source
     from apportion.deployments.config.models import resolve_source
-    from apportion.router.prediction.tokens import TokenCounter
+    from apportion.router.prediction.tokens import TokenCounter, TokenizerSource
 
     try:
-        sources = {spec.name: tokenizer_source(resolve_source(spec.source), spec.counting) for spec in specs}
+        known = {
+            spec.name: tokenizer_source(resolve_source(spec.source), spec.counting) for spec in specs if spec.source
+        }
+        otherwise = next(iter(known.values()), TokenizerSource(None))
+        sources = {spec.name: known.get(spec.name, otherwise) for spec in specs}
         return TokenCounter.load(sources, download=False)
     except ConfigurationError as error:
         warn(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from apportion.allocation.replica import SHARE_UNITS
 from apportion.allocation.room import FreeGpus
-from apportion.deployments.cluster.nodes import NODE_LABEL, LiveNode, by_name
+from apportion.deployments.cluster.nodes import NODE_LABEL, TYPE_LABEL, LiveNode, by_name
 from apportion.deployments.config.models import ReplicaGroup
 from apportion.deployments.config.service import PredictorConfig, ServiceConfig
 from apportion.router.errors import ConfigurationError
@@ -23,6 +23,16 @@ class _Asked(NamedTuple):
 
     who: str
     replicas: ReplicaGroup
+
+
+def check_deploy(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
+    """As `check_fits`, but not where Ray may be about to add nodes: without a plan, or where some are awaited.
+
+    Raises:
+        ConfigurationError: names the node, what is needed there, and what there is.
+    """
+    if not config.rollout.await_nodes and any(model.replica_groups is not None for model in config.models):
+        check_fits(config, nodes)
 
 
 def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
@@ -55,7 +65,10 @@ def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
         _place([asked for asked in here if asked.replicas.gpus is None], room, [there[name]], f"node {name}")
         _check_cpus(here, there[name].cpus, f"node {name}")
     predictor = _predictor(config.predictor)
-    _place([*free, predictor], room, there.values(), "the cluster")
+    try:
+        _place([*free, predictor], room, there.values(), "the cluster")
+    except ConfigurationError as error:
+        raise ConfigurationError(error.message + _beside_the_plan(config)) from error
     everything = [predictor, *free, *(asked for here in pinned.values() for asked in here)]
     others = config.solver.num_cpus + config.router.num_cpus
     others += config.ingress.num_cpus * config.ingress.num_replicas
@@ -91,18 +104,38 @@ def _place(asked: Iterable[_Asked], room: FreeGpus, nodes: Iterable[LiveNode], w
     nodes = tuple(nodes)
     largest_first = sorted((one for one in asked if one.replicas.num_gpus), key=lambda one: -one.replicas.num_gpus)
     for who, replicas in largest_first:
+        suitable = [node for node in nodes if replicas.gpu_type in (None, node.gpu_type)]
+        if not suitable:
+            raise ConfigurationError(
+                f"{who}: no node has GPUs of type {replicas.gpu_type}; start one with "
+                f"`ray start --labels {TYPE_LABEL}={replicas.gpu_type}`, or plan for the cluster as it is"
+            )
         for _ in range(replicas.num_replicas):
-            seats = [(room.fullest(node.name, _units(replicas), ceil(replicas.num_gpus)), node.name) for node in nodes]
+            seats = [
+                (room.fullest(node.name, _units(replicas), ceil(replicas.num_gpus)), node.name) for node in suitable
+            ]
             fitting = [(spot, node) for spot, node in seats if spot is not None]
             if not fitting:
-                needed = sum(one.replicas.num_gpus * one.replicas.num_replicas for one in largest_first)
+                rivals = [one.replicas for one in largest_first if replicas.gpu_type in (None, one.replicas.gpu_type)]
+                needed = sum(one.num_gpus * one.num_replicas for one in rivals)
+                kind = "" if replicas.gpu_type is None else f" of type {replicas.gpu_type}"
                 raise ConfigurationError(
-                    f"a replica of {who} with num_gpus {replicas.num_gpus:g} finds no room on {where}: {needed:g} GPUs "
-                    f"are asked for there, it has {sum(node.gpus for node in nodes)}, and shares on one GPU sum to at "
-                    f"most 1; {_mend(who, replicas)}"
+                    f"a replica of {who} with num_gpus {replicas.num_gpus:g} finds no room on {where}: {needed:g} "
+                    f"GPUs{kind} are asked for there, it has {sum(node.gpus for node in suitable)}, and "
+                    f"shares on one GPU sum to at most 1; {_mend(who, replicas)}"
                 )
             spot, node = min(fitting)
             room.take(node, spot.gpus, _units(replicas))
+
+
+def _beside_the_plan(config: ServiceConfig) -> str:
+    """The end of a message: models that ask for GPUs of which the plan, where there is one, knows nothing."""
+    if all(model.replica_groups is None for model in config.models):
+        return ""
+    names = [model.name for model in config.models if model.replica_groups is None and model.num_gpus]
+    if not names:
+        return ""
+    return f"; beside the planned replicas the configuration has {', '.join(names)}: plan them too, or remove them"
 
 
 def _units(replicas: ReplicaGroup) -> int:

@@ -65,6 +65,7 @@ def required_cpus(config: ServiceConfig) -> float:
         (config.ingress.num_cpus, config.ingress.num_replicas),
         (config.predictor.num_cpus, config.predictor.num_replicas),
         (config.solver.num_cpus, 1),
+        *([] if config.bulk is None else [(config.bulk.num_cpus, config.bulk.num_replicas)]),
     )
     surging = sum(num_cpus * _with_surge(replicas, rollout.front_surge_percent) for num_cpus, replicas in front)
     return engines + surging + config.router.num_cpus

@@ -28,3 +28,11 @@ def check_ledger_home(config: ServiceConfig, nodes: Collection[LiveNode]) -> Non
             f"budget.database is SQLite, and the Ray cluster has {len(nodes)} nodes: a router that restarts on another "
             "one would find an empty file; use PostgreSQL, or bind the router to the file's node with router.node"
         )
+    bulk = config.bulk
+    if bulk is not None and config.budget is None:
+        url = bulk.database_url(None)
+    if bulk is not None and url is not None and len(nodes) > 1 and backend(url) == "sqlite":
+        raise ConfigurationError(
+            f"bulk: its database is SQLite, and the Ray cluster has {len(nodes)} nodes, which all have to reach it; "
+            "use PostgreSQL with budget.database, or remove this section"
+        )

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from apportion.allocation.cluster import Cluster, Node
 from apportion.allocation.gpus import CPU, GPU_TYPES
-from apportion.deployments.cluster.nodes import LiveNode, by_name, live_nodes
+from apportion.deployments.cluster.nodes import TYPE_LABEL, LiveNode, by_name, live_nodes
 from apportion.router.errors import ConfigurationError, UnavailableError
 
-TYPE_LABEL = "apportion-gpu-type"
 # Ray detects the type and names it its own way (ray.util.accelerators).
 RAY_TYPE_LABEL = "ray.io/accelerator-type"
 _RAY_NAMES = {
@@ -39,11 +38,10 @@ def cluster_of(nodes: Sequence[LiveNode]) -> Cluster:
     """The nodes that have GPUs, and those whose label says that their cores are planned with (type `cpu`)."""
     found = []
     for name, node in sorted(by_name(nodes).items()):
-        gpu_type = node.labels.get(TYPE_LABEL)
-        if gpu_type == CPU and node.cpus >= 1:
+        if node.gpu_type == CPU and node.cpus >= 1:
             found.append(Node(name, CPU, int(node.cpus)))
         elif node.gpus:
-            found.append(Node(name, gpu_type or _detected(node), node.gpus))
+            found.append(Node(name, node.gpu_type or _detected(node), node.gpus))
     if not found:
         raise ConfigurationError(
             "no node of the Ray cluster has GPUs; start nodes with GPUs, or describe the cluster in a file"

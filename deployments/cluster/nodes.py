@@ -1,6 +1,7 @@
 """The nodes of the running Ray cluster, and the names that plans and configurations call them by.
 
-A node is named by its label `apportion-node` (`ray start --labels apportion-node=a-0`) or by its address.
+A node is named by its label `apportion-node` (`ray start --labels apportion-node=a-0`) or by its address, and the type
+of its GPUs by its label `apportion-gpu-type`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from apportion.router.errors import ConfigurationError
 
 NODE_LABEL = "apportion-node"
+TYPE_LABEL = "apportion-gpu-type"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class LiveNode:
     @property
     def name(self) -> str:
         return self.labels.get(NODE_LABEL, self.address)
+
+    @property
+    def gpu_type(self) -> str | None:
+        """As its label says; None: it says none."""
+        return self.labels.get(TYPE_LABEL)
 
 
 def live_nodes() -> list[LiveNode]:

@@ -1,4 +1,4 @@
-"""How a deployment is pinned to a node and its GPUs, and in which order deployments start."""
+"""How a deployment is bound to a node, its GPUs or a type of GPU, and in which order deployments start."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from apportion.deployments.cluster.nodes import NODE_LABEL
+from apportion.deployments.cluster.nodes import NODE_LABEL, TYPE_LABEL
 from apportion.deployments.config.models import ModelConfig, ReplicaGroup
 
 _PINCH = 0.001  # of the resource that Ray gives every node under its address
@@ -33,18 +33,16 @@ def gpu_environment(group: ReplicaGroup) -> dict[str, str]:
 def deployment_options(group: ReplicaGroup, runtime_env: dict[str, Any]) -> dict[str, Any]:
     """The options of a Serve deployment that decide where a group's replicas run and what Ray reserves for them."""
     actor: dict[str, Any] = {"num_gpus": group.num_gpus, "num_cpus": group.num_cpus, "runtime_env": runtime_env}
+    pinned = {} if group.node is None else pin(group.node)
+    if group.gpu_type is not None:
+        pinned["label_selector"] = {TYPE_LABEL: group.gpu_type}
     bundles = group.placement_group_bundles
     if bundles is None:
-        if group.node is not None:
-            actor |= pin(group.node)
-        return {"ray_actor_options": actor}
+        return {"ray_actor_options": actor | pinned}
     options: dict[str, Any] = {"ray_actor_options": actor, "placement_group_strategy": "STRICT_PACK"}
-    options["placement_group_bundles"] = [dict(bundle) for bundle in bundles]
-    if group.node is not None:
-        pinned = pin(group.node)
-        options["placement_group_bundles"] = [bundle | pinned.get("resources", {}) for bundle in bundles]
-        if "label_selector" in pinned:
-            options["placement_group_bundle_label_selector"] = [pinned["label_selector"]] * len(bundles)
+    options["placement_group_bundles"] = [bundle | pinned.get("resources", {}) for bundle in bundles]
+    if "label_selector" in pinned:
+        options["placement_group_bundle_label_selector"] = [pinned["label_selector"]] * len(bundles)
     return options
 
 

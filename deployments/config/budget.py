@@ -20,20 +20,22 @@ from apportion.router.errors import ConfigurationError, InvalidRequestError
 class LimitConfig(Section):
     """At most so many USD in each window."""
 
-    scope: Scope = Field(description="service, key, tenant or model.")
+    scope: Scope = Field(description="service, key, tenant, model or job (of bulk).")
     window: Window = Field(description="minute, day, month (calendar, UTC) or total.")
     usd: float = Field(ge=0, le=1e9, allow_inf_nan=False, description="USD in each window; exact to a nano-USD.")
     name: str | None = Field(
         None,
         min_length=1,
-        description="The key, tenant or model; null: each of them has this much for itself. Requests without a tenant "
-        f"are those of the tenant `{UNNAMED}`.",
+        description="The key, tenant or model; null: each of them has this much for itself, as each job has. "
+        f"Requests without a tenant are those of the tenant `{UNNAMED}`.",
     )
 
     @model_validator(mode="after")
     def _service_has_no_name(self) -> LimitConfig:
         if self.scope is Scope.service and self.name is not None:
             raise ValueError("a limit of the whole service has no `name`; remove it, or choose another scope")
+        if self.scope is Scope.job and self.name is not None:
+            raise ValueError("a limit of jobs holds for each of them and has no `name`; remove it")
         return self
 
     def limit(self) -> Limit:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from apportion.deployments.config.external import ExternalConfig
 from apportion.router.batch.capabilities import UNLIMITED, Capabilities
 from apportion.router.checked import Section
 from apportion.router.prediction.tokens import TokenizerSource
@@ -36,7 +37,9 @@ class CapabilitiesConfig(Section):
     chat: bool | None = Field(None, description="Null: unless its folder holds no chat template, or it generates none.")
     completions: bool | None = Field(None, description="Of a text. Null: unless it generates none (`runner: pooling`).")
     tools: bool | None = Field(
-        None, description="Calls tools where it likes. Null: with enable_auto_tool_choice and tool_call_parser."
+        None,
+        description="Calls tools where it likes. Null: with enable_auto_tool_choice and tool_call_parser; of an "
+        "external model, if it answers chats.",
     )
     tool_choice: bool | None = Field(None, description="Can be made to call a tool, or a given one. Null: as `tools`.")
     parallel_tool_calls: bool | None = Field(None, description="Several calls in a turn. Null: as `tools`.")
@@ -118,6 +121,36 @@ class CapabilitiesConfig(Section):
             tokenize=int(real),
         )
 
+    def of_endpoints(self, external: ExternalConfig) -> Capabilities:
+        """All that somebody else's model can do: where it answers is listed, what else it does is stated.
+
+        Raises:
+            ValueError: nothing says how many tokens a picture or a clip is, or the endpoints say something else.
+        """
+        named = {name: name in external.endpoints for name in ("chat", "completions", "embeddings")}
+        for name, there in named.items():
+            if getattr(self, name) not in (None, there):
+                raise ValueError(f"capabilities.{name}: external.endpoints says where the model answers; name it there")
+        generates = named["chat"] or named["completions"]
+        chat = named["chat"]
+        tools = _or(self.tools, chat)
+        return Capabilities(
+            chat=int(chat),
+            completions=int(named["completions"]),
+            tools=tools,
+            tool_choice=_or(self.tool_choice, bool(tools)),
+            parallel_tool_calls=_or(self.parallel_tool_calls, bool(tools)),
+            structured_outputs=int(self.structured_outputs and generates),
+            reasoning=_or(self.reasoning, False),
+            logprobs=DEFAULT_MAX_LOGPROBS if self.logprobs and generates else 0,
+            prompt_logprobs=_or(self.prompt_logprobs, False),
+            images=_items("image", self.images, self.tokens_per_image, {}),
+            audio=_items("audio", self.audio, self.tokens_per_audio, {}),
+            embeddings=int(named["embeddings"]),
+            responses=int("responses" in external.endpoints),
+            messages=int("messages" in external.endpoints),
+        )
+
 
 def max_logprobs(given: int | None) -> int:
     """How many log probabilities an engine tells at a place by its argument `max_logprobs`."""
@@ -127,6 +160,8 @@ def max_logprobs(given: int | None) -> int:
 
 def may_have_template(tokenizer: TokenizerSource) -> bool:
     """Whether there is a chat template; a hub's tokenizer, which is not looked at here, is trusted to have one."""
+    if tokenizer.source is None:
+        return True
     folder = Path(tokenizer.source)
     if tokenizer.chat_template is not None or not folder.is_dir():
         return True

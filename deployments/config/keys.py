@@ -52,6 +52,11 @@ class Permissions(Section):
     strategies: tuple[str, ...] | None = Field(
         None, description="Strategies that `routing.strategy` may name; []: none; null: all."
     )
+    external: bool | None = Field(
+        None,
+        description="Whether its text may leave for models that somebody else runs (`engine: external`), named or "
+        "chosen; null: as its tenant's entry says, else only where the service asks for no keys.",
+    )
     route: bool = Field(True, description="Whether it may call /v1/route, which plans requests and runs none.")
     tenant_header: bool = Field(
         False,
@@ -71,6 +76,16 @@ class Permissions(Section):
         for name in self.models or ():
             if name not in served:
                 raise ValueError(f"models: {name!r} is no model of this service{nearest(name, served)}")
+
+
+class TenantConfig(Section):
+    """What is said of one tenant."""
+
+    external: bool | None = Field(
+        None,
+        description="Whether its text may leave for models that somebody else runs; where its key's entry says so too, "
+        "only if both do; null: as the key's entry says.",
+    )
 
 
 class KeyEntry(Permissions):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from apportion.allocation.models import COUNTING_ARGUMENTS, ModelDescription
+from apportion.allocation.models import COUNTING_ARGUMENTS, ModelDescription, ModelSpec, Quota
 from apportion.deployments import zoo
 from apportion.deployments.config.capabilities import (
     CAPABILITY_ARGUMENTS,
@@ -16,12 +18,20 @@ from apportion.deployments.config.capabilities import (
     step_logprobs_fit,
 )
 from apportion.deployments.config.counting import tokenizer_source
+from apportion.deployments.config.external import ExternalConfig
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes
 from apportion.router.prediction.tokens import TokenizerSource
 
 AUTO_MODEL = "auto"
+ONE_GROUP = "all"  # of a model whose replicas are alike
+# What says nothing of a model that somebody else runs.
+_OF_OWN_ENGINES = (
+    "source", "num_replicas", "min_replicas", "max_replicas", "num_gpus", "replica_groups", "engine_args", "dtype",
+    "quantisation", "gpu_types",
+)  # fmt: skip
+EXTERNAL_CPUS = 0.2  # of what passes bytes on
 
 
 def resolve_source(source: str) -> str:
@@ -39,6 +49,12 @@ def resolve_source(source: str) -> str:
 
 def _has_weights(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin", "*.pt"))
+
+
+def _total(limits: Iterable[float | None]) -> float | None:
+    """Of all accounts; None where one has no limit that is known."""
+    found = list(limits)
+    return None if None in found else sum(limit for limit in found if limit is not None)
 
 
 def _in_the_zoo_or_elsewhere(source: str) -> str:
@@ -87,6 +103,12 @@ class ReplicaGroup(Section):
     gpus: tuple[int, ...] | None = Field(
         None, description="Numbers of the node's GPUs that each replica of the group uses; null: Ray chooses."
     )
+    gpu_type: str | None = Field(
+        None,
+        pattern=r"^([A-Za-z0-9]+[-_.])*[A-Za-z0-9]+$",
+        max_length=63,
+        description="They run on nodes whose label `apportion-gpu-type` says this; null: on any.",
+    )
     num_replicas: int = Field(1, ge=1, description="Replicas of the group; with min_replicas, the most.")
     min_replicas: int | None = Field(
         None,
@@ -113,6 +135,8 @@ class ReplicaGroup(Section):
                 raise ValueError(f"the bundles hold {gpus:g} GPUs and num_gpus is {self.num_gpus:g}; make them equal")
         if self.gpus is not None and (self.node is None or len(set(self.gpus)) != max(1, int(self.num_gpus))):
             raise ValueError(f"gpus {list(self.gpus)}: name the node too, and as many GPUs as a replica takes")
+        if self.gpu_type is not None and self.node is not None:
+            raise ValueError(f"gpu_type {self.gpu_type}: a node is named, whose GPUs are what they are; leave one out")
         return self
 
 
@@ -120,19 +144,28 @@ class ModelConfig(ModelDescription):
     """One model, as plans and the service describe it: where it comes from, what it costs, what it runs on."""
 
     source: Source = Field(
-        description="Hugging Face hub id, a folder (relative ones: to the working directory), or `zoo:NAME`."
+        "",
+        description="Hugging Face hub id, a folder (relative ones: to the working directory), or `zoo:NAME`; none of "
+        "an external model.",
     )
-    engine: Literal["vllm", "simulated"] = Field("vllm", description="What answers: a real engine, or none.")
+    engine: Literal["vllm", "simulated", "external"] = Field(
+        "vllm", description="What answers: a real engine, none, or somebody else's endpoint."
+    )
     env: dict[str, str] = Field(default_factory=dict, description="Environment of this model's replicas.")
     num_replicas: int = Field(1, ge=1, description="Replicas of the engine.")
     num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
-    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
+    num_cpus: float | None = Field(
+        None,
+        ge=0,
+        description=f"CPUs that Ray reserves for a replica; null: 1, of an external model {EXTERNAL_CPUS:g}.",
+    )
     max_num_seqs: int = Field(64, ge=1, description="Sequences that a replica runs at once: its slots.")
     timeouts: TimeoutsConfig | None = Field(None, description="Null: those of `dispatch.engine_timeouts`.")
     capabilities: CapabilitiesConfig = Field(
         default_factory=lambda: CapabilitiesConfig(), description="What it can do, where its engine_args do not tell."
     )
     simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
+    external: ExternalConfig | None = Field(None, description="Whose it is, for `engine: external` only.")
     replica_groups: tuple[ReplicaGroup, ...] | None = Field(
         None,
         description="Replicas of several kinds, each instead of num_replicas, num_gpus, num_cpus and max_num_seqs; "
@@ -144,14 +177,19 @@ class ModelConfig(ModelDescription):
         """The replicas that the configuration asks for, group by group; a model without groups is one."""
         if self.replica_groups is not None:
             return self.replica_groups
-        return (
+        cpus = self.num_cpus
+        if cpus is None:
+            cpus = 1 if self.external is None else EXTERNAL_CPUS
+        accounts = None if self.external is None else self.external.accounts
+        return tuple(
             ReplicaGroup(
-                name="all",
+                name=name,
                 num_replicas=self.num_replicas,
                 num_gpus=self.num_gpus,
-                num_cpus=self.num_cpus,
+                num_cpus=cpus,
                 max_num_seqs=self.max_num_seqs,
-            ),
+            )
+            for name in ([ONE_GROUP] if accounts is None else [account.name for account in accounts])
         )
 
     def of_group(self, group: ReplicaGroup) -> ModelConfig:
@@ -167,6 +205,7 @@ class ModelConfig(ModelDescription):
                 "max_num_seqs": group.max_num_seqs,
                 "engine_args": said | self.engine_args | group.engine_args,
                 "replica_groups": None,
+                "external": None if self.external is None else self.external.of_account(group.name),
             }
         )
 
@@ -174,6 +213,19 @@ class ModelConfig(ModelDescription):
     def all_arguments(self) -> dict[str, Any]:
         """With those of a group: a plan writes the same number format into all of them."""
         return self.engine_args | (self.replica_groups[0].engine_args if self.replica_groups else {})
+
+    def spec(self) -> ModelSpec:
+        """The model as a plan knows it; what others run is bought, within the limits of all accounts together."""
+        own = super().spec()
+        if self.external is None:
+            return own
+        accounts = self.external.accounts or (self.external,)
+        quota = Quota(
+            max_at_once=self.max_num_seqs * len(accounts),
+            requests_per_minute=_total(account.requests_per_minute for account in accounts),
+            tokens_per_minute=_total(account.tokens_per_minute for account in accounts),
+        )
+        return replace(own, source=self.external.tokenizer or "", quota=quota)
 
     @property
     def served(self) -> ServedModel:
@@ -189,6 +241,8 @@ class ModelConfig(ModelDescription):
     @property
     def all_capabilities(self) -> Capabilities:
         """All that it can do, stated or told by its arguments."""
+        if self.external is not None:
+            return self.capabilities.of_endpoints(self.external)
         real = self.engine != "simulated"
         fit = step_logprobs_fit(self.resolved_source, self._step_tokens)
         return self.capabilities.of(self.all_arguments, self.tokenizer_source, real=real, scores_prompts=fit)
@@ -207,6 +261,9 @@ class ModelConfig(ModelDescription):
     @property
     def tokenizer_source(self) -> TokenizerSource:
         """How its engines count tokens."""
+        if self.external is not None:
+            given = self.external.tokenizer
+            return TokenizerSource(None if given is None else resolve_source(given))
         return tokenizer_source(self.resolved_source, self.all_arguments)
 
     @field_validator("source")
@@ -238,9 +295,16 @@ class ModelConfig(ModelDescription):
         return arguments
 
     @model_validator(mode="after")
-    def _shares_agree(self) -> ModelConfig:
+    def _engine_agrees(self) -> ModelConfig:
         if (self.engine == "simulated") != (self.simulated is not None):
             raise ValueError("`simulated` timings and `engine: simulated` go together; give both or neither")
+        if (self.engine == "external") != (self.external is not None):
+            raise ValueError("the section `external` and `engine: external` go together; give both or neither")
+        if self.external is not None:
+            self._external_is_right(self.external)
+            return self
+        if not self.source:
+            raise ValueError("source: missing; name the folder or the hub id that the engine loads")
         can = self.capabilities.of(self.all_arguments, tokenizer_source(self.source, self.engine_args))
         if can.embeddings:
             self._embeds_only(can)
@@ -257,6 +321,22 @@ class ModelConfig(ModelDescription):
         if 0 < self.num_gpus < 1:
             self._share_is_bounded()
         return self
+
+    def _external_is_right(self, external: ExternalConfig) -> None:
+        known = {name: ModelConfig.model_fields[name] for name in _OF_OWN_ENGINES}
+        owned = [name for name in known if getattr(self, name) != known[name].get_default(call_default_factory=True)]
+        if owned:
+            raise ValueError(
+                f"{owned} say nothing of an external model: nothing is loaded, and each of external.accounts is a "
+                "replica; remove them"
+            )
+        shown = sorted(set(self.env) & set(external.variables))
+        if shown:
+            raise ValueError(f"env: Ray's dashboard shows {shown}; set them where Ray is started")
+        if external.tokenizer is not None:
+            _in_the_zoo_or_elsewhere(external.tokenizer)
+        if (can := self.capabilities.of_endpoints(external)).embeddings:
+            self._embeds_only(can)
 
     def _embeds_only(self, can: Capabilities) -> None:
         if can.chat or can.completions:

@@ -9,7 +9,8 @@ from typing import Any
 
 from apportion.allocation.serve_file import APPLICATION, ARGUMENTS, ServeFile
 from apportion.deployments.config.budget import LimitConfig
-from apportion.deployments.config.service import LivePolicy, ServiceConfig, live_policy, live_predictor
+from apportion.deployments.config.routing import LivePolicy
+from apportion.deployments.config.service import ServiceConfig, live_policy, live_predictor
 from apportion.router.batch.messages import ROUTER
 from apportion.router.errors import ConfigurationError
 

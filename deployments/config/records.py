@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 SCHEMES = ("file", "gs", "s3")
 
 
+def checked_store(uri: str) -> str:
+    """Raises: ValueError: it is neither an absolute folder nor a URI of a store that is known."""
+    scheme = urlsplit(uri).scheme
+    if scheme and scheme not in SCHEMES:
+        raise ValueError(f"{uri!r}: no store {scheme}:// is known; use one of {', '.join(SCHEMES)}, or a folder")
+    if not scheme and not Path(uri).is_absolute():
+        raise ValueError(f"{uri!r} is relative, and each process has a folder of its own; give it in full")
+    return uri
+
+
 class RecordsConfig(Section):
     """What is kept of every request that has ended."""
 
@@ -45,12 +55,7 @@ class RecordsConfig(Section):
     @field_validator("uri")
     @classmethod
     def _is_a_store(cls, uri: str) -> str:
-        scheme = urlsplit(uri).scheme
-        if scheme and scheme not in SCHEMES:
-            raise ValueError(f"{uri!r}: no store {scheme}:// is known; use one of {', '.join(SCHEMES)}, or a folder")
-        if not scheme and not Path(uri).is_absolute():
-            raise ValueError(f"{uri!r} is relative, and each process has a folder of its own; give it in full")
-        return uri
+        return checked_store(uri)
 
     def writer(self, *kinds: Kind, open_store: Callable[[], Store] | None = None) -> SegmentWriter:
         """What writes records of these kinds as it is said here, once it is started.

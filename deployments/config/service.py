@@ -5,122 +5,22 @@ Knows the shape and the limits of every field, and which fields must agree; open
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from apportion.deployments.config.budget import BudgetConfig, LimitConfig, check_names
+from apportion.deployments.config.budget import BudgetConfig, check_names
+from apportion.deployments.config.bulk import BulkConfig
 from apportion.deployments.config.ingress import IngressConfig
-from apportion.deployments.config.keys import KeysConfig, Permissions
+from apportion.deployments.config.keys import KeysConfig, Permissions, TenantConfig
 from apportion.deployments.config.metrics import MetricsConfig
 from apportion.deployments.config.models import AUTO_MODEL, ModelConfig, Source, TimeoutsConfig, resolve_source
 from apportion.deployments.config.records import FeedbackConfig, RecordsConfig
+from apportion.deployments.config.routing import BatchingConfig, LivePolicy, RoutingConfig
 from apportion.deployments.config.tracing import TracingConfig
-from apportion.router.assignment import Strategy
-from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
-from apportion.router.batch.policy import Policy
 from apportion.router.checked import Section, mistakes
-from apportion.router.errors import ConfigurationError, InvalidRequestError
-
-
-class BatchingConfig(Section):
-    """Bounds of a batch; an idle service plans at once."""
-
-    max_batch_size: int = Field(256, ge=1, le=65536, description="Most requests that are planned together.")
-    max_wait_ms: float = Field(
-        50, gt=0, description="A request that waited this long is planned even while another batch is."
-    )
-    max_queue: int = Field(
-        4096, ge=1, description="Waiting requests; more are answered with 429, those of whoever has most there first."
-    )
-    aging_s: float = Field(10.0, gt=0, description="Waiting this long counts as one more of priority.")
-
-
-class RoutingConfig(Section):
-    """The policy; changes without a restart through the Router's `user_config`."""
-
-    strategy: str = Field("mip", description=STRATEGY_HELP)
-    options: dict[str, Any] = Field(default_factory=dict, description=f"Options of the strategy. {OPTIONS_HELP}")
-    budget_usd_per_request: float | None = Field(
-        None, gt=0, description="A batch may spend this times its requests; null: no limit."
-    )
-    long_max_tokens: Literal["clamp", "refuse"] = Field(
-        "clamp",
-        description="A `max_tokens` above what fits beside the prompt into the chosen model's context: lowered to it, "
-        "and told in the header x-router-max-tokens; or no model for the request.",
-    )
-
-    stay_value: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="What it counts for, in chance of a good answer, that a conversation stays on its model, beside "
-        "the input that is cached there.",
-    )
-
-    correct_costs: bool = Field(
-        True,
-        description="Expected costs go by how long each model's last answers were of what was expected, within 0.5 and "
-        "2 times.",
-    )
-
-    @model_validator(mode="after")
-    def _strategy_exists(self) -> RoutingConfig:
-        self.build_strategy()
-        return self
-
-    def policy(self, models: Sequence[ModelConfig], by_name_only: Collection[str]) -> Policy:
-        """What batches are planned by, with the models at their prices in `models`.
-
-        Args:
-            by_name_only: models that get no request that does not name them.
-        """
-        clamps = self.long_max_tokens == "clamp"
-        served = tuple(
-            replace(model.served, clamps=clamps, by_name_only=model.name in by_name_only) for model in models
-        )
-        strategy = self.build_strategy(len(served))
-        return Policy(served, strategy, self.budget_usd_per_request, self.stay_value, self.correct_costs)
-
-    def build_strategy(self, n_models: int | None = None) -> Strategy:
-        """Raises: ValueError: the strategy or an option of it is unknown or wrong, or names no model of `n_models`."""
-        try:
-            return checked_strategy(self.strategy, self.options, n_models)
-        except InvalidRequestError as error:
-            raise ValueError(error.message) from error
-
-
-class PriceConfig(Section):
-    """A model's price; null: as in `models`."""
-
-    input_usd_per_million: float | None = Field(None, ge=0, description="Price of a million input tokens in USD.")
-    output_usd_per_million: float | None = Field(None, ge=0, description="Price of a million output tokens in USD.")
-    cached_input_usd_per_million: float | None = Field(
-        None, ge=0, description="Price of a million input tokens that come from the prefix cache."
-    )
-
-
-class LivePolicy(RoutingConfig):
-    """The policy of the moment, and what replaces limits and prices of `args` while the service runs."""
-
-    limits: tuple[LimitConfig, ...] | None = Field(None, description="Null: those of `budget.limits`.")
-    prices: dict[str, PriceConfig] = Field(
-        default_factory=dict, description="By model; the others keep the prices of `models`."
-    )
-
-    def policy(self, models: Sequence[ModelConfig], by_name_only: Collection[str]) -> Policy:
-        """As that of `args`, with the models at the prices of the moment."""
-        priced = [
-            model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True))
-            if model.name in self.prices
-            else model
-            for model in models
-        ]
-        return super().policy(priced, by_name_only)
-
+from apportion.router.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -293,6 +193,11 @@ class RolloutConfig(Section):
     engine_surge_percent: int = Field(
         0, ge=0, le=100, description="The same of each model's engines, which need GPUs and CPUs that nothing else has."
     )
+    await_nodes: bool = Field(
+        False,
+        description="Nodes may come after the deploy, as pods do: replicas that find no room wait for one. False: a "
+        "configuration with replica groups that the nodes at hand have no room for is refused.",
+    )
 
 
 class ServiceConfig(Section):
@@ -314,9 +219,13 @@ class ServiceConfig(Section):
         default_factory=lambda: Permissions(),
         description="What callers may do, all together, where there are no `keys`.",
     )
+    tenants: dict[str, TenantConfig] = Field(
+        default_factory=dict, description="By name; requests without a tenant are of `unnamed`."
+    )
     budget: BudgetConfig | None = Field(None, description="Limits on money; null: none that outlive a batch.")
     records: RecordsConfig | None = Field(None, description="What is kept of requests; null: nothing.")
     feedback: FeedbackConfig | None = Field(None, description="What callers may say of answers; null: nothing.")
+    bulk: BulkConfig | None = Field(None, description="Batches of requests from files; null: none.")
     tracing: TracingConfig | None = Field(None, description="Traces of requests; null: none.")
 
     @model_validator(mode="after")
@@ -370,9 +279,22 @@ class ServiceConfig(Section):
             raise ValueError("feedback: is kept with `records`; add that section, or remove this one")
         return self
 
+    @model_validator(mode="after")
+    def _jobs_have_a_database(self) -> ServiceConfig:
+        if self.bulk is not None:
+            self.bulk.check_models(self.names)
+        if self.bulk is not None and self.bulk.folder is None and self.budget is None:
+            raise ValueError("bulk: in an object store there is no place for its database; add a `budget` section")
+        return self
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(model.name for model in self.models)
+
+    @property
+    def timeouts(self) -> dict[str, TimeoutsConfig]:
+        """Of the models that have some of their own."""
+        return {model.name: model.timeouts for model in self.models if model.timeouts is not None}
 
 
 def parse_config(args: dict[str, Any]) -> ServiceConfig:

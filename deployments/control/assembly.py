@@ -6,7 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from apportion.deployments.config.knowledge import Knowledge
-from apportion.deployments.config.service import RoutingConfig, ServiceConfig
+from apportion.deployments.config.routing import RoutingConfig
+from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.drift import Drift
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.events import Events
@@ -17,6 +18,7 @@ from apportion.router.batch.money.steady_clock import SteadyClock
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.planning.rungs import Rungs, Solve
 from apportion.router.batch.policy import Policy
+from apportion.router.batch.reservations.bulk_share import BulkShare
 from apportion.router.batch.reservations.conversations import Conversations
 from apportion.router.batch.reservations.fleet import Fleet
 from apportion.router.batch.reservations.reservations import Reservations
@@ -58,7 +60,12 @@ class BatchRoom:
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.events = Events()
-        self.drift = Drift(config.names, self.knowledge, None if config.feedback is None else config.feedback.score_key)
+        self.drift = Drift(
+            config.names,
+            self.knowledge,
+            None if config.feedback is None else config.feedback.score_key,
+            [model.external is not None and model.external.tokenizer is None for model in config.models],
+        )
         self.events.subscribe(self.drift)
         previews = Part("solver of previews", solve_timeout_s, clock)
         self.preview = Preview(
@@ -66,7 +73,9 @@ class BatchRoom:
             self.drift.lengths,
             config.ingress.route.timeout_s,
         )
-        fleet = Fleet(config.names, clock, expected=[model.name for model in config.models if model.groups])
+        expected = [model.name for model in config.models if model.groups]
+        bulk = None if config.bulk is None else BulkShare(config.names, config.bulk.rule())
+        fleet = Fleet(config.names, clock, expected=expected, bulk=bulk)
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
         self.chronicle = Chronicle(self.events, wall_clock, clock)
         self.reservations = Reservations(
@@ -108,11 +117,12 @@ def _briefly(solve: Solve) -> Solve:
 
 
 def spending(config: ServiceConfig, wall_clock: Clock, clock: Clock, service: str | None) -> Spending:
-    """The money of a configuration; without a `budget` section nothing is limited and nothing outlives the process."""
+    """The money of a configuration; without a `budget` section only jobs have limits that outlive the process."""
     longest_s, budget = config.dispatch.request_timeout_s, config.budget
     steady = SteadyClock(wall_clock, clock)
     if budget is None:
-        return Spending(None, longest_s, clock=steady)
+        ledger = None if config.bulk is None else config.bulk.ledger(service)
+        return Spending(ledger, longest_s, clock=steady, steady_s=steady.steady_s, only_jobs=True)
     limits = [limit.limit() for limit in budget.limits]
     return Spending(
         budget.ledger(service),
@@ -132,4 +142,5 @@ def batch_limits(config: ServiceConfig) -> BatchLimits:
         max_queue=batching.max_queue,
         aging_s=batching.aging_s,
         longest_request_s=config.dispatch.request_timeout_s,
+        bulk_price_factor=1.0 if config.bulk is None else config.bulk.price_factor,
     )

@@ -64,6 +64,8 @@ class Board:
     def hear(self, event: Event) -> None:
         """Takes note of an event."""
         if isinstance(event, BatchPlanned):
+            if event.bulk:  # of which there are many, and nothing is decided in them
+                return
             self._batches.append(event)
         elif isinstance(event, AttemptEnded):
             self._ended(event)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.wire.feedback import Feedback
 from apportion.router.batch.events import Event, RequestEnded
 from apportion.router.batch.messages import Ending
 from apportion.router.drift.judged import Judged
-from apportion.router.drift.lengths import Ratios
+from apportion.router.drift.lengths import Lengths, Ratios
 from apportion.router.drift.shift import Shift
 from apportion.router.records.names import base_name
 
@@ -21,17 +22,21 @@ class Drift:
         models: names, in the order of every array.
         knowledge: what the artefact says that predictions were like.
         score_key: of feedback, what says how good an answer was; None: nothing does.
+        by_bytes: whether each model's prompts are counted as their bytes; empty: none's are.
 
     Attributes:
-        lengths: how long answers are of what was expected, which corrects the expectations.
+        lengths: how long answers and prompts are of what was expected, which corrects the expectations.
         costs: what answers cost of what was expected, corrections counted.
     """
 
-    def __init__(self, models: tuple[str, ...], knowledge: Knowledge, score_key: str | None) -> None:
+    def __init__(
+        self, models: tuple[str, ...], knowledge: Knowledge, score_key: str | None, by_bytes: Sequence[bool] = ()
+    ) -> None:
         self._models = models
         self._knowledge = knowledge
         self._score_key = score_key
-        self.lengths, self.costs = Ratios(len(models)), Ratios(len(models))
+        self.lengths = Lengths.of(by_bytes or [False] * len(models))
+        self.costs = Ratios(len(models))
         self._shift, self._judged = Shift(len(models)), Judged(len(models))
 
     def __call__(self, event: Event) -> None:
@@ -48,12 +53,17 @@ class Drift:
         if self._score_key is not None:
             self._judged.answered(event.request_id, column, float(success[column]))
         self.costs.learn(column, event.cost_nano / 1e9, event.decision.cost_usd)
+        if course.estimated:  # it was guessed from what is to be learned here
+            return
+        counted = float(estimates.input_tokens[row, column])
+        if self.lengths.by_bytes[column] and course.input_tokens and counted > 0:
+            self.lengths.prompts.learn(column, course.input_tokens, counted)
         price = event.decision.price
         if price is not None and price.output_usd_per_million > 0:
             expected_usd = (estimates.cost_usd if estimates.uncorrected_usd is None else estimates.uncorrected_usd)[row]
             input_usd = estimates.input_tokens[row, column] * price.input_usd_per_million / 1e6
             tokens = (float(expected_usd[column]) - input_usd) / price.output_usd_per_million * 1e6
-            self.lengths.learn(column, course.output_tokens, tokens)
+            self.lengths.answers.learn(column, course.output_tokens, tokens)
 
     def feedback(self, said: Feedback) -> None:
         """What a caller says of an answer."""
@@ -72,7 +82,7 @@ class Drift:
         index = None if known is None else self._shift.index(known.reference, known.columns)
         shifts = {} if known is None or index is None else dict(zip(known.columns, index.tolist(), strict=True))
         columns = {
-            "tokens_ratio": self.lengths.values.tolist(),
+            "tokens_ratio": self.lengths.answers.values.tolist(),
             "cost_ratio": self.costs.values.tolist(),
             "success_predicted": self._shift.means.tolist(),
             "shift": [shifts.get(column) for column in range(len(self._models))],

@@ -5,6 +5,7 @@ One exchange with an ingress carries many requests, endings and verdicts; answer
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -20,6 +21,7 @@ from apportion.deployments.cluster.nodes import node_address
 from apportion.deployments.config.service import ServiceConfig, live_policy
 from apportion.deployments.control.assembly import BatchRoom
 from apportion.deployments.control.board import Board
+from apportion.deployments.control.bulk_desk import BulkDesk
 from apportion.deployments.control.callers import Callers
 from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.housekeeping import Housekeeping
@@ -27,6 +29,7 @@ from apportion.deployments.control.remote import solve_by
 from apportion.deployments.control.session import IngressSession
 from apportion.deployments.control.sole import service_name
 from apportion.deployments.observability.metrics import Metrics
+from apportion.deployments.wire.bulk import BulkState, RunnerReport
 from apportion.deployments.wire.channel import Address, Listener
 from apportion.deployments.wire.feedback import Feedback
 from apportion.deployments.wire.garbage import spare_what_is_loaded
@@ -59,6 +62,7 @@ POLL_S = 5.0  # an exchange answers by then, with or without verdicts
 METRICS_AGE_S = 1.0  # what the database said may be told again for so long
 CONSOLE_AGE_S = 1.0  # the ledger's numbers may be told again for so long
 INGRESS_TTL_S = 30.0  # an ingress unheard of for so long is taken for dead; what it had in flight is charged and freed
+SILENT_RUNNER_S = 10.0  # a runner as well: others wait for the slots of its rows; less than its desk knows it for
 
 
 @serve.deployment(max_ongoing_requests=10_000)
@@ -88,6 +92,8 @@ class Router:
         self._board = Board(time.time)
         if config.ingress.console:
             self._room.events.subscribe(self._board.hear)
+        self._desk = BulkDesk(config.names, self._reservations.fleet, self._reservations.spending, time.monotonic)
+        self._room.events.subscribe(self._desk.speeds)
         self._callers = Callers(config, self._reservations.spending)
         self._listener = Listener(self.exchange, config.router.ports or ANY_PORT, "router.ports")
         self._confirmations = Confirmations(self._reservations.spending.flush)
@@ -161,7 +167,8 @@ class Router:
             if session.adopt(held.id):
                 self._reservations.adopt(held)
                 self._room.chronicle.adopted(held)
-                self._callers.enter(held.id, held.account)
+                if held.account.job is None:
+                    self._callers.enter(held.id, held.account)
         self._end(session, report.done, report.cancelled)
         if more := session.more_unserved(report.unserved):
             self._room.events.publish(EndedUnserved(more))
@@ -196,6 +203,14 @@ class Router:
             return await self._scheduler.preview(items, forecast.of_models(self._config.names))
         finally:
             self._callers.leave(first.id)
+
+    async def bulk(self, report: RunnerReport) -> BulkState:
+        """A runner of jobs says how they stand, and hears what they may have.
+
+        Raises:
+            LedgerError: the database does not answer.
+        """
+        return await self._desk.told(report, self._scheduler.bulk_policy.prices)
 
     async def secret(self) -> bytes:
         """What ingresses name answers with, so that their callers can say what they think of them.
@@ -249,10 +264,13 @@ class Router:
             "sessions": len(self._reservations.conversations),
             "turns": {turn.value: count for turn, count in self._reservations.conversations.turns.items()},
             "waiting": self._scheduler.waiting,
+            "waiting_bulk": self._scheduler.waiting_bulk,
+            "bulk": self._desk.describe(),
             "waiting_for_budget": self._scheduler.waiting_for_budget,
             "in_flight": self._reservations.fleet.in_flight,
             **await self._reservations.spending.statement(max_age_s),
             "budget_usd_per_request": policy.budget_usd_per_request,
+            "saved_usd": self._reservations.savings.saved_usd,
             "strategy": policy.strategy.name,
             "policy_error": self._policy_error,
             "keys_error": self._callers.error(self._limits),
@@ -289,7 +307,9 @@ class Router:
     def _accept(self, session: IngressSession, entry: Entry) -> None:
         item = entry.item
         session.undecided[item.id] = entry
-        if item.resent or item.avoid_replicas:  # it was admitted before
+        if item.bulk:  # its job was admitted; rates and what is in flight are of interactive requests
+            pass
+        elif item.resent or item.earlier:  # it was admitted before
             self._callers.enter(item.id, item.account)
         elif (refusal := self._callers.refusal(item.id, item.account)) is not None:
             self._room.chronicle.refused(entry, refusal.error)
@@ -315,6 +335,8 @@ class Router:
             self._callers.leave(end.id)
             self._room.chronicle.ended(end)
             self._reservations.settle(end)
+            if end.busy_s > 0:
+                asyncio.get_running_loop().call_later(end.busy_s, self._scheduler.wake)
         for request_id in cancelled:
             self._callers.leave(request_id)
             entry = session.undecided.pop(request_id, None)
@@ -344,7 +366,8 @@ class Router:
     async def _forget_silent_ingresses(self) -> None:
         now_s, longest_s = time.monotonic(), self._config.dispatch.request_timeout_s + GRACE_S
         for name, session in list(self._sessions.items()):
-            if now_s - session.seen_s > INGRESS_TTL_S:
+            ttl_s = SILENT_RUNNER_S if self._desk.knows(name) else INGRESS_TTL_S
+            if now_s - session.seen_s > ttl_s:
                 if session.in_flight or session.undecided:
                     logger.warning("ingress %s is gone; freeing what it had in flight", name)
                 self._give_up(session, list(session.in_flight), list(session.undecided))

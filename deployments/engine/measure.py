@@ -6,18 +6,21 @@ Every engine has a process of its own, since vLLM reads its environment once and
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from pathlib import Path
 
 from apportion.allocation.architecture import read_architecture
 from apportion.allocation.gpus import CPU, GpuType
 from apportion.allocation.models import ModelSpec
-from apportion.allocation.profile import DTYPE_BYTES, Typical, concurrencies
+from apportion.allocation.numbers import DTYPE_BYTES
+from apportion.allocation.origin import installed_engine, origin_of
+from apportion.allocation.profile import Typical, concurrencies
 from apportion.allocation.replica import Profile, ReplicaType
-from apportion.allocation.roofline import GIB
+from apportion.allocation.roofline import CONTEXT_GIB, GIB, memory_fraction, speed_share
 from apportion.allocation.settings import replica_settings
 from apportion.deployments.config.models import ModelConfig, resolve_source
 from apportion.deployments.engine.measurement import Measurement, Sweep
@@ -30,19 +33,27 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """A replica to start; gpu: of its type; kv_cache_gib, weights_gib: over all its GPUs."""
+    """A replica to start; gpu: of its type; kv_cache_gib, weights_gib, sequence_gib: over all its GPUs."""
 
     replica: ReplicaType
     gpu: GpuType
     max_num_seqs: int
     kv_cache_gib: float
     weights_gib: float
+    sequence_gib: tuple[tuple[int, float], ...] = ()
 
 
 def gpu_trials(computed: Sequence[Profile], gpu: GpuType) -> list[Trial]:
     """What computed profiles say fits on this type."""
     return [
-        Trial(profile.replica, gpu, profile.max_num_seqs, profile.kv_cache_gib, profile.weights_gib)
+        Trial(
+            profile.replica,
+            gpu,
+            profile.max_num_seqs,
+            profile.kv_cache_gib,
+            profile.weights_gib,
+            profile.sequence_gib,
+        )
         for profile in computed
         if profile.fits and profile.replica.gpu_type == gpu.name
     ]
@@ -53,19 +64,54 @@ def cpu_trials(models: Sequence[ModelSpec], core: GpuType, max_num_seqs: int, kv
     trials = []
     for model in models:
         if model.gpu_types is None or CPU in model.gpu_types:
-            parameters = read_architecture(resolve_source(model.source)).parameters
-            weights_gib = parameters * DTYPE_BYTES[model.dtype] / GIB
+            weights_gib = _weights_gib(model, core.memory_gib)
             trials.append(Trial(ReplicaType(model.name, CPU, 1.0), core, max_num_seqs, kv_cache_gib, weights_gib))
     return trials
 
 
+def blind_trials(
+    models: Sequence[ModelSpec], replicas: Sequence[ReplicaType], gpu: GpuType, max_num_seqs: int, kv_cache_gib: float
+) -> list[Trial]:
+    """For models that cannot be computed: every replica type, with so much cache on each GPU.
+
+    Their weights are what the description or the checkpoint's files say, else all that the share leaves.
+    """
+    by_name = {model.name: model for model in models}
+    trials = []
+    for replica in replicas:
+        left_gib = memory_fraction(replica.gpu_fraction) * gpu.memory_gib - CONTEXT_GIB - kv_cache_gib
+        weights_gib = _weights_gib(by_name[replica.model], max(left_gib, 0.0) * replica.tensor_parallel)
+        cache_gib = kv_cache_gib * replica.tensor_parallel
+        trials.append(Trial(replica, gpu, max_num_seqs, cache_gib, weights_gib))
+    return trials
+
+
+def _weights_gib(model: ModelSpec, otherwise_gib: float) -> float:
+    """As described, as counted, or as the files weigh; `otherwise_gib` where none of these is known."""
+    if "weights_gib" in model.sizes:
+        return model.sizes["weights_gib"]
+    source = resolve_source(model.source)
+    try:
+        return read_architecture(source, model.revision).parameters * DTYPE_BYTES[model.dtype] / GIB
+    except ConfigurationError:
+        return sum(file.stat().st_size for file in Path(source).glob("*.safetensors")) / GIB or otherwise_gib
+
+
 def measure_profiles(
-    models: Sequence[ModelSpec], trials: Sequence[Trial], cpu_shares: Sequence[float], typical: Typical, done: Progress
+    models: Sequence[ModelSpec],
+    trials: Sequence[Trial],
+    cpu_shares: Sequence[float],
+    typical: Typical,
+    done: Progress,
+    hashes: Mapping[str, str] | None = None,
 ) -> tuple[Profile, ...]:
     """A measured profile for each trial, and for a trial on the CPU one for each share of a core.
 
-    Speeds are measured with the GPU to itself, times the share: under full load neighbours take the rest. On the CPU
-    they are those of a core that does nothing else.
+    Speeds are measured with the GPU (or the core) to itself, times what an engine gets of it while neighbours take the
+    rest (`speed_share`).
+
+    Args:
+        hashes: of the models' `config.json`, by model.
 
     Raises:
         ConfigurationError: there is nothing to try.
@@ -76,9 +122,11 @@ def measure_profiles(
     profiles: list[Profile] = []
     for number, trial in enumerate(trials):
         done("measuring", number, len(trials))
-        measured = _try(by_name[trial.replica.model], trial, typical)
+        model = by_name[trial.replica.model]
+        origin = origin_of(model, (hashes or {}).get(model.name, ""), installed_engine())
+        measured = _try(model, trial, typical)
         shares = cpu_shares if trial.replica.gpu_type == CPU else (trial.replica.gpu_fraction,)
-        profiles += [_profile(trial, measured, share, typical) for share in shares]
+        profiles += [replace(_profile(trial, measured, share, typical), origin=origin) for share in shares]
     done("measuring", len(trials), len(trials))
     return tuple(profiles)
 
@@ -138,21 +186,23 @@ def _profile(trial: Trial, measured: Measurement | str, share: float, typical: T
     replica = ReplicaType(trial.replica.model, trial.replica.gpu_type, share, trial.replica.tensor_parallel)
     if isinstance(measured, str):
         return Profile(replica, False, 0, 0.0, 0.0, 0.0, trial.weights_gib, trial.kv_cache_gib, "measured", measured)
-    curve = tuple((sequences, speed * share) for sequences, speed in measured.decode_curve)
+    part = speed_share(share)
+    curve = tuple((sequences, speed * part) for sequences, speed in measured.decode_curve)
     alone = f"{typical.prompt_tokens} + {typical.answer_tokens} tokens, alone"
     return Profile(
         replica=replica,
         fits=True,
         max_num_seqs=trial.max_num_seqs,
         tokens_per_s=curve[-1][1],
-        prefill_tokens_per_s=measured.prefill_tokens_per_s * share,
-        first_token_s=measured.first_token_s / share,
+        prefill_tokens_per_s=measured.prefill_tokens_per_s * part,
+        first_token_s=measured.first_token_s / part,
         weights_gib=trial.weights_gib,
         kv_cache_gib=trial.kv_cache_gib,
         source="measured",
-        reason=alone if share == 1 else f"{alone}, speed times {share:g}",
+        reason=alone if share == 1 else f"{alone}, speed times {part:g}",
         decode_curve=curve,
-        prompt_step_s=measured.prompt_step_s / share,
+        prompt_step_s=measured.prompt_step_s / part,
+        sequence_gib=trial.sequence_gib,
     )
 
 

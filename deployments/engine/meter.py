@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apportion.deployments.wire.engine_headers import REQUEST_HEADER, SEQUENCES_HEADER
+from apportion.deployments.wire.engine_headers import BUSY_HEADER, REQUEST_HEADER, SEQUENCES_HEADER
 from apportion.deployments.wire.settlement import Settled, price_of
 from apportion.router.prices import ModelPrice
 
@@ -30,6 +30,9 @@ class Usage:
 
     Args:
         price: that the request was planned with.
+
+    Attributes:
+        known: whether anybody here knows them.
     """
 
     def __init__(self, price: ModelPrice) -> None:
@@ -39,6 +42,11 @@ class Usage:
         self._cached: dict[str, int] = {}
         self._completion_tokens = 0
         self._settled: Settled | None = None
+        self.known = True
+
+    def doubt(self) -> None:
+        """From now on until it is settled, nobody here knows what the request costs."""
+        self.known = False
 
     def read(self, sequence: str, prompt: str, tokens: int) -> None:
         """The engine has got one of the request's sequences; several may share a prompt."""
@@ -60,6 +68,7 @@ class Usage:
     def settle(self, prompt_tokens: int, completion_tokens: int) -> Settled:
         """Lengths and cost of the complete answer, which is what is told from now on."""
         cost_usd = self.price.cost_usd(prompt_tokens, completion_tokens, self._cached_tokens)
+        self.known = True
         self._settled = Settled(cost_usd, prompt_tokens, completion_tokens)
         return self._settled
 
@@ -112,7 +121,7 @@ class Meter:
         request_id = headers.get(REQUEST_HEADER)
 
         async def watched_send(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 500:
+            if message["type"] == "http.response.start" and message["status"] >= 500 and not _is_busy(message):
                 logger.warning("request %s is answered with status %d", request_id, message["status"])
             await send(message)
 
@@ -150,7 +159,7 @@ class Meter:
             _current.reset(reset)
             self.sequences -= sequences
             del self._running[usage]
-            if request_id is not None:
+            if request_id is not None and usage.known:
                 self._end(request_id, usage.cost_usd)
 
     def _end(self, request_id: str, cost_usd: float) -> None:
@@ -158,6 +167,11 @@ class Meter:
         self._ended[request_id] = self._ended.pop(request_id, 0.0) + cost_usd
         if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
+
+
+def _is_busy(start: Message) -> bool:
+    """Whether an answer only says that nobody behind the engine has time for it."""
+    return BUSY_HEADER in Headers(raw=start["headers"])
 
 
 def _sequences(headers: Headers) -> int:

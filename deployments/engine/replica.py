@@ -43,6 +43,12 @@ class EngineBackend(Protocol):
     @property
     def app(self) -> Meter: ...
 
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def trouble(self) -> str | None: ...
+
     def check_health(self) -> None: ...
 
     async def probe(self) -> None: ...
@@ -55,6 +61,10 @@ async def start_backend(model: ModelConfig) -> EngineBackend:
         from apportion.deployments.engine.simulated import SimulatedEngine
 
         return await SimulatedEngine.start(model)
+    if model.engine == "external":
+        from apportion.deployments.engine.external.backend import ExternalEngine
+
+        return await ExternalEngine.start(model)
     if hide_misfits():
         # vLLM starts its core as a new interpreter, which reads this.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CHILD), os.environ.get("PYTHONPATH"))))
@@ -94,7 +104,7 @@ class Engine:
         await self._server.start()
         self._router = serve.get_deployment_handle(ROUTER, app_name=context.app_name)
         self._replica = EngineReplica(
-            context.replica_tag, model.name, self._server.url, model.max_num_seqs, token=token
+            context.replica_tag, model.name, self._server.url, self._backend.slots, token=token
         )
         self._heartbeat = asyncio.create_task(self._announce_forever())
 
@@ -110,7 +120,7 @@ class Engine:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaling sees of a replica: the share of its slots that is taken; above 1 engines queue."""
-        return {USED: self._meter.sequences / self._replica.slots}
+        return {USED: self._meter.sequences / max(1, self._replica.slots)}
 
     async def _announce_forever(self) -> None:
         while True:
@@ -121,6 +131,7 @@ class Engine:
                 # Serve's health check comes some seconds later; ending now halves the outage.
                 logger.exception("engine broken; ending the replica")
                 await self._give_up()
+            self._replica = replace(self._replica, slots=self._backend.slots, trouble=self._backend.trouble)
             await self._announce(self._replica)
             await asyncio.sleep(HEARTBEAT_S)
 

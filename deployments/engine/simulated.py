@@ -50,6 +50,15 @@ class SimulatedEngine:
     async def start(cls, model: ModelConfig) -> SimulatedEngine:
         return cls(model)
 
+    @property
+    def slots(self) -> int:
+        """Sequences that it runs at once."""
+        return self._model.max_num_seqs
+
+    @property
+    def trouble(self) -> None:
+        """Nothing lies behind it."""
+
     def check_health(self) -> None:
         """Nothing can break."""
 

@@ -66,6 +66,15 @@ class VLLMEngine:
         await engine._warm_up()
         return engine
 
+    @property
+    def slots(self) -> int:
+        """Sequences that it runs at once."""
+        return self._model.max_num_seqs
+
+    @property
+    def trouble(self) -> None:
+        """Nothing lies behind it."""
+
     def check_health(self) -> None:
         """Raises: UnavailableError: the engine's core is dead."""
         if self._llm.errored:

@@ -56,6 +56,7 @@ class Attempt:
     settled: Settled | None = None  # what the engine has told
     ending: Ending = Ending.given_up
     begun_to_answer: bool = False
+    busy_s: float = 0.0  # for so long its replica is to get nothing
     lost: bool = False  # whether the replica was found to be silent to everybody
     reused: bool = False  # whether the connection had served another request before
     carried: Mapping[str, str] = field(default_factory=dict)  # headers by which its engine goes on with its trace
@@ -90,8 +91,9 @@ class Attempt:
             input_tokens=None if told is None else told.input_tokens,
             output_tokens=None if told is None else told.output_tokens,
             text_hash=text_hash,
+            estimated=told is not None and told.estimated,
         )
-        return Done(self.decision.id, self.cost_usd, self.ending, course)
+        return Done(self.decision.id, self.cost_usd, self.ending, course, self.busy_s)
 
     def late(self) -> Ending:
         """How it ends when the engine's time is up: slow under load, or silent to everybody."""

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from apportion.deployments.wire.asgi import abort_of, disconnected
+from apportion.deployments.wire.asgi import abort_of, until_gone
 from apportion.deployments.wire.errors import engine_error, error_response, style_of
 from apportion.router.errors import ApportionError
 
@@ -187,15 +187,7 @@ class ServedResponse(Response):
             stall_s=self._stall_s,
             on_answer=self._on_answer,
         )
-        work = asyncio.create_task(self._serve(client))
-        gone = asyncio.create_task(disconnected(receive))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
+        work = await until_gone(self._serve(client), receive)
         if not work.cancelled():
             await self._answer_errors(work, scope, receive, send)
 

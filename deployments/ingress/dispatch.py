@@ -30,17 +30,18 @@ from apportion.deployments.ingress.openai import ParsedRequest
 from apportion.deployments.ingress.pipe import Pipe
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.ingress.tracing.trace import NO_TRACE, Trace
-from apportion.deployments.wire.engine_headers import engine_headers
+from apportion.deployments.wire.engine_headers import busy_of, engine_headers
 from apportion.deployments.wire.headers import decision_headers, name_headers, server_timing
 from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending, RouteItem
 from apportion.router.batch.prompt import Prompt
-from apportion.router.errors import ApportionError, DeadlineError, UnavailableError
+from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, UnavailableError
 from apportion.router.unpriced import Unpriced
 
 logger = logging.getLogger(__name__)
 
 # Between tries to connect while this ingress itself has no means to; the seat is held meanwhile.
 _OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+MAX_BUSY = 5  # times that a request comes to replicas that take no more; then other models are asked, if any may
 _LOSSES = frozenset({Ending.connection_lost, Ending.engine_failed})
 
 
@@ -48,6 +49,10 @@ class _EngineFailureError(Exception):
     """The engine gave no answer, or broke it off; the message is for the client."""
 
     last = True  # whether the request is not tried again
+
+
+class _EngineBusyError(Exception):
+    """Whoever answers behind the replica takes no more for now; the request waits for it, or goes elsewhere."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,8 @@ class _Job:
         arrived_s: when the request came, by the event loop's clock.
         trace: is told what becomes of it.
         failed: attempts so far that came to nothing.
+        busy: models whose replicas took no more, one an attempt.
+        busy_s: for how long the last of them did not.
         losses: engines that may have died of it.
         forecast: what is expected of it; None: nobody was asked yet.
         told: whether the router is told how the request ended.
@@ -70,9 +77,16 @@ class _Job:
     arrived_s: float
     trace: Trace
     failed: list[Decision] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    busy_s: float = 0.0
     losses: int = 0
     forecast: Unpriced | None = None
     told: bool = False
+
+    @property
+    def attempts(self) -> int:
+        """All that have ended."""
+        return len(self.failed) + len(self.busy)
 
 
 class Dispatcher:
@@ -153,6 +167,9 @@ class Dispatcher:
                 await self._forward(job, decision, planned_s)
                 self._suspects.answered(parsed.digest)
                 return
+            except _EngineBusyError:
+                logger.info("request %s: replica %s takes no more", decision.id, decision.replica)
+                job.busy.append(decision.model)
             except _EngineFailureError as failure:
                 logger.warning("request %s on replica %s: %s", decision.id, decision.replica, failure)
                 if failure.last:
@@ -169,7 +186,16 @@ class Dispatcher:
             job.forecast = await self._forecast(item, job.parsed.prompt)
             item = replace(item, predict_s=time.perf_counter() - began_s)
         left_s = (job.deadline.when() or 0.0) - now_s()
-        return await self._link.plan(item.again(job.failed, left_s), job.forecast)
+        avoided = tuple(dict.fromkeys(job.busy)) if len(job.busy) >= MAX_BUSY else ()
+        try:
+            return await self._link.plan(item.again(job.failed, left_s, len(job.busy), avoided), job.forecast)
+        except UnavailableError:
+            if not avoided:
+                raise
+            raise OverloadedError(
+                f"{', '.join(avoided)} cannot take more requests for now; try again in {job.busy_s:.1f} s",
+                retry_after_s=job.busy_s,
+            ) from None
 
     def _tries_again(self, job: _Job, attempt: Attempt) -> bool:
         """Whether a request goes to another engine after this attempt, which has failed."""
@@ -245,6 +271,9 @@ class Dispatcher:
                     raise
                 attempt.ending = attempt.late()
                 raise _EngineFailureError(f"no first token within {first_s:g} s") from error
+            if (busy_s := busy_of(answer.headers)) is not None:
+                attempt.ending, attempt.busy_s, job.busy_s = Ending.busy, busy_s, busy_s
+                raise _EngineBusyError
             if answer.status >= 500:
                 attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"the engine failed ({answer.status})")
@@ -282,10 +311,13 @@ class Dispatcher:
         line = self._lines.setdefault(replica, Line())
         line.attempts += 1
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
-        attempt = Attempt(decision, limits, planned_s, line, len(job.failed))
+        attempt = Attempt(decision, limits, planned_s, line, job.attempts)
         try:
             with job.trace.attempted(attempt, stream=job.parsed.stream):
                 yield attempt
+        except _EngineBusyError:
+            attempt.status = None
+            raise
         except _EngineFailureError as failure:
             failure.last = not self._tries_again(job, attempt)
             attempt.status = UnavailableError.status if failure.last else None

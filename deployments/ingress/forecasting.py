@@ -32,11 +32,14 @@ PATIENCE = 0.25  # of the predictor's time-out: who stands in line for longer go
 Predictor = Callable[[Sequence[Prompt], tuple[str, ...], bool], Awaitable[Unpriced]]
 
 
-def forecaster_of(config: ServiceConfig, predictor: Predictor, mean_success: FloatArray) -> Forecaster:
+def forecaster_of(
+    config: ServiceConfig, predictor: Predictor, mean_success: FloatArray, bulk_calls: CallLimits | None = None
+) -> Forecaster:
     """The forecaster of one ingress of a configuration.
 
     Args:
         mean_success: (M,), what is left to go by without the predictor.
+        bulk_calls: what the predictor gets at once of what is only planned; None: little, since others wait.
     """
     models = config.names
     facts = FleetFacts(
@@ -53,7 +56,11 @@ def forecaster_of(config: ServiceConfig, predictor: Predictor, mean_success: Flo
 
     return Forecaster(
         lane("predictor", ordinary_calls(config.predictor), bulk=False),
-        lane("predictor of long texts", CallLimits(BULK_ITEMS, BULK_CHARS, 1, PATIENCE * timeout_s), bulk=True),
+        lane(
+            "predictor of long texts",
+            bulk_calls or CallLimits(BULK_ITEMS, BULK_CHARS, 1, PATIENCE * timeout_s),
+            bulk=True,
+        ),
         facts,
         ordinary_chars=min(ORDINARY_CHARS, config.predictor.max_call_chars),
         max_chars=config.predictor.max_call_chars,

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from apportion.deployments.config.models import AUTO_MODEL
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.ingress.bulk.routes import BulkRoutes, bulk_api, desk_of
 from apportion.deployments.ingress.client import HeldResponse, ServedResponse
 from apportion.deployments.ingress.console.console import Console
 from apportion.deployments.ingress.console.page import console_page, page_response
@@ -31,7 +32,7 @@ from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.door import MAX_REQUESTS, Door
 from apportion.deployments.ingress.feedback import MAX_BODY_BYTES, read_feedback
 from apportion.deployments.ingress.forecasting import forecaster_of, learn_token_chars
-from apportion.deployments.ingress.known_fields import Kind
+from apportion.deployments.ingress.known_fields import ENGINE_PATHS, Kind
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.metrics_page import CONTENT_TYPE, MetricsPage, targets
 from apportion.deployments.ingress.naming import Naming
@@ -79,23 +80,11 @@ api = FastAPI(
     docs_url=None,
     redoc_url=None,
 )
+api.include_router(bulk_api)
 api.add_middleware(Traced)  # the innermost, which sees paths as they are served
 api.add_middleware(HeadAsGet)
 api.add_middleware(PlainPaths)
 api.add_middleware(Cors)
-
-
-# The engines', whatever prefix this application is served under.
-ENGINE_PATHS: dict[Kind, str] = {
-    "chat": "/v1/chat/completions",
-    "completion": "/v1/completions",
-    "response": "/v1/responses",
-    "message": "/v1/messages",
-    "message_count": "/v1/messages/count_tokens",
-    "embedding": "/v1/embeddings",
-    "tokenize": "/tokenize",
-    "detokenize": "/detokenize",
-}
 
 
 @api.get("/docs", include_in_schema=False)
@@ -141,11 +130,16 @@ async def on_any_error(request: Request, error: Exception) -> Response:
 # More than the door lets in: Serve's own refusal is no envelope.
 @serve.deployment(max_ongoing_requests=2 * MAX_REQUESTS)
 @serve.ingress(api)
-class Ingress:
+class Ingress(BulkRoutes):
     """One replica of the HTTP front."""
 
     def __init__(
-        self, config: ServiceConfig, router: DeploymentHandle, predictor: DeploymentHandle, mean_success: FloatArray
+        self,
+        config: ServiceConfig,
+        router: DeploymentHandle,
+        predictor: DeploymentHandle,
+        mean_success: FloatArray,
+        jobs: DeploymentHandle | None = None,
     ) -> None:
         log_to_serve()
         if config.ingress.cors is not None:
@@ -153,6 +147,7 @@ class Ingress:
         self._config = config
         self._tracing = Traced.start(config)
         self._router = router
+        self._jobs = jobs  # held so that Serve deploys it; it finds its work by itself
         self._predictor = Channel(predictor.address.remote, "the predictor", config.predictor.num_replicas)
         self._forecaster = forecaster_of(config, self._predictor.call, mean_success)
         self._learning = asyncio.create_task(learn_token_chars(self._forecaster, config, predictor), context=Context())
@@ -163,11 +158,11 @@ class Ingress:
         self._naming = Naming(config.feedback, lambda: router.secret.remote())
         self._prompts = Prompts(config.records)
         self._rules = Rules.of(config, self._naming.new)
+        self._desk = desk_of(config, self._rules)
         self._channel = Channel(router.address.remote, "the router")
         self._link = RouterLink(self._channel.call, self._predictor_state)
-        timeouts = {model.name: model.timeouts for model in config.models if model.timeouts is not None}
         self._authenticator = Authenticator(config)
-        self._dispatcher = Dispatcher(self._link, self._forecaster.forecast, config.dispatch, timeouts)
+        self._dispatcher = Dispatcher(self._link, self._forecaster.forecast, config.dispatch, config.timeouts)
         self._door = Door(config.ingress, config.dispatch.request_timeout_s)
         spare_what_is_loaded()
 
@@ -178,6 +173,8 @@ class Ingress:
         self._forecaster.close()
         self._predictor.close()
         self._authenticator.close()
+        if self._desk is not None:
+            self._desk.close()
         await self._link.close()
         self._channel.close()
         await self._dispatcher.close()

@@ -76,13 +76,19 @@ class RouterLink:
     Args:
         exchange: the router's `exchange`.
         predictor: whether this ingress asks the predictor, which the router is told.
+        name: by which the router knows it; None: one of its own.
     """
 
-    def __init__(self, exchange: Exchange, predictor: Callable[[], BreakerState] = lambda: BreakerState.closed) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        predictor: Callable[[], BreakerState] = lambda: BreakerState.closed,
+        name: str | None = None,
+    ) -> None:
         self._exchange = exchange
         self._predictor = predictor
         self._told_predictor = BreakerState.closed
-        self._name = uuid.uuid4().hex
+        self._name = uuid.uuid4().hex if name is None else name
         self._router: str | None = None
         self._pending: dict[str, _Pending] = {}
         self._new: dict[str, tuple[RouteItem, Unpriced]] = {}

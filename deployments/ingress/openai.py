@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import ValidationError
@@ -125,7 +124,7 @@ class ParsedRequest:
         if self._digest is None:
             content = [self._body.get(name) for name in _CONTENT]
             form = [self._body.get(name) for name in ("response_format", "structured_outputs")]
-            text = json.dumps([self.item.account, content, self.prompt.tools, form], ensure_ascii=False)
+            text = json.dumps([self.item.account.owner, content, self.prompt.tools, form], ensure_ascii=False)
             self._digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         return self._digest
 
@@ -169,7 +168,7 @@ def parse_object(
         raise _invalid(error) from None
     wishes = _routing(checked.routing, headers)
     ask = _ask(wishes, rules.models)
-    model = next((rules.aliases[name] for name in rules.aliases if fnmatchcase(checked.model, name)), checked.model)
+    model = rules.model_of(checked.model)
     named = None if model == AUTO_MODEL else model
     if named is not None:
         _check_models([named], rules.models, "model")

@@ -52,7 +52,7 @@ ERRORS = {
     "401": "The API key is missing or not known.",
     "402": "The budget does not pay for this request, now or later.",
     "403": "The caller may not ask for this; another may.",
-    "404": "The model is not served here, or the answer is none of the caller's.",
+    "404": "The model is not served here, or the answer, file or batch is none of the caller's.",
     "413": "The body is too large.",
     "415": "The body's content encoding is not supported.",
     "429": "Not now: see `retry-after`.",
@@ -61,7 +61,8 @@ ERRORS = {
 }
 
 
-def _schema(body: type[BaseModel], fields: frozenset[str]) -> dict[str, Any]:
+def schema_of(body: type[BaseModel], fields: frozenset[str]) -> dict[str, Any]:
+    """Of a body, which may hold these fields beside those that it names."""
     raw = body.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = raw.pop("$defs", {})
     schema: dict[str, Any] = _inlined(raw, definitions)
@@ -81,26 +82,29 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
     return {name: _inlined(child, definitions) for name, child in node.items()}
 
 
-def _operation(schema: dict[str, Any], error: dict[str, Any] = _ERROR) -> dict[str, Any]:
+def operation(
+    schema: dict[str, Any], error: dict[str, Any] = _ERROR, media_type: str = "application/json"
+) -> dict[str, Any]:
+    """What FastAPI adds to a route: its body, and its errors."""
     content = {"application/json": {"schema": error}}
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "requestBody": {"required": True, "content": {media_type: {"schema": schema}}},
         "responses": {status: {"description": text, "content": content} for status, text in ERRORS.items()},
     }
 
 
-_CHAT = _schema(ChatBody, FIELDS["chat"])
-_COMPLETION = _schema(CompletionBody, FIELDS["completion"])
-CHAT_OPERATION = _operation(_CHAT)
-COMPLETION_OPERATION = _operation(_COMPLETION)
-EMBEDDING_OPERATION = _operation(_schema(EmbeddingBody, FIELDS["embedding"]))
-TOKENIZE_OPERATION = _operation(_schema(TokenizeBody, FIELDS["tokenize"]))
-DETOKENIZE_OPERATION = _operation(_schema(DetokenizeBody, FIELDS["detokenize"]))
-RESPONSE_OPERATION = _operation(_schema(ResponseBody, FIELDS["response"]))
-MESSAGE_OPERATION = _operation(_schema(MessageBody, FIELDS["message"]), _MESSAGE_ERROR)
-MESSAGE_COUNT_OPERATION = _operation(_schema(MessageCountBody, FIELDS["message_count"]), _MESSAGE_ERROR)
-FEEDBACK_OPERATION = _operation(FeedbackBody.model_json_schema())
-ROUTE_OPERATION = _operation(
+_CHAT = schema_of(ChatBody, FIELDS["chat"])
+_COMPLETION = schema_of(CompletionBody, FIELDS["completion"])
+CHAT_OPERATION = operation(_CHAT)
+COMPLETION_OPERATION = operation(_COMPLETION)
+EMBEDDING_OPERATION = operation(schema_of(EmbeddingBody, FIELDS["embedding"]))
+TOKENIZE_OPERATION = operation(schema_of(TokenizeBody, FIELDS["tokenize"]))
+DETOKENIZE_OPERATION = operation(schema_of(DetokenizeBody, FIELDS["detokenize"]))
+RESPONSE_OPERATION = operation(schema_of(ResponseBody, FIELDS["response"]))
+MESSAGE_OPERATION = operation(schema_of(MessageBody, FIELDS["message"]), _MESSAGE_ERROR)
+MESSAGE_COUNT_OPERATION = operation(schema_of(MessageCountBody, FIELDS["message_count"]), _MESSAGE_ERROR)
+FEEDBACK_OPERATION = operation(FeedbackBody.model_json_schema())
+ROUTE_OPERATION = operation(
     {
         "type": "object",
         "required": ["requests"],

@@ -10,6 +10,7 @@ import aiohttp
 from apportion.deployments.ingress.attempt import Attempt
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.coalescing import Coalescing
+from apportion.deployments.wire.engine_headers import PASSED_ON
 from apportion.deployments.wire.settlement import SETTLED_HEADER, Settled, SettledStream, settled_of
 from apportion.router.batch.messages import Ending
 
@@ -104,4 +105,6 @@ class Pipe:
         await self._client.start_stream(self._answer.status, self._headers())
 
     def _headers(self) -> Headers:
-        return [(b"content-type", self._content_type.encode()), *self._reasons()]
+        told = [(name, self._answer.headers.get(name)) for name in PASSED_ON]
+        passed_on = [(name.encode(), value.encode()) for name, value in told if value is not None]
+        return [(b"content-type", self._content_type.encode()), *self._reasons(), *passed_on]

@@ -103,6 +103,7 @@ class RouterState:
         in_auto = known.get(name)  # None: no router that has the model was heard of
         return common | {
             **card(model),
+            "external": model.external is not None,
             **price,
             **({} if in_auto is None else {"in_auto": in_auto}),
         }

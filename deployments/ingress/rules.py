@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from apportion.deployments.config.bounds import DEFAULT_BOUNDS, InputBounds
 from apportion.deployments.config.service import ServiceConfig
@@ -32,6 +33,10 @@ class Rules:
     refuse_unknown: bool = False
     session_by_user: bool = False
     new_name: Callable[[Account], str] = plain_name
+
+    def model_of(self, name: str) -> str:
+        """The model that a client's name means, or `auto`; the name itself where it is no alias."""
+        return next((self.aliases[alias] for alias in self.aliases if fnmatchcase(name, alias)), name)
 
     @classmethod
     def of(cls, config: ServiceConfig, new_name: Callable[[Account], str] = plain_name) -> Rules:

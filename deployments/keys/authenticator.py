@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import Caller, caller_of
 from apportion.deployments.keys.keyring import Keyring, rates_of
+from apportion.deployments.keys.outside import Outside
 from apportion.router.batch.guards.rate import RateLimiter
 from apportion.router.budget import UNNAMED
 from apportion.router.errors import ApportionError
@@ -25,6 +26,7 @@ class Authenticator:
     def __init__(self, config: ServiceConfig) -> None:
         self._anonymous = config.anonymous
         self._anonymous_rates = rates_of({UNNAMED: config.anonymous})
+        self._outside = Outside.of(config)
         self._keyring = Keyring.of(config)
         self._stop_watching = None if self._keyring is None else self._keyring.watch()
         self._rates, self._feedback = RateLimiter({}, slack=SLACK), RateLimiter({}, slack=SLACK)
@@ -38,7 +40,7 @@ class Authenticator:
             InvalidRequestError: the tenant's name is too long, not printable, or reserved.
         """
         entry = None if self._keyring is None else self._keyring.entry(headers)
-        return caller_of(entry, self._anonymous, headers)
+        return self._outside.kept_in(caller_of(entry, self._anonymous, headers))
 
     def close(self) -> None:
         """No longer looks at the keys' file."""

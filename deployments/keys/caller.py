@@ -22,15 +22,24 @@ def who(account: Account) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the account that pays, what it may do, and whether it may see the whole service, or the console."""
+    """Who asks: the account that pays, what it may do, and whether it may see the whole service, or the console.
+
+    inside: its models that run here, where its text may not leave; None: it may.
+    """
 
     account: Account = field(default_factory=Account)
     permissions: Permissions = field(default_factory=Permissions)
     operator: bool = False
     console: bool = False
+    inside: tuple[str, ...] | None = None
+
+    @property
+    def models(self) -> tuple[str, ...] | None:
+        """Models that it may use; None: all."""
+        return self.permissions.models if self.inside is None else self.inside
 
     def may_use(self, model: str) -> bool:
-        return self.permissions.models is None or model in self.permissions.models
+        return self.models is None or model in self.models
 
     def check_operator(self) -> None:
         """Raises: PermissionDeniedError: it may not see the whole service."""
@@ -43,14 +52,22 @@ class Caller:
         Raises:
             ModelDeniedError: it names a model that it may not use, or leaves none that it may.
         """
-        models = self.permissions.models
+        models = self.models
         if models is None:
             return ask
         wanted = (named,) if named is not None else ask.models
         if wanted is not None and not set(wanted) & set(models):
+            allowed = self.permissions.models
+            kept_in = self.inside is not None and (allowed is None or set(wanted) & set(allowed))
+            outside = "; text may leave only with the permission `external`" if kept_in else ""
             raise ModelDeniedError(
-                f"{self.who} may not use {', '.join(wanted)}; it may use {', '.join(models)}",
+                f"{self.who} may not use {', '.join(wanted)}; it may use {', '.join(models) or 'none'}{outside}",
                 param="model" if named is not None else "routing.models",
+            )
+        if not models:
+            raise ModelDeniedError(
+                f"{self.who} may use models from outside alone, and text may leave only with the permission `external`",
+                param="model",
             )
         return dataclasses.replace(ask, permitted=models)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from apportion.allocation.yaml_files import TwiceError, loaded
 from apportion.deployments.config.budget import LimitConfig
 from apportion.deployments.config.keys import KeyEntry, KeysConfig, Permissions
 from apportion.deployments.config.service import ServiceConfig
@@ -128,7 +129,9 @@ class Keyring:
     def _load(self) -> Keys:
         source, text = self._read()
         try:
-            content = yaml.load(text, Loader=_Loader)
+            _, content = loaded(text, _Loader)
+        except TwiceError as error:  # the line alone, since what is there may be a key
+            raise ConfigurationError(f"{source}, line {error.line}: a field stands twice; keep one") from None
         except yaml.YAMLError:
             raise ConfigurationError(f"{source} is not valid YAML") from None
         if content is None:  # an editor that is about to write it has emptied it first

@@ -23,6 +23,7 @@ from apportion.deployments.observability.catalogue import (
     SUCCESS_JUDGED,
     SUCCESS_SHIFT,
     TOKENS_RATIO,
+    TROUBLE,
     UP,
 )
 
@@ -106,6 +107,14 @@ def alerts(window: str = "5m") -> Sequence[Alert]:
             "ticket",
             "{{ $value }} replicas of {{ $labels.model }} fail and are left alone",
             "The Engine's log says why; `/health` names the replicas to operators.",
+        ),
+        Alert(
+            "ApportionProviderTrouble",
+            f"{TROUBLE.name} > 0",
+            2 * MINUTE_S,
+            "page",
+            "the provider of {{ $labels.model }}: {{ $labels.trouble }}",
+            "Its key, its name there or its account is wrong; nothing goes there. See docs/external.md.",
         ),
         Alert(
             "ApportionNoReplica",

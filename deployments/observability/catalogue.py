@@ -77,6 +77,7 @@ REQUESTS = _counter(
 )  # fmt: skip
 REFUSED = _counter("refused_total", "Requests that ended before any engine's answer or failure, by error code.", "code")
 RETRIES = _counter("retries_total", "Attempts that failed and were not the request's last.", "model")
+BUSY = _counter("busy_total", "Attempts that came to a provider when it took no more; they cost no retry.", "model")
 REQUEST_SECONDS = _seconds("request_seconds", "From a request's arrival to its end.", "model")
 FIRST_BYTE_SECONDS = _seconds("first_byte_seconds", "From a request's arrival to its answer's first byte.", "model")
 LINK_SECONDS = _seconds("link_seconds", "What a decision took beyond the router's own part of it.")
@@ -97,7 +98,13 @@ SLOT_PRICE = _gauge("slot_price", "What one more slot would have added to the la
 SLOTS = _gauge("slots", "Slots of replicas that work.", "model")
 SLOTS_USED = _gauge("slots_used", "Slots that requests hold.", "model")
 IN_FLIGHT = _gauge("in_flight", "Requests at engines.")
-QUEUE_LENGTH = _gauge("queue_length", "Requests that wait, for a slot or for money.", "wait_for")
+QUEUE_LENGTH = _gauge("queue_length", "Requests that wait for a slot, for money, or in bulk.", "wait_for")
+
+BULK_JOBS = _gauge("bulk_jobs", "Batches of requests that are worked on.", "status")
+BULK_ROWS = _gauge("bulk_rows", "Their requests: completed, failed, in flight, and those that are left.", "state")
+BULK_SLOTS = _gauge("bulk_slots", "Slots that batches can have while nobody else needs any.", "model")
+BULK_SLOTS_USED = _gauge("bulk_slots_used", "Slots that requests of batches hold.", "model")
+BULK_LATE = _gauge("bulk_late_seconds", "By how much the latest of them is expected to miss the end of its window.")
 
 SPENT = _counter("spent_usd_total", "What ended requests have cost, exact to a nano-USD.", "model", parts=NANO)
 RESERVED = _gauge("reserved_usd", "Expected cost of what is in flight.")
@@ -105,10 +112,14 @@ BUDGET_LEFT = _gauge(
     "budget_left_ratio", "Share of a limit on money that is neither spent nor set aside.", "scope", "window", "name"
 )
 OVERRUNS = _counter("overruns_total", "Requests that cost more than their worst case.")
+ESTIMATED = _counter(
+    "estimated_total", "Answers that their provider has not counted: what they cost is a guess.", "model"
+)
 LEDGER_SECONDS = _seconds("ledger_seconds", "Taking slots and money for a batch.")
 
 PARTS_UP = _gauge("parts_up", "1 if the part is asked; 0 if it failed and is left alone or tried again.", "part")
 BREAKER_OPEN = _gauge("breaker_open", "Replicas that failed and are left alone or tried again.", "model")
+TROUBLE = _gauge("provider_trouble", "Replicas whose provider takes nothing until somebody acts.", "model", "trouble")
 REPLICAS = _gauge("replicas", "Replicas that send heartbeats.", "model")
 
 TOKENS_RATIO = _gauge("tokens_ratio", "Output tokens of the last answers over those expected.", "model")
@@ -127,9 +138,9 @@ JUDGED_DEVIATION = _gauge(
 RECORDS_DROPPED = _counter("records_dropped_total", "Records that there was no place for.", "kind")
 
 CATALOGUE = (
-    UP, REQUESTS, REFUSED, RETRIES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS, PREDICT_SECONDS,
-    SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE, SLOTS, SLOTS_USED,
-    IN_FLIGHT, QUEUE_LENGTH, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, REPLICAS,
-    TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION,
-    RECORDS_DROPPED,
+    UP, REQUESTS, REFUSED, RETRIES, BUSY, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
+    PREDICT_SECONDS, SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE,
+    SLOTS, SLOTS_USED, IN_FLIGHT, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS, BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT,
+    RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, TOKENS_RATIO,
+    COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION, RECORDS_DROPPED,
 )  # fmt: skip

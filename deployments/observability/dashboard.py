@@ -12,7 +12,14 @@ from apportion.deployments.observability.catalogue import (
     BATCHES,
     BREAKER_OPEN,
     BUDGET_LEFT,
+    BULK_JOBS,
+    BULK_LATE,
+    BULK_ROWS,
+    BULK_SLOTS,
+    BULK_SLOTS_USED,
+    BUSY,
     COST_RATIO,
+    ESTIMATED,
     FALLBACKS,
     FIRST_BYTE_SECONDS,
     IN_FLIGHT,
@@ -44,6 +51,7 @@ from apportion.deployments.observability.catalogue import (
     SUCCESS_PREDICTED,
     SUCCESS_SHIFT,
     TOKENS_RATIO,
+    TROUBLE,
     UP,
     Metric,
 )
@@ -146,7 +154,9 @@ ROWS = (
                 ),
             ),
             Panel(
-                "Attempts that failed and were followed by another", "reqps", ((_rate(RETRIES, "model"), "{{model}}"),)
+                "Attempts that failed and were followed by another",
+                "reqps",
+                ((_rate(RETRIES, "model"), "{{model}}"), (_rate(BUSY, "model"), "{{model}} busy")),
             ),
             Panel("Parts", "short", ((UP.name, "router"), (PARTS_UP.name, "{{part}}")), most=1),
         ),
@@ -165,7 +175,15 @@ ROWS = (
                 "Left of the limits", "percentunit", ((BUDGET_LEFT.name, "{{scope}} {{name}} {{window}}"),), 12, most=1
             ),
             Panel("What one more USD is worth", "short", ((SHADOW_PRICE.name, "of success"),), 6),
-            Panel("Requests above their worst case", "short", ((f"increase({OVERRUNS.name}[1h])", "in an hour"),), 6),
+            Panel(
+                "Requests above their worst case",
+                "short",
+                (
+                    (f"increase({OVERRUNS.name}[1h])", "in an hour"),
+                    (f"increase({ESTIMATED.name}[1h])", "{{model}} estimated"),
+                ),
+                6,
+            ),
         ),
     ),
     Row(
@@ -177,9 +195,28 @@ ROWS = (
             Panel(
                 "Replicas",
                 "short",
-                ((REPLICAS.name, "{{model}}"), (BREAKER_OPEN.name, "{{model}} left alone")),
+                (
+                    (REPLICAS.name, "{{model}}"),
+                    (BREAKER_OPEN.name, "{{model}} left alone"),
+                    (TROUBLE.name, "{{model}} {{trouble}}"),
+                ),
                 24,
             ),
+        ),
+    ),
+    Row(
+        "Bulk",
+        (
+            Panel("Requests of jobs", "short", ((BULK_ROWS.name, "{{state}}"),), 6, stacked=True),
+            Panel("Jobs", "short", ((BULK_JOBS.name, "{{status}}"),), 6, stacked=True),
+            Panel(
+                "Slots that jobs hold",
+                "percentunit",
+                ((f"{BULK_SLOTS_USED.name} / {BULK_SLOTS.name}", "{{model}}"),),
+                6,
+                most=1,
+            ),
+            Panel("The latest job is late by", "s", ((BULK_LATE.name, "s"),), 6),
         ),
     ),
     Row(

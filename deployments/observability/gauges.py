@@ -9,6 +9,11 @@ from typing import Any
 from apportion.deployments.observability.catalogue import (
     BREAKER_OPEN,
     BUDGET_LEFT,
+    BULK_JOBS,
+    BULK_LATE,
+    BULK_ROWS,
+    BULK_SLOTS,
+    BULK_SLOTS_USED,
     COST_RATIO,
     IN_FLIGHT,
     JUDGED,
@@ -25,6 +30,7 @@ from apportion.deployments.observability.catalogue import (
     SUCCESS_PREDICTED,
     SUCCESS_SHIFT,
     TOKENS_RATIO,
+    TROUBLE,
     UP,
 )
 from apportion.deployments.observability.numbers import Labels, Numbers
@@ -57,8 +63,12 @@ def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
     numbers.put(SLOTS_USED, {(name,): one["slots"] - one["free_slots"] for name, one in models.items()})
     numbers.put(REPLICAS, {(name,): replicas[name] for name in models})
     numbers.put(BREAKER_OPEN, {(name,): broken[name] for name in models})
+    troubled = Counter((one["model"], one["trouble"]) for one in state["replicas"].values() if "trouble" in one)
+    numbers.put(TROUBLE, dict(troubled))
     numbers.put(IN_FLIGHT, {(): state["in_flight"]})
-    numbers.put(QUEUE_LENGTH, {("slot",): state["waiting"], ("money",): state["waiting_for_budget"]})
+    waiting = {"slot": state["waiting"], "money": state["waiting_for_budget"], "bulk": state["waiting_bulk"]}
+    numbers.put(QUEUE_LENGTH, {(name,): count for name, count in waiting.items()})
+    _put_bulk(numbers, state["bulk"])
     numbers.put(RESERVED, {(): state["reserved_usd"]})
     numbers.put(PARTS_UP, {(name,): int(one == BreakerState.closed) for name, one in state["parts"].items()})
     numbers.put(OVERRUNS, {(): budget.get("overruns", 0)})
@@ -68,6 +78,18 @@ def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
     if state["records"] is not None:
         numbers.put(RECORDS_DROPPED, {(kind,): count for kind, count in state["records"]["dropped"].items()})
     numbers.put(BUDGET_LEFT, dict(map(_left, budget.get("limits", ()))))
+
+
+def _put_bulk(numbers: Numbers, bulk: Mapping[str, Any]) -> None:
+    jobs = bulk["jobs"]
+    rows = {state: sum(job[state] for job in jobs) for state in ("completed", "failed", "in_flight")}
+    rows["left"] = sum(job["total"] for job in jobs) - sum(rows.values())
+    late_s = [job["left_s"] - job["time_s"] for job in jobs if job["left_s"] is not None]
+    numbers.put(BULK_JOBS, {(status,): count for status, count in Counter(job["status"] for job in jobs).items()})
+    numbers.put(BULK_ROWS, {(state,): count for state, count in rows.items()})
+    numbers.put(BULK_SLOTS, {(name,): count for name, count in bulk["slots"].items()})
+    numbers.put(BULK_SLOTS_USED, {(name,): count for name, count in bulk["slots_used"].items()})
+    numbers.put(BULK_LATE, {(): max([0.0, *late_s])})
 
 
 def _left(limit: Mapping[str, Any]) -> tuple[Labels, float]:

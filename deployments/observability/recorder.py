@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from apportion.deployments.observability.catalogue import (
     BATCH_SIZE,
     BATCHES,
+    BUSY,
+    ESTIMATED,
     FALLBACKS,
     FIRST_BYTE_SECONDS,
     LEDGER_SECONDS,
@@ -44,7 +46,7 @@ class Recorder:
         self._numbers = numbers
         for model in models:
             numbers.add(REQUESTS, model, "answered", by=0)
-            for metric in (RETRIES, PLANNED, SPENT):
+            for metric in (RETRIES, BUSY, ESTIMATED, PLANNED, SPENT):
                 numbers.add(metric, model, by=0)
 
     def __call__(self, event: Event) -> None:
@@ -62,12 +64,18 @@ class Recorder:
         numbers, model = self._numbers, event.model
         numbers.add(SPENT, model, by=event.cost_nano)
         if not isinstance(event, RequestEnded):
-            if event.ending is not Ending.unsent:
+            if event.ending is Ending.busy:
+                numbers.add(BUSY, model)
+            elif event.ending is not Ending.unsent:
                 numbers.add(RETRIES, model)
             return
         numbers.add(REQUESTS, model, outcome(event))
         course = event.course
+        if event.account.job is not None:  # nobody waits for it
+            return
         if course is not None:
+            if course.estimated:
+                numbers.add(ESTIMATED, model)
             numbers.observe(REQUEST_SECONDS, model, value=course.total_s)
             numbers.observe(LINK_SECONDS, value=course.link_s)
             if course.first_byte_s is not None:
@@ -78,6 +86,11 @@ class Recorder:
 
     def _batch(self, event: BatchPlanned) -> None:
         numbers, info = self._numbers, event.info
+        if event.bulk:
+            for model, count in zip(event.models, event.placed.tolist(), strict=True):
+                if count:
+                    numbers.add(PLANNED, model, by=count)
+            return
         numbers.add(BATCHES, event.strategy, event.rung)
         numbers.observe(BATCH_SIZE, value=info.size)
         numbers.observe(SOLVE_SECONDS, value=event.solve_s)

@@ -30,8 +30,12 @@ def commands_page(group: Any) -> str:
 
 
 def shown_commands(group: Any) -> Iterator[tuple[str, Any]]:
-    """Names and commands, in the order in which `--help` lists them."""
-    yield from ((name, command) for name, command in group.commands.items() if not command.hidden)
+    """Names and commands, in the order in which `--help` lists them; those of a group with its name before theirs."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {inner}", below) for inner, below in shown_commands(command))
+        elif not command.hidden:
+            yield name, command
 
 
 def _row(parameter: Any) -> list[str]:

@@ -17,7 +17,9 @@ from apportion.allocation.cluster import ClusterFile
 from apportion.allocation.models import ModelsFile
 from apportion.allocation.replica import ProfilesFile
 from apportion.deployments.config.keys import KeyEntry
-from apportion.deployments.config.service import LivePolicy, LivePredictor, ServiceConfig
+from apportion.deployments.config.routing import LivePolicy
+from apportion.deployments.config.service import LivePredictor, ServiceConfig
+from apportion.deployments.kubernetes.values import Values
 from apportion.deployments.reference.tables import table
 
 Model = type[BaseModel]
@@ -29,6 +31,18 @@ UNITS_BY_NAME = {
     "replicas": "replicas",
     "usd_per_million": "USD per 10^6 tokens",
     "usd_per_request": "USD",
+    "usd_per_hour": "USD/h",
+    "usd_per_kwh": "USD/kWh",
+    "bits_per_weight": "bits",
+    "bytes_per_token": "bytes",
+    "bytes_per_sequence": "bytes",
+    "reserve": "slots",
+    "attempts": "attempts",
+    "price_factor": "times",
+    "slices": "slices",
+    "capability": "10 x version",
+    "years": "years",
+    "kw": "kW",
     "gb_per_s": "10^9 bytes/s",
     "tokens_per_s": "tokens/s",
     "requests_per_minute": "requests/min",
@@ -46,7 +60,8 @@ UNITS_BY_NAME = {
 # Otherwise the description's first word that is one.
 UNITS_BY_DESCRIPTION = (
     "share", "chance", "tokens", "GPUs", "CPUs", "replicas", "requests", "messages", "prompts", "answers", "sequences",
-    "tools", "steps", "entries", "names", "threads", "plans", "nodes", "pictures", "clips", "conversations", "texts",
+    "tools", "steps", "entries", "names", "threads", "plans", "nodes", "pods", "pictures", "clips", "conversations",
+    "texts", "batches",
 )  # fmt: skip
 
 
@@ -75,6 +90,7 @@ FILES = (
     File("API keys", "Each entry of the list that `keys.file` or `keys.env` names.", KeyEntry),
     File("The cluster that is planned for", "`cluster.yaml`, for `apportion plan --cluster`.", ClusterFile),
     File("The models that are planned for", "`models.yaml`, for `apportion plan --models`.", ModelsFile),
+    File("Kubernetes", "`values.yaml`, for `apportion render --kubernetes`.", Values),
     File("Profiles", "What `apportion profile` writes and `apportion plan --profiles` reads.", ProfilesFile),
 )
 INTRODUCTION = """# Configuration

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from apportion.deployments.ingress.ingress import ENGINE_PATHS
-from apportion.deployments.ingress.known_fields import FIELDS, UNREAD_BY_ENGINES, Kind
+from apportion.deployments.ingress.known_fields import ENGINE_PATHS, FIELDS, UNREAD_BY_ENGINES, Kind
 from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.reference.tables import table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,6 +44,23 @@ async def disconnected(receive: Receive) -> None:
     """Returns when the client has left; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def until_gone(work: Coroutine[Any, Any, None], receive: Receive) -> asyncio.Task[None]:
+    """Works for a client until it is done or the client has left; the task has ended, and is cancelled if it has left.
+
+    Args:
+        receive: of the client; the request's body must have been read.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    return task
 
 
 def abort_of(receive: Receive) -> Callable[[], None]:

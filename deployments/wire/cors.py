@@ -32,7 +32,7 @@ class Cors:
             self._guarded = CORSMiddleware(
                 self._app,
                 allow_origins=origins,
-                allow_methods=("GET", "HEAD", "POST"),
+                allow_methods=("DELETE", "GET", "HEAD", "POST"),
                 allow_headers=("*",),
                 expose_headers=("*",),  # all that an answer has, x-router-* among them
                 max_age=max_age_s,

@@ -13,6 +13,7 @@ HEADER_PREFIX = "x-router-"
 TENANT_HEADER = f"{HEADER_PREFIX}tenant"
 TIMEOUT_HEADER = f"{HEADER_PREFIX}timeout-s"
 STREAM_COST_HEADER = f"{HEADER_PREFIX}stream-cost"
+IGNORED_HEADER = f"{HEADER_PREFIX}ignored"
 
 
 def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:
@@ -53,7 +54,7 @@ def name_headers(name: str) -> list[tuple[bytes, bytes]]:
 def ignored_header(names: Iterable[str]) -> list[tuple[bytes, bytes]]:
     """Names the fields of a request that mean nothing here; of strange or many names, as much as a header may hold."""
     shown = [re.sub(r"[^A-Za-z0-9_.-]", "?", name[:64]) for name in itertools.islice(names, 16)]
-    return [((HEADER_PREFIX + "ignored").encode(), ", ".join(shown).encode())] if shown else []
+    return [(IGNORED_HEADER.encode(), ", ".join(shown).encode())] if shown else []
 
 
 def link_seconds(decision: Decision, planned_s: float) -> float:

@@ -14,18 +14,24 @@ from apportion.router.prices import ModelPrice
 
 SETTLED_HEADER = "x-router-settled-cost-usd"
 _BEGINNING = f": {SETTLED_HEADER} ".encode()
-_COMMENT = re.compile(rb"(?<=\n)" + _BEGINNING + rb"([0-9.e+-]+) (\d+) (\d+)\n\n")
-_COMMENT_MAX_BYTES = 96
+_ESTIMATED = "estimated"
+_COMMENT = re.compile(rb"(?<=\n)" + _BEGINNING + rb"([0-9.e+-]+) (\d+) (\d+)( estimated)?\n\n")
+_COMMENT_MAX_BYTES = 106
 PRICE_HEADER = "x-router-price-usd-per-million"  # between ingress and engine
+SETTLED_KIND_HEADER = "x-router-settled"
 TOKENS_HEADER = "x-router-settled-tokens"  # between engine and ingress
 
 
 class Settled(NamedTuple):
-    """What an answer has cost, and the tokens of its prompts and of all that was generated."""
+    """What an answer has cost, and the tokens of its prompts and of all that was generated.
+
+    `estimated`: whoever answered has not counted them.
+    """
 
     cost_usd: float
     input_tokens: int
     output_tokens: int
+    estimated: bool = False
 
 
 def price_header(price: ModelPrice) -> tuple[str, str]:
@@ -44,6 +50,7 @@ def settled_headers(settled: Settled) -> dict[str, str]:
     return {
         SETTLED_HEADER: f"{settled.cost_usd:.12g}",
         TOKENS_HEADER: f"{settled.input_tokens} {settled.output_tokens}",
+        **({SETTLED_KIND_HEADER: _ESTIMATED} if settled.estimated else {}),
     }
 
 
@@ -53,12 +60,13 @@ def settled_of(headers: Mapping[str, str]) -> Settled | None:
     if cost_usd is None or tokens is None:
         return None
     input_tokens, output_tokens = map(int, tokens.split())
-    return Settled(float(cost_usd), input_tokens, output_tokens)
+    return Settled(float(cost_usd), input_tokens, output_tokens, headers.get(SETTLED_KIND_HEADER) == _ESTIMATED)
 
 
 def settled_comment(settled: Settled) -> str:
     """An SSE comment: a line that begins with a colon, and an empty one."""
-    return f": {SETTLED_HEADER} {settled.cost_usd:.12g} {settled.input_tokens} {settled.output_tokens}\n\n"
+    kind = f" {_ESTIMATED}" if settled.estimated else ""
+    return f": {SETTLED_HEADER} {settled.cost_usd:.12g} {settled.input_tokens} {settled.output_tokens}{kind}\n\n"
 
 
 class SettledStream:
@@ -78,8 +86,8 @@ class SettledStream:
         """What goes on to the client, now that the chunk has come; may be nothing."""
         data = self._before + self._held + chunk
         if (comment := _COMMENT.search(data)) is not None:
-            self.settled = Settled(float(comment[1]), int(comment[2]), int(comment[3]))
-            told = _BEGINNING + comment[1] + b"\n\n" if self._told else b""
+            self.settled = Settled(float(comment[1]), int(comment[2]), int(comment[3]), comment[4] is not None)
+            told = _BEGINNING + comment[1] + (comment[4] or b"") + b"\n\n" if self._told else b""
             data = data[: comment.start()] + told + data[comment.end() :]
         end = len(data)
         line = data.rfind(b"\n:") + 1

@@ -37,6 +37,7 @@ def service(stage: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("service")
     document["applications"][0]["args"] |= {
         "records": {"uri": str(folder / "records"), "prompts": True, "segment_s": 1},
+        "bulk": {"storage": str(folder / "bulk")},
         "feedback": {"keys": {"correct": {"kind": "boolean", "score": True}}},
     }
     path = folder / "serve_config.yaml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from apportion.deployments.app import build_application
@@ -30,3 +31,11 @@ def test_a_model_that_the_predictor_does_not_know_gets_its_engine() -> None:
     application = build_application(configuration(None, newcomers=[{"name": "owl"}]))
     engines = deployment(deployment(application).init_args[1]).init_args[2]
     assert "Engine-owl" in engines
+
+
+def test_batches_have_what_runs_them_where_they_are_configured(tmp_path: Path) -> None:
+    assert deployment(build_application(configuration(None))).init_kwargs == {"jobs": None}
+    application = build_application(configuration(None, bulk={"storage": str(tmp_path), "num_replicas": 2}))
+    jobs = deployment(deployment(application).init_kwargs["jobs"])
+    assert (jobs.name, jobs.num_replicas) == ("Jobs", 2)
+    assert [deployment(part).name for part in jobs.init_args[1:3]] == ["Router", "Predictor"]

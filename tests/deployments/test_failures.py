@@ -44,6 +44,7 @@ def make_document(folder: Path, models: tuple[str, ...], port: int) -> dict[str,
     document = yaml.safe_load(CONFIG.read_text())
     document["http_options"]["port"] = port
     args = document["applications"][0]["args"]
+    del args["bulk"]  # nobody sends any
     args["models"] = [
         {key: value for key, value in model.items() if key != "engine_args"}
         | {

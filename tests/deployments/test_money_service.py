@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import ray
 import yaml
 
 from apportion.deployments.cluster.launch import deploy
@@ -110,6 +111,7 @@ def application(folder: Path) -> tuple[dict[str, Any], str, str, str]:
             "limits": [{"scope": "tenant", "window": "total", "usd": BUDGET_NANO / 1e9}],
         },
         "keys": {"file": str(folder / "keys.yaml")},
+        "metrics": {"bridge": True},
     }
     described = {
         "name": "money",
@@ -274,6 +276,12 @@ def test_metrics_are_monotone_whichever_ingress_tells_them_and_sum_up_to_answers
     assert counted_nano == generated_nano(answers) == money.spent_nano() - spent_nano
 
 
+def ray_agent() -> str:
+    """Where Ray's agent tells the metrics of all processes of its node."""
+    (node,) = ray.nodes()
+    return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+
+
 def test_prometheus_scrapes_the_service_and_its_engines_and_an_alert_fires(
     money: Money, service: Service, tmp_path: Path
 ) -> None:
@@ -286,6 +294,7 @@ def test_prometheus_scrapes_the_service_and_its_engines_and_an_alert_fires(
             "static_configs": [{"targets": [host]}],
         },
         {"job_name": "engines", "http_sd_configs": [{"url": f"{service.url}/metrics/targets"}]},
+        {"job_name": "ray", "static_configs": [{"targets": [ray_agent()]}]},
     ]
     hurried = rules(alerts(window="6s"), pace=0.005)  # ten minutes are three seconds
     with prometheus(tmp_path, jobs, hurried) as scraping:
@@ -307,4 +316,7 @@ def test_prometheus_scrapes_the_service_and_its_engines_and_an_alert_fires(
                 return "ApportionRungBelow" in scraping.firing()
 
             wait_for(fires, 30, "the alert fires")
+        told = "sum by (WorkerId) (ray_apportion_requests_total)"  # a router that was killed may be told of still
+        counted = "sum(apportion_requests_total)"
+        wait_for(lambda: scraping.query(counted)[()] in scraping.query(told).values(), 60, "Ray is told")
     wait_for(lambda: answers(f"{money.url}/health"), 60, "the predictor is asked again")

@@ -34,7 +34,7 @@ from apportion.router.errors import ApportionError
 CLOSE_S = 5.0  # for the last spans of an ingress that stops
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACEPARENT = "traceparent"
-_NO_FAULT = frozenset({Ending.answered, Ending.given_up})
+_NO_FAULT = frozenset({Ending.answered, Ending.given_up, Ending.busy})
 _NS = 1_000_000_000
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from apportion.deployments.assigning import here
 from apportion.deployments.cli import app
 from apportion.router.outcomes import write_outcomes
 from apportion.router.outcomes.table import OutcomesTable
@@ -102,6 +104,63 @@ def test_assign_names_the_models_that_limit(folder: Path) -> None:
     assert "limited by slots[large]" in " ".join(result.stdout.split())
 
 
+def test_every_format_gives_the_same_plan(folder: Path, outcomes: OutcomesTable) -> None:
+    prompts = outcomes.prompts[:40]
+    rows = pd.DataFrame({"prompt": prompts, "n": [2 if i == 3 else None for i in range(40)]})
+    rows.to_csv(folder / "rows.csv", index=False)
+    rows.to_parquet(folder / "rows.parquet")
+    rows.to_json(folder / "rows.jsonl", orient="records", lines=True)
+    bodies = [
+        {"custom_id": f"r{i}", "method": "POST", "url": "/v1/chat/completions", "body": {"prompt": p, "n": n}}
+        for i, (p, n) in enumerate(zip(prompts, [2 if i == 3 else 1 for i in range(40)], strict=True))
+    ]
+    (folder / "batch.jsonl").write_text("\n".join(map(json.dumps, bodies)))
+    plans = []
+    outs = {"rows.csv": "a.csv", "rows.parquet": "b.parquet", "rows.jsonl": "c.csv", "batch.jsonl": "d.csv"}
+    for name, out in outs.items():
+        given = [str(folder / "artefact"), str(folder / name), "--out", str(folder / out), "--budget-usd", "0.001"]
+        result = runner.invoke(app, ["assign", *given])
+        assert result.exit_code == 0, result.output
+        read = pd.read_csv if out.endswith(".csv") else pd.read_parquet
+        plans.append(read(folder / out))
+    assert plans[0]["prompt"].tolist() == list(prompts)
+    for plan in plans[1:]:
+        pd.testing.assert_frame_equal(plan, plans[0])
+
+
+def test_a_run_that_is_cut_off_goes_on_with_what_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "PART_ROWS", 16)
+    kept = folder / "kept"
+    whole = run_assign(folder, "--predictions", str(kept))
+    parts = sorted((kept / "parts").iterdir())
+    assert len(parts) == 3
+    parts[1].unlink()
+    before = [part.stat().st_mtime_ns for part in (parts[0], parts[2])]
+    again = run_assign(folder, "--predictions", str(kept), "--budget-usd", "0.001")
+    assert sorted((kept / "parts").iterdir()) == parts
+    assert [part.stat().st_mtime_ns for part in (parts[0], parts[2])] == before
+    assert again["requests"] == whole["requests"]
+    other = folder / "other.txt"
+    other.write_text("What is 1 plus 1?")
+    given = [str(folder / "artefact"), str(other), "--out", str(folder / "other.csv"), "--predictions", str(kept)]
+    refused = runner.invoke(app, ["assign", *given])
+    assert refused.exit_code == 2
+    assert "holds predictions of another file" in " ".join(refused.stderr.split())
+
+
+def test_a_deadline_limits_models_by_their_speed(folder: Path) -> None:
+    free = run_assign(folder)
+    speeds = [f"--tokens-per-s={model}=1" for model in ("small", "medium", "large")]
+    tight = run_assign(folder, "--window", "3m", *speeds)
+    assert tight["expected_s"] <= 180 * 1.01
+    assert tight["expected_success"] < free["expected_success"]
+    some = run_assign(folder, "--window", "1m", "--best-effort", *speeds)
+    assert 0 < some["left_out"] < 40
+    plan = pd.read_csv(folder / "plan.csv")
+    assert plan["model"].isna().sum() == some["left_out"]
+    assert plan["cost_usd"].isna().sum() == some["left_out"]
+
+
 def test_settings_reach_the_strategy(folder: Path) -> None:
     for model in ("small", "large"):
         report = run_assign(folder, "--strategy", "static", "--option", f"model={model}")
@@ -135,7 +194,13 @@ def test_a_model_without_outcomes_gets_what_its_stated_success_is_worth_or_nothi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--budget-usd", "1e-12"), "budget: the cheapest assignment costs"),
+        (("--budget-usd", "1e-12"), "budget: 1e-12 USD do not suffice; raise the budget to"),
+        (("--window", "1h"), "needs --tokens-per-s"),
+        (("--window", "1d", "--tokens-per-s", "small=9"), "'1d' is no window of time"),
+        (("--tokens-per-s", "small=9"), "says nothing without --window"),
+        (("--window", "1h", "--tokens-per-s", "small=9", "--slots", "small=9"), "leave one out"),
+        (("--window", "1m", "--tokens-per-s", "small=1"), "60 s do not suffice; allow"),
+        (("--engine", "spark"), "use local, ray or ray:HOST:PORT"),
         (("--slots", "large"), "write MODEL=N"),
         (("--slots", "huge=3"), "a model of"),
         (("--budget-usd", "1", "--budget-per-request-usd", "1"), "not both"),
@@ -175,6 +240,9 @@ def test_evaluate_writes_rows_and_draws(folder: Path, encoder_folder: Path) -> N
     assert result.exit_code == 0, result.output
     assert "random_mixture" in result.stdout, "a file leaves the table for people"
     assert "knn-5: score over the best single model's" in result.stdout
+    assert "USD a request" in result.stdout
+    assert re.search(r"routing by mip on knn-5 scores 0\.\d+ where \w+, the best single model", result.stdout)
+    assert "95 % interval" in result.stdout
     rows = json.loads((folder / "rows.json").read_text())
     assert {row["arm"] for row in rows} == {"mip", "random_mixture", "single:small", "single:medium", "single:large"}
     assert {row["seed"] for row in rows} == {0, 1}
@@ -198,6 +266,7 @@ def test_evaluate_derives_the_costs_of_a_set_that_records_none(tmp_path: Path, e
         ],
     )
     assert result.exit_code == 0, result.output
+    assert "1 of 3 models are left out (without-a-price), since nothing is known" in " ".join(result.stderr.split())
     rows = json.loads(result.stdout)
     assert {row["arm"] for row in rows} == {"single:Qwen-1_8B", "single:Qwen-72B", "greedy"}
     assert all(row["cost_usd"] > 0 for row in rows)

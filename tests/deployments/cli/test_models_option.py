@@ -71,12 +71,32 @@ def test_models_of_one_source_are_counted_each_as_its_engine_counts(tmp_path: Pa
     assert [spec.counting for spec in read_models(rendered, None, ()).specs][-2:] == [spec.counting for spec in specs]
 
 
+def test_a_model_from_outside_counts_as_another_does(tmp_path: Path) -> None:
+    prices = {"input_usd_per_million": 1, "output_usd_per_million": 1}
+    known = {"name": "wren", "source": "zoo:wren", **prices}
+    external = {"base_url": "https://api.example.com/v1", "model": "vendor-1"}
+    bought = {"name": "big", "engine": "external", "external": external, **prices}
+    file = tmp_path / "models.yaml"
+    chat = [{"role": "user", "content": "What is 1 plus 1?" * 20}]
+
+    def counted(*models: dict[str, Any]) -> list[int]:
+        file.write_text(yaml.safe_dump({"models": list(models)}))
+        counter = models_counter(read_models(None, file, ()).specs)
+        assert counter is not None
+        return counter.count(chat).tolist()
+
+    both = counted(bought, known)
+    assert both[0] == both[1]
+    (alone,) = counted(bought)
+    assert alone > 2 * both[0]
+
+
 def test_what_was_rendered_describes_what_was_planned(tmp_path: Path) -> None:
     plan, config = plan_of(), tmp_path / "config.yaml"
     config.write_text(render(plan, GOLDEN / "before.yaml", RenderOptions()))
-    assert sorted(read_models(config, None, plan.cluster.gpu_types).specs, key=lambda spec: spec.name) == sorted(
-        plan.models, key=lambda spec: spec.name
-    )
+    # The arguments of `large` are the file's own; a plan leaves them.
+    planned = [replace(spec, arguments={}) for spec in read_models(config, None, plan.cluster.gpu_types).specs]
+    assert sorted(planned, key=lambda spec: spec.name) == sorted(plan.models, key=lambda spec: spec.name)
     config.write_text(render(plan_of(()), config, RenderOptions()))
     without = read_models(config, None, plan.cluster.gpu_types).specs
     assert {spec.name: spec.quantisation for spec in without}["middle"] == "fp8", "also without a replica"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from apportion.allocation.near import moves_between
+from apportion.allocation.origin import Origin
 from apportion.allocation.plan import Plan, file_hash, load_plan
 from apportion.allocation.planner import PlanOptions
 from apportion.allocation.replica import Profile, ReplicaType, load_profiles, save_profiles
@@ -48,12 +50,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, outco
     delivered = {("small", 0.5): 300.0, ("medium", 0.5): 120.0, ("medium", 1.0): 260.0, ("large", 1.0): 60.0}
     save_profiles(
         [
-            Profile(ReplicaType(m, "T4", share), True, 16, speed, 20 * speed, 0.1, 1.0, 1.0, "computed")
+            Profile(
+                ReplicaType(m, "T4", share),
+                True,
+                16,
+                speed,
+                20 * speed,
+                0.1,
+                1.0,
+                1.0,
+                "computed",
+                origin=Origin("nowhere", 512, "bfloat16"),
+            )
             for (m, share), speed in delivered.items()
         ],
         home / "profiles.yaml",
     )
     return home
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("max_model_len: 512", "max_model_len: 4096", "max_model_len 512, now 4096"),
+        ("source: nowhere", "source: elsewhere", "source nowhere, now elsewhere"),
+        ("512}", "512, engine_args: {kv_cache_dtype: fp8}}", "arguments {}, now {kv_cache_dtype: fp8}"),
+        ("512}", "512, quantisation: fp8}", "quantisation None, now fp8"),
+        ("512}", "512, engine_args: {revision: abc}}", "revision None, now abc"),
+        ("512}", "512, sizes: {weights_gib: 9}}", "sizes {}, now {weights_gib: 9.0}"),
+    ],
+)
+def test_a_model_that_changed_has_to_be_profiled_again(folder: Path, before: str, after: str, says: str) -> None:
+    changed = folder / "changed.yaml"
+    changed.write_text((folder / "models.yaml").read_text().replace(before, after))
+    said = invoke(
+        ["plan", "--models", str(changed), "--cluster", str(folder / "cluster.yaml"), "--out", "none.json"],
+        folder, "--outcomes", folder / "outcomes", "--rate", 2, code=2,
+    )  # fmt: skip
+    assert "model 'small' was profiled with" in said
+    assert says in said
+    assert "run `apportion profile` again" in said
+
+
+def test_profiles_that_do_not_say_what_they_were_made_of_are_refused(folder: Path) -> None:
+    bare = [replace(entry, origin=None) for entry in load_profiles(folder / "profiles.yaml")]
+    save_profiles(bare, folder / "bare.yaml")
+    files = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--profiles"]
+    result = runner.invoke(app, ["plan", *map(str, files), str(folder / "bare.yaml"), "--out", "none.json"])
+    assert result.exit_code == 2
+    assert "without `origin`" in result.output
 
 
 def invoke(command: list[str], folder: Path, *options: object, code: int = 0) -> str:
@@ -79,6 +124,21 @@ def plan(folder: Path) -> Plan:
     return load_plan(folder / "plan.json")
 
 
+def test_plan_writes_a_plan_for_each_part_of_the_day(folder: Path) -> None:
+    hours = folder / "hours.yaml"
+    hours.write_text('hours:\n  - {begins: "07:00", rate_per_s: 9}\n  - {begins: "20:00", rate_per_s: 2}\n')
+    said = json.loads(make_plan(folder, "day.json", "--hours", hours, "--engine-start-s", 150, "--json", "-"))
+    busy, quiet = said["hours"]
+    assert (busy["from"], quiet["from"], quiet["begin"]) == ("07:00", "20:00", "20:00")
+    assert busy["begin"] == ("06:57" if busy["start"] else "07:00")
+    for row in (busy, quiet):
+        plan = load_plan(row["plan"])
+        assert plan.rate_per_s == row["rate_per_s"]
+        assert plan.inputs["prompts"]
+    assert Path(quiet["plan"]).name == "day-2000.json"
+    assert "--hours: holds the rates of the day" in make_plan(folder, "n.json", "--hours", hours, "--rate", 3, code=2)
+
+
 def test_plan_writes_what_it_was_made_from(folder: Path, plan: Plan) -> None:
     assert plan.gap <= 1e-3
     arrivals = [json.loads(line)["arrival_s"] for line in (folder / "requests.jsonl").read_text().splitlines()]
@@ -88,6 +148,42 @@ def test_plan_writes_what_it_was_made_from(folder: Path, plan: Plan) -> None:
     assert set(plan.inputs) == {"models", "cluster", "profiles.0", "prompts", "predictor"}
     assert {p.replica.gpu_type for p in plan.placements} == {"T4"}
     assert all(load.utilisation <= 0.8 + 1e-6 for load in plan.loads)
+
+
+def test_plan_keeps_within_the_owners_money(folder: Path, plan: Plan) -> None:
+    assert plan.bill is not None
+    assert plan.bill.usd_per_hour is None
+    money = ["--gpu-usd-per-hour", "T4=0.5", "--budget-usd-per-hour", 1.1, "--success-usd", 0.02, "--json", "-"]
+    report = json.loads(make_plan(folder, "money.json", *money))
+    made = load_plan(folder / "money.json")
+    assert made.budget_usd_per_hour == 1.1
+    assert made.settings["success_usd"] == 0.02
+    assert report["usd_per_hour"] == made.bill.usd_per_hour == 0.5 * sum(cost.used for cost in made.bill.gpus) <= 1.1
+    assert report["usd_per_million_tokens"] > 0
+    assert [trade["more"] for trade in report["trades"]] == [-1, 1]
+    for wrong in ("T4", "T4=much", "=1", "T4=-1"):
+        assert "give it as TYPE=USD" in make_plan(folder, "none.json", "--gpu-usd-per-hour", wrong, code=2)
+    assert "no node has GPUs of type 'H100'" in make_plan(folder, "none.json", "--gpu-usd-per-hour", "H100=1", code=2)
+
+
+def test_plan_buys_of_a_model_that_others_run(folder: Path) -> None:
+    own = (folder / "models.yaml").read_text().splitlines()
+    price = "input_usd_per_million: 1, output_usd_per_million: 3, max_model_len: 512, max_num_seqs: 20"
+    external = "external: {base_url: 'https://api.example.com/v1', model: vendor-1, requests_per_minute: 60}"
+    entry = f"  - {{name: large, engine: external, {price}, {external}}}"
+    lines = [line for line in own if "name: large" not in line] + [entry]
+    (folder / "mixed.yaml").write_text("\n".join(lines))
+    made = ["plan", "--models", folder / "mixed.yaml", "--cluster", folder / "cluster.yaml", "--out"]
+    options = ["--gpu-usd-per-hour", "T4=0.5", "--success-usd", 1]
+    said = invoke([*map(str, made), str(folder / "mixed.json")], folder, *options, "--no-trades")
+    plan = load_plan(folder / "mixed.json")
+    load = next(one for one in plan.loads if one.model == "large")
+    assert (load.slots, {placed.replica.model for placed in plan.placements} & {"large"}) == (20, set())
+    assert 0 < load.share * plan.rate_per_s <= 0.8 + 1e-6
+    assert plan.bill.bought_usd_per_hour > 0
+    assert "from outside" in said
+    assert "for bought tokens" in said
+    assert plan.trades == ()
 
 
 def test_plan_takes_its_options(folder: Path, plan: Plan) -> None:
@@ -207,7 +303,12 @@ def test_plan_needs_a_cluster_and_models_unless_a_plan_runs(folder: Path, plan: 
 def test_the_defaults_that_the_help_names_are_those_of_the_planner() -> None:
     options = PlanOptions()
     named = {
-        "batch_size": options.batch_size,
+        "batch_size": options.batch_size or 0,
+        "cache_safety": options.cache_safety,
+        "first_token_s": options.latency.first_token_s,
+        "token_s": options.latency.token_s,
+        "total_s": options.latency.total_s,
+        "percentile": options.latency.percentile,
         "batches": options.n_batches,
         "seed": options.seed,
         "budget_per_request_usd": options.requirements.budget_usd,

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from apportion.allocation.cluster import Cluster, Node
 from apportion.allocation.gpus import GPU_TYPES
+from apportion.allocation.origin import installed_engine
 from apportion.allocation.plan import save_plan
 from apportion.allocation.replica import load_profiles, save_profiles
 from apportion.deployments.cli import app
@@ -65,9 +66,35 @@ def test_a_measured_profile_stays(inputs: Path) -> None:
     profile_command(inputs, "--share", 1)
     rows = json.loads((inputs / "profiles.json").read_text())
     rows["profiles"][0] |= {"source": "measured", "tokens_per_s": 123.0, "decode_curve": []}
+    rows["profiles"][0]["origin"]["engine"] = installed_engine()
     (inputs / "profiles.json").write_text(json.dumps(rows))
     profile_command(inputs, "--share", 1)
     assert 123.0 in [entry.tokens_per_s for entry in load_profiles(inputs / "profiles.json")]
+
+
+def test_older_profiles_of_a_model_that_changed_are_dropped(inputs: Path) -> None:
+    profile_command(inputs, "--share", 1)
+    text = (inputs / "models.yaml").read_text()
+    (inputs / "models.yaml").write_text(text.replace("max_model_len: 4096", "max_model_len: 2048", 1))
+    said = profile_command(inputs, "--share", 0.5)
+    assert "model 'tiny' was profiled with max_model_len 4096, now 2048: its older profiles are dropped" in said
+    left = [entry.replica for entry in load_profiles(inputs / "profiles.json") if entry.replica.model == "tiny"]
+    assert [(replica.gpu_fraction, replica.tensor_parallel) for replica in left] == [(0.5, 1), (1.0, 2)]
+
+
+def test_another_config_json_in_the_folder_is_another_model(inputs: Path) -> None:
+    profile_command(inputs, "--share", 1)
+    model_folder(inputs / "tiny", QWEN25_05B, num_hidden_layers=12)
+    assert "config_sha256" in profile_command(inputs, "--share", 1)
+
+
+def test_a_model_that_cannot_be_computed_is_told_apart(inputs: Path) -> None:
+    model_folder(inputs / "tiny", QWEN25_05B, model_type="no-such-architecture")
+    said = profile_command(inputs, "--share", 1)
+    assert "left out:" in said
+    assert "models.0.source" in said
+    assert {entry.replica.model for entry in load_profiles(inputs / "profiles.json")} == {"llama"}
+    assert "--kv-cache-gib: missing" in profile_command(inputs, "--measure", "--on", "L4", code=2)
 
 
 def test_profile_says_what_is_wrong(inputs: Path) -> None:
@@ -84,11 +111,12 @@ def test_profile_says_what_is_wrong(inputs: Path) -> None:
 def test_a_source_that_cannot_be_read_is_named_with_its_line(inputs: Path) -> None:
     models = yaml.safe_load((inputs / "models.yaml").read_text())
     (inputs / "empty").mkdir()
-    models["models"][1]["source"] = str(inputs / "empty")
+    models["models"] = models["models"][1:]
+    models["models"][0]["source"] = str(inputs / "empty")
     (inputs / "models.yaml").write_text(yaml.safe_dump(models))
     said = profile_command(inputs, code=2)
     line = (inputs / "models.yaml").read_text().splitlines().index(f"  source: {inputs / 'empty'}") + 1
-    assert f"models.yaml, line {line}: models.1.source:" in said
+    assert f"models.yaml, line {line}: models.0.source:" in said
     assert "has no config.json" in said
 
 
@@ -154,6 +182,9 @@ def test_simulate_reports_each_load(served: Path) -> None:
         assert row["requests"] == 500 == sum(part["requests"] for part in row["models"].values())
         assert row["latency_s_p50"] <= row["latency_s_p95"] <= row["latency_s_p99"]
         assert row["goodput_per_s"] == pytest.approx(row["within_deadline"] * row["requests_per_s"])
+    assert [row["refused"] for row in result["loads"]] == [0, 0, 0]
+    hasty = simulate_command(served, "--requests", 500, "--load", 60, "--patience-s", 0.2)["loads"][0]
+    assert 0.2 < hasty["refused"] < 1
     assert result["loads"][0]["busy_mean"] < result["loads"][2]["busy_mean"]
 
 

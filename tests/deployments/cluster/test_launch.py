@@ -57,7 +57,7 @@ def test_room_is_made_for_the_replicas_that_a_deploy_starts_beside_the_old_ones(
         args["models"][0]["num_replicas"] = 3
         return required_cpus(parse_config(args | {"rollout": rollout}))
 
-    front, engines = 0.2 + 0.4 + 0.2, 4 * 0.2  # ingress, predictor, solver; four models
+    front, engines = 0.2 + 0.4 + 0.2 + 0.2, 4 * 0.2  # ingress, predictor, solver, jobs; four models
     assert needed() == pytest.approx(front + 0.2 + engines + 2 * 0.2)
     assert needed(front_surge_percent=100) - needed() == pytest.approx(front)
     assert needed(engine_surge_percent=34) - needed() == pytest.approx(engines + 0.2), "rounded up for each model"

@@ -38,3 +38,18 @@ def test_a_node_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize("budget", [None, {"database": "postgresql+psycopg://u@h/n"}, {"database_env": "LEDGER"}])
 def test_a_server_or_no_ledger_serves_any_number_of_nodes(budget: Any) -> None:
     check_ledger_home(configuration(None, budget=budget), [ONE, TWO])
+
+
+@pytest.mark.parametrize("budget", [None, {"database": "sqlite:////tmp/b.db"}])
+def test_jobs_in_a_file_are_refused_on_a_cluster_although_the_router_stays(budget: Any) -> None:
+    config = configuration(None, budget=budget, router={"node": "b-0"}, bulk={"storage": "/tmp/bulk"})
+
+    check_ledger_home(config, [TWO])
+    with pytest.raises(ConfigurationError, match="which all have to reach it"):
+        check_ledger_home(config, [ONE, TWO])
+
+
+def test_jobs_in_a_server_serve_any_number_of_nodes() -> None:
+    config = configuration(None, budget={"database_env": "LEDGER"}, bulk={"storage": "/shared/bulk"})
+
+    check_ledger_home(config, [ONE, TWO])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from apportion.deployments.app import engine_name
-from apportion.deployments.cluster.fitting import check_fits
+from apportion.deployments.cluster.fitting import check_deploy, check_fits
 from apportion.deployments.cluster.live import cluster_of
 from apportion.deployments.cluster.nodes import LiveNode
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order
@@ -46,6 +46,16 @@ def test_a_label_or_an_address_pins_an_actor() -> None:
     assert addressed["ray_actor_options"]["resources"] == {"node:10.0.0.7": 0.001}
     anywhere = deployment_options(ReplicaGroup(name="g", num_gpus=1), {"env_vars": {}})
     assert anywhere == {"ray_actor_options": {"num_gpus": 1, "num_cpus": 1, "runtime_env": {"env_vars": {}}}}
+
+
+def test_a_type_of_gpu_is_asked_for_by_its_label() -> None:
+    one = deployment_options(ReplicaGroup(name="g", gpu_type="L4", num_gpus=1), {})
+    assert one["ray_actor_options"]["label_selector"] == {"apportion-gpu-type": "L4"}
+    several = ReplicaGroup(name="g", gpu_type="L4", num_gpus=2, placement_group_bundles=({"GPU": 2, "CPU": 1},))
+    options = deployment_options(several, {})
+    assert options["placement_group_bundle_label_selector"] == [{"apportion-gpu-type": "L4"}]
+    with pytest.raises(ValueError, match="a node is named"):
+        ReplicaGroup(name="g", gpu_type="L4", num_gpus=1, node="a")
 
 
 @pytest.mark.parametrize(
@@ -112,13 +122,15 @@ def test_what_fits_passes() -> None:
             "finds no room on the cluster: 3 GPUs are asked for there, it has 4",
         ),
         ([group("g", num_gpus=4)], r"a replica of org/small \(group g\) with num_gpus 4"),
+        ([group("g", num_gpus=1, gpu_type="T4")], "no node has GPUs of type T4; start one with"),
+        ([group("g", num_gpus=1, gpu_type="L4", num_replicas=3)], "3 GPUs of type L4 are asked for there, it has 2"),
         ([group("g", node="a", num_cpus=17)], "node a has 16 CPUs and 17 are asked for"),
         ([group("g", num_cpus=33)], "the cluster has 32 CPUs"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_mend(groups: list[dict[str, Any]], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        check_fits(service(*groups), [node("a"), node("b")])
+        check_fits(service(*groups), [node("a", **{"apportion-gpu-type": "L4"}), node("b")])
 
 
 def test_every_replica_of_the_predictor_needs_its_share() -> None:
@@ -137,6 +149,21 @@ def test_a_model_without_groups_is_called_by_its_name() -> None:
     check_fits(config, [node("here", gpus=2)])
     with pytest.raises(ConfigurationError, match=r"replica of org/small with num_gpus 0\.6 finds no.*num_gpus: 0"):
         check_fits(config, [node("here", gpus=1)])
+
+
+def test_models_that_no_plan_knows_are_named_where_room_is_short() -> None:
+    own = MODEL | {"name": "own", "num_gpus": 2}
+    models = [MODEL | {"replica_groups": [group("g", num_gpus=1)]}, own]
+    config = parse_config({"models": models, "predictor": {"artefact": "x"}})
+    with pytest.raises(ConfigurationError, match="beside the planned replicas the configuration has own: plan"):
+        check_fits(config, [node("a")])
+
+
+def test_a_deploy_may_wait_for_nodes() -> None:
+    with pytest.raises(ConfigurationError, match="finds no room"):
+        check_deploy(service(group("g", num_gpus=4)), [node("a")])
+    check_deploy(service(group("g", num_gpus=4), rollout={"await_nodes": True}), [node("a")])
+    check_deploy(parse_config({"models": [MODEL | {"num_gpus": 4}], "predictor": {"artefact": "x"}}), [node("a")])
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:

@@ -30,7 +30,8 @@ async def test_batches_are_told_as_they_were_planned_and_answers_as_they_ended()
     json.dumps(told, allow_nan=False)
     assert [batch["id"] for batch in told["batches"]] == [1, 2, 3]
     batch = told["batches"][-1]
-    assert (batch["size"], batch["cap_usd"], batch["rung"], batch["strategy"]) == (1, USD, "mip", "mip")
+    assert (batch["size"], batch["rung"], batch["strategy"]) == (1, "mip", "mip")
+    assert batch["cap_usd"] == decision.batch.cap_usd >= USD
     assert batch["placed"][decision.model] == sum(batch["placed"].values()) == 1
     assert batch["cost_usd"] == decision.batch.planned_cost_usd
     assert {name: one["answered"] for name, one in told["answers"].items()} == answered

@@ -123,6 +123,7 @@ async def test_a_further_attempt_is_the_same_request(start: Start, keys: dict[st
     service = await start(keys=keys)
     decisions = [await service.link.plan(item(f"a{i}")) for i in range(3)]
     await service.link.plan(item("a0").again(decisions[:1], 10.0))
+    await service.link.plan(item("a1").again((), 10.0, others=1))
 
 
 async def test_callers_without_keys_share_a_rate_and_a_number_in_flight(start: Start) -> None:

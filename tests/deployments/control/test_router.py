@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from apportion.deployments.config.knowledge import Knowledge
-from apportion.deployments.config.service import RoutingConfig, ServiceConfig
+from apportion.deployments.config.routing import RoutingConfig
+from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control import assembly
 from apportion.deployments.control import router as router_module
 from apportion.deployments.control.router import Router
@@ -228,7 +229,7 @@ async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> Non
     alice = Account(key="alice")
     items = (
         item("first", account=alice),
-        item("first-1", account=alice, avoid_replicas=("s1",)),
+        item("first-1", account=alice, earlier=1),
         item("told again", account=alice, resent=True),
         item("second", account=alice),
     )

@@ -36,7 +36,7 @@ requests = st.fixed_dictionaries(
         "max_tokens": st.none() | st.integers(1, 120),
         "sequences": st.sampled_from([1, 1, 1, 2, 7]),
         "ask": st.just(RoutingAsk()) | asks,
-        "account": st.builds(Account, st.none() | st.just("k"), st.none() | st.sampled_from(["a", "b"])),
+        "account": st.builds(Account, st.none() | st.just("k"), st.none() | st.sampled_from(["a", "b"]), st.none()),
         "priority": st.integers(-3, 3),
         "unread_prompt": st.booleans(),
         "timeout_s": st.just(0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from apportion.allocation.gpus import CPU, GPU_TYPES, GpuType
 from apportion.allocation.models import ModelSpec
 from apportion.allocation.profile import Typical
 from apportion.allocation.replica import Profile, ReplicaType
-from apportion.deployments.engine.measure import cpu_trials, engine_config, gpu_trials, measure_profiles
+from apportion.allocation.roofline import speed_share
+from apportion.deployments.engine.measure import blind_trials, cpu_trials, engine_config, gpu_trials, measure_profiles
 from apportion.router.errors import ConfigurationError
 from apportion.router.prices import ModelPrice
 from tests.allocation.plans import HUGE, MIDDLE, plan_of, profile
@@ -53,6 +55,19 @@ def test_only_models_that_may_run_on_the_cpu_are_tried_there() -> None:
     assert trial.weights_gib == pytest.approx(230_000 * 4 / 2**30, rel=0.1)
 
 
+def test_what_cannot_be_computed_is_tried_at_every_size(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
+    odd = ModelSpec("odd", str(tmp_path), ModelPrice(1, 1))
+    types = [ReplicaType("odd", "H100", 0.5), ReplicaType("odd", "H100", 1.0, 2)]
+    half, pair = blind_trials([odd], types, GPU_TYPES["H100"], 8, 4.0)
+    assert (half.kv_cache_gib, pair.kv_cache_gib) == (4.0, 8.0)
+    assert half.weights_gib == pytest.approx(0.46 * 79.6 - 0.7 - 4.0)
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * (1 << 20))
+    assert blind_trials([odd], types, GPU_TYPES["H100"], 8, 4.0)[1].weights_gib == 1 / 1024
+    stated = replace(odd, sizes={"weights_gib": 3.0})
+    assert blind_trials([stated], types, GPU_TYPES["H100"], 8, 4.0)[0].weights_gib == 3.0
+
+
 def test_nothing_to_try_is_said() -> None:
     with pytest.raises(ConfigurationError, match="nothing to measure"):
         measure_profiles([WREN], [], [1.0], Typical(), quiet)
@@ -72,7 +87,7 @@ def test_a_real_engine_is_measured_and_one_that_cannot_start_does_not_fit(tmp_pa
     assert [n for n, _ in whole.decode_curve] == [1, 2, 4], whole.reason
     assert all(tokens_per_s > 0 for _, tokens_per_s in whole.decode_curve)
     assert whole.tokens_per_s == whole.decode_curve[-1][1]
-    assert half.tokens_per_s == pytest.approx(0.5 * whole.tokens_per_s)
+    assert half.tokens_per_s == pytest.approx(speed_share(0.5) * whole.tokens_per_s)
     assert half.source == whole.source == "measured"
     assert whole.first_token_s > 0
     assert whole.prefill_tokens_per_s > 0

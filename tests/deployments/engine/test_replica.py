@@ -8,7 +8,6 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,16 +16,15 @@ from apportion.deployments.cluster.autoscaling import USED
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.config.service import DispatchConfig
 from apportion.deployments.engine import replica as replica_module
-from apportion.deployments.engine.replica import Engine, EnginePlace
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.openai import ParsedRequest, parse
 from apportion.deployments.ingress.rules import Rules
-from apportion.deployments.wire.listening import ANY_PORT
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.prompt import Prompt
 from apportion.router.errors import DeadlineError, UnavailableError
 from apportion.router.unpriced import Unpriced
+from tests.deployments.engine.replicas import start_replica
 from tests.deployments.ingress.dispatching import PATH, Browser
 from tests.deployments.local_router import NAMES, Line, configuration, expected, make_router
 
@@ -41,14 +39,6 @@ def asking(**fields: object) -> ParsedRequest:
 
 async def expect(item: RouteItem, prompt: Prompt) -> Unpriced:
     return expected(item)
-
-
-class Replica(Engine.func_or_class):  # type: ignore[name-defined, misc]
-    """Serve awaits the destructor before Python calls it; here it is awaited as `leave`."""
-
-    leave = Engine.func_or_class.__del__
-
-    def __del__(self) -> None: ...
 
 
 @dataclass
@@ -92,15 +82,7 @@ async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     config = config.model_copy(update={"models": (model, *config.models[1:])})
     router = make_router(config)
     router._scheduler._decider._settled_s = 0.0  # the other models never get a replica
-    handle = SimpleNamespace(announce=SimpleNamespace(remote=router.announce))
-    context = SimpleNamespace(app_name="app", replica_tag="wren#1")
-    monkeypatch.setattr(replica_module.serve, "get_replica_context", lambda: context)
-    monkeypatch.setattr(replica_module.serve, "get_deployment_handle", lambda *_, **__: handle)
-    monkeypatch.setattr(replica_module, "log_to_serve", lambda: None)
-    engine = Replica.__new__(Replica)
-    await engine.__init__(model, EnginePlace("127.0.0.1", ANY_PORT, 30.0, 5.0))
-    while not (await router.state())["replicas"]:
-        await asyncio.sleep(0.01)
+    engine = await start_replica(monkeypatch, router, model, "wren#1")
     link = Line(router.exchange)
     dispatcher = Dispatcher(link, expect, DispatchConfig(retries=0), {})
     yield Whole(router, engine, dispatcher)

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,8 +21,9 @@ from starlette.routing import Route
 
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.engine.server import EngineServer
-from apportion.deployments.ingress.ingress import ENGINE_PATHS, Ingress, api
-from apportion.deployments.ingress.known_fields import Kind
+from apportion.deployments.ingress.bulk.routes import bulk_api
+from apportion.deployments.ingress.ingress import Ingress, api
+from apportion.deployments.ingress.known_fields import ENGINE_PATHS, Kind
 from apportion.deployments.ingress.tracing.middleware import Traced
 from apportion.deployments.wire.channel import Listener
 from apportion.deployments.wire.listening import ANY_PORT
@@ -129,7 +131,10 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
     routes = [Route(path, routed(kind), methods=["POST"]) for kind, path in ENGINE_PATHS.items()]
     routes.append(Route("/v1/feedback", say, methods=["POST"]))
     routes += [Route("/console", ingress.console), Route("/console/events", ingress.console_events)]
-    app = Starlette(routes=routes, exception_handlers=api.exception_handlers, middleware=[Middleware(Traced)])
+    app = FastAPI(routes=routes, exception_handlers=api.exception_handlers, middleware=[Middleware(Traced)])
+    for route in bulk_api.routes:
+        assert isinstance(route, APIRoute)
+        app.add_api_route(route.path, getattr(ingress, route.name), methods=[*route.methods], response_model=None)
     try:
         async with serving(app) as server:
             yield Front(server, ingress, router)
@@ -144,6 +149,8 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
         listener.close()
         await ingress._dispatcher.close()
         ingress._prompts.close()
+        if ingress._desk is not None:
+            ingress._desk.close()
 
 
 def chat_body(**fields: Any) -> bytes:

@@ -18,6 +18,7 @@ from apportion.deployments.ingress.console import console
 from apportion.deployments.ingress.console.page import console_page
 from apportion.deployments.ingress.ingress import api
 from apportion.deployments.keys.keyring import new_key
+from apportion.deployments.wire.bulk import JobTold, RunnerReport
 from apportion.router.batch.messages import EngineReplica
 from tests.deployments.browser import chromium, page_at
 from tests.deployments.ingress.dispatching import PATH, serving, simulated
@@ -80,7 +81,8 @@ def keyed(tmp_path: Path, *names: str, **fields: Any) -> tuple[dict[str, str], l
 @browser
 async def test_the_page_shows_each_model_and_the_batches_that_were_planned(tmp_path: Path) -> None:
     limits = [{"scope": "service", "window": "day", "usd": 5.0}]
-    config = configuration(tmp_path / "b.db", budget={"limits": limits}, routing={"budget_usd_per_request": 1e-3})
+    routing = {"budget_usd_per_request": 1e-3, "pool_requests": 0}
+    config = configuration(tmp_path / "b.db", budget={"limits": limits}, routing=routing)
     async with service(config) as front:
         answers = [await ask(front, max_tokens=5) for _ in range(3)]
         await ask(front, model="nobody")
@@ -111,6 +113,20 @@ async def test_the_page_shows_each_model_and_the_batches_that_were_planned(tmp_p
                     assert (await page.screenshot()).startswith(b"\x89PNG")
             assert len(papers) == 2
             assert not page.said, "the page broke, or its policy kept something from it"
+
+
+@browser
+async def test_the_page_shows_jobs_as_their_runners_tell_of_them() -> None:
+    async with service(configuration(None)) as front, page_at(f"{front.server.url}/console") as page:
+        await page.until("document.querySelectorAll('[data-model]').length === 4")
+        assert await page.evaluate("document.getElementById('jobs').hidden")
+        job = JobTold("batch_1234567890", "in_progress", 2_000, 1_500, 3, 8, budget_usd=2.0, left_s=90.0, time_s=60.0)
+        await front.router.router.bulk(RunnerReport("runner", (job,)))
+        await page.until("!document.getElementById('jobs').hidden")
+        shown = await page.evaluate("document.getElementById('jobs').innerText")
+        for told in ("batch_12345678 · in progress", "1,500 of 2,000, 3 failed", "$0 of $2.00", "30 s too long"):
+            assert told in shown
+        assert not page.said
 
 
 @browser

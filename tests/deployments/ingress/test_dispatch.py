@@ -17,7 +17,7 @@ from apportion.deployments.ingress.client import Client, ServedResponse
 from apportion.router.batch.messages import Decision, Ending, RouteItem
 from apportion.router.batch.prompt import Prompt
 from apportion.router.budget import Account
-from apportion.router.errors import DeadlineError, RateLimitError, UnavailableError
+from apportion.router.errors import DeadlineError, OverloadedError, RateLimitError, UnavailableError
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import (
@@ -328,3 +328,45 @@ async def test_nobody_predicts_for_whom_the_router_refuses() -> None:
         with pytest.raises(RateLimitError):
             await dispatcher.serve(parsed(), PATH, Client(Browser().send))
     assert predicting.asked == []
+
+
+async def take_no_more(request: Request) -> Response:
+    return JSONResponse({"error": {"message": "full"}}, status_code=503, headers={"x-apportion-busy": "0.25"})
+
+
+class PickyLink(StubLink):
+    """Has no other model."""
+
+    async def plan(self, item: RouteItem, forecast: Unpriced) -> Decision:
+        if "small" in item.avoid_models:
+            self.asked.append(item)
+            raise UnavailableError("no replica of small is ready")
+        return await super().plan(item, forecast)
+
+
+async def test_whoever_is_busy_is_no_failure_and_the_request_is_planned_again() -> None:
+    async with (
+        serving(Starlette(routes=[Route(PATH, take_no_more, methods=["POST"])])) as full,
+        serving(simulated()) as good,
+    ):
+        link, client = StubLink(full.url, full.url, full.url, good.url), Browser()
+        async with dispatching(link, retries=0) as dispatcher:
+            await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert client.status == 200
+    assert [(done.ending, done.busy_s) for done in link.done] == [(Ending.busy, 0.25)] * 3 + [(Ending.answered, 0.0)]
+    assert not any(done.ending.failed or done.ending.worked for done in link.done[:3])
+    assert [done.course.status for done in link.done if done.course] == [None, None, None, 200]
+    assert [item.earlier for item in link.asked] == [0, 1, 2, 3]
+    assert len({item.id for item in link.asked}) == 4
+    assert not any(item.avoid_replicas or item.avoid_models for item in link.asked)
+
+
+async def test_after_five_times_other_models_are_asked_and_then_the_client_is_told_when_to_come_again() -> None:
+    async with serving(Starlette(routes=[Route(PATH, take_no_more, methods=["POST"])])) as full:
+        link, client = PickyLink(full.url), Browser()
+        async with dispatching(link) as dispatcher:
+            with pytest.raises(OverloadedError, match="small cannot take more requests") as told:
+                await dispatcher.serve(parsed(), PATH, Client(client.send))
+    assert told.value.retry_after_s == 0.25
+    assert [item.avoid_models for item in link.asked] == [()] * 5 + [("small",)]
+    assert len(link.done) == 5

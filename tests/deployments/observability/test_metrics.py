@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from apportion.deployments.observability.catalogue import CATALOGUE, Kind
+from apportion.deployments.wire.bulk import JobTold, RunnerReport
 from apportion.router.batch.messages import Done, Ending, Report, RouteItem
 from tests.deployments.control.test_router_events import COURSE
 from tests.deployments.local_router import NAMES, DearIsGood, LocalService, configuration
@@ -71,15 +72,21 @@ async def test_every_metric_of_the_catalogue_is_told_with_its_labels(tmp_path: P
     await run(service, range(3))
     await service.link.plan(RouteItem("ends", max_tokens=10))
     service.link.finish(Done("ends", 1e-6, Ending.answered, replace(COURSE, output_tokens=5)))
+    await service.router.bulk(
+        RunnerReport("runner", (JobTold("job", "in_progress", 10, 4, 1, 2, left_s=9.0, time_s=2.0),))
+    )
     await service.idle_state()
     page = await scrape(service)
     await service.close()
 
+    assert page.value("apportion_bulk_rows", state="left") == 3
+    assert page.value("apportion_bulk_late_seconds") == 7
     # Nothing has failed, nothing is recorded or judged, and for a shift there are too few requests.
     without_a_value = {
         f"apportion_{name}"
         for name in (
             "fallback_requests_total",
+            "provider_trouble",
             "refused_total",
             "records_dropped_total",
             "success_judged",
@@ -108,7 +115,8 @@ async def test_labels_are_of_the_configuration_whatever_callers_say() -> None:
     page = await scrape(service)
     await service.close()
 
-    known = {*NAMES, "answered", "mip", "slot", "money", "predictor", "solver"}
+    known = {*NAMES, "answered", "mip", "slot", "money", "bulk", "predictor", "solver"}
+    known |= {"completed", "failed", "in_flight", "left"}
     for sample in page.samples:
         assert {value for label, value in sample.labels.items() if label != "le"} <= known, sample
 

@@ -39,6 +39,9 @@ async def test_a_preflight_needs_no_key(allowed: None) -> None:
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "https://chat.example"
         assert "authorization" in answer.headers["access-control-allow-headers"]
+        for method, status in (("DELETE", 200), ("PUT", 400)):
+            asked = PREFLIGHT | {"access-control-request-method": method}
+            assert (await client.options("/v1/x", headers=asked)).status_code == status
         other = await client.options("/v1/x", headers=PREFLIGHT | {"origin": "https://other.example"})
         assert other.status_code == 400
         real = await client.post("/v1/x", headers={"origin": "https://chat.example"})

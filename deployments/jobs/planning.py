@@ -1,0 +1,172 @@
+"""Plans a job's rows, at first and again as money and time turn out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from apportion.deployments.jobs.expectations import Expected
+from apportion.deployments.wire.bulk import BulkState
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
+from apportion.router.budget import to_nano
+from apportion.router.jobs.backlog import NOWHERE
+from apportion.router.jobs.lines import LineMistake
+from apportion.router.jobs.planning.options import PlanOptions
+from apportion.router.jobs.planning.pace import Course, Share
+from apportion.router.jobs.planning.plan import JobPlan, as_far_as_money_goes, plan_job
+from apportion.router.jobs.planning.shortfall import Shortfall
+from apportion.router.jobs.planning.workload import Means, Workload
+from apportion.router.prices import ModelPrice
+from apportion.router.unpriced import LAYERS, Unpriced
+
+UNKNOWN_TOKENS_PER_S = 1e9  # of a model that has not answered of late: time is no limit until it has
+CODES = {
+    "budget": "budget_exceeded",
+    "deadline": "deadline_infeasible",
+    "both": "budget_exceeded",
+    "models": "model_not_found",
+}
+
+
+def failure_of(shortfall: Shortfall) -> dict[str, Any]:
+    """As it stands in `errors.data` of a batch."""
+    return LineMistake(CODES[shortfall.missing], shortfall.message, "routing").told()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a job asks of its plan.
+
+    Args:
+        budget_usd: that it may cost; None: any.
+        best_effort: plan as much as possible where not all can be.
+    """
+
+    budget_usd: float | None = None
+    best_effort: bool = False
+
+    @classmethod
+    def of(cls, routing: dict[str, Any]) -> Wishes:
+        """Those of a job's `routing`."""
+        return cls(routing.get("budget_usd"), bool(routing.get("best_effort")))
+
+    @property
+    def budget_nano(self) -> int | None:
+        return None if self.budget_usd is None else to_nano(self.budget_usd)
+
+
+class Planner:
+    """Plans rows of a job, and hears what they have cost.
+
+    Args:
+        expected: of all rows.
+        models: names.
+
+    Attributes:
+        may: (N, M), models that may answer a row and that it has money for, as far as that is known.
+        course: of the last plan; None: there is none yet.
+    """
+
+    def __init__(self, expected: Expected, models: tuple[str, ...]) -> None:
+        self._expected = expected
+        self._models = models
+        self.may = expected.may.copy()
+        self.course: Course | None = None
+        self._share = Share(len(models))
+        self._generated = np.zeros(len(models))  # tokens, since somebody looked
+        self._prices: tuple[ModelPrice, ...] = ()
+        self._workload = Workload(np.zeros(self.may.shape), np.zeros(self.may.shape))
+
+    def plan(
+        self, pending: BoolArray, state: BulkState, *, left_usd: float, left_s: float, best_effort: bool
+    ) -> JobPlan | Shortfall:
+        """The models of the pending rows, (N,) with NOWHERE for all others; blocks, for seconds where there are many.
+
+        Args:
+            left_usd: that they may cost; infinite: any.
+            left_s: that they have.
+        """
+        workload = self._expectation(state)
+        there = self.there(state)
+        asked = replace(workload.rows(pending), allowed=_allowed(self.may[pending], there))
+        rates = self.rates(state)
+        timed = bool((rates < UNKNOWN_TOKENS_PER_S).any())
+        means = Means(left_usd, left_s if timed else math.inf, rates if timed else None)
+        warm = None if self.course is None else self.course.plan.prices
+        found = plan_job(asked, means, PlanOptions(best_effort=best_effort), warm=warm)
+        if isinstance(found, Shortfall):
+            return found
+        if self.course is not None:
+            found = as_far_as_money_goes(asked, found, left_usd)
+        model = np.full(len(pending), NOWHERE)
+        model[pending] = found.model_of_row
+        plan = replace(found, model_of_row=model)
+        self.course = Course(plan, workload, pending, there)
+        self._workload = workload
+        return plan
+
+    def ended(self, row: int, usd: float, tokens: float) -> None:
+        """A row was answered, at this cost."""
+        if self.course is not None:
+            self._generated[self.course.plan.model_of_row[row]] += tokens
+            self.course.end(row, usd, tokens)
+
+    def look(self, state: BulkState, waiting: Sequence[int], seconds: float) -> None:
+        """Takes in how many slots the job has had for so long.
+
+        Args:
+            waiting: (M,), rows that wait for each model.
+        """
+        most, of_slot = self._slots(state)
+        held = np.divide(self._generated, of_slot * seconds, out=np.zeros(len(most)), where=of_slot > 0)
+        self._share.see(held, most, (np.array(waiting) > 0) & (of_slot > 0), seconds)
+        self._generated[:] = 0.0
+
+    def expected_usd(self, row: int, column: int) -> float:
+        return float(self._workload.cost_usd[row, column])
+
+    def cheapest(self, row: int) -> int:
+        """The model that is expected to cost the row least, of those that may answer it; NOWHERE: there is none."""
+        may = self.may[row]
+        return int(np.where(may, self._workload.cost_usd[row], np.inf).argmin()) if may.any() else NOWHERE
+
+    def rates(self, state: BulkState) -> FloatArray:
+        """(M,) tokens a second that each model generates for the job, by the slots that it has had of late."""
+        most, of_slot = self._slots(state)
+        known = (most > 0) & (of_slot > 0)
+        return np.where(known, self._share.tokens_per_s(most, of_slot), UNKNOWN_TOKENS_PER_S)
+
+    def _slots(self, state: BulkState) -> tuple[IntArray, FloatArray]:
+        """(M,) slots that bulk can have, and tokens a second of each; 0: not known."""
+        most = np.array([state.slots.get(name, 0) for name in self._models], dtype=np.int64)
+        return most, np.array([state.tokens_per_s.get(name, 0.0) for name in self._models])
+
+    def there(self, state: BulkState) -> BoolArray:
+        """(M,) models that have slots for bulk."""
+        return np.array([state.slots.get(name, 0) > 0 for name in self._models])
+
+    def needed_s(self, state: BulkState) -> float | None:
+        """Seconds for the rows that have not ended; None: nobody knows."""
+        if self.course is None or not (rates := self.rates(state)).min() < UNKNOWN_TOKENS_PER_S:
+            return None
+        return self.course.needed_s(rates)
+
+    def _expectation(self, state: BulkState) -> Workload:
+        """Of all rows: by how dear and long answers have turned out to be, at the prices of the moment."""
+        if self.course is not None and state.prices == self._prices:
+            return self.course.corrected()
+        estimates = Unpriced(self._models, self._expected.table).priced(state.prices)
+        self._prices = state.prices
+        tokens = self._expected.table[LAYERS.index("answered_tokens")].astype(float)
+        return Workload(estimates.success, estimates.cost_usd, tokens)
+
+
+def _allowed(may: BoolArray, there: BoolArray) -> BoolArray:
+    """Models that are gone answer only rows that have no other."""
+    now: BoolArray = may & there
+    allowed: BoolArray = np.where(now.any(axis=1, keepdims=True), now, may)
+    return allowed

@@ -109,6 +109,26 @@ def room(
 
 
 @app.command()
+def profiles(
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="An earlier result, whose numbers of vLLM are taken; default: it builds all."
+        ),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Computed sizes beside the installed vLLM's own arithmetic, and speeds beside published ones; needs no GPU."""
+    from apportion.router.torch_companions import hide_misfits
+
+    hide_misfits()
+    from benchmarks.profiles import report
+    from benchmarks.profiles.run import run
+
+    _tell(run(engine, console), report, json_file)
+
+
+@app.command()
 def ceiling(
     requests: Annotated[int, typer.Option(min=8, help="Requests of a case in a round.")] = 8_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all cases, in turn.")] = 3,
@@ -120,6 +140,23 @@ def ceiling(
     from benchmarks.ceiling.run import run
 
     result = run(requests, rounds, seed, console)
+    _tell(result, report, json_file)
+
+
+@app.command()
+def lanes(
+    config: Config = CONFIG,
+    window_s: Annotated[float, typer.Option(min=1, help="Seconds of a window of interactive requests.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Windows without a job, and as many with one.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the job that runs alone.")] = 5_000,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """What interactive requests notice of a bulk job, and how fast one goes; simulated engines."""
+    from benchmarks.lanes import report
+    from benchmarks.lanes.run import Size, run
+
+    result = run(config, Size(window_s, rounds, rows), seed, console)
     _tell(result, report, json_file)
 
 

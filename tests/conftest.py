@@ -33,6 +33,12 @@ settings.register_profile("apportion", derandomize=bool(os.environ.get("CI")), d
 settings.load_profile("apportion")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What commands keep of embeddings stays out of the user's folder."""
+    os.environ["APPORTION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def stage() -> Iterator[contextlib.ExitStack]:
     """Holds the shared application; closing it stops the application."""
@@ -49,6 +55,12 @@ def alone(stage: contextlib.ExitStack) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that need Ray for themselves come last, so that the shared application starts once."""
     items.sort(key=lambda item: "alone" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What services keep for a user is no user's."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "router": SHELL,
     "router.assignment": {*SHELL, "torch", "transformers", "pandas", "sklearn", "sqlalchemy", "yaml"},
     "router.batch": {*SHELL, "time", "os", "pathlib", "torch", "transformers", "pandas", "yaml"},
+    "router.jobs": {*SHELL, "torch", "transformers", "pandas", "sklearn", "yaml"},
     "allocation": SHELL,
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from apportion.allocation.cluster import Cluster, Node
 from apportion.allocation.gpus import GPU_TYPES
 from apportion.allocation.models import ModelSpec
-from apportion.allocation.optimise import optimise
+from apportion.allocation.optimise import Optimum, optimise
 from apportion.allocation.problem import AllocationProblem, Requirements
 from apportion.allocation.profile import SHARES, TENSOR_PARALLEL, Typical, compute_profiles
 from apportion.allocation.replica import Profile, ReplicaType
@@ -98,8 +98,8 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     with TemporaryDirectory() as folder:
         prices = dict(zip(table.models, table.price_list(), strict=True))
         models = specs(needs_of(dataset.name, table), prices, Path(folder))
-        profiles = _profiles(models, table, size)
-    planning, testing = workloads(table, case, models, _rate_per_s(table, case, models, profiles, size))
+        profiles = profiles_of(models, table, size.n_gpus)
+    planning, testing = workloads(table, case, models, rate_for(case.best, table, case, models, profiles))
     requirements = Requirements(
         budget_usd=BUDGET_SHARE * float(case.validation.estimates.cost_usd[:, case.best].mean())
     )
@@ -109,7 +109,7 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     rows = []
     for n_gpus in size.n_gpus:
         problem, cautious, test = (
-            AllocationProblem.of(_cluster(n_gpus), models, profiles, workload, batches, requirements)
+            AllocationProblem.of(cluster_of(n_gpus), models, profiles, workload, batches, requirements)
             for workload, batches in ((planning, sampled), (planning.at_quantile(QUANTILE), sampled), (testing, held))
         )
         found = {}
@@ -149,12 +149,14 @@ def _rows(test: AllocationProblem, case: Case, held: IntArray, found: dict[str, 
     return rows
 
 
-def _profiles(models: tuple[ModelSpec, ...], table: OutcomesTable, size: Size) -> tuple[Profile, ...]:
+def profiles_of(models: tuple[ModelSpec, ...], table: OutcomesTable, n_gpus: tuple[int, ...]) -> tuple[Profile, ...]:
+    """Computed ones of every share and number of GPUs of these clusters."""
     typical = Typical(int(table.input_tokens.mean()), int(table.output_tokens.mean()), 1024)
-    return compute_profiles(models, _cluster(max(size.n_gpus)), typical, SHARES, TENSOR_PARALLEL)
+    return compute_profiles(models, cluster_of(max(n_gpus)), typical, SHARES, TENSOR_PARALLEL)
 
 
-def _cluster(n_gpus: int) -> Cluster:
+def cluster_of(n_gpus: int) -> Cluster:
+    """So many GPUs in nodes of NODE_GPUS."""
     nodes = tuple(Node(f"node-{i}", GPU, min(NODE_GPUS, n_gpus)) for i in range(max(1, n_gpus // NODE_GPUS)))
     return Cluster(nodes, {GPU: GPU_TYPES[GPU]})
 
@@ -167,25 +169,29 @@ def _allocate(arm: str, problem: AllocationProblem, time_limit_s: float) -> Allo
 
 
 def _planned(problem: AllocationProblem, time_limit_s: float) -> Allocation:
-    """Where the GPUs cannot serve the whole rate with room to spare, the plan for the highest rate that they can."""
+    found = plan_for_most(problem, time_limit_s)
+    return Allocation(found.replicas, found.quality, found.gap)
+
+
+def plan_for_most(problem: AllocationProblem, time_limit_s: float) -> Optimum:
+    """The plan; where there is none for the whole rate with room to spare, that for the most of it."""
     rate = problem.rate_per_s
     for part in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):
         try:
             served = replace(problem, rate_per_s=part * rate)
-            found = trim(served, optimise(served, gap=GAP, time_limit_s=time_limit_s))
+            return trim(served, optimise(served, gap=GAP, time_limit_s=time_limit_s))
         except (InfeasibleError, DeadlineError):
             continue
-        return Allocation(found.replicas, found.quality, found.gap)
     raise InfeasibleError("not even a tenth of the rate can be served")
 
 
-def _rate_per_s(
-    table: OutcomesTable, case: Case, models: tuple[ModelSpec, ...], profiles: tuple[Profile, ...], size: Size
+def rate_for(
+    best: int, table: OutcomesTable, case: Case, models: tuple[ModelSpec, ...], profiles: tuple[Profile, ...]
 ) -> float:
-    """So that the best single model alone would take BEST_ALONE_GPUS at the planner's utilisation."""
+    """Requests/s so that this model alone would take BEST_ALONE_GPUS at the planner's utilisation."""
     planning, _ = workloads(table, case, models, 1.0)
     batch = np.arange(len(planning))[None, :]
-    problem = AllocationProblem.of(_cluster(max(size.n_gpus)), models, profiles, planning, batch)
-    tokens = float(problem.tokens[:, case.best].mean())
-    fastest = max(problem.profile_of[r].tokens_per_s / r.gpus for r in problem.replicas_of(case.best))
+    problem = AllocationProblem.of(cluster_of(BEST_ALONE_GPUS), models, profiles, planning, batch)
+    tokens = float(problem.tokens[:, best].mean())
+    fastest = max(problem.profile_of[r].tokens_per_s / r.gpus for r in problem.replicas_of(best))
     return BEST_ALONE_GPUS * fastest * problem.requirements.target_utilisation / tokens

@@ -59,6 +59,11 @@ ROUTERBENCH = {
 }
 
 DATA_SETS = {"mmlu_pro_cot": MMLU_PRO, "routerbench_part": ROUTERBENCH}
+# Models that nobody but their makers serves, bought by the token: all of the data sets' that are whole.
+CLOSED = {
+    "mmlu_pro_cot": ("gemini-1.5-flash-002", "gemini-1.5-pro-002", "jamba-1.5-large"),
+    "routerbench_part": ("gpt-3.5-turbo-1106", "claude-instant-v1", "claude-v1", "claude-v2", "gpt-4-1106-preview"),
+}
 CONTEXT_TOKENS = 4096
 
 
@@ -69,6 +74,14 @@ def needs_of(name: str, table: OutcomesTable) -> dict[str, str]:
     sizes = list(SIZES)
     cheapest_first = np.argsort(table.cost_usd.mean(axis=0), kind="stable").tolist()
     return {table.models[j]: sizes[rank * len(sizes) // len(table.models)] for rank, j in enumerate(cheapest_first)}
+
+
+def bought_of(name: str, table: OutcomesTable) -> tuple[str, ...]:
+    """The models that are bought: the closed ones of the data set of that name, else the two dearest."""
+    if name in CLOSED:
+        return CLOSED[name]
+    dearest_last = np.argsort(table.cost_usd.mean(axis=0), kind="stable").tolist()
+    return tuple(table.models[j] for j in dearest_last[-2:])
 
 
 def specs(needs: dict[str, str], prices: dict[str, ModelPrice], folder: Path) -> tuple[ModelSpec, ...]:

@@ -22,7 +22,7 @@ from benchmarks.experiments.cases import Dataset
 from benchmarks.experiments.context import Context, Record
 from benchmarks.experiments.drawing import line, panels, save
 from benchmarks.experiments.numbers import difference, distinct, over_seeds, points, shown, side, where
-from benchmarks.experiments.report import table
+from benchmarks.experiments.report import by_dataset, table
 
 TITLE = "Adversarial: batches against single requests"
 ORDERS = ("random", "adversarial")
@@ -70,11 +70,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def section(result: dict[str, Any]) -> list[str]:
     """Differences over all budgets, overspending, and the reading."""
-    lines = []
-    for name in distinct(result["rows"], "dataset"):
-        rows = where(result["rows"], dataset=name)
-        lines += [f"### {name}", "", *_differences(rows), "", *_overspending(rows), "", *_reading(rows), ""]
-    return lines
+    return by_dataset(result, _differences, _overspending, _reading)
 
 
 def _gain(rows: list[Record], arm: str, **wanted: Any) -> Summary:

@@ -25,7 +25,7 @@ from benchmarks.experiments.cases import Dataset
 from benchmarks.experiments.context import Context, Record
 from benchmarks.experiments.drawing import line, panels, save
 from benchmarks.experiments.numbers import difference, distinct, listed, over_seeds, points, shown, side, where
-from benchmarks.experiments.report import table
+from benchmarks.experiments.report import by_dataset, table
 
 TITLE = "Capacity: slots that bind"
 SLOTS = {"loose": math.inf, "moderate": 3.0, "tight": 1.2}
@@ -96,11 +96,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def section(result: dict[str, Any]) -> list[str]:
     """Differences at equal spend, what every arm spent and planned above its cap, and the reading."""
-    lines = []
-    for name in distinct(result["rows"], "dataset"):
-        rows = where(result["rows"], dataset=name)
-        lines += [f"### {name}", "", *_differences(rows), "", *_spends(rows), "", *_reading(rows), ""]
-    return lines
+    return by_dataset(result, _differences, _spends, _reading)
 
 
 def _gain(rows: list[Record], arm: str, **wanted: Any) -> Summary:

@@ -30,7 +30,7 @@ from benchmarks.experiments.context import Context, Record
 from benchmarks.experiments.drawing import line, panels, save
 from benchmarks.experiments.numbers import difference, distinct, over_seeds, points, shown, side, where
 from benchmarks.experiments.pacers import pacers
-from benchmarks.experiments.report import table
+from benchmarks.experiments.report import by_dataset, table
 
 TITLE = "Pacing: one daily budget over a stream"
 STREAMS = ("random", "costly late", "costly early")
@@ -112,11 +112,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def section(result: dict[str, Any]) -> list[str]:
     """Score and spend of every policy beside the clairvoyant's, and the reading."""
-    lines = []
-    for name in distinct(result["rows"], "dataset"):
-        rows = where(result["rows"], dataset=name)
-        lines += [f"### {name}", "", *_table(rows), "", *_reading(rows), ""]
-    return lines
+    return by_dataset(result, _table, _reading)
 
 
 def _policies(rows: list[Record]) -> list[str]:

@@ -23,8 +23,12 @@ EXPERIMENTS = {
     "solver": "benchmarks.experiments.solver",
     "cp-sat": "benchmarks.experiments.cp_sat",
     "pacing": "benchmarks.experiments.pacing",
+    "bulk": "benchmarks.bulk.report",
+    "pooling": "benchmarks.experiments.pooling",
     "allocation": "benchmarks.allocation.report",
+    "mixed": "benchmarks.allocation.mixed",
     "planning": "benchmarks.allocation.scale",
+    "slots": "benchmarks.allocation.slots",
 }
 # With commands of their own, since they measure the service; on the page of results all the same.
 OTHERS = {
@@ -33,6 +37,7 @@ OTHERS = {
     "room": "benchmarks.room.report",
     "ceiling": "benchmarks.ceiling.report",
     "sharding": "benchmarks.sharding.report",
+    "lanes": "benchmarks.lanes.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",
@@ -43,8 +48,12 @@ SUMMARIES = {
     "solver": "The certified solver beside full models: time, gap and memory.",
     "cp-sat": "OR-Tools' CP-SAT beside the full model and the certified solver.",
     "pacing": "One daily budget over a stream of batches.",
+    "bulk": "One plan for a whole file beside chunks of it, its time, and simulated days with deadlines.",
+    "pooling": "Small batches under one cap a request: each with its own money, and with what others have left.",
     "allocation": "Planned, greedy, proportional and uniform allocations of the same GPUs on held-out requests.",
+    "mixed": "One plan for own GPUs and bought tokens, beside either alone at the same USD an hour.",
     "planning": "How long plans for up to 256 GPUs take, and how near to the best they are proved to be.",
+    "slots": "GPUs and USD of a plan by whole contexts, and by the lengths of the requests.",
 }
 
 

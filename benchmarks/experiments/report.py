@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments.context import Context
+from benchmarks.experiments.context import Context, Record
+from benchmarks.experiments.numbers import distinct, where
 from benchmarks.experiments.registry import OTHERS, Result, available, load, shown
 from benchmarks.stamp import stamp
 
@@ -43,6 +44,15 @@ def render(name: str, folder: Path) -> None:
     """NAME.md and the plots again, from NAME.json."""
     (folder / f"{name}.md").write_text(own_page(name, folder))
     load(name).draw(read_result(name, folder), folder)
+
+
+def by_dataset(result: Result, *parts: Callable[[list[Record]], list[str]]) -> list[str]:
+    """Lines of Markdown: under the heading of each data set what each part says of its rows."""
+    lines = []
+    for name in distinct(result["rows"], "dataset"):
+        rows = where(result["rows"], dataset=name)
+        lines += [f"### {name}", "", *(line for part in parts for line in (*part(rows), ""))]
+    return lines
 
 
 def found_in(folder: Path) -> list[str]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.wire.engine_headers import TOKEN_HEADER
 from apportion.router.batch.messages import EngineReplica
 
@@ -27,6 +28,18 @@ class Place:
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.token is None else {TOKEN_HEADER: self.token}
+
+
+def with_simulated_engines(config: ServiceConfig, answers: SimulatedConfig, *, slots: int) -> ServiceConfig:
+    """The same service, whose engines are simulated and have so many slots each."""
+    change = {
+        "engine": "simulated",
+        "simulated": answers,
+        "engine_args": {},
+        "num_gpus": 0,
+        "max_num_seqs": slots,
+    }
+    return config.model_copy(update={"models": tuple(model.model_copy(update=change) for model in config.models)})
 
 
 def engine_places(base: str, models: Sequence[ModelConfig], timeout_s: float) -> dict[str, Place]:

@@ -9,9 +9,17 @@ from benchmarks.load.chat import PATH
 from benchmarks.load.cpu import HAPROXY
 from benchmarks.load.service import Place
 
-ENCODER = "apportion/Predictor"
-ROUTED = (HAPROXY, "apportion/Ingress", "apportion/Router", ENCODER, "apportion/Solver")  # what a request costs CPU
-LONG = "auto, 176 tokens"
+PREDICTOR = "/Predictor"
+
+
+def routed(application: str) -> tuple[str, ...]:
+    """Processes of the service of that name that a request costs CPU."""
+    return (HAPROXY, *(f"{application}/{part}" for part in ("Ingress", "Router", "Predictor", "Solver")))
+
+
+ROUTED = routed("apportion")
+LONG, WATCHED = "auto, 176 tokens", "auto, watched"
+WATCHED_PREFIX = "/watched"
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Arm:
 
     url: of the chat endpoint. model: what requests ask for. way: kinds of processes between client and engine.
     engine: kinds of processes that answer. pids: processes that no command line tells, by kind. words: before the
-    question, which has some 10 tokens; each is one. headers: that the way asks for.
+    question, which has some 10 tokens; each is one. headers: that the way asks for. watch: the service whose metrics
+    are scraped and whose console is open meanwhile.
     """
 
     name: str
@@ -31,9 +40,13 @@ class Arm:
     pids: Mapping[str, int]
     words: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    watch: str | None = None
 
     def way_ms(self, cpu_ms: Mapping[str, float]) -> float:
         return sum(cpu_ms.get(kind, 0.0) for kind in self.way)
+
+    def encoder_ms(self, cpu_ms: Mapping[str, float]) -> float:
+        return sum(cpu_ms.get(kind, 0.0) for kind in self.way if kind.endswith(PREDICTOR))
 
     def engine_ms(self, cpu_ms: Mapping[str, float]) -> float:
         return sum(cpu_ms.get(kind, 0.0) for kind in self.engine)
@@ -42,9 +55,10 @@ class Arm:
 def service_arms(base: str, engine: Place, model: str, models: tuple[str, ...]) -> list[Arm]:
     """Straight to an engine, through Serve's passthrough, and through the router with a fixed model and with `auto`.
 
-    `auto` has long prompts once more.
+    `auto` has long prompts once more, and is once more asked of a second service of which all is recorded and watched.
     """
-    engines = tuple(f"apportion/Engine-{name}" for name in models)
+    engines, theirs = (tuple(f"{of}/Engine-{name}" for name in models) for of in ("apportion", "watched"))
+    watched = base + WATCHED_PREFIX
     passthrough = (HAPROXY, "passthrough/PassthroughIngress")
     return [
         Arm("engine", engine.url + PATH, model, (), engines, {}, headers=engine.headers),
@@ -52,4 +66,5 @@ def service_arms(base: str, engine: Place, model: str, models: tuple[str, ...]) 
         Arm("fixed", base + PATH, model, ROUTED, engines, {}),
         Arm("auto", base + PATH, "auto", ROUTED, engines, {}),
         Arm(LONG, base + PATH, "auto", ROUTED, engines, {}, words=166),
+        Arm(WATCHED, watched + PATH, "auto", routed("watched"), theirs, {}, watch=watched),
     ]

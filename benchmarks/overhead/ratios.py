@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.load.numbers import median, ratio_range
-from benchmarks.overhead.arm import LONG
+from benchmarks.overhead.arm import LONG, WATCHED
 
 Rounds = Mapping[tuple[str, int, bool], list[dict[str, Any]]]
 
@@ -16,12 +16,13 @@ CPU_RATIOS = (
     ("auto", "passthrough", "cpu_ms_per_request_without_encoder"),
     ("fixed", "passthrough", "cpu_ms_per_request"),
     (LONG, "auto", "cpu_ms_per_request"),
+    (WATCHED, "auto", "cpu_ms_per_request"),
     ("auto", "litellm", "way_cpu_ms_per_request"),
     ("auto", "litellm", "way_cpu_ms_per_request_without_encoder"),
     ("auto", "switchyard", "way_cpu_ms_per_request"),
     ("auto", "vllm-router", "way_cpu_ms_per_request"),
 )
-ADDED = ("passthrough", "fixed", "auto", LONG, "litellm", "switchyard", "vllm-router")
+ADDED = ("passthrough", "fixed", "auto", LONG, WATCHED, "litellm", "switchyard", "vllm-router")
 
 MOST_ADDED_MS = 4.0
 # ways, measure, the second way in words, and the most by concurrency: whole and streamed.

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.experiments.report import table
 from benchmarks.load.report import number
-from benchmarks.overhead.arm import ROUTED
+from benchmarks.overhead.arm import ROUTED, WATCHED
 
 TITLE = "Overhead of routing"
 AUTO, CHUNKS = "auto", 16
@@ -23,6 +23,8 @@ SPANS = ("link", "queue", "predict", "solve", "engine", "outside")
 def section(result: dict[str, Any]) -> list[str]:
     """Lines of Markdown: targets first, then all ways, the split of the added time, and the ceiling."""
     lines = ["### Targets", "", *_targets(result), "", "### All ways", "", *_ways(result)]
+    if watched := _watched(result):
+        lines += ["", watched]
     lines += ["", "### Where the time goes, median ms", "", *_split(result), "", _OF_SPANS]
     if processes := _processes(result):
         lines += ["", "### What a core of each process gives", "", *processes, "", _OF_PROCESSES]
@@ -38,6 +40,23 @@ _OF_SPANS = (
     "planned; `engine`: from sending to the answer's first byte; `outside`: the rest, which is HAProxy, the ingress's "
     "reading and writing, the rest of a stream, and the client."
 )
+
+
+def _watched(result: dict[str, Any]) -> str:
+    """What it costs to see everything."""
+    told = [
+        f"{number(row['median'], 2)} ({number(row['min'], 2)} to {number(row['max'], 2)}) {_load(row)}"
+        for row in result.get("cpu_ratios", ())
+        if row["way"] == WATCHED
+    ]
+    return (
+        "`auto, watched` is a second service of which every request is recorded, one in a hundred traced, every batch "
+        "logged and all metrics told to Ray too, while its metrics are scraped every second and a console is open. "
+        f"CPU a request over that of `auto`, engine included: {'; '.join(told)}. A round takes a second or less, so "
+        "that what is done once a second weighs more here than under a load that lasts."
+        if told
+        else ""
+    )
 
 
 def _targets(result: dict[str, Any]) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.load.arrivals import closed_loop
 from benchmarks.load.chat import Sample, chat_session, spans_ms, time_only
 from benchmarks.load.cpu import cpu_seconds, load_average, spent_ms
-from benchmarks.overhead.arm import ENCODER, Arm
+from benchmarks.overhead.arm import Arm
+from benchmarks.overhead.watching import watched_by
 
 TIMEOUT_S = 60.0
 # Each is one token to the zoo's models and to the encoder.
@@ -20,9 +21,10 @@ _WORDS = ("apple", "banana", "light", "night", "morning", "animal", "number", "l
 
 def run_round(arm: Arm, *, requests: int, concurrency: int, stream: bool) -> dict[str, Any]:
     """Sends the requests, `concurrency` at a time; milliseconds, per request where the name says so."""
-    before = cpu_seconds(arm.pids)
-    samples, seconds = asyncio.run(_send(arm, requests, concurrency, stream))
-    cpu_ms = spent_ms(before, cpu_seconds(arm.pids))
+    with watched_by(arm.watch):
+        before = cpu_seconds(arm.pids)
+        samples, seconds = asyncio.run(_send(arm, requests, concurrency, stream))
+        cpu_ms = spent_ms(before, cpu_seconds(arm.pids))
     return summarise(arm, samples, seconds, cpu_ms)
 
 
@@ -31,7 +33,7 @@ def summarise(arm: Arm, samples: list[Sample], seconds: float, cpu_ms: dict[str,
     good = [sample for sample in samples if sample.ok]
     latencies = [sample.latency_s for sample in good]
     way_ms = arm.way_ms(cpu_ms)
-    encoder_ms = cpu_ms.get(ENCODER, 0.0) if ENCODER in arm.way else 0.0
+    encoder_ms = arm.encoder_ms(cpu_ms)
     return {
         "requests": requests,
         "errors": requests - len(good),

@@ -12,15 +12,19 @@ from rich.console import Console
 from rich.progress import track
 
 from apportion.deployments.cluster.launch import local_ray, required_cpus
+from apportion.deployments.config.metrics import MetricsConfig
 from apportion.deployments.config.models import SimulatedConfig
 from apportion.deployments.config.reader import read_config
+from apportion.deployments.config.records import RecordsConfig
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.tracing import TracingConfig
 from benchmarks.load.numbers import medians
-from benchmarks.load.service import Place, engine_places, engine_urls
-from benchmarks.overhead.arm import Arm, service_arms
+from benchmarks.load.service import Place, engine_places, engine_urls, with_simulated_engines
+from benchmarks.overhead.arm import WATCHED_PREFIX, Arm, service_arms
 from benchmarks.overhead.proxies import running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
 from benchmarks.overhead.round import run_round
+from benchmarks.overhead.watching import records_and_spans
 from benchmarks.stamp import stamp
 
 BASE = "http://127.0.0.1:8000"
@@ -48,10 +52,10 @@ def run(
     service = simulated(read_config(config).service)
     most = required_cpus(with_ingresses(service, max(ingresses, default=1)))
     proxies: Any = running_proxies() if with_proxies else contextlib.nullcontext(([], {}))
-    with local_ray(most + 2), proxies as (outside, skipped):
+    with local_ray(2 * most + 2), proxies as (outside, skipped), records_and_spans() as (folder, collector):
         for name, reason in skipped.items():
             console.print(f"{name} is left out: {reason}")
-        arms = _deploy(service)
+        arms = _deploy(service, recorded(service, folder, collector))
         measured = _measure(arms, outside, requests, rounds, console)
         ceiling = [_ceiling(service, number, requests, rounds, console) for number in ingresses]
     settings = {"requests": requests, "rounds": rounds, "engines": "simulated, 16 tokens"}
@@ -71,21 +75,25 @@ def run(
 
 def simulated(config: ServiceConfig) -> ServiceConfig:
     """The same service with engines that answer at once."""
-    change = {
-        "engine": "simulated",
-        "simulated": SimulatedConfig(),
-        "engine_args": {},
-        "num_gpus": 0,
-        "max_num_seqs": 256,
-    }
-    return config.model_copy(update={"models": tuple(model.model_copy(update=change) for model in config.models)})
+    return with_simulated_engines(config, SimulatedConfig(), slots=256)
 
 
 def with_ingresses(config: ServiceConfig, number: int) -> ServiceConfig:
     return config.model_copy(update={"ingress": config.ingress.model_copy(update={"num_replicas": number})})
 
 
-def _deploy(config: ServiceConfig) -> list[Arm]:
+def recorded(config: ServiceConfig, folder: Path, collector: str) -> ServiceConfig:
+    """The same service with all on that tells of it: records, traces, a log line a batch, and Ray's own metrics."""
+    return config.model_copy(
+        update={
+            "records": RecordsConfig(uri=str(folder)),
+            "tracing": TracingConfig(endpoint=collector),
+            "metrics": MetricsConfig(bridge=True, log_batches="info"),
+        }
+    )
+
+
+def _deploy(config: ServiceConfig, watched: ServiceConfig) -> list[Arm]:
     from ray import serve
 
     from apportion.deployments.app import build_application
@@ -93,7 +101,9 @@ def _deploy(config: ServiceConfig) -> list[Arm]:
 
     serve.start(http_options={"host": "127.0.0.1", "port": 8000})
     serve.run(build_passthrough(config.models[0]), name="passthrough", route_prefix="/passthrough")
+    serve.run(build_application(watched), name="watched", route_prefix=WATCHED_PREFIX)
     serve.run(build_application(config), name="apportion", route_prefix="/")
+    engine_urls(BASE + WATCHED_PREFIX, READY_S)
     model = config.models[0].name
     return service_arms(BASE, engine_places(BASE, config.models, READY_S)[model], model, config.names)
 
@@ -125,7 +135,7 @@ def _ceiling(service: ServiceConfig, number: int, requests: int, rounds: int, co
     console.print(f"{number} ingress replicas")
     serve.run(build_application(with_ingresses(service, number)), name="apportion", route_prefix="/")
     engine_urls(BASE, READY_S)
-    *_, auto, _ = service_arms(BASE, Place(""), "", service.names)
+    *_, auto, _, _ = service_arms(BASE, Place(""), "", service.names)
     run_round(auto, requests=256, concurrency=CEILING_CONCURRENCY, stream=False)
     result: dict[str, Any] = {"ingress_replicas": number}
     for stream in (False, True):

@@ -109,6 +109,7 @@ def make_document(folder: Path) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     document["http_options"]["port"] = free_port()
     args = document["applications"][0]["args"]
+    del args["bulk"]  # nobody sends any
     for model in args["models"]:
         model["max_num_seqs"] = SLOTS
     slow = next(model for model in args["models"] if model["name"] == SLOW_MODEL)

@@ -3,6 +3,7 @@ import json
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from tokenizers import Tokenizer
 
@@ -11,15 +12,16 @@ from benchmarks.load.chat import Sample
 from benchmarks.load.report import write
 from benchmarks.load.service import Place
 from benchmarks.overhead import report
-from benchmarks.overhead.arm import ENCODER, LONG, Arm, service_arms
+from benchmarks.overhead.arm import LONG, WATCHED, Arm, service_arms
 from benchmarks.overhead.engine import MODEL
 from benchmarks.overhead.passthrough import CannedReplica
 from benchmarks.overhead.proxies import PROXIES, Proxy, running_proxies
 from benchmarks.overhead.ratios import added_ms, cpu_ratios, targets
 from benchmarks.overhead.round import body, run_round, summarise
+from benchmarks.overhead.watching import records_and_spans, watched_by
 from benchmarks.stamp import stamp
 
-*_, AUTO, LONG_AUTO = service_arms("http://x", Place("http://engine", token="t"), "wren", ("wren", "heron"))
+*_, AUTO, LONG_AUTO, _ = service_arms("http://x", Place("http://engine", token="t"), "wren", ("wren", "heron"))
 TIMING = "link;dur=2, queue;dur=1, predict;dur=5, solve;dur=1, engine;dur=3"
 
 
@@ -28,7 +30,13 @@ def measured(latency_s: float, cpu_ms: dict[str, float], arm: Arm = AUTO) -> dic
 
 
 def test_cpu_is_split_into_way_encoder_and_engine() -> None:
-    cpu_ms = {"haproxy": 10.0, "apportion/Router": 20.0, ENCODER: 30.0, "apportion/Engine-wren": 40.0, "client": 99.0}
+    cpu_ms = {
+        "haproxy": 10.0,
+        "apportion/Router": 20.0,
+        "apportion/Predictor": 30.0,
+        "apportion/Engine-wren": 40.0,
+        "client": 99.0,
+    }
     found = measured(0.02, cpu_ms)
     assert found["way_cpu_ms_per_request"] == 6.0
     assert found["way_cpu_ms_per_request_without_encoder"] == 3.0
@@ -39,7 +47,7 @@ def test_cpu_is_split_into_way_encoder_and_engine() -> None:
 
 def test_the_encoder_is_not_taken_from_ways_that_do_not_use_it() -> None:
     passthrough = service_arms("http://x", Place("http://engine", token="t"), "wren", ("wren",))[1]
-    found = measured(0.02, {"haproxy": 10.0, ENCODER: 30.0}, passthrough)
+    found = measured(0.02, {"haproxy": 10.0, "apportion/Predictor": 30.0}, passthrough)
     assert found["way_cpu_ms_per_request"] == found["way_cpu_ms_per_request_without_encoder"] == 1.0
 
 
@@ -48,9 +56,6 @@ def test_failures_leave_no_latency() -> None:
     assert found["errors"] == 3
     assert found["latency_ms_p50"] is None
     assert found["requests_per_s"] == 0
-
-
-WAYS = (("engine", 0, 0.002), ("passthrough", 50, 0.01), ("auto", 90, 0.02), (LONG, 95, 0.02))
 
 
 def rounds() -> dict:
@@ -63,6 +68,7 @@ def rounds() -> dict:
                 ("passthrough", 50, 0.01),
                 ("auto", 90, 0.02),
                 (LONG, 95, 0.02),
+                (WATCHED, 92, 0.02),
             ):
                 arm = Arm(name, "", "", ("a",), (), {})
                 both = [measured(k * latency_s, {"a": float(k * cpu)}, arm) for k in (1, 2)]
@@ -73,6 +79,7 @@ def rounds() -> dict:
 def test_ways_are_compared_within_their_round() -> None:
     by_pair = {(row["way"], row["beside"]): row for row in cpu_ratios(rounds())}
     assert by_pair["auto", "passthrough"]["median"] == pytest.approx(1.8)
+    assert by_pair[WATCHED, "auto"]["median"] == pytest.approx(92 / 90)
     assert by_pair["auto", "passthrough"]["max"] == pytest.approx(1.8)
     assert ("auto", "litellm") not in by_pair
     added = {row["way"]: row["latency_ms"] for row in added_ms(rounds())}
@@ -153,3 +160,22 @@ def test_the_engine_alone_answers_as_an_arm_does(tmp_path, monkeypatch) -> None:
             assert found["errors"] == 0
             assert found["requests_per_s"] > 0
             assert found["first_byte_ms_p50"] <= found["latency_ms_p50"]
+
+
+def test_the_watched_service_counts_its_own_processes() -> None:
+    watched = service_arms("http://x", Place("http://engine"), "wren", ("wren",))[-1]
+    found = measured(0.02, {"watched/Router": 20.0, "watched/Predictor": 10.0, "apportion/Router": 50.0}, watched)
+    assert found["way_cpu_ms_per_request"] == 3.0
+    assert found["way_cpu_ms_per_request_without_encoder"] == 2.0
+
+
+def test_a_service_that_cannot_be_watched_is_told() -> None:
+    with pytest.raises(RuntimeError, match="could not be watched"), watched_by("http://127.0.0.1:1"):
+        pass
+
+
+def test_spans_are_taken_and_the_folder_is_gone_afterwards() -> None:
+    with records_and_spans() as (folder, collector):
+        assert httpx.post(f"{collector}/v1/traces", content=b"spans").status_code == 200
+        assert folder.is_dir()
+    assert not folder.exists()

@@ -1,0 +1,1 @@
+"""Computed profiles beside the installed vLLM's own arithmetic, and beside published speeds."""

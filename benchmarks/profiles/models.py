@@ -1,0 +1,758 @@
+"""`config.json` of public models, cut to what their size depends on; the numbers are those that are published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Config = dict[str, Any]
+
+
+def _decoder(
+    kind: str,
+    architecture: str,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary: int,
+    positions: int = 131072,
+    **more: Any,
+) -> Config:
+    return {
+        "model_type": kind,
+        "architectures": [architecture],
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": positions,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
+def _llama(*sizes: int, **more: Any) -> Config:
+    return _decoder("llama", "LlamaForCausalLM", *sizes, **more)
+
+
+def _qwen2(*sizes: int, **more: Any) -> Config:
+    return _decoder("qwen2", "Qwen2ForCausalLM", *sizes, use_sliding_window=False, **more)
+
+
+def _qwen3(*sizes: int, **more: Any) -> Config:
+    common = _decoder("qwen3", "Qwen3ForCausalLM", *sizes, head_dim=128, use_sliding_window=False, **more)
+    return common | {"max_position_embeddings": 40960}
+
+
+def _qwen3_moe(hidden: int, layers: int, heads: int, experts: int, width: int, **more: Any) -> Config:
+    return _decoder(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        *(hidden, 3 * hidden, layers, heads, 4, 151936, 40960),
+        head_dim=128,
+        num_experts=experts,
+        num_experts_per_tok=8,
+        moe_intermediate_size=width,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        use_sliding_window=False,
+        **more,
+    )
+
+
+def _deepseek(layers: int, **more: Any) -> Config:
+    own: Config = {
+        "moe_intermediate_size": 2048,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "n_group": 8,
+        "topk_group": 4,
+        "first_k_dense_replace": 3,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "norm_topk_prob": True,
+        "num_nextn_predict_layers": 0,
+    }
+    common = _decoder("deepseek_v3", "DeepseekV3ForCausalLM", 7168, 18432, layers, 128, 128, 129280, 163840)
+    return {**common, **own, **more}
+
+
+def _gemma3(text: Config, vision: bool) -> Config:
+    text = {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "vocab_size": 262208, **text}
+    if not vision:
+        return text
+    tower = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 896,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
+    return {
+        "model_type": "gemma3",
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": text,
+        "vision_config": tower,
+        "mm_tokens_per_image": 256,
+        "image_token_index": 262144,
+    }
+
+
+def _gpt_oss(layers: int, experts: int) -> Config:
+    return _decoder(
+        "gpt_oss",
+        "GptOssForCausalLM",
+        *(2880, 2880, layers, 64, 8, 201088),
+        head_dim=64,
+        num_local_experts=experts,
+        num_experts_per_tok=4,
+        sliding_window=128,
+        layer_types=["sliding_attention", "full_attention"] * (layers // 2),
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 150000,
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "original_max_position_embeddings": 4096,
+        },
+        quantization_config={
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
+        },
+    )
+
+
+def _granite4(
+    hidden: int, layers: int, heads: int, kv_heads: int, mamba_heads: int, attends: set[int], **more: Any
+) -> Config:
+    kinds = ["attention" if i in attends else "mamba" for i in range(layers)]
+    return _decoder(
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+        *(hidden, more.pop("width"), layers, heads, kv_heads, 100352),
+        layer_types=kinds,
+        mamba_n_heads=mamba_heads,
+        mamba_d_head=64,
+        mamba_n_groups=1,
+        mamba_d_state=128,
+        mamba_d_conv=4,
+        mamba_expand=2,
+        position_embedding_type="nope",
+        **more,
+    )
+
+
+FP8_BLOCKS: Config = {
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+}
+AWQ: Config = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+GPTQ: Config = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+W4A16: Config = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128},
+        }
+    },
+}
+W8A8: Config = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+            "input_activations": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+}
+FP8_DYNAMIC: Config = {
+    "quant_method": "compressed-tensors",
+    "format": "float-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"},
+            "input_activations": {
+                "num_bits": 8,
+                "type": "float",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+}
+MODELOPT_FP8: Config = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+MODELOPT_FP4: Config = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": ["lm_head"]}
+
+_LLAMA3_8B = _llama(4096, 14336, 32, 32, 8, 128256)
+_LLAMA3_70B = _llama(8192, 28672, 80, 64, 8, 128256)
+_QWEN25_72B = _qwen2(8192, 29568, 80, 64, 8, 152064, 32768)
+_QWEN3_4B = _qwen3(2560, 9728, 36, 32, 8, 151936, tie_word_embeddings=True)
+_QWEN3_8B = _qwen3(4096, 12288, 36, 32, 8, 151936)
+_QWEN25_14B = _qwen2(5120, 13824, 48, 40, 8, 152064, 32768)
+_QWEN3_30B = _qwen3_moe(2048, 48, 32, 128, 768)
+
+MODELS: dict[str, Config] = {
+    "Llama-3.2-1B": _llama(2048, 8192, 16, 32, 8, 128256, tie_word_embeddings=True),
+    "Llama-3.2-3B": _llama(3072, 8192, 28, 24, 8, 128256, tie_word_embeddings=True),
+    "Llama-3.1-8B": _LLAMA3_8B,
+    "Llama-3.1-8B w4a16": _LLAMA3_8B | {"quantization_config": W4A16},
+    "Llama-3.1-8B w8a8": _LLAMA3_8B | {"quantization_config": W8A8},
+    "Llama-3.1-8B FP8-dynamic": _LLAMA3_8B | {"quantization_config": FP8_DYNAMIC},
+    "Llama-3.1-8B FP8": _LLAMA3_8B | {"quantization_config": MODELOPT_FP8},
+    "Llama-3.1-8B NVFP4": _LLAMA3_8B | {"quantization_config": MODELOPT_FP4},
+    "Llama-3.1-70B": _LLAMA3_70B,
+    "Llama-3.1-70B FP8": _LLAMA3_70B | {"quantization_config": MODELOPT_FP8},
+    "Llama-3.1-405B": _llama(16384, 53248, 126, 128, 8, 128256),
+    "Mistral-7B-v0.1": _decoder(
+        "mistral", "MistralForCausalLM", 4096, 14336, 32, 32, 8, 32000, 32768, sliding_window=4096, head_dim=128
+    ),
+    "Mistral-7B-v0.3": _decoder(
+        "mistral", "MistralForCausalLM", 4096, 14336, 32, 32, 8, 32768, 32768, sliding_window=None, head_dim=128
+    ),
+    "Mistral-Nemo-12B": _decoder(
+        "mistral", "MistralForCausalLM", 5120, 14336, 40, 32, 8, 131072, head_dim=128, sliding_window=None
+    ),
+    "Mistral-Small-24B": _decoder(
+        "mistral", "MistralForCausalLM", 5120, 32768, 40, 32, 8, 131072, 32768, head_dim=128, sliding_window=None
+    ),
+    "Mixtral-8x7B": _decoder(
+        "mixtral",
+        "MixtralForCausalLM",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        32000,
+        32768,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        sliding_window=None,
+    ),
+    "Mixtral-8x22B": _decoder(
+        "mixtral",
+        "MixtralForCausalLM",
+        6144,
+        16384,
+        56,
+        48,
+        8,
+        32768,
+        65536,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        sliding_window=None,
+    ),
+    "Qwen2.5-0.5B": _qwen2(896, 4864, 24, 14, 2, 151936, 32768, tie_word_embeddings=True),
+    "Qwen2.5-7B": _qwen2(3584, 18944, 28, 28, 4, 152064, 32768),
+    "Qwen2.5-7B GPTQ-Int4": _qwen2(3584, 18944, 28, 28, 4, 152064, 32768, quantization_config=GPTQ),
+    "Qwen2.5-1.5B": _qwen2(1536, 8960, 28, 12, 2, 151936, 32768, tie_word_embeddings=True),
+    "Qwen2.5-14B": _QWEN25_14B,
+    "Qwen2.5-14B GPTQ-Int8": _QWEN25_14B | {"quantization_config": GPTQ | {"bits": 8}},
+    "Qwen2.5-14B GPTQ-Int4": _QWEN25_14B | {"quantization_config": GPTQ},
+    "Qwen2.5-32B AWQ": _qwen2(5120, 27648, 64, 40, 8, 152064, 32768, quantization_config=AWQ),
+    "Qwen2.5-72B": _QWEN25_72B,
+    "Qwen2.5-72B AWQ": _QWEN25_72B | {"intermediate_size": 29696, "quantization_config": AWQ},
+    "Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, 8, 151936, tie_word_embeddings=True),
+    "Qwen3-0.6B FP8": _qwen3(1024, 3072, 28, 16, 8, 151936, tie_word_embeddings=True, quantization_config=FP8_BLOCKS),
+    "Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, 8, 151936, tie_word_embeddings=True),
+    "Qwen3-4B": _QWEN3_4B,
+    "Qwen3-4B FP8": _QWEN3_4B | {"quantization_config": FP8_BLOCKS},
+    "Qwen3-8B": _QWEN3_8B,
+    "Qwen3-8B FP8-dynamic": _QWEN3_8B | {"quantization_config": FP8_DYNAMIC},
+    "Qwen3-32B": _qwen3(5120, 25600, 64, 64, 8, 151936),
+    "Qwen3-30B-A3B": _QWEN3_30B,
+    "Qwen3-30B-A3B FP8": _QWEN3_30B | {"quantization_config": FP8_BLOCKS},
+    "Qwen3-235B-A22B": _qwen3_moe(4096, 94, 64, 128, 1536),
+    "Qwen3-Next-80B-A3B": _decoder(
+        "qwen3_next",
+        "Qwen3NextForCausalLM",
+        2048,
+        5120,
+        48,
+        16,
+        2,
+        151936,
+        262144,
+        head_dim=256,
+        num_experts=512,
+        num_experts_per_tok=10,
+        moe_intermediate_size=512,
+        shared_expert_intermediate_size=512,
+        linear_num_key_heads=16,
+        linear_num_value_heads=32,
+        linear_key_head_dim=128,
+        linear_value_head_dim=128,
+        linear_conv_kernel_dim=4,
+        full_attention_interval=4,
+        partial_rotary_factor=0.25,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        norm_topk_prob=True,
+    ),
+    "Gemma-2-9B": _decoder(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        3584,
+        14336,
+        42,
+        16,
+        8,
+        256000,
+        8192,
+        head_dim=256,
+        sliding_window=4096,
+        tie_word_embeddings=True,
+        query_pre_attn_scalar=256,
+    ),
+    "Gemma-2-27B": _decoder(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        4608,
+        36864,
+        46,
+        32,
+        16,
+        256000,
+        8192,
+        head_dim=128,
+        sliding_window=4096,
+        tie_word_embeddings=True,
+        query_pre_attn_scalar=144,
+    ),
+    "Gemma-3-1B": _gemma3(
+        {
+            "hidden_size": 1152,
+            "intermediate_size": 6912,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "sliding_window": 512,
+            "vocab_size": 262144,
+            "max_position_embeddings": 32768,
+            "query_pre_attn_scalar": 256,
+        },
+        False,
+    ),
+    "Gemma-3-12B": _gemma3(
+        {
+            "hidden_size": 3840,
+            "intermediate_size": 15360,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 256,
+            "sliding_window": 1024,
+            "max_position_embeddings": 131072,
+            "query_pre_attn_scalar": 256,
+        },
+        True,
+    ),
+    "Gemma-3-27B": _gemma3(
+        {
+            "hidden_size": 5376,
+            "intermediate_size": 21504,
+            "num_hidden_layers": 62,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 16,
+            "head_dim": 128,
+            "sliding_window": 1024,
+            "max_position_embeddings": 131072,
+            "query_pre_attn_scalar": 168,
+        },
+        True,
+    ),
+    "gpt-oss-20b": _gpt_oss(24, 32),
+    "gpt-oss-120b": _gpt_oss(36, 128),
+    "DeepSeek-V2-Lite": _decoder(
+        "deepseek_v2",
+        "DeepseekV2ForCausalLM",
+        2048,
+        10944,
+        27,
+        16,
+        16,
+        102400,
+        163840,
+        moe_intermediate_size=1408,
+        kv_lora_rank=512,
+        q_lora_rank=None,
+        qk_rope_head_dim=64,
+        qk_nope_head_dim=128,
+        v_head_dim=128,
+        n_routed_experts=64,
+        n_shared_experts=2,
+        num_experts_per_tok=6,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        topk_method="greedy",
+        scoring_func="softmax",
+        norm_topk_prob=False,
+        routed_scaling_factor=1.0,
+    ),
+    "DeepSeek-V3 FP8": _deepseek(61, quantization_config=FP8_BLOCKS),
+    "DeepSeek-V3.2 FP8": _deepseek(
+        61,
+        model_type="deepseek_v32",
+        architectures=["DeepseekV32ForCausalLM"],
+        quantization_config=FP8_BLOCKS,
+        index_head_dim=128,
+        index_n_heads=64,
+        index_topk=2048,
+    ),
+    "Kimi-K2 FP8": _deepseek(
+        61,
+        n_routed_experts=384,
+        num_attention_heads=64,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        vocab_size=163840,
+        quantization_config=FP8_BLOCKS,
+        routed_scaling_factor=2.827,
+    ),
+    "Phi-3-mini": _decoder(
+        "phi3", "Phi3ForCausalLM", 3072, 8192, 32, 32, 32, 32064, 4096, sliding_window=2047, pad_token_id=32000
+    ),
+    "Phi-4": _decoder(
+        "phi3", "Phi3ForCausalLM", 5120, 17920, 40, 40, 10, 100352, 16384, sliding_window=None, pad_token_id=100349
+    ),
+    "Command-R7B": _decoder(
+        "cohere2",
+        "Cohere2ForCausalLM",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        256000,
+        sliding_window=4096,
+        head_dim=128,
+        tie_word_embeddings=True,
+    ),
+    "OLMo-3-7B": _decoder(
+        "olmo3",
+        "Olmo3ForCausalLM",
+        4096,
+        11008,
+        32,
+        32,
+        32,
+        100278,
+        65536,
+        sliding_window=4096,
+        pad_token_id=1,
+        layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 8,
+    ),
+    "EXAONE-4.0-32B": _decoder(
+        "exaone4",
+        "Exaone4ForCausalLM",
+        5120,
+        27392,
+        64,
+        40,
+        8,
+        102400,
+        sliding_window=4096,
+        head_dim=128,
+        layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 16,
+    ),
+    "GLM-4.5-Air": _decoder(
+        "glm4_moe",
+        "Glm4MoeForCausalLM",
+        4096,
+        10944,
+        46,
+        96,
+        8,
+        151552,
+        head_dim=128,
+        moe_intermediate_size=1408,
+        n_routed_experts=128,
+        n_shared_experts=1,
+        num_experts_per_tok=8,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        partial_rotary_factor=0.5,
+        attention_bias=True,
+        num_nextn_predict_layers=0,
+    ),
+    "MiniMax-M2": _decoder(
+        "minimax_m2",
+        "MiniMaxM2ForCausalLM",
+        3072,
+        1536,
+        62,
+        48,
+        8,
+        200064,
+        196608,
+        head_dim=128,
+        num_local_experts=256,
+        num_experts_per_tok=8,
+        rotary_dim=64,
+        scoring_func="sigmoid",
+        use_qk_norm=True,
+        qk_norm_type="per_layer",
+        use_routing_bias=True,
+        quantization_config=FP8_BLOCKS | {"modules_to_not_convert": ["gate", "lm_head"]},
+    ),
+    "Granite-4.0-H-Tiny": _granite4(
+        1536,
+        40,
+        12,
+        4,
+        48,
+        {5, 15, 25, 35},
+        width=512,
+        num_local_experts=64,
+        num_experts_per_tok=6,
+        shared_intermediate_size=1024,
+        tie_word_embeddings=True,
+    ),
+    "Granite-4.0-H-Small": _granite4(
+        4096,
+        40,
+        32,
+        8,
+        128,
+        {5, 15, 25, 35},
+        width=768,
+        num_local_experts=72,
+        num_experts_per_tok=10,
+        shared_intermediate_size=1536,
+        tie_word_embeddings=True,
+    ),
+    "Falcon-H1-7B": _decoder(
+        "falcon_h1",
+        "FalconH1ForCausalLM",
+        3072,
+        12288,
+        44,
+        12,
+        2,
+        130049,
+        262144,
+        head_dim=128,
+        mamba_d_ssm=3072,
+        mamba_n_heads=24,
+        mamba_d_head=128,
+        mamba_n_groups=1,
+        mamba_d_state=256,
+        mamba_d_conv=4,
+        mamba_expand=2,
+    ),
+    "Jamba-1.5-Mini": _decoder(
+        "jamba",
+        "JambaForCausalLM",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        65536,
+        262144,
+        attn_layer_offset=4,
+        attn_layer_period=8,
+        expert_layer_offset=1,
+        expert_layer_period=2,
+        num_experts=16,
+        num_experts_per_tok=2,
+        mamba_d_conv=4,
+        mamba_d_state=16,
+        mamba_dt_rank=256,
+        mamba_expand=2,
+        use_mamba_kernels=False,
+    ),
+    "Nemotron-H-8B": {
+        "model_type": "nemotron_h",
+        "architectures": ["NemotronHForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 21504,
+        "num_hidden_layers": 52,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131072,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+        "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+        "mamba_num_heads": 128,
+        "mamba_head_dim": 64,
+        "n_groups": 8,
+        "ssm_state_size": 128,
+        "conv_kernel": 4,
+        "expand": 2,
+        "mlp_hidden_act": "relu2",
+        "mamba_hidden_act": "silu",
+        "use_bias": False,
+        "mlp_bias": False,
+    },
+    "LFM2-1.2B": _decoder(
+        "lfm2",
+        "Lfm2ForCausalLM",
+        2048,
+        12288,
+        16,
+        32,
+        8,
+        65536,
+        128000,
+        conv_L_cache=3,
+        conv_dim=2048,
+        block_auto_adjust_ff_dim=True,
+        block_ff_dim=12288,
+        block_multiple_of=256,
+        block_ffn_dim_multiplier=1.0,
+        layer_types=["full_attention" if i in (2, 5, 8, 10, 12, 14) else "conv" for i in range(16)],
+        conv_bias=False,
+        block_dim=2048,
+        tie_word_embeddings=True,
+        conv_dim_out=2048,
+    ),
+    "Qwen2.5-VL-7B": {
+        "model_type": "qwen2_5_vl",
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "text_config": {
+            **_qwen2(3584, 18944, 28, 28, 4, 152064, 128000),
+            "model_type": "qwen2_5_vl_text",
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        "vision_config": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 3584,
+            "patch_size": 14,
+            "model_type": "qwen2_5_vl",
+        },
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+    },
+    "Llama-4-Scout": {
+        "model_type": "llama4",
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "text_config": {
+            "model_type": "llama4_text",
+            "hidden_size": 5120,
+            "intermediate_size": 8192,
+            "intermediate_size_mlp": 16384,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 202048,
+            "max_position_embeddings": 10485760,
+            "num_local_experts": 16,
+            "num_experts_per_tok": 1,
+            "attention_chunk_size": 8192,
+            "interleave_moe_layer_step": 1,
+            "tie_word_embeddings": False,
+        },
+        "vision_config": {
+            "model_type": "llama4_vision_model",
+            "hidden_size": 1408,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "vision_output_dim": 4096,
+            "projector_input_dim": 4096,
+            "projector_output_dim": 4096,
+        },
+    },
+    "Pixtral-12B": {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": _decoder(
+            "mistral", "MistralForCausalLM", 5120, 14336, 40, 32, 8, 131072, head_dim=128, sliding_window=None
+        ),
+        "vision_config": {
+            "model_type": "pixtral",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 1024,
+            "patch_size": 16,
+            "head_dim": 64,
+        },
+        "image_token_index": 10,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    },
+    "Qwen3.5-27B": {
+        "model_type": "qwen3_5",
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "text_config": {
+            "model_type": "qwen3_5_text",
+            "hidden_size": 5120,
+            "intermediate_size": 17408,
+            "num_hidden_layers": 64,
+            "num_attention_heads": 24,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "vocab_size": 248320,
+            "max_position_embeddings": 262144,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 48,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "linear_conv_kernel_dim": 4,
+            "tie_word_embeddings": False,
+            "mamba_ssm_dtype": "float32",
+        },
+        "vision_config": {
+            "model_type": "qwen3_5",
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "out_hidden_size": 5120,
+            "patch_size": 16,
+        },
+    },
+}

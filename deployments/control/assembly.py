@@ -27,6 +27,7 @@ from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
+from apportion.router.errors import UnavailableError
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
 PREVIEW_SOLVE_S = 0.1  # less than the grace, so that no batch behind a preview is late
@@ -103,6 +104,11 @@ class BatchRoom:
     def parts(self) -> dict[str, str]:
         """Whether the solver is asked: its breaker's state."""
         return {"solver": self.rungs.state}
+
+    def check_newest(self) -> None:
+        """Raises: UnavailableError: a newer router has taken over; this one decides nothing more."""
+        if self.reservations.spending.superseded:
+            raise UnavailableError("a newer router has taken over; this one decides nothing more")
 
     async def try_parts(self) -> None:
         """Asks parts that were left alone for long enough, so that no request has to, and none has to come for it."""

@@ -68,8 +68,8 @@ class Served:
             finally:
                 beat.cancel()
                 await close_router(router)
-                if router._recording is not None:
-                    router._recording.close()
+                if router._feedback.records_state() is not None:
+                    router._feedback.close()
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """What is on the disk, by the answers' names."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apportion.deployments.control.router import SILENT_RUNNER_S
+from apportion.deployments.control.exchanges import SILENT_RUNNER_S
 from apportion.deployments.wire.bulk import JobTold, RunnerReport
 from apportion.router.batch.messages import Course, Done, Ending, RouteItem
 from apportion.router.budget import Account, Job
@@ -41,7 +41,7 @@ async def test_haste_takes_of_the_reserve_until_its_runner_is_gone(
     assert set(state.slots.values()) == {62}
     state = await service.router.bulk(RunnerReport("calm"))
     assert set(state.slots.values()) == {62}
-    monkeypatch.setattr(service.router._desk, "_clock", lambda: 1e9)
+    monkeypatch.setattr(service.router._bulk, "_clock", lambda: 1e9)
     state = await service.router.bulk(RunnerReport("calm"))
     assert state.slots["wren"] == 44
 
@@ -51,14 +51,14 @@ async def test_what_a_dead_runner_had_in_flight_is_free_before_other_ingresses_w
 ) -> None:
     row = RouteItem("row", "wren", max_tokens=20, account=Account("key", None, Job("job", 100_000)))
     await service.plan(row)
-    ((name, session),) = service.router._sessions.items()
+    ((name, session),) = service.router._exchanges._sessions.items()
     session.seen_s -= SILENT_RUNNER_S + 1
-    await service.router._forget_silent_ingresses()
+    await service.router._exchanges.forget_silent_ingresses()
     assert session.in_flight, "an ingress of clients has more time"
     await service.router.bulk(RunnerReport(name))
-    await service.router._forget_silent_ingresses()
+    await service.router._exchanges.forget_silent_ingresses()
     assert not session.in_flight
-    assert name not in service.router._sessions
+    assert name not in service.router._exchanges._sessions
 
 
 async def test_rows_are_paid_by_their_job_although_nothing_else_is_limited(service: LocalService) -> None:

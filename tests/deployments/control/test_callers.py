@@ -113,8 +113,8 @@ async def test_an_ingress_that_is_gone_has_nothing_in_flight(
     lost = Line(service.router.exchange)
     for i in range(3):
         await lost.plan(item(f"a{i}"))
-    monkeypatch.setattr("apportion.deployments.control.router.INGRESS_TTL_S", -1.0)
-    await service.router._forget_silent_ingresses()
+    monkeypatch.setattr("apportion.deployments.control.exchanges.INGRESS_TTL_S", -1.0)
+    await service.router._exchanges.forget_silent_ingresses()
     assert not service.router._callers._in_flight
     await lost.close()
 

@@ -48,9 +48,9 @@ async def told_and_held(kind: Any, body: dict[str, Any]) -> tuple[float, float]:
     expected = [await service.forecaster.forecast(one.item, one.prompt) for one in requests]
     plans = [asyncio.create_task(line.plan(one.item, of)) for one, of in zip(requests, expected, strict=True)]
     async with asyncio.timeout(10):
-        while sum(len(session.undecided) for session in service.router._sessions.values()) != COUNT - SERVED:
+        while sum(len(session.undecided) for session in service.router._exchanges._sessions.values()) != COUNT - SERVED:
             await asyncio.sleep(0.01)
-    held = len(pack([session.undecided for session in service.router._sessions.values()]))
+    held = len(pack([session.undecided for session in service.router._exchanges._sessions.values()]))
     for plan in plans:
         plan.cancel()
     await asyncio.gather(*plans, return_exceptions=True)

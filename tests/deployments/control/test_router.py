@@ -12,8 +12,7 @@ import pytest
 from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.routing import RoutingConfig
 from apportion.deployments.config.service import ServiceConfig
-from apportion.deployments.control import assembly
-from apportion.deployments.control import router as router_module
+from apportion.deployments.control import assembly, exchanges
 from apportion.deployments.control.router import Router
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
 from apportion.router.batch.guards.breaker import BreakerState
@@ -57,7 +56,7 @@ class Solver:
 def router(monkeypatch: pytest.MonkeyPatch) -> Any:
     knowledge = Knowledge(np.array([0.4, 0.9]), frozenset(), (), ("small", "large"))
     monkeypatch.setattr(assembly.Knowledge, "of", lambda _: knowledge)
-    monkeypatch.setattr(router_module, "POLL_S", 0.2)
+    monkeypatch.setattr(exchanges, "POLL_S", 0.2)
     monkeypatch.setattr(assembly, "SETTLE_S", 0.0)
     models = [
         {"name": name, "source": "x", "input_usd_per_million": p, "output_usd_per_million": p, "max_model_len": 100}
@@ -189,7 +188,7 @@ async def test_a_request_that_cannot_be_planned_is_refused_alone(router: Any) ->
 
 
 async def test_an_ingress_that_is_gone_frees_what_it_had(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_module, "INGRESS_TTL_S", 0.5)
+    monkeypatch.setattr(exchanges, "INGRESS_TTL_S", 0.5)
     monkeypatch.setattr(unsettled, "WORD_S", 0.1)
     await join(router, ("s1", "small", 1))
     await router.exchange(report("gone", items=(item("a"), item("b"))), True)
@@ -206,21 +205,21 @@ async def test_what_its_cancel_has_overtaken_is_not_kept_for_ever(router: Any) -
     await router.exchange(report("i", items=(item("takes the slot"),)), True)
     await router.exchange(report("i", 1, cancelled=("late",)), False)
     await router.exchange(report("i", items=(item("late", timeout_s=0.05),)), False)
-    assert "late" in router._sessions["i"].undecided
+    assert "late" in router._exchanges._sessions["i"].undecided
     await asyncio.sleep(0.1)
     await router.exchange(report("i", 2, done=(Done("takes the slot", 1e-6),)), True)
-    assert router._sessions["i"].undecided == {}
+    assert router._exchanges._sessions["i"].undecided == {}
     assert ((await router.state())["waiting"], (await router.state())["in_flight"]) == (0, 0)
 
 
 async def test_what_never_ends_is_freed(router: Any) -> None:
     await join(router, ("s1", "small", 2))
     await router.exchange(report("i", items=(item("lost"), item("runs"))), True)
-    router._sessions["i"].in_flight["lost"].since_s -= 1000
+    router._exchanges._sessions["i"].in_flight["lost"].since_s -= 1000
     async with asyncio.timeout(10):
         while (await router.state())["in_flight"] > 1:
             await asyncio.sleep(0.1)
-    assert list(router._sessions["i"].in_flight) == ["runs"]
+    assert list(router._exchanges._sessions["i"].in_flight) == ["runs"]
 
 
 async def test_only_first_attempts_count_against_a_keys_rate(router: Any) -> None:
@@ -250,7 +249,8 @@ async def test_a_full_queue_refuses(router: Any, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_cap_of_the_configuration_outlives_new_prices(router: Any) -> None:
-    router._config = router._config.model_copy(update={"routing": RoutingConfig(budget_usd_per_request=2e-6)})
+    part = router._reconfiguration
+    part._config = part._config.model_copy(update={"routing": RoutingConfig(budget_usd_per_request=2e-6)})
     router.reconfigure({"prices": {"large": {"output_usd_per_million": 3.0}}})
     state = await router.state()
     assert state["budget_usd_per_request"] == 2e-6
@@ -322,11 +322,11 @@ async def test_an_exchange_that_waits_tells_at_once_of_a_replica_that_fell_silen
     router: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet_module, "REPLICA_TTL_S", 0.5)
-    monkeypatch.setattr(router_module, "POLL_S", 5.0)
+    monkeypatch.setattr(exchanges, "POLL_S", 5.0)
     await join(router, ("s1", "small", 1))
     first = await router.exchange(report("i", items=(item("a"),)), True)
     assert first.silent == ()
     began_s = time.monotonic()
     reply = await router.exchange(report("i"), True)
     assert reply.silent == ("s1",)
-    assert time.monotonic() - began_s < router_module.POLL_S - 1
+    assert time.monotonic() - began_s < exchanges.POLL_S - 1

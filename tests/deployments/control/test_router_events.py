@@ -80,7 +80,8 @@ async def test_what_a_lost_ingress_had_in_flight_has_an_end() -> None:
     await service.announce()
     await service.plan(RouteItem("r", max_tokens=10))
 
-    service.router._end(next(iter(service.router._sessions.values())), [Done("r", None, Ending.given_up)], [])
+    exchanges = service.router._exchanges
+    exchanges._end(next(iter(exchanges._sessions.values())), [Done("r", None, Ending.given_up)], [])
     await service.idle_state()
     await service.close()
 

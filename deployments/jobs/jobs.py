@@ -12,8 +12,8 @@ from ray.serve.handle import DeploymentHandle
 
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.ingress.dispatch import Dispatcher
-from apportion.deployments.ingress.forecasting import forecaster_of, ordinary_calls
-from apportion.deployments.ingress.link import RouterLink
+from apportion.deployments.ingress.forecasting import ordinary_calls
+from apportion.deployments.ingress.lines import Lines
 from apportion.deployments.ingress.naming import Naming
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.jobs.callers import JobCallers
@@ -22,7 +22,6 @@ from apportion.deployments.jobs.expectations import Forecasting
 from apportion.deployments.jobs.rows import Forecasts
 from apportion.deployments.jobs.run import Workshop
 from apportion.deployments.jobs.runner import Runner
-from apportion.deployments.wire.channel import Channel
 from apportion.deployments.wire.garbage import spare_what_is_loaded
 from apportion.deployments.wire.logs import log_to_serve
 from apportion.router.arrays import FloatArray
@@ -56,13 +55,12 @@ class HeadlessIngress:
         name = uuid.uuid4().hex
         self._config = config
         self._policy = config.routing.policy(config.models, by_name_only).for_bulk(config.bulk.price_factor)
-        self._predictor = Channel(predictor.address.remote, "the predictor", config.predictor.num_replicas)
-        self._forecaster = forecaster_of(config, self._predictor.call, mean_success, ordinary_calls(config.predictor))
+        self._lines = Lines(
+            config, router, predictor, mean_success, name=name, bulk_calls=ordinary_calls(config.predictor)
+        )
         self._naming = Naming(config.feedback, lambda: router.secret.remote())
-        self._channel = Channel(router.address.remote, "the router")
-        self._link = RouterLink(self._channel.call, lambda: self._forecaster.state, name)
         self._forecasts = Forecasts()
-        self._dispatcher = Dispatcher(self._link, self._known, config.dispatch, config.timeouts)
+        self._dispatcher = Dispatcher(self._lines.link, self._known, config.dispatch, config.timeouts)
         self._callers = JobCallers(config)
         self._desk = RouterDesk(lambda report: router.bulk.remote(report), name)
         blobs = open_blobs(config.bulk.place)
@@ -72,7 +70,9 @@ class HeadlessIngress:
             self._store,
             blobs,
             self._dispatcher,
-            Forecasting(partial(self._forecaster.forecast, planned_only=True), self._is_predictable, self._models),
+            Forecasting(
+                partial(self._lines.forecaster.forecast, planned_only=True), self._is_predictable, self._models
+            ),
             self._forecasts,
             Rules.of(config, self._naming.new),
             self._callers,
@@ -86,11 +86,8 @@ class HeadlessIngress:
         await self.runner.close()
         self._desk.close()
         self._naming.close()
-        self._forecaster.close()
-        self._predictor.close()
         self._callers.close()
-        await self._link.close()
-        self._channel.close()
+        await self._lines.close()
         await self._dispatcher.close()
         self._store.close()
 

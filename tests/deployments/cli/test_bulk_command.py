@@ -121,7 +121,7 @@ async def test_a_service_that_restarts_is_waited_for(bulk: Command, requests: Pa
     body = {"endpoint": "/v1/chat/completions", "completion_window": "1h", "input_file_id": file_id}
     looks = client.looks(await asyncio.to_thread(client.create, body))
     assert next(looks)["status"] == "validating"
-    desk = bulk.front.ingress._desk
+    desk = bulk.front.ingress._parts.desk
     opened, config = desk._opened, desk._bulk
     desk._opened, desk._bulk = None, config.model_copy(update={"storage": "/proc/nowhere"})
 

@@ -21,9 +21,9 @@ from starlette.routing import Route
 
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.deployments.engine.server import EngineServer
-from apportion.deployments.ingress.bulk.routes import bulk_api
 from apportion.deployments.ingress.ingress import Ingress, api
 from apportion.deployments.ingress.known_fields import ENGINE_PATHS, Kind
+from apportion.deployments.ingress.routes.bulk import bulk_api
 from apportion.deployments.ingress.tracing.middleware import Traced
 from apportion.deployments.wire.channel import Listener
 from apportion.deployments.wire.listening import ANY_PORT
@@ -85,7 +85,7 @@ class Front:
 
     @property
     def door(self) -> Any:
-        return self.ingress._door
+        return self.ingress._parts.door
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, port = self.server.url.removeprefix("http://").split(":")
@@ -140,17 +140,8 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
             yield Front(server, ingress, router)
     finally:
         Traced.begin = None
-        ingress._state.close()
-        ingress._naming.close()
-        await ingress._link.close()
-        ingress._channel.close()
-        ingress._learning.cancel()
-        ingress._predictor.close()
+        await ingress._parts.close()
         listener.close()
-        await ingress._dispatcher.close()
-        ingress._prompts.close()
-        if ingress._desk is not None:
-            ingress._desk.close()
 
 
 def chat_body(**fields: Any) -> bytes:

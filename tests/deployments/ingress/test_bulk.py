@@ -341,7 +341,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(place: Place, f
         while list((place.folder / "files").glob(".*")) or front.door.requests:
             await asyncio.sleep(0.01)
     assert place.blobs.list("files") == []
-    assert not front.ingress._desk._uploads
+    assert not front.ingress._parts.desk._uploads
 
 
 async def test_a_large_file_is_nowhere_whole(place: Place, me: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ async def test_who_sends_too_slowly_or_too_much_at_once_keeps_nobody_out(
     async with ingress_before(engine, **sections(place), ingress={"upload_timeout_s": 3.0}) as front:
         reader, writer = await front.connect()
         writer.write(head.encode() + form(PURPOSE, FILE, end=b"")[:-2])
-        while not front.ingress._desk._uploads:
+        while not front.ingress._parts.desk._uploads:
             await asyncio.sleep(0.01)
         me, you = client_of(front, "me"), client_of(front, "you")
         async with me, you:

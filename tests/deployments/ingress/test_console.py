@@ -163,14 +163,14 @@ async def test_the_router_is_asked_once_however_many_look(monkeypatch: pytest.Mo
     monkeypatch.setattr(console, "PERIOD_S", 60.0)
     async with service(configuration(None)) as front, AsyncExitStack() as open_:
         asked = 0
-        ask_router = front.ingress._console._ask
+        ask_router = front.ingress._parts.console._ask
 
         async def counted() -> dict[str, Any]:
             nonlocal asked
             asked += 1
             return await ask_router()
 
-        front.ingress._console._ask = counted
+        front.ingress._parts.console._ask = counted
         watching = [await open_.enter_async_context(events(front)) for _ in range(8)]
         assert len(await asyncio.gather(*map(anext, watching))) == 8
         assert asked == 1
@@ -184,7 +184,7 @@ async def test_no_more_look_than_may_and_a_place_is_free_again(quick: None, monk
             status, message = await refused(front, "/console/events")
             assert (status, message[:18]) == (429, "2 consoles are ope")
         async with asyncio.timeout(5):
-            while front.ingress._console._viewers:
+            while front.ingress._parts.console._viewers:
                 await asyncio.sleep(0.02)
         async with events(front) as again:
             assert (await anext(again))["anew"]
@@ -230,9 +230,9 @@ async def test_a_page_that_takes_nothing_is_let_go_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(console, "WATCH_S", 0.05)
     monkeypatch.setattr(console, "STALL_S", 0.05)
     async with service(configuration(None)) as front, asyncio.timeout(5):
-        async with front.ingress._console.watched(lambda: True):
+        async with front.ingress._parts.console.watched(lambda: True):
             await asyncio.sleep(60)  # a send that waits for the page
-        assert front.ingress._console._viewers == 0
+        assert front.ingress._parts.console._viewers == 0
 
 
 async def test_pages_need_nothing_from_elsewhere() -> None:

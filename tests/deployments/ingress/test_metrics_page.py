@@ -131,7 +131,7 @@ async def test_what_is_refused_at_the_door_is_counted_by_its_code(tmp_path: Path
             400,
         ]
         assert await status(b" " * 2000, known) == 413
-        assert front.ingress._link.unserved.totals == {
+        assert front.ingress._parts.lines.link.unserved.totals == {
             "invalid_api_key": 1,
             "invalid_request": 1,
             "payload_too_large": 1,

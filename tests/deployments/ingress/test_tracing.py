@@ -260,7 +260,7 @@ async def test_without_the_section_nothing_is_sent_on_and_opentelemetry_is_not_l
     engine = Heard(simulated())
     async with ingress_before(engine) as front:
         await ask(front, {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"})
-        assert front.ingress._tracing is None
+        assert front.ingress._parts.tracing is None
     assert engine.traceparents == [None]
     code = (
         "import sys, apportion.deployments.ingress.ingress\n"
@@ -285,7 +285,7 @@ async def test_spans_reach_a_collector_when_the_ingress_ends_at_the_latest() -> 
         ingress_before(simulated(), tracing={"endpoint": running.url, "sample": 1}) as front,
     ):
         await ask(front)
-        await front.ingress._tracing.close()
+        await front.ingress._parts.tracing.close()
     (resource,) = [one for request in came for one in request.resource_spans]
     assert {one.key: one.value.string_value for one in resource.resource.attributes}["service.name"] == "apportion"
     assert {span.name for scope in resource.scope_spans for span in scope.spans} == {

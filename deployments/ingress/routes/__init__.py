@@ -1,0 +1,1 @@
+"""The HTTP routes by theme, for the Ingress to inherit."""

@@ -97,13 +97,14 @@ def has_password(url: str) -> bool:
         return False
 
 
-def connect(url: str, *, power_safe: bool = False) -> Engine:
+def connect(url: str, *, power_safe: bool = False, more: MetaData | None = None) -> Engine:
     """The database with its tables; both are made if they are not there.
 
     Args:
         url: SQLAlchemy's, e.g. `sqlite:////var/lib/apportion/budget.db` or `postgresql+psycopg://user@host/name`.
         power_safe: SQLite waits for the disk at each commit. Without it, a kill of any process loses nothing, but a
             power failure may lose the last commits.
+        more: tables that are to be there beside the ledger's.
 
     Raises:
         ConfigurationError: the URL, its driver or the database's folder is wrong or missing.
@@ -128,7 +129,10 @@ def connect(url: str, *, power_safe: bool = False) -> Engine:
         _tune_sqlite(engine, power_safe)
     try:
         make_tables(engine, metadata)
+        if more is not None:
+            make_tables(engine, more)
     except OperationalError as error:
+        engine.dispose()
         said = str(error.orig).replace(str(parsed.password or shown), "***")
         raise ConfigurationError(
             f"budget.database {shown} cannot be opened ({said}); correct the URL or start the database"

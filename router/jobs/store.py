@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Select, Table, delete, func, insert, or_, sel
 from sqlalchemy.exc import SQLAlchemyError
 
 from apportion.router.budget import Account
-from apportion.router.budget.schema import READS, connect, make_tables, transact, unusable
+from apportion.router.budget.schema import READS, connect, transact, unusable
 from apportion.router.errors import (
     InvalidRequestError,
     LeaseLostError,
@@ -45,8 +45,7 @@ class JobStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = connect(url)
-        make_tables(self._engine, metadata)
+        self._engine = connect(url, more=metadata)
 
     def close(self) -> None:
         """Closes the connections."""

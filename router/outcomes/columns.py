@@ -52,8 +52,10 @@ def require(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
         raise OutcomesTableError(f"{name} has the column {twice!r} more than once; keep one")
 
 
-def numbers(frame: pd.DataFrame, column: str, at: Place, at_most: float = math.inf) -> FloatArray:
-    """A column's numbers from 0 to `at_most`, NaN where it is empty or absent.
+def numbers(
+    frame: pd.DataFrame, column: str, at: Place, at_most: float = math.inf, at_least: float = 0.0
+) -> FloatArray:
+    """A column's numbers from `at_least` to `at_most`, NaN where it is empty or absent.
 
     Raises:
         OutcomesTableError: a cell is no such number.
@@ -69,10 +71,13 @@ def numbers(frame: pd.DataFrame, column: str, at: Place, at_most: float = math.i
             f"{at(row)}, column {column!r} is {given.iloc[row]!r:.80}: give a number, or leave it empty"
         )
     values = found.to_numpy(dtype=np.float64)
-    outside = (values < 0) | (values > at_most) | np.isinf(values)
+    outside = (values < at_least) | (values > at_most) | np.isinf(values)
     if outside.any():
         row = int(np.argmax(outside))
-        limit = "finite and not negative" if at_most == math.inf else f"between 0 and {at_most:g}"
+        if math.inf in {at_most, -at_least}:
+            limit = "finite and not " + ("negative" if at_most == math.inf else f"above {at_most:g}")
+        else:
+            limit = f"between {at_least:g} and {at_most:g}"
         raise OutcomesTableError(
             f"{at(row)}, column {column!r} is {values[row]}: it must be {limit}; leave it empty if unknown"
         )

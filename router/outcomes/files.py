@@ -2,9 +2,10 @@
 
 Folder: queries.parquet (query_id, prompt or messages, optional task and prompt_tokens), scores.parquet, and optionally
 costs.parquet, input_tokens.parquet, output_tokens.parquet and cached_tokens.parquet (query_id and one column per model
-each), models.csv (model, input_price_per_1M, output_price_per_1M). Long file: query_id, prompt or messages, model,
-score and optionally task, input_tokens, output_tokens, cached_tokens, cost_usd, input_price_per_1M,
-output_price_per_1M. Both may have a cached_input_price_per_1M beside the prices.
+each), signals.parquet (query_id, model, mean_logprob, min_logprob, low_logprob, mean_margin), models.csv (model,
+input_price_per_1M, output_price_per_1M). Long file: query_id, prompt or messages, model, score and optionally task,
+input_tokens, output_tokens, cached_tokens, cost_usd, the four signals, input_price_per_1M, output_price_per_1M. Both
+may have a cached_input_price_per_1M beside the prices.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from apportion.router.outcomes.long import (
     read_long,
 )
 from apportion.router.outcomes.requests import requests
+from apportion.router.outcomes.signals import SIGNALS_FILE, read_signals, write_signals
 from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prices import ModelPrice
 
@@ -69,6 +71,7 @@ def write_outcomes(table: OutcomesTable, target: str | Path) -> None:
         frame = pd.DataFrame(values, columns=list(table.models))
         frame.insert(0, "query_id", queries["query_id"].to_numpy())
         frame.to_parquet(folder / f"{name}.parquet", index=False)
+    write_signals(table, folder / SIGNALS_FILE)
     rows = [(model, *astuple(price)) for model, price in table.prices.items()]
     pd.DataFrame(rows, columns=["model", *PRICE_COLUMNS, CACHED_PRICE]).to_csv(folder / "models.csv", index=False)
 
@@ -95,6 +98,7 @@ def _read_folder(folder: Path, group: str | None) -> OutcomesTable:
         output_tokens=tokens[1],
         cost_usd=costs_from_tokens(cost_usd, tokens, models, prices),
         prices=prices,
+        signals=read_signals(folder / SIGNALS_FILE, ids, models),
     )
 
 

@@ -24,8 +24,10 @@ from apportion.router.outcomes.columns import (
     texts,
 )
 from apportion.router.outcomes.requests import requests
+from apportion.router.outcomes.signals import signal_columns, signals_by_answer
 from apportion.router.outcomes.table import GROUP, QUERY_COLUMNS, TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prices import ModelPrice, cache_savings, price_arrays
+from apportion.router.signals import SIGNALS
 from apportion.router.texts import numbered_objects, read_text
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -62,7 +64,7 @@ def read_csv(path: Path, group: str | None = None) -> pd.DataFrame:
     """A CSV's frame with texts as they are written: left alone, pandas takes "NA" for empty and "01" for 1."""
     written = (*_TEXTS, *([] if group is None else [group]))
     empty = {column: [""] for column in written} | dict.fromkeys(
-        ("score", *_NUMBERS, *PRICE_COLUMNS, CACHED_PRICE, *TRAIT_COLUMNS), UNKNOWN
+        ("score", *_NUMBERS, *SIGNALS, *PRICE_COLUMNS, CACHED_PRICE, *TRAIT_COLUMNS), UNKNOWN
     )
     text = read_text(path, OutcomesTableError)
     header = next(csv.reader(io.StringIO(text)), [])
@@ -139,7 +141,10 @@ def _table(frame: pd.DataFrame, name: str, at: Place, group: str | None) -> Outc
     prices = _prices(frame, cells["model"], name, at)
     tokens = [arrays[column] for column in ("input_tokens", "output_tokens", "cached_tokens")]
     cost_usd = costs_from_tokens(arrays["cost_usd"], tokens, models, prices)
-    return OutcomesTable(queries, models, arrays["score"], tokens[0], tokens[1], cost_usd, prices)
+    signals = signals_by_answer(
+        signal_columns(frame, at), cells["query_id"], cells["model"], queries["query_id"], models
+    )
+    return OutcomesTable(queries, models, arrays["score"], tokens[0], tokens[1], cost_usd, prices, signals)
 
 
 def _prices(frame: pd.DataFrame, model: pd.Series, name: str, at: Place) -> dict[str, ModelPrice]:

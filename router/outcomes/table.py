@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.errors import OutcomesTableError
 from apportion.router.prices import ModelPrice, price_arrays
+from apportion.router.signals import SIGNALS, wrong_signals
 from apportion.router.traits import PLAIN, Traits
 
 QUERY_COLUMNS = ("query_id", "task", "prompt")
@@ -38,7 +39,8 @@ class OutcomesTable:
     `queries` has N rows with the text columns query_id (unique), task and prompt, optionally group, and optionally the
     `TRAIT_COLUMNS`. The four arrays have shape `(n_requests, n_models)`, columns in the order of `models`: `scores`
     in [0, 1], `input_tokens`, `output_tokens`, and `cost_usd`. `prices` maps a model to its list price, where known.
-    Raises OutcomesTableError, naming row, column and mend, when any of this does not hold.
+    `signals`, where anybody asked for them, are `(n_requests, n_models, 4)` in the order of `SIGNALS`; an answer has
+    all four or, as NaN, none. Raises OutcomesTableError, naming row, column and mend, when any of this does not hold.
     """
 
     queries: pd.DataFrame
@@ -48,6 +50,7 @@ class OutcomesTable:
     output_tokens: FloatArray
     cost_usd: FloatArray
     prices: Mapping[str, ModelPrice] = field(default_factory=dict)
+    signals: FloatArray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", tuple(self.models))
@@ -58,13 +61,16 @@ class OutcomesTable:
             values = np.asarray(getattr(self, name), dtype=np.float64)
             object.__setattr__(self, name, values)
             self._check_values(name, values)
+        if self.signals is not None:
+            object.__setattr__(self, "signals", np.asarray(self.signals, dtype=np.float64))
+            self._check_signals(self.signals)
 
     def __len__(self) -> int:
         return len(self.queries)
 
     def __reduce__(self) -> tuple[object, ...]:
         arrays = tuple(getattr(self, name) for name in _VALUES)
-        return (OutcomesTable, (self.queries, self.models, *arrays, dict(self.prices)))
+        return (OutcomesTable, (self.queries, self.models, *arrays, dict(self.prices), self.signals))
 
     @property
     def prompts(self) -> list[str]:
@@ -88,7 +94,7 @@ class OutcomesTable:
     def subset(self, rows: ArrayLike) -> OutcomesTable:
         """The table of these rows (indices or a mask of shape `(n_requests,)`), in the given order."""
         index = np.arange(len(self))[np.asarray(rows)]
-        arrays = {name: getattr(self, name)[index] for name in _VALUES}
+        arrays = {name: getattr(self, name)[index] for name in self._arrays}
         return replace(self, queries=self.queries.iloc[index].reset_index(drop=True), **arrays)
 
     def select_models(self, models: Sequence[str]) -> OutcomesTable:
@@ -99,7 +105,7 @@ class OutcomesTable:
         if unknown:
             raise OutcomesTableError(f"no outcomes of {unknown}: the table holds {list(self.models)}")
         columns = [self.models.index(model) for model in models]
-        arrays = {name: getattr(self, name)[:, columns] for name in _VALUES}
+        arrays = {name: getattr(self, name)[:, columns] for name in self._arrays}
         prices = {model: price for model, price in self.prices.items() if model in models}
         return replace(self, models=tuple(models), prices=prices, **arrays)
 
@@ -176,7 +182,7 @@ class OutcomesTable:
         return replace(self, input_tokens=filled, output_tokens=output, cost_usd=cost_usd)
 
     def data_hash(self) -> str:
-        """SHA-256 over models, queries and outcomes, as hexadecimal digits."""
+        """SHA-256 over models, queries and outcomes, as hexadecimal digits; signals beside them change nothing."""
         digest = hashlib.sha256("\x1f".join(self.models).encode())
         for column in QUERY_COLUMNS:
             digest.update("\x1e".join(self.queries[column]).encode())
@@ -185,6 +191,26 @@ class OutcomesTable:
         for name in _VALUES:
             digest.update(np.ascontiguousarray(getattr(self, name), dtype="<f8").tobytes())
         return digest.hexdigest()
+
+    @property
+    def _arrays(self) -> tuple[str, ...]:
+        """Names of what has a row a request and a column a model."""
+        return _VALUES if self.signals is None else (*_VALUES, "signals")
+
+    def _check_signals(self, signals: FloatArray) -> None:
+        expected = (len(self.queries), len(self.models), len(SIGNALS))
+        if signals.shape != expected:
+            raise OutcomesTableError(
+                f"signals has shape {signals.shape}, expected {expected}: per query and model {', '.join(SIGNALS)}"
+            )
+        bad = np.argwhere(wrong_signals(signals))
+        if len(bad):
+            row, column = bad[0]
+            raise OutcomesTableError(
+                f"signals, row {row} (query_id {self.queries['query_id'].iloc[row]!r}), column {self.models[column]!r} "
+                f"is {signals[row, column].tolist()}: give {', '.join(SIGNALS)}, log-probabilities not above 0 with "
+                "the least one below the others and a margin not below 0, or none of the four"
+            )
 
     def _check_values(self, name: str, values: FloatArray) -> None:
         expected = (len(self.queries), len(self.models))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.arrays import BoolArray, FloatArray
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import RELATIVE_SLACK, Program
 from apportion.router.assignment.solver import Goal, most_admitted
@@ -29,48 +29,62 @@ def largest_feasible_subset(problem: BatchProblem, *, time_limit_s: float | None
 
 
 def _cheapest_of_each(program: Program) -> BoolArray | None:
-    """The answer where it is plain: each model has those that are cheapest on it; else None.
+    """The answer where it is plain: each engine has those that are cheapest on it; else None.
 
-    Nothing gets more requests of one slot than there are slots that the budget pays for, were each model's filled with
-    those that are cheapest there, whoever else has them. Where as many can be had by giving the dearest model its own
+    Nothing gets more requests of one slot than there are slots that the budget pays for, were each engine's filled with
+    those that are cheapest there, whoever else has them. Where as many can be had by giving the dearest engine its own
     first, they are the most.
     """
-    if (program.load != 1).any():
+    if (program.load != 1).any() or program.limits:
         return None
-    cost = np.where(np.isfinite(program.value), program.cost, np.inf)
+    cost = _by_engine(program, np.where(np.isfinite(program.value), program.cost, np.inf))
     seats = np.where(np.arange(len(cost))[:, None] < program.slots, np.sort(cost, axis=0), np.inf)
     cheapest = np.argsort(seats, axis=None, kind="stable")[: len(cost)]
     spent = np.cumsum(seats.flat[cheapest])
     paid = np.isfinite(spent) & (spent <= program.budget_limit)
-    counts = np.bincount(cheapest[paid] % program.n_models, minlength=program.n_models)
+    counts = np.bincount(cheapest[paid] % program.n_engines, minlength=program.n_engines)
     admitted, total = np.zeros(len(cost), np.bool_), 0.0
-    for model in np.argsort(-seats[0]).tolist():
-        theirs = np.where(admitted, np.inf, cost[:, model])
-        mine = np.argsort(theirs, kind="stable")[: counts[model]]
+    for engine in np.argsort(-seats[0]).tolist():
+        theirs = np.where(admitted, np.inf, cost[:, engine])
+        mine = np.argsort(theirs, kind="stable")[: counts[engine]]
         total += float(theirs[mine].sum())
         admitted[mine] = True
     return admitted if total < np.inf and total <= program.budget_limit else None
 
 
-def first_in_line(problem: BatchProblem) -> BoolArray:
-    """(n_requests,) True for requests to admit when slots are short: in the order of the rows, budget aside.
+def _by_engine(program: Program, table: FloatArray) -> FloatArray:
+    """(n_requests, n_engines) the least of a table (n_requests, n_models) over each engine's models; inf: none."""
+    if program.row_of_column is None:
+        return table
+    least = np.full((len(table), program.n_engines), np.inf)
+    for model, engine in enumerate(program.engine_of.tolist()):
+        np.minimum(least[:, engine], table[:, model], out=least[:, engine])
+    return least
 
-    A request is admitted if those before it can be seated with it, moving them to other models if need be. Where
+
+def first_in_line(problem: BatchProblem) -> BoolArray:
+    """(n_requests,) True for requests to admit when slots are short: in the order of the rows.
+
+    Budget and limits are left aside: where they may not do for those in line, `largest_feasible_subset` comes next.
+    A request is admitted if those before it can be seated with it, moving them to other engines if need be. Where
     every request takes one slot such sets form a matroid (transversal matroid; Edmonds and Fulkerson 1965), so
     the greedy choice is the largest number too. A request that takes several slots and finds too few keeps those
     that it found, so that the small ones behind it cannot hold it up for ever. The admitted requests alone are
-    always a feasible batch while the budget allows.
+    always a feasible batch while budget and limits allow.
     """
-    allowed = np.ones(problem.success.shape, np.bool_) if problem.allowed is None else problem.allowed
-    seats = _Seats(allowed, problem.load, problem.slots)
+    program = Program.of(problem)
+    load = _by_engine(program, np.where(np.isfinite(program.value), program.loads, np.inf))
+    seats = _Seats(load, program.slots)
     return np.array([seats.take(row) for row in range(problem.n_requests)], np.bool_)
 
 
 class _Seats:
-    """Requests on models' slots; `free` (n_models,) is what is left."""
+    """Requests on engines' slots.
 
-    def __init__(self, allowed: BoolArray, load: IntArray, slots: IntArray) -> None:
-        self._allowed = allowed
+    load: (n_requests, n_engines) slots that a request takes there, inf where it may not be; slots: (n_engines,).
+    """
+
+    def __init__(self, load: FloatArray, slots: FloatArray) -> None:
         self._load = load
         self._free = slots.copy()
         self._on: list[list[int]] = [[] for _ in slots]
@@ -78,35 +92,36 @@ class _Seats:
 
     def take(self, row: int) -> bool:
         """Seats the request if there is a way to."""
-        load = int(self._load[row])
-        models = np.flatnonzero(self._allowed[row] & ~self._full)
-        if not models.size:
+        load = self._load[row]
+        engines = np.flatnonzero(np.isfinite(load) & ~self._full)
+        if not engines.size:
             return False
-        best = int(models[self._free[models].argmax()])
-        if self._free[best] >= load:
+        best = int(engines[(self._free[engines] - load[engines]).argmax()])
+        if self._free[best] >= load[best]:
             self._seat(row, best)
             return True
-        if load == 1:
-            return self._free_one(row, models.tolist())
+        narrow = engines[load[engines] == 1]
+        if narrow.size:
+            return self._free_one(row, narrow.tolist())
         self._free[best] = 0
         return False
 
-    def _seat(self, row: int, model: int) -> None:
-        self._free[model] -= self._load[row]
-        self._on[model].append(row)
+    def _seat(self, row: int, engine: int) -> None:
+        self._free[engine] -= self._load[row, engine]
+        self._on[engine].append(row)
 
-    def _free_one(self, row: int, models: list[int]) -> bool:
-        """Breadth first over models: one whose sitter of one slot can move on, ..., to a free slot."""
-        came: dict[int, tuple[int, int]] = dict.fromkeys(models, (row, -1))
-        line = list(models)
-        for model in line:
-            for sitter in self._on[model]:
-                if self._load[sitter] != 1:
+    def _free_one(self, row: int, engines: list[int]) -> bool:
+        """Breadth first over engines: one whose sitter of one slot can move on, ..., to a free slot."""
+        came: dict[int, tuple[int, int]] = dict.fromkeys(engines, (row, -1))
+        line = list(engines)
+        for engine in line:
+            for sitter in self._on[engine]:
+                if self._load[sitter, engine] != 1:
                     continue
-                for other in np.flatnonzero(self._allowed[sitter]).tolist():
+                for other in np.flatnonzero(self._load[sitter] == 1).tolist():
                     if other in came:
                         continue
-                    came[other] = (sitter, model)
+                    came[other] = (sitter, engine)
                     if self._free[other] >= 1:
                         self._shift(came, other)
                         return True
@@ -114,11 +129,11 @@ class _Seats:
         self._full[line] = True
         return False
 
-    def _shift(self, came: dict[int, tuple[int, int]], model: int) -> None:
-        while model >= 0:
-            sitter, left = came[model]
+    def _shift(self, came: dict[int, tuple[int, int]], engine: int) -> None:
+        while engine >= 0:
+            sitter, left = came[engine]
             if left >= 0:
                 self._on[left].remove(sitter)
                 self._free[left] += 1
-            self._seat(sitter, model)
-            model = left
+            self._seat(sitter, engine)
+            engine = left

@@ -54,8 +54,12 @@ def solve_core(
     rest = dataclasses.replace(
         program,
         slots=program.slots - program.use(model),
-        # What is fixed may take the whole budget and, by rounding, a little more.
+        # What is fixed may take all of a limit and, by rounding, a little more.
         budget=max(program.budget - float(picked(program.cost, model).sum()), 0.0),
+        limits=tuple(
+            dataclasses.replace(limit, at_most=max(limit.at_most - float(picked(limit.use, model).sum()), 0.0))
+            for limit in program.limits
+        ),
     )
     keep[fixed] = False
     if not keep.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from apportion.router.assignment.moves import fit_slots, upgrade
+from apportion.router.assignment.moves import fit_rows, fit_slots, upgrade
 from apportion.router.assignment.outcome import Assignment, Prices
 from apportion.router.assignment.per_request import best
 from apportion.router.assignment.problem import BatchProblem
@@ -25,7 +25,7 @@ class Greedy(TimeLimited):
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         program = Program.of(problem)
-        model = fit_slots(program, best(problem, -problem.cost_usd), -problem.cost_usd)
+        model = fit_rows(program, fit_slots(program, best(problem, -problem.cost_usd), -problem.cost_usd))
         if program.keeps(model):
             model = upgrade(program, model)
         return enforce_choice(problem, model, self.name, time_limit_s=self.time_limit_s)

@@ -2,11 +2,13 @@
 
     max   sum_ij value[i,j] x[i,j]                              (quality)
     s.t.  sum_ij cost_usd[i,j] x[i,j]        <= budget_usd      (budget)
-          sum_i  sequences[i] x[i,j]         <= slots[j]        (slots[j])
+          sum_ij sequences[i,j] x[i,j]       <= slots[e]        (slots[e])      over the models j of engine e
+          sum_ij use[k][i,j] x[i,j]          <= at_most[k]      (limits[k])
           sum_j  x[i,j]                       = 1               (one_model[i])
           x binary; pairs that are not allowed have no variable
 
-The budget row is divided by the largest cost. A user's own rows are added to the same model: see `Rows`.
+The rows of budget and limits are divided by their largest coefficient. A user's own rows are added to the same model:
+see `Rows`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment.highs import PyomoModel, solve_model
 from apportion.router.assignment.problem import BatchProblem
-from apportion.router.assignment.program import Program
+from apportion.router.assignment.program import Program, Row
 
 # Called with the model, the batch and the (n_pairs, 2) request and model of every variable `model.x[i, j]`.
 Rows: TypeAlias = Callable[[PyomoModel, BatchProblem, IntArray], None]
@@ -59,18 +61,24 @@ def batch_model(program: Program, keep: BoolArray, *, offset: float = 0.0, start
         return LinearExpression(linear_coefs=coefficients[members].tolist(), linear_vars=chosen)
 
     everything = np.arange(len(pairs))
-    value, cost, load = program.value[request, choice], program.cost[request, choice], program.load[request]
+    value, load, engine = program.value[request, choice], program.load_of(request, choice), program.engine_of[choice]
     model.quality = pyo.Objective(expr=total(value, everything) + offset, sense=pyo.maximize)
-    if math.isfinite(program.budget):
+
+    def within(row: Row) -> tuple[None, Any, float]:
         # HiGHS takes rows as kept within an absolute tolerance, so money is counted in dearest pairs.
-        unit = float(cost.max(initial=0.0)) or 1.0
-        model.budget = pyo.Constraint(expr=(None, total(cost / unit, everything), program.budget / unit))
-    of_model = {
-        j: members
-        for j in range(program.n_models)
-        if load[members := np.flatnonzero(choice == j)].sum() > program.slots[j]
+        use = row.use[request, choice]
+        unit = float(use.max(initial=0.0)) or 1.0
+        return None, total(use / unit, everything), row.at_most / unit
+
+    if math.isfinite(program.budget):
+        model.budget = pyo.Constraint(expr=within(program.rows[0]))
+    model.limits = pyo.Constraint(range(len(program.limits)), rule=lambda _, k: within(program.limits[k]))
+    of_engine = {
+        e: members
+        for e in range(program.n_engines)
+        if load[members := np.flatnonzero(engine == e)].sum() > program.slots[e]
     }
-    model.slots = pyo.Constraint(list(of_model), rule=lambda _, j: (None, total(load, of_model[j]), program.slots[j]))
+    model.slots = pyo.Constraint(list(of_engine), rule=lambda _, e: (None, total(load, of_engine[e]), program.slots[e]))
     present, first = np.unique(request, return_index=True)
     of_request = dict(zip(present.tolist(), np.split(everything, first[1:]), strict=True))
     ones = np.ones(len(pairs))

@@ -18,7 +18,7 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment.outcome import Prices
-from apportion.router.assignment.program import Program, picked
+from apportion.router.assignment.program import RELATIVE_SLACK, Program, picked
 
 SHIFTS = (8, 16, 24, 32, 40, 80, 160, 320)
 MOST_WITH_SLOTS = 40  # few partial answers use the same slots, so that hardly any makes another superfluous
@@ -37,8 +37,9 @@ class Nearby:
 class _Shifts:
     """Shifts of requests from their base, sorted by request: (n,) request, target, extra cost and regret.
 
-    tight: (n_tight,) the models whose slots have a price or could run out; move: (n, n_tight) slots that each shift
-    takes and frees there.
+    The rows besides the budget that have a price or could run out are tight: slots of engines, then limits.
+    move: (n, n_tight) what each shift takes and frees there; room: (n_tight,) of each row; most: the same with the
+    rounding of a sum allowed for; price: (n_tight,); start: (n_tight,) what the bases take.
     """
 
     request: IntArray
@@ -46,25 +47,38 @@ class _Shifts:
     extra: FloatArray
     regret: FloatArray
     base: IntArray
-    tight: IntArray
     move: FloatArray
+    room: FloatArray
+    most: FloatArray
+    price: FloatArray
+    start: FloatArray
 
     @classmethod
     def of(
         cls, program: Program, prices: Prices, base: IntArray, request: IntArray, target: IntArray, regret: FloatArray
     ) -> _Shifts:
-        extra = program.cost[request, target] - program.cost[request, base[request]]
-        load = program.load[request]
-        most = program.use(base) + np.bincount(target, weights=load, minlength=program.n_models)
+        home = base[request]
+        extra = program.cost[request, target] - program.cost[request, home]
+        source, sink = program.engine_of[home], program.engine_of[target]
+        taken, use = program.load_of(request, target), program.use(base)
+        most = use + np.bincount(sink, weights=taken, minlength=program.n_engines)
         tight = np.flatnonzero((prices.slots > 0) | (most > program.slots))
-        move = load[:, None] * (target[:, None] == tight)
-        move -= load[:, None] * (base[request][:, None] == tight)
-        return cls(request, target, extra, regret, base, tight, move)
+        move = taken[:, None] * (sink[:, None] == tight)
+        move -= program.load_of(request, home)[:, None] * (source[:, None] == tight)
+        room = ceiling = program.slots[tight]
+        price, start = prices.slots[tight], use[tight]
+        if program.limits:
+            uses = [limit.use for limit in program.limits]
+            move = np.column_stack([move, *(use[request, target] - use[request, home] for use in uses)])
+            at_most = np.array([limit.at_most for limit in program.limits])
+            room, ceiling = np.append(room, at_most), np.append(room, at_most * (1 + RELATIVE_SLACK))
+            price, start = np.append(price, prices.limits), np.append(start, [picked(use, base).sum() for use in uses])
+        return cls(request, target, extra, regret, base, move, room, ceiling, price, start)
 
 
 @dataclass(frozen=True, eq=False)
 class _Partial:
-    """Partial answers: (n,) regret and cost, (n, n_tight) slots used."""
+    """Partial answers: (n,) regret and cost, (n, n_tight) what they use of the tight rows."""
 
     regret: FloatArray
     cost: FloatArray
@@ -79,7 +93,7 @@ class _Ahead:
     """What the shifts of the requests still to come can do at most, after 0, 1, ... requests.
 
     groups: indices of the shifts of each request. saving, spending: (n_groups + 1,) cost; relief, intake:
-    (n_groups + 1, n_tight) slots freed and taken.
+    (n_groups + 1, n_tight) of the tight rows freed and taken.
     """
 
     groups: list[IntArray]
@@ -92,7 +106,7 @@ class _Ahead:
     def of(cls, shifts: _Shifts) -> _Ahead:
         first = np.flatnonzero(np.diff(shifts.request, prepend=-1))
         if not len(first):
-            none = np.zeros((1, len(shifts.tight)))
+            none = np.zeros((1, len(shifts.room)))
             return cls([], np.zeros(1), np.zeros(1), none, none)
         groups = np.split(np.arange(len(shifts.request)), first[1:])
         low, high = (reduce.reduceat(shifts.extra, first) for reduce in (np.minimum, np.maximum))
@@ -149,7 +163,7 @@ def search(
             bound = min(bound, lagrangian - min(found.loss, reach))
         if not found.complete or min(found.loss, slack) <= reach or incumbent_worth >= enough:
             break
-        if count >= MOST_WITH_SLOTS and len(shifts.tight):
+        if count >= MOST_WITH_SLOTS and len(shifts.room):
             break
     return Nearby(answer, bound)
 
@@ -158,12 +172,12 @@ def _within(program: Program, prices: Prices, shifts: _Shifts, reach: float, sla
     """The best answer of regret <= reach and loss <= slack; complete if no partial answer was cut."""
     ahead = _Ahead.of(shifts)
     start = np.array([picked(program.cost, shifts.base).sum()])
-    partial = _Partial(np.zeros(1), start, program.use(shifts.base)[None, shifts.tight])
+    partial = _Partial(np.zeros(1), start, shifts.start[None, :])
     trail: list[tuple[IntArray, IntArray]] = []
     complete = True
     for step, group in enumerate(ahead.groups):
         partial, parent, taken = _extend(partial, shifts, group)
-        least = _least_loss(program, prices, shifts.tight, partial, ahead, step + 1)
+        least = _least_loss(program, prices, shifts, partial, ahead, step + 1)
         keep = np.flatnonzero((partial.regret <= reach) & (least <= slack))
         keep = keep[_undominated(prices, partial.at(keep))]
         if keep.size > MAX_PARTIAL:
@@ -173,7 +187,7 @@ def _within(program: Program, prices: Prices, shifts: _Shifts, reach: float, sla
             return _Found(None, np.inf, complete)
         partial = partial.at(keep)
         trail.append((parent[keep], taken[keep]))
-    loss = _least_loss(program, prices, shifts.tight, partial, ahead, len(ahead.groups))
+    loss = _least_loss(program, prices, shifts, partial, ahead, len(ahead.groups))
     k = int(loss.argmin())
     if not np.isfinite(loss[k]):
         return _Found(None, np.inf, complete)
@@ -194,7 +208,7 @@ def _extend(partial: _Partial, shifts: _Shifts, group: IntArray) -> tuple[_Parti
     """Every partial answer with the group's request on its base or on one of its shifts; parent and shift."""
     n, options = len(partial.regret), len(group) + 1
     regret, extra = np.append(0.0, shifts.regret[group]), np.append(0.0, shifts.extra[group])
-    move = np.concatenate([np.zeros((1, len(shifts.tight))), shifts.move[group]])
+    move = np.concatenate([np.zeros((1, len(shifts.room))), shifts.move[group]])
     extended = _Partial(
         (regret[:, None] + partial.regret).ravel(),
         (extra[:, None] + partial.cost).ravel(),
@@ -204,18 +218,18 @@ def _extend(partial: _Partial, shifts: _Shifts, group: IntArray) -> tuple[_Parti
 
 
 def _least_loss(
-    program: Program, prices: Prices, tight: IntArray, partial: _Partial, ahead: _Ahead, step: int
+    program: Program, prices: Prices, shifts: _Shifts, partial: _Partial, ahead: _Ahead, step: int
 ) -> FloatArray:
     """(n,) what every completion of a partial answer loses at least; inf if it has to break a limit."""
     least = partial.regret.copy()
     if prices.budget > 0:
         least += prices.budget * np.maximum(program.budget - ahead.spending[step] - partial.cost, 0.0)
     broken = partial.cost > program.budget_limit + ahead.saving[step]
-    for column, j in enumerate(tight.tolist()):
-        use, slots = partial.use[:, column], program.slots[j]
-        if prices.slots[j] > 0:
-            least += prices.slots[j] * np.maximum(slots - ahead.intake[step, column] - use, 0.0)
-        broken |= use > slots + ahead.relief[step, column]
+    for column, price in enumerate(shifts.price.tolist()):
+        use = partial.use[:, column]
+        if price > 0:
+            least += price * np.maximum(shifts.room[column] - ahead.intake[step, column] - use, 0.0)
+        broken |= use > shifts.most[column] + ahead.relief[step, column]
     least[broken] = np.inf
     return least
 
@@ -223,7 +237,7 @@ def _least_loss(
 def _undominated(prices: Prices, partial: _Partial) -> IntArray:
     """Indices of the partial answers that no other one makes superfluous.
 
-    One does if it uses the same tight slots, costs no more and is worth no less: whatever completes the other
+    One does if it uses the same of the tight rows, costs no more and is worth no less: whatever completes the other
     completes it, at the same gain.
     """
     if len(partial.regret) < 2:

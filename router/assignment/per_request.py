@@ -16,6 +16,7 @@ import numpy as np
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.assignment.outcome import Assignment, Prices
 from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.program import Program
 from apportion.router.assignment.repair import enforce_choice
 from apportion.router.assignment.strategy import TimeLimited
 from apportion.router.assignment.summary import no_prices, summarise
@@ -151,8 +152,7 @@ class Price(TimeLimited):
 
     def choose(self, problem: BatchProblem, *, warm: Prices | None, seed: int) -> Assignment:
         prices = warm or no_prices(problem)
-        charge = prices.budget * problem.cost_usd + problem.load[:, None] * prices.slots
-        worth = problem.value - charge
+        worth = Program.of(problem).reduced(prices)
         return enforce_choice(
             problem, best(problem, worth), self.name,
             prices=prices, worth=worth, time_limit_s=self.time_limit_s,

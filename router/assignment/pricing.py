@@ -1,4 +1,4 @@
-"""Shadow prices of budget and slots, and the bound that they prove.
+"""Shadow prices of budget, slots and limits, and the bound that they prove.
 
 The dual of the linear relaxation has one price per limit. It is found on nested random samples of the batch
 (256, 1024, 4096, ... requests with their share of the limits), each started from the prices of the one
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment.outcome import Prices
-from apportion.router.assignment.program import Program, picked
+from apportion.router.assignment.program import RELATIVE_SLACK, Program, Row, picked
 from apportion.router.assignment.restricted import Relaxed, solve_restricted
 
 FIRST_SAMPLE = 256
@@ -46,7 +46,7 @@ def find_prices(
 
     warm: prices to start from; with them the samples are skipped. Zero prices say nothing and are no start.
     """
-    prices = warm if warm is not None and (warm.budget or warm.slots.any()) else None
+    prices = None if warm is None or warm.free else warm
     if prices is None:
         order = np.random.default_rng(seed).permutation(program.n_requests)
         size = FIRST_SAMPLE
@@ -58,65 +58,86 @@ def find_prices(
 
 
 def first_prices(program: Program) -> Prices:
-    """Budget price alone, exact while no slot binds; then one pass over the slots that overflow."""
-    slots = np.zeros(program.n_models)
-    prices = Prices(budget_price(program, slots), slots)
+    """Budget price alone, exact while nothing else binds; then one pass over the limits and the slots that overflow."""
+    prices = _budget_priced(program, program.free_prices())
     for _ in range(3):
+        prices, dearer = _limits_priced(program, prices)
         reduced = program.reduced(prices)
         use = program.use(reduced.argmax(axis=1))
         over = np.flatnonzero(use > program.slots)
-        if not over.size:
+        if not over.size and not dearer:
             break
         slots = prices.slots.copy()
-        for j in over[np.argsort(program.slots[over] - use[over])].tolist():
-            slots[j] += _clearing_price(program, reduced, j)
-            reduced = program.reduced(Prices(prices.budget, slots))
-        prices = Prices(budget_price(program, slots), slots)
+        for engine in over[np.argsort(program.slots[over] - use[over])].tolist():
+            slots[engine] += _clearing_price(program, reduced, engine)
+            reduced = program.reduced(replace(prices, slots=slots))
+        prices = _budget_priced(program, replace(prices, slots=slots))
     return prices
 
 
-def budget_price(program: Program, slots: FloatArray) -> float:
-    """The price of budget that minimises the bound at fixed slot prices.
+def _budget_priced(program: Program, prices: Prices) -> Prices:
+    if not math.isfinite(program.budget):
+        return prices
+    base = program.reduced(replace(prices, budget=0.0))
+    return replace(prices, budget=_row_price(base, program.rows[0]))
+
+
+def _limits_priced(program: Program, prices: Prices) -> tuple[Prices, bool]:
+    """The prices with those of the limits that are passed at them, and whether there are any."""
+    before = prices
+    for k, limit in enumerate(program.limits):
+        if limit.slack(program.reduced(prices).argmax(axis=1)) >= 0:
+            continue
+        limits = prices.limits.copy()
+        limits[k] = 0.0
+        base = program.reduced(replace(prices, limits=limits))
+        limits[k] = _row_price(base, limit)
+        prices = replace(prices, limits=limits)
+    return prices, prices is not before
+
+
+def _row_price(base: FloatArray, row: Row) -> float:
+    """The price of a row that minimises the bound, given the reduced values `base` at all other prices.
 
     The bound is convex and piecewise linear in the price: the tangents of a price that overspends and of one
     that does not meet in the next trial, until that lies on one of them.
     """
-    if not math.isfinite(program.budget):
+    low = _spend(base, row.use, 0.0)
+    if low[1] <= row.at_most * (1 + RELATIVE_SLACK):
         return 0.0
-    base = program.reduced(Prices(0.0, slots))
-    low = _spend(base, program.cost, 0.0)
-    if low[1] <= program.budget_limit:
-        return 0.0
-    cheapest = np.where(np.isfinite(base), program.cost, np.inf).argmin(axis=1)
-    high = (float(picked(base, cheapest).sum()), float(picked(program.cost, cheapest).sum()))
+    cheapest = np.where(np.isfinite(base), row.use, np.inf).argmin(axis=1)
+    high = (float(picked(base, cheapest).sum()), float(picked(row.use, cheapest).sum()))
     price = 0.0
     for _ in range(64):
         if low[1] - high[1] <= 0:
             return price
         price = max((low[0] - high[0]) / (low[1] - high[1]), 0.0)
-        worth, cost = _spend(base, program.cost, price)
+        worth, cost = _spend(base, row.use, price)
         tangent = low[0] - price * low[1]
         if worth - price * cost <= tangent + 1e-12 * max(abs(tangent), 1.0):
             return price
-        if cost > program.budget:
+        if cost > row.at_most:
             low = (worth, cost)
         else:
             high = (worth, cost)
     return price
 
 
-def _spend(base: FloatArray, cost: FloatArray, price: float) -> tuple[float, float]:
-    model = (base - price * cost).argmax(axis=1)
-    return float(picked(base, model).sum()), float(picked(cost, model).sum())
+def _spend(base: FloatArray, use: FloatArray, price: float) -> tuple[float, float]:
+    model = (base - price * use).argmax(axis=1)
+    return float(picked(base, model).sum()), float(picked(use, model).sum())
 
 
-def _clearing_price(program: Program, reduced: FloatArray, j: int) -> float:
-    """How much dearer model j has to become until what still prefers it fits its slots."""
+def _clearing_price(program: Program, reduced: FloatArray, engine: int) -> float:
+    """How much dearer an engine has to become until what still prefers it fits its slots."""
     others = reduced.copy()
-    others[:, j] = -np.inf
-    margin = reduced[:, j] - others.max(axis=1)
+    its = np.flatnonzero(program.engine_of == engine)
+    others[:, its] = -np.inf
+    own = its[reduced[:, its].argmax(axis=1)]
+    margin = picked(reduced, own) - others.max(axis=1)
     order = np.argsort(-margin, kind="stable")
-    fit = int(np.searchsorted(np.cumsum(program.load[order]), program.slots[j], side="right"))
+    load = program.load_of(order, own[order])
+    fit = int(np.searchsorted(np.cumsum(load), program.slots[engine], side="right"))
     if fit >= len(order) or not margin[order[fit]] > 0:
         return 0.0
     price = float(margin[order[fit]])

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.assignment.outcome import Prices
-from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.problem import ENDLESS, BatchProblem
 
 # Sums of thousands of costs differ in the last digits with the order of summation.
 RELATIVE_SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
+class Row:
+    """sum use x <= at_most over all pairs; use: (n_requests, n_models); name: it is told by."""
+
+    use: FloatArray
+    at_most: float
+    name: str = "budget"
+
+    def slack(self, model: IntArray) -> float:
+        """What a choice leaves, with the rounding of a sum allowed for; below 0 where it takes too much."""
+        return self.at_most * (1 + RELATIVE_SLACK) - float(picked(self.use, model).sum())
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
-    """max sum value x  s.t.  sum cost x <= budget,  sum load x <= slots,  one model each.
+    """max sum value x  s.t.  sum cost x <= budget,  sum load x <= slots,  sum use x <= at_most,  one model each.
 
     value: (n_requests, n_models), -inf = not allowed; cost: (n_requests, n_models) >= 0;
-    load: (n_requests,) >= 1; slots: (n_models,) as floats, so that a sample of the batch can have its share
-    and a model can be without limit (inf); budget: a number or inf.
+    load: (n_requests,) or (n_requests, n_models) >= 1; slots: (n_engines,) as floats, so that a sample of the batch can
+    have its share and an engine can be without limit (inf); budget: a number or inf; row_of_column: (n_models,) the
+    engine of each model, None = each has its own; limits: further rows.
     """
 
     value: FloatArray
@@ -29,6 +43,8 @@ class Program:
     load: FloatArray
     slots: FloatArray
     budget: float
+    row_of_column: IntArray | None = None
+    limits: tuple[Row, ...] = ()
 
     @classmethod
     def of(cls, problem: BatchProblem, value: FloatArray | None = None) -> Program:
@@ -36,9 +52,13 @@ class Program:
         value = problem.value if value is None else value
         if problem.allowed is not None:
             value = np.where(problem.allowed, value, -np.inf)
+        engines = problem.row_of_column
+        if engines is not None and np.array_equal(engines, np.arange(problem.n_engines)):
+            engines = None
         return cls(
-            value, problem.cost_usd, problem.load.astype(np.float64), problem.slots.astype(np.float64),
-            problem.budget_usd,
+            value, problem.cost_usd, problem.load.astype(np.float64),
+            np.where(problem.slots == ENDLESS, np.inf, problem.slots), problem.budget_usd,
+            engines, tuple(Row(limit.use, limit.at_most, limit.name) for limit in problem.limits),
         )  # fmt: skip
 
     @property
@@ -48,6 +68,48 @@ class Program:
     @property
     def n_models(self) -> int:
         return int(self.value.shape[1])
+
+    @property
+    def n_engines(self) -> int:
+        return len(self.slots)
+
+    @cached_property
+    def engine_of(self) -> IntArray:
+        """(n_models,) index of the engine of each model."""
+        return np.arange(self.n_models) if self.row_of_column is None else self.row_of_column
+
+    @property
+    def plain(self) -> bool:
+        """Whether every model has an engine of its own, on which a request takes as much as on any other."""
+        return self.row_of_column is None and self.load.ndim == 1
+
+    @property
+    def loads(self) -> FloatArray:
+        """(n_requests, 1) or (n_requests, n_models): what pairs take of their engines, to broadcast."""
+        return self.load[:, None] if self.load.ndim == 1 else self.load
+
+    @cached_property
+    def least_load(self) -> FloatArray:
+        """(n_requests,) what a request takes at least, wherever it may be answered."""
+        if self.load.ndim == 1:
+            return self.load
+        least: FloatArray = np.where(np.isfinite(self.value), self.load, np.inf).min(axis=1)
+        return least
+
+    def load_of(self, request: IntArray, model: IntArray) -> FloatArray:
+        """(n,) what pairs take of their engines."""
+        return self.load[request] if self.load.ndim == 1 else self.load[request, model]
+
+    def more_load(self, request: IntArray, home: IntArray) -> FloatArray:
+        """(n, 1) or (n, n_models): slots of each model's engine that have to be free for a request that leaves `home`.
+
+        On its own engine a request needs only what it takes there beyond what it has. -1: it leaves none.
+        """
+        loads = self.loads[request]
+        if self.plain:
+            return loads
+        stays = (self.engine_of == self.engine_of[home][:, None]) & (home >= 0)[:, None]
+        return np.where(stays, loads - self.load_of(request, home)[:, None], loads)
 
     @cached_property
     def value_range(self) -> float:
@@ -63,18 +125,27 @@ class Program:
 
     def sample(self, rows: IntArray) -> Program:
         """Some of the requests with their share of the limits."""
-        share = float(self.load[rows].sum() / self.load.sum())
-        return Program(
-            self.value[rows], self.cost[rows], self.load[rows], self.slots * share,
-            self.budget * len(rows) / self.n_requests,
+        share = len(rows) / self.n_requests
+        slots = self.slots * float(self.load[rows].sum() / self.load.sum())
+        limits = tuple(replace(limit, use=limit.use[rows], at_most=limit.at_most * share) for limit in self.limits)
+        return replace(
+            self, value=self.value[rows], cost=self.cost[rows], load=self.load[rows], slots=slots,
+            budget=self.budget * share, limits=limits,
         )  # fmt: skip
 
+    def free_prices(self) -> Prices:
+        """Prices at which nothing costs anything."""
+        return Prices(0.0, np.zeros(self.n_engines), np.zeros(len(self.limits)))
+
     def reduced(self, prices: Prices) -> FloatArray:
-        """(n_requests, n_models) value less what the pair's use of budget and slots costs at these prices."""
+        """(n_requests, n_models) value less what the pair's use of the limits costs at these prices."""
         reduced = self.cost * -prices.budget
         reduced += self.value
         if prices.slots.any():
-            reduced -= self.load[:, None] * prices.slots
+            reduced -= self.loads * prices.slots[self.engine_of]
+        for limit, price in zip(self.limits, prices.limits.tolist(), strict=True):
+            if price:
+                reduced -= price * limit.use
         return reduced
 
     def bound(self, best_reduced: FloatArray, prices: Prices) -> float:
@@ -83,14 +154,18 @@ class Program:
         if prices.budget > 0:
             bound += prices.budget * self.budget
         priced = prices.slots > 0
-        return bound + float(prices.slots[priced] @ self.slots[priced])
+        bound += float(prices.slots[priced] @ self.slots[priced])
+        return bound + sum(
+            price * limit.at_most for limit, price in zip(self.limits, prices.limits.tolist(), strict=True)
+        )
 
     def use(self, model: IntArray) -> FloatArray:
-        """(n_models,) slots that a choice takes; requests at -1 take none."""
-        placed = model >= 0
-        use: FloatArray = np.bincount(model[placed], weights=self.load[placed], minlength=self.n_models).astype(
-            np.float64
-        )
+        """(n_engines,) slots that a choice takes; requests at -1 take none."""
+        placed = np.flatnonzero(model >= 0)
+        chosen = model[placed]
+        use: FloatArray = np.bincount(
+            self.engine_of[chosen], weights=self.load_of(placed, chosen), minlength=self.n_engines
+        ).astype(np.float64)
         return use
 
     def worth(self, model: IntArray) -> float:
@@ -101,8 +176,12 @@ class Program:
         """Whether a choice keeps every limit."""
         if (model < 0).any() or not np.isfinite(picked(self.value, model)).all():
             return False
-        fits = bool((self.use(model) <= self.slots).all())
-        return fits and float(picked(self.cost, model).sum()) <= self.budget_limit
+        return bool((self.use(model) <= self.slots).all()) and all(row.slack(model) >= 0 for row in self.rows)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Budget and limits."""
+        return (Row(self.cost, self.budget), *self.limits)
 
 
 def picked(array: FloatArray, model: IntArray) -> FloatArray:

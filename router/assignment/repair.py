@@ -1,4 +1,4 @@
-"""Make a choice keep slots and budget, or prove that no choice can."""
+"""Make a choice keep slots, budget and limits, or prove that no choice can."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
-from apportion.router.assignment.moves import cut_cost, fit_slots, upgrade
+from apportion.router.assignment.moves import fit_rows, fit_slots, upgrade
 from apportion.router.assignment.outcome import Assignment, Prices
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import Program
@@ -16,7 +16,7 @@ from apportion.router.assignment.summary import refuse, summarise, violation
 
 
 def enforce(problem: BatchProblem, assignment: Assignment) -> Assignment:
-    """The assignment, moved at little loss until slots, budget and allow-list hold strictly.
+    """The assignment, moved at little loss until slots, budget, limits and allow-list hold strictly.
 
     Comes back `infeasible`, with the reason, only when no assignment keeps every limit.
     """
@@ -46,7 +46,7 @@ def enforce_choice(
     if violation(problem, model) is not None:
         program = Program.of(problem)
         forbidden = (model >= 0) & ~np.isfinite(program.value[np.arange(len(model)), model])
-        model = cut_cost(program, fit_slots(program, np.where(forbidden, -1, model), worth))
+        model = fit_rows(program, fit_slots(program, np.where(forbidden, -1, model), worth))
         if not program.keeps(model):
             examined = feasible(program, goal)
             if examined.model is None:

@@ -42,22 +42,22 @@ def solve_restricted(
     """Solve the relaxation over the shifts (request, target), sorted by request; None past the time limit."""
     import highspy
 
-    n, m = len(request), program.n_models
+    n, slots = len(request), program.n_engines
     gain = program.value[request, target] - program.value[request, base[request]]
-    extra = program.cost[request, target] - program.cost[request, base[request]]
-    worth, money = program.value_range, max(float(np.abs(extra).max(initial=0.0)), 1e-12)
+    worth = program.value_range
+    extra, unit = _scaled(program, base, request, target)
     solver = quiet_highs(time_limit_s)
     solver.setOptionValue("presolve", "off")
-    solver.passModel(_linear_program(program, base, request, target, gain / worth, extra / money, money))
+    solver.passModel(_linear_program(program, base, request, target, gain / worth, extra, unit))
     solver.run()
     if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         return None
     solution = solver.getSolution()
-    dual = np.maximum(-np.array(solution.row_dual[: m + 1]), 0.0)
+    dual = np.maximum(-np.array(solution.row_dual[: slots + len(unit)]), 0.0) * worth
     column = np.array(solution.col_value)
     share = np.clip(column[:n], 0.0, 1.0)
     return Relaxed(
-        prices=Prices(float(dual[0] * worth / money), dual[1:] * worth),
+        prices=Prices(float(dual[slots] / unit[0]), dual[:slots], dual[slots + 1 :] / unit[1:]),
         request=request,
         target=target,
         share=share,
@@ -66,41 +66,55 @@ def solve_restricted(
     )
 
 
+def _scaled(
+    program: Program, base: IntArray, request: IntArray, target: IntArray
+) -> tuple[list[FloatArray], FloatArray]:
+    """Of each of `program.rows` (n_columns,) what the shifts take more, at most 1 each, and (n_rows,) the units."""
+    extra = [row.use[request, target] - row.use[request, base[request]] for row in program.rows]
+    unit = np.array([max(float(np.abs(more).max(initial=0.0)), 1e-12) for more in extra])
+    return [more / one for more, one in zip(extra, unit.tolist(), strict=True)], unit
+
+
 def _linear_program(
     program: Program,
     base: IntArray,
     request: IntArray,
     target: IntArray,
     gain: FloatArray,
-    extra: FloatArray,
-    money: float,
+    extra: list[FloatArray],
+    unit: FloatArray,
 ) -> Any:
-    """Rows: budget, slots of every model, at most one shift for requests with several. Last columns: elastic.
+    """Rows: slots of every engine, budget, limits, at most one shift for requests with several. Last columns: elastic.
 
-    gain and extra are scaled to at most 1; `money` is the scale of extra.
+    gain and extra are scaled to at most 1; `unit` are the scales of extra.
     """
     import highspy
 
-    n, m = len(request), program.n_models
-    home, load = base[request], program.load[request]
+    n, slots = len(request), program.n_engines
+    m = slots + len(unit)
+    home = base[request]
+    source, sink = program.engine_of[home], program.engine_of[target]
+    freed, taken = program.load_of(request, home), program.load_of(request, target)
     several = np.flatnonzero(np.bincount(request, minlength=program.n_requests) > 1)
     row_of = np.full(program.n_requests, -1)
-    row_of[several] = np.arange(len(several)) + m + 1
-    index = np.column_stack([np.zeros(n, np.int64), 1 + home, 1 + target, row_of[request]])
-    value = np.column_stack([extra, -load, load, np.ones(n)])
+    row_of[several] = np.arange(len(several)) + m
+    stays = source == sink
+    rows = [np.full(n, slots + k) for k in range(len(unit))]
+    index = np.column_stack([np.where(stays, -1, source), sink, *rows, row_of[request]])
+    value = np.column_stack([-freed, np.where(stays, taken - freed, taken), *extra, np.ones(n)])
     present = index >= 0
 
     lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = n + m + 1, m + 1 + len(several)
-    lp.col_cost_ = np.concatenate([-gain, np.full(m + 1, PENALTY)])
-    lp.col_lower_ = np.zeros(n + m + 1)
-    lp.col_upper_ = np.concatenate([np.ones(n), np.full(m + 1, np.inf)])
+    lp.num_col_, lp.num_row_ = n + m, m + len(several)
+    lp.col_cost_ = np.concatenate([-gain, np.full(m, PENALTY)])
+    lp.col_lower_ = np.zeros(n + m)
+    lp.col_upper_ = np.concatenate([np.ones(n), np.full(m, np.inf)])
     lp.row_lower_ = np.full(lp.num_row_, -np.inf)
-    room = (program.budget - float(picked(program.cost, base).sum())) / money
-    lp.row_upper_ = np.concatenate([[room], program.slots - program.use(base), np.ones(len(several))])
+    room = [row.at_most - float(picked(row.use, base).sum()) for row in program.rows]
+    lp.row_upper_ = np.concatenate([program.slots - program.use(base), room / unit, np.ones(len(several))])
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    counts = np.concatenate([[0], present.sum(axis=1), np.ones(m + 1, np.int64)])
+    counts = np.concatenate([[0], present.sum(axis=1), np.ones(m, np.int64)])
     lp.a_matrix_.start_ = np.cumsum(counts).astype(np.int32)
-    lp.a_matrix_.index_ = np.concatenate([index[present], np.arange(m + 1)]).astype(np.int32)
-    lp.a_matrix_.value_ = np.concatenate([value[present], np.full(m + 1, -1.0)])
+    lp.a_matrix_.index_ = np.concatenate([index[present], np.arange(m)]).astype(np.int32)
+    lp.a_matrix_.value_ = np.concatenate([value[present], np.full(m, -1.0)])
     return lp

@@ -20,7 +20,7 @@ import numpy as np
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment.core import certified, nearest, solve_core
 from apportion.router.assignment.feasibility import Feasibility, admission, examine, obviously_infeasible, placed
-from apportion.router.assignment.moves import cut_cost, fit_slots, upgrade
+from apportion.router.assignment.moves import fit_rows, fit_slots, upgrade
 from apportion.router.assignment.nearby import search
 from apportion.router.assignment.outcome import Infeasibility, Prices
 from apportion.router.assignment.pricing import Priced, find_prices
@@ -74,7 +74,7 @@ class Goal:
 def solve(program: Program, goal: Goal, warm: Prices | None = None, seed: int = 0) -> Solved:
     """The best assignment within the goal, or the best found by its deadline, or why there is none."""
     began = time.perf_counter()
-    free = Prices(0.0, np.zeros(program.n_models))
+    free = program.free_prices()
     model = favourite(program)
     if goal.deadline is not None:
         goal = replace(goal, deadline=goal.deadline - RESERVED_PASSES * (time.perf_counter() - began))
@@ -133,7 +133,7 @@ def _first_answer(program: Program, priced: Priced, reduced: FloatArray, goal: G
     """The relaxation rounded; failing that the prices' favourites or the cheapest models, moved until all fits."""
     homeless = np.full(program.n_requests, -1)
     for start, worth in ((_rounded(priced), reduced), (reduced.argmax(axis=1), reduced), (homeless, -program.cost)):
-        model = cut_cost(program, fit_slots(program, start, worth))
+        model = fit_rows(program, fit_slots(program, start, worth))
         if program.keeps(model):
             return model if goal.late else upgrade(program, model)
     return None

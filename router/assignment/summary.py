@@ -9,18 +9,11 @@ import numpy as np
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Status, Termination
 from apportion.router.assignment.problem import BatchProblem
-from apportion.router.assignment.program import RELATIVE_SLACK, picked
+from apportion.router.assignment.program import RELATIVE_SLACK, Program, Row, picked
 
 
 def no_prices(problem: BatchProblem) -> Prices:
-    return Prices(0.0, np.zeros(problem.n_models))
-
-
-def slot_use(problem: BatchProblem, model: IntArray) -> IntArray:
-    """(n_models,) slots that the assignment takes."""
-    placed = model >= 0
-    use = np.bincount(model[placed], weights=problem.load[placed], minlength=problem.n_models)
-    return use.astype(np.int64)
+    return Prices(0.0, np.zeros(problem.n_engines), np.zeros(len(problem.limits)))
 
 
 def budget_limit(problem: BatchProblem) -> float:
@@ -39,13 +32,17 @@ def violation(problem: BatchProblem, model: IntArray) -> Infeasibility | None:
             return Infeasibility(
                 "one_model", float(bad), cost, f"allowed: {bad} requests are on models that may not answer them"
             )
-    over = np.maximum(slot_use(problem, model) - problem.slots, 0)
+    over = np.maximum(problem.use(model) - problem.slots, 0)
     if over.any():
         where = ", ".join(f"slots[{j}] by {over[j]}" for j in np.flatnonzero(over))
         return Infeasibility("slots", float(over.sum()), cost, f"slots: the choice exceeds {where}")
     if cost > budget_limit(problem):
         short = cost - problem.budget_usd
         return Infeasibility("budget", short, cost, f"budget: the choice costs {short:.6g} USD more than allowed")
+    for limit in problem.limits:
+        short = float(picked(limit.use, model).sum()) - limit.at_most
+        if short > RELATIVE_SLACK * limit.at_most:
+            return Infeasibility("limits", short, cost, f"limits: the choice exceeds {limit.name} by {short:.6g}")
     return None
 
 
@@ -56,14 +53,18 @@ def binding_rows(problem: BatchProblem, model: IntArray) -> tuple[str, ...]:
     better: BoolArray = problem.value > picked(problem.value, model)[:, None]
     if problem.allowed is not None:
         better &= problem.allowed
-    free = problem.slots - slot_use(problem, model)
-    cost = picked(problem.cost_usd, model)
-    slack = budget_limit(problem) - cost.sum()
-    names = []
-    if math.isfinite(slack) and (better & (problem.cost_usd - cost[:, None] > slack)).any():
-        names.append("budget")
-    full = (better & (problem.load[:, None] > free)).any(axis=0)
-    return (*names, *(f"slots[{j}]" for j in np.flatnonzero(full)))
+    free = problem.slots - problem.use(model)
+    program = Program.of(problem)
+    names = ["budget"] if _stops(better, program.rows[0], model) else []
+    full = (better & (program.more_load(np.arange(len(model)), model) > free[program.engine_of])).any(axis=0)
+    names += [f"slots[{engine}]" for engine in np.unique(program.engine_of[full])]
+    return (*names, *(f"limits[{limit.name}]" for limit in program.limits if _stops(better, limit, model)))
+
+
+def _stops(better: BoolArray, row: Row, model: IntArray) -> bool:
+    """Whether the row has too little left for some move of `better` (n_requests, n_models)."""
+    slack = row.slack(model)
+    return math.isfinite(slack) and bool((better & (row.use - picked(row.use, model)[:, None] > slack)).any())
 
 
 def relative_gap(objective: float, bound: float) -> float:

@@ -202,7 +202,7 @@ def test_unknown_names_and_options_are_refused() -> None:
         Mip(gap=-1.0)
     with pytest.raises(InvalidRequestError, match="seconds > 0"):
         Mip(time_limit_s=0.0)
-    with pytest.raises(InvalidRequestError, match="prices for 3 models, the batch has 2"):
+    with pytest.raises(InvalidRequestError, match="prices for 3 engines, the batch has 2"):
         assign(small(), warm=Prices(0.0, np.zeros(3)))
     with pytest.raises(InvalidRequestError, match="model 5"):
         assign(small(), Static(5))

@@ -14,18 +14,20 @@ from apportion.router.assignment.model import full_model, warm_up
 from apportion.router.assignment.options import strategy_from
 from apportion.router.assignment.outcome import Assignment, Infeasibility, Prices, Status, Termination
 from apportion.router.assignment.per_request import PerQuery, Price, Static, Threshold
-from apportion.router.assignment.problem import BatchProblem
+from apportion.router.assignment.problem import ENDLESS, BatchProblem, Limit
 from apportion.router.assignment.registry import STRATEGIES, assign
 from apportion.router.assignment.repair import enforce
 from apportion.router.assignment.robust import RobustMip
 from apportion.router.assignment.strategy import Strategy
 
 __all__ = [
+    "ENDLESS",
     "STRATEGIES",
     "Assignment",
     "BatchProblem",
     "Greedy",
     "Infeasibility",
+    "Limit",
     "Mip",
     "Ndch",
     "NdchP",

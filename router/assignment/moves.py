@@ -101,7 +101,7 @@ def upgrade(program: Program, model: IntArray) -> IntArray:
             break
         extra = _extra(budget, model)
         if limits:
-            extra = sum(_share(row, model) for row in rows)
+            extra = np.add.reduce([_share(row, model) for row in rows])
         # Free upgrades come first, the largest of them before the others.
         floor = (float(extra.max(where=possible, initial=0.0)) or 1.0) * 1e-9
         rate = np.full(won.shape, np.inf)
@@ -118,12 +118,14 @@ def upgrade(program: Program, model: IntArray) -> IntArray:
 
 def _extra(row: Row, model: IntArray) -> FloatArray:
     """(n_requests, n_models) what a move takes of a row beyond what the request has of it."""
-    return row.use - picked(row.use, model)[:, None]
+    extra: FloatArray = row.use - picked(row.use, model)[:, None]
+    return extra
 
 
 def _share(row: Row, model: IntArray) -> FloatArray:
     """(n_requests, n_models) what a move takes of what is left of a row."""
-    return np.maximum(_extra(row, model), 0.0) / max(row.slack(model), np.finfo(np.float64).tiny)
+    share: FloatArray = np.maximum(_extra(row, model), 0.0) / max(row.slack(model), 1e-300)
+    return share
 
 
 def _within(rows: Sequence[Row], model: IntArray, shape: tuple[int, ...]) -> BoolArray:

@@ -59,7 +59,7 @@ def find_prices(
 
 def first_prices(program: Program) -> Prices:
     """Budget price alone, exact while nothing else binds; then one pass over the limits and the slots that overflow."""
-    prices = _budget_priced(program, program.free_prices())
+    prices = replace(program.free_prices(), budget=budget_price(program))
     for _ in range(3):
         prices, dearer = _limits_priced(program, prices)
         reduced = program.reduced(prices)
@@ -71,15 +71,16 @@ def first_prices(program: Program) -> Prices:
         for engine in over[np.argsort(program.slots[over] - use[over])].tolist():
             slots[engine] += _clearing_price(program, reduced, engine)
             reduced = program.reduced(replace(prices, slots=slots))
-        prices = _budget_priced(program, replace(prices, slots=slots))
+        prices = replace(prices, slots=slots)
+        prices = replace(prices, budget=budget_price(program, prices))
     return prices
 
 
-def _budget_priced(program: Program, prices: Prices) -> Prices:
+def budget_price(program: Program, others: Prices | None = None) -> float:
+    """The price of budget that minimises the bound where the other limits have these prices, or none."""
     if not math.isfinite(program.budget):
-        return prices
-    base = program.reduced(replace(prices, budget=0.0))
-    return replace(prices, budget=_row_price(base, program.rows[0]))
+        return 0.0
+    return _row_price(program.reduced(replace(others or program.free_prices(), budget=0.0)), program.rows[0])
 
 
 def _limits_priced(program: Program, prices: Prices) -> tuple[Prices, bool]:

@@ -155,9 +155,7 @@ class Program:
             bound += prices.budget * self.budget
         priced = prices.slots > 0
         bound += float(prices.slots[priced] @ self.slots[priced])
-        return bound + sum(
-            price * limit.at_most for limit, price in zip(self.limits, prices.limits.tolist(), strict=True)
-        )
+        return bound + float(prices.limits @ [limit.at_most for limit in self.limits])
 
     def use(self, model: IntArray) -> FloatArray:
         """(n_engines,) slots that a choice takes; requests at -1 take none."""

@@ -121,12 +121,12 @@ def whole_price(sample: Sample, budget_usd: float) -> float:
     """The price of cost at which all requests together are expected to spend `budget_usd` each."""
     own, (n, m) = sample.estimates, sample.score.shape
     whole = Program(own.success, own.cost_usd, np.ones(n), np.full(m, math.inf), budget_usd * n)
-    return budget_price(whole, np.zeros(m))
+    return budget_price(whole)
 
 
 def batch_price(problem: BatchProblem) -> float:
     """The price of cost at which the batch is expected to spend its cap, slots aside."""
-    return budget_price(Program.of(problem), np.zeros(problem.n_models))
+    return budget_price(Program.of(problem))
 
 
 def _one_price(case: Case, setting: Setting, budget_usd: float, cost_price: float) -> Realised:

@@ -10,6 +10,8 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem, first_in_line, largest_feasible_subset
+from apportion.router.assignment.program import picked
+from apportion.router.assignment.summary import violation
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.money.batch_budget import ROUNDING, allowed_usd
 from apportion.router.batch.planning.search import searching
@@ -25,8 +27,8 @@ async def admitted(problem: BatchProblem) -> BoolArray:
     """(N,): which requests the budget has room for, as many as can be; nearly always all, seen at a glance."""
     cost_usd = allowed_usd(problem)
     cheapest = cost_usd.argmin(axis=1)
-    use = np.bincount(cheapest, weights=problem.load, minlength=problem.n_models)
-    if (use <= problem.slots).all() and cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8):
+    roomy = cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8)
+    if roomy and violation(problem, cheapest) is None:
         return np.ones(problem.n_requests, dtype=bool)
     try:
         return await searching(partial(largest_feasible_subset, problem, time_limit_s=ADMISSION_LIMIT_S))
@@ -89,7 +91,7 @@ def affordable_away(error: ApportionError) -> ApportionError:
 
 
 def pay_for_themselves(problem: BatchProblem, own_usd: FloatArray) -> BoolArray:
-    """(N,): requests that their own allowances pay for, each on its cheapest model, as far as that has slots.
+    """(N,): requests that their own allowances pay for, each on its cheapest model, as far as slots and limits take it.
 
     Args:
         own_usd: (N,), from `allowances`.
@@ -97,7 +99,10 @@ def pay_for_themselves(problem: BatchProblem, own_usd: FloatArray) -> BoolArray:
     cost_usd = allowed_usd(problem)
     column = cost_usd.argmin(axis=1)
     pays: BoolArray = cost_usd.min(axis=1) * (1 + ROUNDING / 2) <= own_usd
-    for model in range(problem.n_models):
-        mine = np.flatnonzero(pays & (column == model))
-        pays[mine] = np.cumsum(problem.load[mine]) <= problem.slots[model]
+    load = problem.load if problem.load.ndim == 1 else problem.load[np.arange(len(column)), column]
+    for engine in range(problem.n_engines):
+        mine = np.flatnonzero(pays & (problem.engine_of[column] == engine))
+        pays[mine] = np.cumsum(load[mine]) <= problem.slots[engine]
+    for limit in problem.limits:
+        pays &= np.cumsum(np.where(pays, picked(limit.use, column), 0.0)) <= limit.at_most
     return pays

@@ -162,8 +162,7 @@ class Batch:
         if not paying.any():
             return float(own_usd.sum())
         cost_usd = allowed_usd(problem)
-        use = np.bincount(cost_usd.argmin(axis=1), weights=problem.load, minlength=problem.n_models)
-        scarce = bool((use > problem.slots).any())
+        scarce = bool((problem.use(cost_usd.argmin(axis=1)) > problem.slots).any())
         together_usd = self.savings.allowance_usd(problem.value[paying], cost_usd[paying], each_usd, scarce=scarce)
         named = np.array([self.items[row].model is not None for row in rows])
         apart_usd = np.where(named, cost_usd.min(axis=1) * (1 + ROUNDING), own_usd)

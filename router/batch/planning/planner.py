@@ -168,7 +168,7 @@ class BatchPlanner:
         models, prompts = batch.policy.models, prompt_tokens(batch.items, batch.estimates)
         placed = np.flatnonzero(assignment.model >= 0)
         batch.wait(rows[assignment.model < 0])
-        np.subtract.at(batch.remaining, assignment.model[placed], problem.load[placed])
+        batch.remaining -= problem.use(assignment.model)
         seats, columns = rows[placed], assignment.model[placed]
         known = (
             placed.tolist(),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import numpy as np
 
-from apportion.router.assignment import BatchProblem
+from apportion.router.assignment import ENDLESS, BatchProblem, Limit
 
 KINDS = (
     "plain", "loose", "tight_budget", "tight_slots", "both_tight", "ties", "equal_costs", "zero_costs",
@@ -50,6 +51,33 @@ def random_batch(rng: np.random.Generator, kind: str, n: int, m: int) -> BatchPr
     )  # fmt: skip
 
 
+def shared_batch(rng: np.random.Generator, n: int, m: int) -> BatchProblem:
+    """Models on shared engines, some of them endless, loads by model, and up to two limits, tight or out of reach."""
+    engines = int(rng.integers(1, m + 1))
+    success, cost = rng.random((n, m)), rng.lognormal(0, 1, (n, m))
+    if rng.random() < 0.2:
+        success, cost = np.round(success * 4) / 4, np.round(cost)
+    cheapest, dearest = cost.min(axis=1).sum(), cost.max(axis=1).sum()
+    budget = cheapest + rng.uniform(-0.02, 0.7) * (dearest - cheapest) if rng.random() < 0.7 else np.inf
+    sequences = [None, rng.integers(1, 4, n), rng.integers(1, 4, (n, m))][rng.integers(3)]
+    load = 1.0 if sequences is None else sequences.mean()
+    slots = rng.multinomial(int(n * load * rng.uniform(0.9, 1.7)), np.full(engines, 1 / engines))
+    if rng.random() < 0.3:
+        slots[rng.integers(engines)] = ENDLESS
+    limits = []
+    for k in range(rng.integers(0, 3)):
+        use = rng.random((n, m)) * (rng.random((n, m)) < 0.7) if rng.random() < 0.6 else np.rint(rng.random((n, m)))
+        least, most = use.min(axis=1).sum(), use.max(axis=1).sum()
+        limits.append(Limit(f"limit {k}", use, least + rng.uniform(0, 0.6) * (most - least)))
+    return BatchProblem(
+        success, cost, slots, max(float(budget), 0.0),
+        allowed=rng.random((n, m)) < 0.8 if rng.random() < 0.2 else None, sequences=sequences,
+        success_std=np.full((n, m), 0.1), cost_std_usd=0.2 * cost,
+        row_of_column=rng.integers(0, engines, m), limits=tuple(limits),
+    )  # fmt: skip
+
+
+@cache
 def every_choice(n: int, m: int) -> np.ndarray:
     """(m**n, n) all choices."""
     return np.array(list(itertools.product(range(m), repeat=n)), np.int64).reshape(-1, n)
@@ -61,8 +89,11 @@ def feasible_choices(problem: BatchProblem) -> np.ndarray:
     choices = every_choice(n, m)
     rows = np.arange(n)
     keeps = problem.cost_usd[rows, choices].sum(axis=1) <= problem.budget_usd * (1 + 1e-9)
-    for j in range(m):
-        keeps &= ((choices == j) * problem.load).sum(axis=1) <= problem.slots[j]
+    load = problem.load[rows, choices] if problem.load.ndim == 2 else problem.load
+    for engine in range(problem.n_engines):
+        keeps &= ((problem.engine_of[choices] == engine) * load).sum(axis=1) <= problem.slots[engine]
+    for limit in problem.limits:
+        keeps &= limit.use[rows, choices].sum(axis=1) <= limit.at_most * (1 + 1e-9)
     if problem.allowed is not None:
         keeps &= problem.allowed[rows, choices].all(axis=1)
     return choices[keeps]

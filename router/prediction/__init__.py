@@ -9,7 +9,6 @@ from apportion.router.lazy import lazy_names
 
 _HOME = {
     "Calibrated": "calibrated",
-    "Calibration": "calibration",
     "ESTIMATORS": "estimators",
     "Encoder": "encoder",
     "Estimator": "estimator",

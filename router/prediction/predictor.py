@@ -24,7 +24,7 @@ from apportion.router.prediction.artefact import (
     write_artefact,
 )
 from apportion.router.prediction.calibrated import Calibrated, select
-from apportion.router.prediction.calibration import Calibration
+from apportion.router.calibration import Calibration
 from apportion.router.prediction.encoders import restored
 from apportion.router.prediction.estimator import StorableEstimator
 from apportion.router.prediction.estimators import restore

@@ -25,7 +25,7 @@ from apportion.deployments.wire.engine_headers import REQUEST_HEADER
 from apportion.deployments.wire.settlement import Settled, price_of, settled_headers
 from apportion.router.outcomes.files import read_outcomes
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.prediction.calibration import brier_score
+from apportion.router.calibration import brier_score
 from apportion.router.prediction.head_training import HeadEstimator
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.training import train_predictor

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apportion.router.prediction.calibration import Calibration, brier_score, expected_calibration_error
+from apportion.router.calibration import Calibration, brier_score, expected_calibration_error
 
 RNG = np.random.default_rng(0)
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apportion.router.arrays import FloatArray
+from apportion.router.calibration import brier_score, expected_calibration_error
 from apportion.router.evaluation.case import Case
 from apportion.router.evaluation.statistics import Summary
-from apportion.router.calibration import brier_score, expected_calibration_error
 from benchmarks.experiments.cases import Dataset
 from benchmarks.experiments.context import Context, Record
 from benchmarks.experiments.drawing import line, panels, save

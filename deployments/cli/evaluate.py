@@ -140,13 +140,13 @@ def _print_words(found: Evaluation, unseen: list[str]) -> None:
     """The single models, what was left out, and what it all comes to."""
     from rich.table import Table
 
-    from apportion.router.evaluation.verdict import singles, verdict
+    from apportion.router.evaluation.verdict import cascades, singles, verdict
 
     alone = Table("single model", "score", "USD a request")
     for one in singles(found):
         alone.add_row(one.model, str(one.score), f"{one.cost_usd:.3g}")
     console.print(alone)
-    for text in unseen:
+    for text in (*unseen, *cascades(found)):
         console.print(f"{text}.", soft_wrap=True, highlight=False)
     said = verdict(found)
     if said is not None:

@@ -129,11 +129,15 @@ def train(
 
 def summary(predictor: Predictor, out: Path) -> dict[str, Any]:
     """What was trained, for machines."""
+    from apportion.router.prediction.cascading import cascades_record
+
+    record = cascades_record(predictor.gate)
     return {
         "artefact": str(out),
         "models": dict(zip(predictor.models, predictor.mean_success.tolist(), strict=True)),
         "encoder": predictor.encoder.source,
         "calibration": [report.model_dump() for report in predictor.reports],
+        "cascades": None if record is None else record.model_dump(),
     }
 
 
@@ -150,3 +154,6 @@ def print_summary(predictor: Predictor, out: Path) -> None:
         errors = (r.ece_before, r.ece_after, r.brier_before, r.brier_after)
         reports.add_row(r.split, str(r.rows), *(f"{value:.4f}" for value in errors))
     console.print(reports)
+    if predictor.gate is not None:
+        for text in predictor.gate.sentences:
+            console.print(f"{text}.", soft_wrap=True, highlight=False)

@@ -1,10 +1,10 @@
 """Which pairs of models are offered as cascades: those whose gain over routing held-out outcomes prove.
 
 Both ways, routing with a pair and without, are followed at prices of cost from nothing to prohibitive, on rows with
-real scores, costs and signals. What is compared is the mean score at the *same realised spend*, all stages paid. A row's
-posterior and shifts are learned from the other folds' rows. A pair passes where its gain is above 0 with one-sided
-99 % confidence over all pairs that are tried (Bonferroni), and where enough requests took it for that to mean something.
-Pairs are tried in the order of what they promise, each beside those that have passed.
+real scores, costs and signals. What is compared is the mean score at the *same realised spend*, all stages paid. A
+row's posterior and shifts are learned from the other folds' rows. A pair passes where its gain is above 0 with
+one-sided 99 % confidence over all pairs that are tried (Bonferroni), and where enough requests took it for that to
+mean something. Pairs are tried in the order of what they promise, each beside those that have passed.
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ class _Trials:
         chosen = value.argmax(axis=2)
         index = np.arange(len(rows))
         folds = np.random.default_rng(seed).permutation(len(rows)) % _FOLDS
-        return cls(
-            rows, prices, folds, value.max(axis=2), rows.scores[index, chosen], rows.paid_usd[index, chosen]
-        )
+        return cls(rows, prices, folds, value.max(axis=2), rows.scores[index, chosen], rows.paid_usd[index, chosen])
 
     def run(self, pairs: Sequence[tuple[int, int]]) -> tuple[tuple[Trial, ...], list[tuple[int, int]]]:
         policies = {pair: self._followed(*pair) for pair in pairs}
@@ -169,8 +167,7 @@ class _Trials:
 
         takes = policy[0] > self.value + _TIE
         with_pair = tuple(
-            np.where(takes, new, old)
-            for new, old in zip(policy, (self.value, self.score, self.paid_usd), strict=True)
+            np.where(takes, new, old) for new, old in zip(policy, (self.value, self.score, self.paid_usd), strict=True)
         )
         limits = np.array(_SPENDS) * self.rows.paid_usd[:, self.rows.scores.mean(axis=0).argmax()].mean()
         gains = matched_gains(self.score, self.paid_usd, with_pair[1], with_pair[2], limits)
@@ -187,8 +184,8 @@ def matched_gains(
     """(N,) what each request adds to the mean gain of the other way at the same realised spend.
 
     Both ways are (P, N) outcomes at P prices; at a spend in between, requests are divided among the two nearest. The
-    spend that a request adds is charged at what routing makes of money there, so that the spread of the gains also tells
-    how sure the match itself is (delta method).
+    spend that a request adds is charged at what routing makes of money there, so that the spread of the gains also
+    tells how sure the match itself is (delta method).
 
     Args:
         limits: spends a request, USD, to be compared at; those that one of the ways cannot keep are left out.
@@ -226,15 +223,11 @@ def _pair(rows: HeldOut, a: int, b: int, posterior: Posterior) -> Pair:
     return Pair.fit(rows.models[a], rows.models[b], posterior, rows.success[:, b], rows.scores[:, [a, b]])
 
 
-def _follow(
-    pair: Pair, rows: HeldOut, a: int, b: int, prices: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _follow(pair: Pair, rows: HeldOut, a: int, b: int, prices: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(P, N) the policy's value by what is expected at each price, its score and its cost as they really were."""
     charge = prices[:, None] * rows.cost_usd[:, b]
     first, second = rows.success[:, a], rows.success[:, b]
-    success, escalation = (
-        found[..., 0] for found in worth([pair], first[:, None], second[:, None], charge[..., None])
-    )
+    success, escalation = (found[..., 0] for found in worth([pair], first[:, None], second[:, None], charge[..., None]))
     value = success - prices[:, None] * rows.cost_usd[:, a] - escalation * charge
     kept = pair.posterior(first, rows.signals[:, a]) >= pair.threshold(second, charge)
     score = np.where(kept, rows.scores[:, a], rows.scores[:, b])

@@ -28,9 +28,7 @@ class Pair:
     shifts: FloatArray
 
     @classmethod
-    def fit(
-        cls, first: str, second: str, verifier: Posterior, prior_second: FloatArray, scores: FloatArray
-    ) -> Pair:
+    def fit(cls, first: str, second: str, verifier: Posterior, prior_second: FloatArray, scores: FloatArray) -> Pair:
         """Shifts from the second one's prior (n,) and both scores (n, 2); rows where one is unknown are left out."""
         known = np.isfinite(scores).all(axis=1)
         return cls(first, second, verifier, _shifts(logits(prior_second[known]), scores[known]))

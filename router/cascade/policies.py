@@ -1,4 +1,4 @@
-"""A column can be a policy: what "first a, then b where a is not sure enough" is worth to a batch, and its second stage.
+"""A column can be a policy: what "a first, b where a is not sure enough" is worth to a batch, and its second stage.
 
 The batch's own shadow prices, `lambda` of the budget and `mu` of slots, say when a first answer is kept: where it is
 worth no less than the second one at these prices (`Pair.threshold`). How often that will be so follows from how the
@@ -7,8 +7,8 @@ evidence of right and wrong answers is spread (`Posterior.passing`), in closed f
     success = p K1 + p (1 - K1) p_b|right + (1 - p) (1 - K0) p_b|wrong
     cost    = cost_a + (p (1 - K1) + (1 - p) (1 - K0)) cost_b
 
-with p = P(a right) and K1, K0 = P(kept) of right and of wrong answers. A policy takes the first one's slots at once; the
-second one's come with the second plan, which is a plain batch problem with a column *keep* and knows the signals.
+with p = P(a right) and K1, K0 = P(kept) of right and of wrong answers. A policy takes the first one's slots at once;
+the second one's come with the second plan, which is a plain batch problem with a column *keep* and knows the signals.
 
 The proof of a batch's assignment holds for the columns that it is given, thresholds included; that the thresholds are
 those of last batch's prices rather than of this one's costs a little value, never the proof. Cascades as columns:
@@ -24,7 +24,7 @@ import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.assignment import BatchProblem, Prices
-ENDLESS = 2**63 - 1
+from apportion.router.assignment.problem import ENDLESS
 from apportion.router.cascade.pair import Pair
 
 

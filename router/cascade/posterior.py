@@ -117,9 +117,7 @@ def _spread(evidence: FloatArray, logit: FloatArray, share: FloatArray) -> Float
     root = np.sqrt(weight)
     means = np.linalg.lstsq(design * root[:, None], evidence[rows] * root, rcond=None)[0]
     left = weight * (evidence[rows] - design @ means) ** 2
-    deviations = [
-        np.sqrt(left[right == outcome].sum() / weight[right == outcome].sum()) for outcome in (False, True)
-    ]
+    deviations = [np.sqrt(left[right == outcome].sum() / weight[right == outcome].sum()) for outcome in (False, True)]
     return np.concatenate([means, np.maximum(deviations, _LEAST_SPREAD)])
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
-from apportion.router.costs import expected_cost
+from apportion.router.cascade.gate import Gate
 from apportion.router.errors import OutcomesTableError
 from apportion.router.estimates import Estimates
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated
+from apportion.router.prediction.cascading import expected_costs, proved
 from apportion.router.prediction.estimator import Estimator, FittedEstimator
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.prediction import Prediction
@@ -21,11 +22,14 @@ MAX_MISSING = 0.03
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Requests with calibrated estimates, and what really happened: score in [0, 1] and paid_usd, both (N, M)."""
+    """Requests with calibrated estimates, and what really happened: score in [0, 1] and paid_usd, both (N, M), and how
+    sure the models were, (N, M, 4), where that is known.
+    """
 
     estimates: Estimates
     score: FloatArray
     paid_usd: FloatArray
+    signals: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -48,7 +52,7 @@ class Case:
     mean_score, mean_paid_usd: (n_models,) over the training requests. best: the incumbent, which is
     the single model with the best mean training score. errors: how well the estimates are calibrated. test_rows:
     (n_test,) row numbers of the test requests in the table; raw_success: (n_test, n_models) their estimates before
-    calibration.
+    calibration. gate: what the validation requests say of cascades, where they have signals.
     """
 
     seed: int
@@ -62,6 +66,7 @@ class Case:
     errors: CalibrationErrors
     test_rows: IntArray
     raw_success: FloatArray
+    gate: Gate | None = None
 
     @property
     def best_score(self) -> float:
@@ -122,25 +127,19 @@ def fit_case(
         errors=CalibrationErrors(report.ece_before, report.ece_after, report.brier_before, report.brier_after),
         test_rows=parts[2],
         raw_success=raw.success,
+        gate=proved(fitted, *validation, known, seed),
     )
 
 
 def _sample(prediction: Prediction, table: OutcomesTable, known: OutcomesTable) -> Sample:
-    cost, spread = np.full(table.scores.shape, np.nan), np.full(table.scores.shape, np.nan)
-    if len(table.prices) == len(table.models):
-        # Recorded answers were not cut off, so neither are the expected ones.
-        cost, spread = expected_cost(
-            prediction.output_tokens, prediction.output_tokens_std, table.input_tokens, table.price_list()
-        )
-    # Without lengths or prices a model's mean cost is all that is known.
-    fallback, fallback_spread = known.cost_usd.mean(axis=0), known.cost_usd.std(axis=0)
+    cost_usd, cost_std_usd = expected_costs(prediction, table, known)
     estimates = Estimates(
         success=prediction.success,
         success_std=prediction.success_std,
         success_samples=prediction.success_samples,
-        cost_usd=np.where(np.isfinite(cost), cost, fallback),
-        cost_std_usd=np.where(np.isfinite(spread), spread, fallback_spread),
+        cost_usd=cost_usd,
+        cost_std_usd=cost_std_usd,
         input_tokens=table.input_tokens,
         output_tokens=prediction.output_tokens,
     )
-    return Sample(estimates=estimates, score=table.scores, paid_usd=table.cost_usd)
+    return Sample(estimates=estimates, score=table.scores, paid_usd=table.cost_usd, signals=table.signals)

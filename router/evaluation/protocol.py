@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from apportion.router.cascade.gate import Gate
 from apportion.router.errors import ConfigurationError, OutcomesTableError
 from apportion.router.evaluation.arms import ARMS, span
 from apportion.router.evaluation.batches import Setting
@@ -60,11 +61,14 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All rows and measures, and the calibration errors by (seed, estimator)."""
+    """All rows and measures, and by (seed, estimator) the calibration errors and, where outcomes have signals, what the
+    gate says of cascades.
+    """
 
     rows: tuple[Row, ...]
     measures: tuple[Measure, ...]
     errors: dict[tuple[int, str], CalibrationErrors]
+    gates: dict[tuple[int, str], Gate] = field(default_factory=dict)
 
     def as_json(self) -> list[dict[str, object]]:
         """The rows as JSON objects."""
@@ -93,6 +97,7 @@ def evaluate(
     rows: list[Row] = []
     measures: list[Measure] = []
     errors: dict[tuple[int, str], CalibrationErrors] = {}
+    gates: dict[tuple[int, str], Gate] = {}
 
     def step() -> None:
         nonlocal done
@@ -109,6 +114,8 @@ def evaluate(
                     "shares of its cost: send it everything, or give it a price (of a GPU's time, for example)"
                 )
             errors[seed, name] = case.errors
+            if case.gate is not None:
+                gates[seed, name] = case.gate
             rows += single_models(case)
             step()
             for arm in arms:
@@ -116,7 +123,7 @@ def evaluate(
                 rows += read_off(case, arm, points)
                 measures.append(measure(case, arm, points))
                 step()
-    return Evaluation(tuple(rows), tuple(measures), errors)
+    return Evaluation(tuple(rows), tuple(measures), errors, gates)
 
 
 def single_models(case: Case) -> list[Row]:

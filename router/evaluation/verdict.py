@@ -76,6 +76,26 @@ def singles(found: Evaluation) -> list[Single]:
     return sorted(summed, key=lambda one: -one.score.mean)
 
 
+def cascades(found: Evaluation) -> list[str]:
+    """Of every pair of models that was tried as a cascade, in how many splits it was shown to gain; nothing where the
+    outcomes have no signals.
+    """
+    if not found.gates:
+        return []
+    trials = [trial for gate in found.gates.values() for trial in gate.trials]
+    if not trials:
+        return sorted({sentence for gate in found.gates.values() for sentence in gate.sentences})
+    told = []
+    for pair in dict.fromkeys((trial.first, trial.second) for trial in trials):
+        own = [trial for trial in trials if (trial.first, trial.second) == pair]
+        gain = 100 * sum(trial.gain for trial in own) / len(own)
+        told.append(
+            f"cascade {' > '.join(pair)}: proved in {sum(trial.passed for trial in own)} of {len(found.gates)} splits, "
+            f"{gain:+.2f} points over routing at equal spend on the calibration rows"
+        )
+    return told
+
+
 def verdict(found: Evaluation) -> Verdict | None:
     """Of `mip`, or else of the first arm that routes, on the first estimator; None where none did, or none at the best
     single model's cost.

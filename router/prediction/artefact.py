@@ -17,9 +17,9 @@ from apportion.router.checked import mistakes
 from apportion.router.drift.shift import Reference
 from apportion.router.errors import ArtefactError
 
-VERSION = 4
-# What wrote version 2 knew no features of requests, so its head reads none; version 3 had no reference.
-_READ = (2, 3, VERSION)
+VERSION = 5
+# What wrote version 2 knew no features of requests, so its head reads none; version 3 had no reference, 4 no cascades.
+_READ = (2, 3, 4, VERSION)
 DESCRIPTION_FILE = "artefact.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -81,6 +81,24 @@ class ReferenceRecord(_Strict):
         return Reference(np.array(self.edges), np.array(self.shares))
 
 
+class TrialRecord(_Strict):
+    """What held-out outcomes said of a cascade: one model first, another where its answer is not sure enough."""
+
+    first: Annotated[str, Field(description="Model that answers first.")]
+    second: Annotated[str, Field(description="Model that is asked where the first answer is not sure enough.")]
+    gain: Annotated[float, Field(description="Mean score gained over routing at the same spend.")]
+    at_least: Annotated[float, Field(description="Its lower bound, with 99 % confidence over all trials.")]
+    taken: Annotated[int, Field(ge=0, description="Requests that took the cascade at some price.")]
+    offered: Annotated[bool, Field(description="Whether it passed; its arrays stand in the order of those that did.")]
+
+
+class CascadesRecord(_Strict):
+    """The cascades that were tried on the calibration rows."""
+
+    closed: Annotated[str | None, Field(description="Why none was tried; null: some were.")]
+    trials: Annotated[list[TrialRecord], Field(description="Trials, in their order.")]
+
+
 class Description(_Strict):
     """Contents of artefact.json."""
 
@@ -92,6 +110,9 @@ class Description(_Strict):
     calibration: Annotated[list[CalibrationRecord], Field(description="Calibration reports.")]
     reference: Annotated[
         ReferenceRecord | None, Field(description="What later predictions are compared with; null: nothing.")
+    ] = None
+    cascades: Annotated[
+        CascadesRecord | None, Field(description="Cascades; null: the outcomes had no signals of sureness.")
     ] = None
     estimator: Annotated[str, Field(description="Kind of estimator.")]
     settings: Annotated[dict[str, int | float], Field(description="Settings of the estimator.")]

@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray
+from apportion.router.calibration import Calibration, brier_score, expected_calibration_error
 from apportion.router.drift.shift import Reference
 from apportion.router.outcomes.table import OutcomesTable
 from apportion.router.prediction.artefact import CalibrationRecord
-from apportion.router.calibration import Calibration, brier_score, expected_calibration_error
 from apportion.router.prediction.estimator import Estimator, FittedEstimator, Steps, StorableEstimator
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.incumbent import FEWEST_SWITCHES, Incumbent

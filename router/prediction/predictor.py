@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apportion.router.arrays import FloatArray
+from apportion.router.calibration import Calibration
+from apportion.router.cascade.gate import Gate
+from apportion.router.cascade.pair import Pair
 from apportion.router.drift.shift import Reference
 from apportion.router.errors import ArtefactError
 from apportion.router.prediction.artefact import (
@@ -24,7 +27,7 @@ from apportion.router.prediction.artefact import (
     write_artefact,
 )
 from apportion.router.prediction.calibrated import Calibrated, select
-from apportion.router.calibration import Calibration
+from apportion.router.prediction.cascading import cascades_arrays, cascades_record, restored_gate
 from apportion.router.prediction.encoders import restored
 from apportion.router.prediction.estimator import StorableEstimator
 from apportion.router.prediction.estimators import restore
@@ -45,7 +48,8 @@ class Predictor:
     """An encoder, and what predicts from its features.
 
     `prices` holds the list prices that the data came with; `data_hashes` what it learned from; `reference` how success
-    was predicted for the rows that calibrated it, where that is known.
+    was predicted for the rows that calibrated it, where that is known. `gate` is what those rows said of cascades; None
+    where they had no signals of how sure models were.
     """
 
     encoder: TextEncoder
@@ -54,11 +58,17 @@ class Predictor:
     data_hashes: tuple[str, ...]
     reports: tuple[CalibrationRecord, ...]
     reference: Reference | None = None
+    gate: Gate | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
         """Models, in the order of the columns of every prediction."""
         return self.calibrated.estimator.models
+
+    @property
+    def cascades(self) -> tuple[Pair, ...]:
+        """Pairs of models whose cascade held-out outcomes proved to gain over routing."""
+        return () if self.gate is None else self.gate.pairs
 
     @property
     def mean_success(self) -> FloatArray:
@@ -92,6 +102,7 @@ class Predictor:
             data_hashes=tuple(description.data_sha256),
             reports=tuple(description.calibration),
             reference=None if description.reference is None else description.reference.reference,
+            gate=restored_gate(description.cascades, arrays, description.names if models is None else models),
         )
         if models is None:
             return loaded
@@ -118,6 +129,7 @@ class Predictor:
             self.encoder.arrays()
             | estimator.arrays()
             | {f"calibration.{name}": getattr(calibration, name) for name in _CALIBRATION}
+            | cascades_arrays(self.cascades)
         )
         description = Description(
             version=VERSION,
@@ -132,6 +144,7 @@ class Predictor:
             data_sha256=list(self.data_hashes),
             calibration=list(self.reports),
             reference=None if self.reference is None else ReferenceRecord.of(self.reference),
+            cascades=cascades_record(self.gate),
             estimator=estimator.kind,
             settings=estimator.settings(),
         )

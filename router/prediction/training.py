@@ -11,6 +11,7 @@ from apportion.router.arrays import IntArray
 from apportion.router.errors import ConfigurationError, OutcomesTableError
 from apportion.router.outcomes.table import FRACTIONS, OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated, Rows, mean_known
+from apportion.router.prediction.cascading import proved
 from apportion.router.prediction.estimator import Estimator, GrowingEstimator, StorableEstimator
 from apportion.router.prediction.estimators import storable
 from apportion.router.prediction.predictor import Predictor
@@ -36,6 +37,9 @@ def train_predictor(
     prices allow (`OutcomesTable.with_counted_tokens`, counted with the encoder's tokenizer). Raises
     OutcomesTableError when there are too few rows to split, a model has no outcomes to learn from, or there
     are none to calibrate with.
+
+    Where the table has signals of how sure models were of their answers, the calibration rows also say which cascades
+    are worth it.
     """
     table = complete_tokens(table, encoder)
     rows = _split(table, seed, fractions)
@@ -54,6 +58,7 @@ def train_predictor(
         data_hashes=(table.data_hash(),),
         reports=tuple(reports),
         reference=fitted.reference(validation[0]),
+        gate=proved(fitted, *validation, train[1], seed),
     )
 
 
@@ -67,9 +72,11 @@ def recalibrate(predictor: Predictor, table: OutcomesTable, progress: Progress |
     _require_calibration_scores(table)
     features = encode_in_steps(table, predictor.encoder, progress)
     fitted = predictor.calibrated.recalibrated(features, table)
+    gate = proved(fitted, features, table, table)
     return replace(
         predictor,
         calibrated=fitted,
+        gate=predictor.gate if gate is None or gate.closed else gate,
         data_hashes=(*predictor.data_hashes, table.data_hash()),
         reports=(fitted.report(features, table, "calibration"),),
         reference=fitted.reference(features),

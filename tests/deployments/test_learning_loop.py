@@ -23,9 +23,9 @@ from starlette.routing import Route
 from apportion.deployments.config.models import resolve_source
 from apportion.deployments.wire.engine_headers import REQUEST_HEADER
 from apportion.deployments.wire.settlement import Settled, price_of, settled_headers
+from apportion.router.calibration import brier_score
 from apportion.router.outcomes.files import read_outcomes
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.calibration import brier_score
 from apportion.router.prediction.head_training import HeadEstimator
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.training import train_predictor

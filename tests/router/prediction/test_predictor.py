@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apportion.router.calibration import brier_score, expected_calibration_error
 from apportion.router.errors import ArtefactError, ConfigurationError, OutcomesTableError
 from apportion.router.outcomes.table import OutcomesTable
-from apportion.router.calibration import brier_score, expected_calibration_error
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.head_training import HeadEstimator
 from apportion.router.prediction.knn import KnnEstimator

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from apportion.router.outcomes.table import TRAIT_COLUMNS, OutcomesTable
 from apportion.router.calibration import brier_score
+from apportion.router.outcomes.table import TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.features import Features
 from apportion.router.prediction.head_training import HeadEstimator

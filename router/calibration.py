@@ -77,7 +77,7 @@ class Calibration:
         low, high = self._curves[model, left], self._curves[model, left + 1]
         return np.asarray(low + (position - left) * (high - low))
 
-    def invert(self, success: ArrayLike, model: int) -> FloatArray:
+    def invert(self, success: FloatArray, model: int) -> FloatArray:
         """The estimates of one model that stand for these values, of any shape; the range's ends for values beyond."""
         return np.asarray(np.interp(success, self._curves[model], np.linspace(0.0, 1.0, _GRID + 1)))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class HeldOut:
 def fit_gate(held_out: HeldOut, seed: int = 0) -> Gate:
     """Try the pairs and learn those that pass from all rows; rows whose outcomes are not all known are left out."""
     tables = (held_out.success, held_out.cost_usd, held_out.scores, held_out.paid_usd)
-    rows = held_out.subset(np.isfinite(np.stack(tables)).all(axis=(0, 2)))
+    rows = held_out.subset(np.flatnonzero(np.isfinite(np.stack(tables)).all(axis=(0, 2))))
     if len(rows) < FEWEST_ROWS:
         return Gate(closed=f"{len(rows)} held-out requests have all outcomes, {FEWEST_ROWS} are needed")
     firsts = [j for j in range(len(rows.models)) if learnable(rows.signals[:, j], rows.scores[:, j])]
@@ -111,32 +112,40 @@ def fit_gate(held_out: HeldOut, seed: int = 0) -> Gate:
     return Gate(chosen, trials)
 
 
+class _Way(NamedTuple):
+    """A way to answer N requests at P prices, (P, N) each: what it is worth at its price, its score, and its cost."""
+
+    value: FloatArray
+    score: FloatArray
+    paid_usd: FloatArray
+
+
 @dataclass(eq=False)
 class _Trials:
-    """Routing at all prices, (P, N) each: the value of what is chosen at its price, its score, what it cost."""
+    """Pairs beside routing: `way` is routing with the pairs that have passed."""
 
     rows: HeldOut
     prices: FloatArray
     folds: IntArray
-    value: FloatArray
-    score: FloatArray
-    paid_usd: FloatArray
+    way: _Way
     posteriors: dict[tuple[int, int], Posterior] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: HeldOut, seed: int) -> _Trials:
         prices = _PRICES / rows.paid_usd.mean(axis=0).max()
         value = rows.success - prices[:, None, None] * rows.cost_usd
-        chosen = value.argmax(axis=2)
-        index = np.arange(len(rows))
+        chosen, index = value.argmax(axis=2), np.arange(len(rows))
         folds = np.random.default_rng(seed).permutation(len(rows)) % _FOLDS
-        return cls(rows, prices, folds, value.max(axis=2), rows.scores[index, chosen], rows.paid_usd[index, chosen])
+        way = _Way(value.max(axis=2), rows.scores[index, chosen], rows.paid_usd[index, chosen])
+        return cls(rows, prices, folds, way)
 
     def run(self, pairs: Sequence[tuple[int, int]]) -> tuple[tuple[Trial, ...], list[tuple[int, int]]]:
+        """The trials, and the pairs that passed."""
         policies = {pair: self._followed(*pair) for pair in pairs}
-        promised = {pair: np.maximum(value - self.value, 0).mean() for pair, (value, _, _) in policies.items()}
+        promised = {pair: np.maximum(way.value - self.way.value, 0).mean() for pair, way in policies.items()}
         likeliest = sorted(pairs, key=promised.__getitem__, reverse=True)[:_TRIED]
-        trials, passed = [], []
+        trials: list[Trial] = []
+        passed: list[tuple[int, int]] = []
         for pair in likeliest:
             if len(passed) == MOST_PAIRS:
                 break
@@ -144,38 +153,36 @@ class _Trials:
             trials.append(trial)
             if trial.passed:
                 passed.append(pair)
-                self.value, self.score, self.paid_usd = beside
+                self.way = beside
         return tuple(trials), passed
 
-    def _followed(self, a: int, b: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The pair's policy at all prices, each row by what the other folds taught."""
-        rows, found = self.rows, tuple(np.empty_like(self.value) for _ in range(3))
+    def _followed(self, a: int, b: int) -> _Way:
+        """The pair's policy, each row by what the other folds taught."""
+        found = _Way(*(np.empty_like(self.way.value) for _ in _Way._fields))
         for fold in range(_FOLDS):
             inside, known = self.folds == fold, self.rows.subset(self.folds != fold)
             if (a, fold) not in self.posteriors:
                 self.posteriors[a, fold] = _posterior(known, a)
             pair = _pair(known, a, b, self.posteriors[a, fold])
-            for whole, part in zip(found, _follow(pair, rows.subset(inside), a, b, self.prices), strict=True):
+            for whole, part in zip(found, _follow(pair, self.rows.subset(inside), a, b, self.prices), strict=True):
                 whole[:, inside] = part
         return found
 
-    def _trial(
-        self, pair: tuple[int, int], policy: tuple[FloatArray, FloatArray, FloatArray], tried: int
-    ) -> tuple[Trial, tuple[FloatArray, FloatArray, FloatArray]]:
+    def _trial(self, pair: tuple[int, int], policy: _Way, tried: int) -> tuple[Trial, _Way]:
         """What the pair gains beside those that passed, and routing with it."""
         from scipy.special import ndtri
 
-        takes = policy[0] > self.value + _TIE
-        with_pair = tuple(
-            np.where(takes, new, old) for new, old in zip(policy, (self.value, self.score, self.paid_usd), strict=True)
-        )
-        limits = np.array(_SPENDS) * self.rows.paid_usd[:, self.rows.scores.mean(axis=0).argmax()].mean()
-        gains = matched_gains(self.score, self.paid_usd, with_pair[1], with_pair[2], limits)
-        error = gains.std() / np.sqrt(len(gains))
-        at_least = gains.mean() - ndtri(1 - _LEVEL / tried) * error
-        names = (self.rows.models[j] for j in pair)
-        taken = int(takes.any(axis=0).sum())
-        return Trial(*names, float(gains.mean()), float(at_least), taken), with_pair
+        takes = policy.value > self.way.value + _TIE
+        beside = _Way(*(np.where(takes, new, old) for new, old in zip(policy, self.way, strict=True)))
+        best = self.rows.scores.mean(axis=0).argmax()
+        gains = matched_gains(
+            self.way.score, self.way.paid_usd, beside.score, beside.paid_usd,
+            limits=np.array(_SPENDS) * self.rows.paid_usd[:, best].mean(),
+        )  # fmt: skip
+        gain, error = float(gains.mean()), float(gains.std()) / len(gains) ** 0.5
+        first, second = (self.rows.models[j] for j in pair)
+        at_least = gain - float(ndtri(1 - _LEVEL / tried)) * error
+        return Trial(first, second, gain, at_least, int(takes.any(axis=0).sum())), beside
 
 
 def matched_gains(
@@ -195,7 +202,7 @@ def matched_gains(
         one, other = _at(score, paid_usd, limit), _at(other_score, other_paid_usd, limit)
         if one is not None and other is not None:
             gains.append(other[0] - one[0] - one[2] * (other[1] - one[1]))
-    return np.mean(gains, axis=0) if gains else np.zeros(score.shape[1])
+    return np.asarray(np.mean(gains, axis=0)) if gains else np.zeros(score.shape[1])
 
 
 def _at(score: FloatArray, paid_usd: FloatArray, limit: float) -> tuple[FloatArray, FloatArray, float] | None:
@@ -211,8 +218,8 @@ def _at(score: FloatArray, paid_usd: FloatArray, limit: float) -> tuple[FloatArr
     high = order[above]
     share = (limit - spend[low]) / (spend[high] - spend[low])
     slope = max(float(score[high].mean() - score[low].mean()) / float(spend[high] - spend[low]), 0.0)
-    mixed = (share * values[high] + (1 - share) * values[low] for values in (score, paid_usd))
-    return (*mixed, slope)
+    mixed_score = share * score[high] + (1 - share) * score[low]
+    return mixed_score, share * paid_usd[high] + (1 - share) * paid_usd[low], slope
 
 
 def _posterior(rows: HeldOut, first: int) -> Posterior:
@@ -223,12 +230,12 @@ def _pair(rows: HeldOut, a: int, b: int, posterior: Posterior) -> Pair:
     return Pair.fit(rows.models[a], rows.models[b], posterior, rows.success[:, b], rows.scores[:, [a, b]])
 
 
-def _follow(pair: Pair, rows: HeldOut, a: int, b: int, prices: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(P, N) the policy's value by what is expected at each price, its score and its cost as they really were."""
+def _follow(pair: Pair, rows: HeldOut, a: int, b: int, prices: FloatArray) -> _Way:
+    """The policy's value by what is expected at each price, its score and its cost as they really were."""
     charge = prices[:, None] * rows.cost_usd[:, b]
     first, second = rows.success[:, a], rows.success[:, b]
     success, escalation = (found[..., 0] for found in worth([pair], first[:, None], second[:, None], charge[..., None]))
     value = success - prices[:, None] * rows.cost_usd[:, a] - escalation * charge
     kept = pair.posterior(first, rows.signals[:, a]) >= pair.threshold(second, charge)
     score = np.where(kept, rows.scores[:, a], rows.scores[:, b])
-    return value, score, rows.paid_usd[:, a] + np.where(kept, 0.0, rows.paid_usd[:, b])
+    return _Way(value, score, rows.paid_usd[:, a] + np.where(kept, 0.0, rows.paid_usd[:, b]))

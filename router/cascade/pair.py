@@ -54,7 +54,7 @@ class Pair:
         at the batch's shadow prices: `sure >= second_given(sure) - charge`, which is linear in `sure`.
         """
         of_wrong, of_right = self.second_by_outcome(prior_second)
-        return (of_wrong - charge) / np.maximum(1 - of_right + of_wrong, 1e-12)
+        return np.asarray((of_wrong - charge) / np.maximum(1 - of_right + of_wrong, 1e-12))
 
 
 def _shifts(logit: FloatArray, scores: FloatArray) -> FloatArray:

@@ -93,8 +93,8 @@ def offered(problem: BatchProblem, policies: Policies, prices: Prices) -> BatchP
     """The problem with the policies as further columns behind its own.
 
     A policy takes the first one's slots and, of every other limit, the first one's use and the expected use of the
-    second. It may be used where both of its models may. `prices` are those that the policies were made with; members of
-    `success_samples` keep the thresholds that the mean has.
+    second. It may be used where both of its models may. `prices` are those that the policies were made with; each
+    member of `success_samples` decides by what it thinks itself.
     """
     first, second, asked = policies.first, policies.second, policies.escalation
     both = None if problem.allowed is None else problem.allowed[:, first] & problem.allowed[:, second]

@@ -56,7 +56,7 @@ class Posterior:
 
     def __call__(self, prior: FloatArray, signals: FloatArray) -> FloatArray:
         """(n,) P(right) of answers with these signals (n, 4); the prior (n,) where there are none."""
-        known = np.isfinite(signals).all(axis=1)
+        known: BoolArray = np.asarray(np.isfinite(signals).all(axis=1))
         evidence = np.where(known[:, None], signals, 0.0) @ self.coefficients[2:]
         raw = sigmoid(self.coefficients[0] + self.coefficients[1] * logits(prior) + evidence)
         return np.where(known, self.calibration.apply(raw[:, None])[:, 0], prior)
@@ -72,7 +72,8 @@ class Posterior:
         of_right = ndtr((wrong + self.spread[2] - needed) / self.spread[4])
         of_wrong = ndtr((wrong - needed) / self.spread[3])
         never, always = threshold > 1, threshold <= 0
-        return tuple(np.where(never, 0.0, np.where(always, 1.0, share)) for share in (of_right, of_wrong))
+        of_right, of_wrong = (np.where(never, 0.0, np.where(always, 1.0, share)) for share in (of_right, of_wrong))
+        return of_right, of_wrong
 
 
 def learnable(signals: FloatArray, scores: FloatArray) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -45,6 +46,27 @@ def test_train_reports_models_and_calibration(artefact: Path) -> None:
     assert list(report["models"]) == ["small", "medium"]
     assert [row["split"] for row in report["calibration"]] == ["calibration", "test"]
     assert (artefact / "weights.safetensors").is_file()
+    assert report["cascades"] is None
+
+
+def test_train_and_evaluate_say_what_cascades_are_worth(
+    outcomes: OutcomesTable, encoder_folder: Path, tmp_path: Path
+) -> None:
+    told = -np.exp(-3.5 * outcomes.scores)
+    signals = np.stack([told, 3 * told, 2 * told, -told], axis=-1)
+    write_outcomes(replace(outcomes, signals=signals), tmp_path / "outcomes")
+    common = ("--data", str(tmp_path / "outcomes"), "--encoder", str(encoder_folder), "--device", "cpu")
+    quick = ("--estimator", "knn", "--compare-rows", "0", "--calibration-share", "0.4")
+
+    trained = runner.invoke(app, ["train", *common, *quick, "--out", str(tmp_path / "artefact")])
+    assert trained.exit_code == 0, trained.output
+    assert re.search(r"cascade small > \w+: offered, at equal spend it gains \+", trained.output)
+
+    measured = runner.invoke(
+        app, ["evaluate", *common, "--compare-rows", "0", "--estimator", "knn", "--arm", "greedy", "--seeds", "2"]
+    )
+    assert measured.exit_code == 0, measured.output
+    assert "no cascades: 60 held-out requests have all outcomes, 100 are needed" in measured.output
 
 
 def test_predict_prints_one_row_a_model(artefact: Path) -> None:

@@ -65,7 +65,7 @@ def test_everything_a_problem_has_is_told_of_policies_too() -> None:
     problem, rng = batch(5), np.random.default_rng(0)
     allowed = np.ones((5, 3), np.bool_)
     allowed[1, 2] = False
-    samples = np.clip(problem.success + rng.normal(0, 0.05, (4, 5, 3)), 0, 1)
+    samples = np.clip(problem.success + rng.normal(0, 0.002, (4, 5, 3)), 0, 1)
     rich = replace(
         problem,
         allowed=allowed,
@@ -78,12 +78,16 @@ def test_everything_a_problem_has_is_told_of_policies_too() -> None:
     policies = columns([PAIR], MODELS, rich, PRICES)
     found = offered(rich, policies, PRICES)
 
-    assert found.allowed is not None and found.allowed[:, 3].tolist() == [True, False, True, True, True]
-    assert found.sequences is not None and found.sequences[:, 3].tolist() == [1] * 5
+    assert found.allowed is not None
+    assert found.allowed[:, 3].tolist() == [True, False, True, True, True]
+    assert found.sequences is not None
+    assert found.sequences[:, 3].tolist() == [1] * 5
     assert found.limits[0].use[:, 3] == pytest.approx(1 + 10 * policies.escalation[:, 0])
-    assert found.success_samples is not None and found.success_samples.shape == (4, 5, 4)
-    assert found.success_samples[:, :, 3].mean(axis=0) == pytest.approx(policies.success[:, 0], abs=0.06)
-    assert found.cost_std_usd is not None and (found.cost_std_usd[:, 3] > 1e-4).all()
+    assert found.success_samples is not None
+    assert found.success_samples.shape == (4, 5, 4)
+    assert found.success_samples[:, :, 3].mean(axis=0) == pytest.approx(policies.success[:, 0], abs=0.01)
+    assert found.cost_std_usd is not None
+    assert (found.cost_std_usd[1:, 3] > 1.1e-4).all()
     assert found.engine_of.tolist() == [0, 1, 2, 0]
 
 
@@ -114,7 +118,8 @@ def test_the_second_stage_is_the_best_of_all_ways(seed: int) -> None:
     best = (np.where(ways, given, sure).sum(axis=1))[fits].max()
     assert answer.objective == pytest.approx(best)
     assert answer.expected_cost_usd <= problem.budget_usd
-    assert set(answer.model) <= {0, 1, 2} and stage.slots[2] == ENDLESS
+    assert set(answer.model) <= {0, 1, 2}
+    assert stage.slots[2] == ENDLESS
 
 
 def test_six_policies_of_4096_requests_take_milliseconds() -> None:

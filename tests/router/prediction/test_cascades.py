@@ -38,9 +38,7 @@ def predictor(encoder: Encoder, table: OutcomesTable) -> Predictor:
     return train_predictor(table, encoder, estimator=KnnEstimator(k=20), fractions=FRACTIONS)
 
 
-def test_an_artefact_keeps_the_pairs_that_were_proved(
-    predictor: Predictor, table: OutcomesTable, tmp_path: Path
-) -> None:
+def test_an_artefact_keeps_proved_pairs(predictor: Predictor, table: OutcomesTable, tmp_path: Path) -> None:
     predictor.save(tmp_path)
     loaded = Predictor.load(tmp_path, device="cpu")
 

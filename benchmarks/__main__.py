@@ -161,6 +161,29 @@ def lanes(
 
 
 @app.command()
+def cascades(
+    data: Data = DATA,
+    seeds: Seeds = 5,
+    encoder: EncoderOption = "static:minilm",
+    workers: Workers = 1,
+    cache: CacheFolder = CACHE,
+    smoke: Smoke = False,
+    json_file: Json = None,
+) -> None:
+    """A cheap answer first: what cascades gain over routing at equal spend; exit 1 where a proved pair loses."""
+    share_cores()
+    from benchmarks.cascades import report
+    from benchmarks.cascades.run import run
+    from benchmarks.experiments.cache import Cache
+    from benchmarks.experiments.context import Context
+
+    result = run(Context(data, Cache(cache), encoder, seeds, workers, smoke, Console(stderr=True)))
+    _tell(result, report, json_file)
+    if result["lost"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def sharding(
     requests: Annotated[int, typer.Option(min=64, help="Requests of a period, over all Routers.")] = 1_024,
     seeds: Seeds = 10,

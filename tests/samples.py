@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,11 @@ def make_outcomes(n: int, seed: int) -> OutcomesTable:
         cost_usd=input_tokens * usd[:, 0] + output_tokens * usd[:, 1],
         prices=PRICES,
     )
+
+
+def with_signals(table: OutcomesTable, apart: float, seed: int = 0) -> OutcomesTable:
+    """Log-probabilities that are nearer to 0 where answers are right, by so many standard deviations."""
+    rng = np.random.default_rng(seed)
+    mean = -np.exp(-(rng.normal(size=table.scores.shape) + apart * table.scores))
+    signals = np.stack([mean, 3 * mean, 2 * mean, rng.random(mean.shape)], axis=-1)
+    return replace(table, signals=signals)

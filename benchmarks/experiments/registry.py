@@ -38,6 +38,7 @@ OTHERS = {
     "ceiling": "benchmarks.ceiling.report",
     "sharding": "benchmarks.sharding.report",
     "lanes": "benchmarks.lanes.report",
+    "cascades": "benchmarks.cascades.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",

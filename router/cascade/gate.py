@@ -108,8 +108,13 @@ def fit_gate(held_out: HeldOut, seed: int = 0) -> Gate:
     if not pairs:
         return Gate(closed="no model that costs less than another has right and wrong answers with signals enough")
     trials, passed = _Trials.of(rows, seed).run(pairs)
-    chosen = tuple(_pair(rows, a, b, _posterior(rows, a)) for a, b in passed)
-    return Gate(chosen, trials)
+    return Gate(tuple(fit_pair(rows, rows.models[a], rows.models[b]) for a, b in passed), trials)
+
+
+def fit_pair(held_out: HeldOut, first: str, second: str) -> Pair:
+    """The pair as these rows teach it, whether or not it is worth anything."""
+    a, b = held_out.models.index(first), held_out.models.index(second)
+    return _pair(held_out, a, b, _posterior(held_out, a))
 
 
 class _Way(NamedTuple):

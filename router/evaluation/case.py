@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.cascade.gate import Gate
 from apportion.router.errors import OutcomesTableError
 from apportion.router.estimates import Estimates
-from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.outcomes.table import FRACTIONS, OutcomesTable
 from apportion.router.prediction.calibrated import Calibrated
 from apportion.router.prediction.cascading import expected_costs, proved
 from apportion.router.prediction.estimator import Estimator, FittedEstimator
@@ -104,12 +105,17 @@ def usable(table: OutcomesTable, max_missing: float = MAX_MISSING) -> OutcomesTa
 
 
 def fit_case(
-    table: OutcomesTable, features: Features, name: str, recipe: Estimator[FittedEstimator], seed: int
+    table: OutcomesTable,
+    features: Features,
+    name: str,
+    recipe: Estimator[FittedEstimator],
+    seed: int,
+    fractions: Sequence[float] = FRACTIONS,
 ) -> Case:
     """Fit on the training rows, calibrate on the validation rows, and predict both held-out parts as a predictor
     trained on this table, split and seed would.
     """
-    parts = table.split_rows(seed)
+    parts = table.split_rows(seed, fractions)
     train, validation, test = ((features.subset(rows), table.subset(rows)) for rows in parts)
     fitted = Calibrated.fit(recipe, train, validation, seed)
     known = train[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -15,17 +14,9 @@ from apportion.router.prediction.features import Features
 from apportion.router.prediction.knn import KnnEstimator
 from apportion.router.prediction.predictor import Predictor
 from apportion.router.prediction.training import add_models, recalibrate, train_predictor
-from tests.samples import make_outcomes
+from tests.samples import make_outcomes, with_signals
 
 FRACTIONS = (0.4, 0.4, 0.2)
-
-
-def with_signals(table: OutcomesTable, apart: float, seed: int = 0) -> OutcomesTable:
-    """Log-probabilities that are nearer to 0 where answers are right, by so many standard deviations."""
-    rng = np.random.default_rng(seed)
-    mean = -np.exp(-(rng.normal(size=table.scores.shape) + apart * table.scores))
-    signals = np.stack([mean, 3 * mean, 2 * mean, rng.random(mean.shape)], axis=-1)
-    return dataclasses.replace(table, signals=signals)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from apportion.router.prices import ModelPrice
 
 _TABLES = (
     "success", "cost_usd", "input_tokens", "output_tokens", "success_std", "cost_std_usd", "calibrated_success",
-    "uncorrected_usd", "read_tokens",
+    "uncorrected_usd", "read_tokens", "seconds",
 )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ class Estimates:
     estimated; their values are placeholders. `refusals` says by row and column why a model cannot read a request that
     others can. `guessed` are the rows that no predictor was asked for, or answered. `uncorrected_usd` is the expected
     cost before it was corrected by how long answers have turned out to be, `read_tokens` are those of prompts by how
-    long these have; None: it was not.
+    long these have; None: it was not. `seconds` is how long the model is expected to take from a request's dispatch to
+    its last token, NaN where nobody knows; None: of no model.
     """
 
     success: FloatArray
@@ -48,6 +49,7 @@ class Estimates:
     refusals: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
     uncorrected_usd: FloatArray | None = None
     read_tokens: FloatArray | None = None
+    seconds: FloatArray | None = None
 
     def readable(self) -> BoolArray:
         """(N, M): False where a model cannot read the request."""
@@ -142,6 +144,7 @@ class Estimates:
         allowed: BoolArray | None = None,
         sequences: IntArray | None = None,
         weight: FloatArray | None = None,
+        penalty: FloatArray | None = None,
         with_samples: bool = True,
     ) -> BatchProblem:
         """The assignment of these requests to models under limits; the arguments are those of `BatchProblem`."""
@@ -158,6 +161,7 @@ class Estimates:
             success_std=self.success_std,
             success_samples=self.success_samples if with_samples else None,
             cost_std_usd=self.cost_std_usd,
+            penalty=penalty,
         )
 
     def _tables(self) -> dict[str, Any]:

@@ -67,6 +67,20 @@ class RoutingConfig(Section):
         "2 times.",
     )
 
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Models that are expected to answer a request later than this after its arrival are left out for "
+        "it, as long as another one is free and can be paid; the fastest one stays; null: time takes no model out.",
+    )
+    latency_weight_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="What a second of an answer counts for, in chance of a good answer; strategies that maximise the "
+        "batch's value know it, those that go by success alone do not.",
+    )
+
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:
         self.build_strategy()
@@ -90,6 +104,8 @@ class RoutingConfig(Section):
             self.pool_requests,
             stay_value=self.stay_value,
             correct_costs=self.correct_costs,
+            max_seconds=self.max_seconds,
+            latency_weight_per_s=self.latency_weight_per_s,
         )
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:

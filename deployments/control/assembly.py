@@ -9,6 +9,7 @@ from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.routing import RoutingConfig
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.control.drift import Drift
+from apportion.deployments.control.speeds import Stopwatch
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.events import Events
 from apportion.router.batch.guards.parts import Part
@@ -68,17 +69,20 @@ class BatchRoom:
             [model.external is not None and model.external.tokenizer is None for model in config.models],
         )
         self.events.subscribe(self.drift)
+        self.stopwatch = Stopwatch(config.names, clock)
+        self.events.subscribe(self.stopwatch)
         previews = Part("solver of previews", solve_timeout_s, clock)
         self.preview = Preview(
             BatchPlanner(Rungs(_briefly(solve), previews, len(config.models), solve_timeout_s)),
             self.drift.lengths,
+            self.stopwatch.speeds,
             config.ingress.route.timeout_s,
         )
         expected = [model.name for model in config.models if model.groups]
         bulk = None if config.bulk is None else BulkShare(config.names, config.bulk.rule())
         fleet = Fleet(config.names, clock, expected=expected, bulk=bulk)
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
-        self.chronicle = Chronicle(self.events, wall_clock, clock)
+        self.chronicle = Chronicle(self.events, wall_clock, clock, fleet.running_with)
         self.reservations = Reservations(
             fleet, spending(config, wall_clock, clock, service), sessions, clock, self.chronicle.settled
         )
@@ -87,6 +91,7 @@ class BatchRoom:
             self.planner,
             self.reservations,
             self.drift.lengths,
+            self.stopwatch.speeds,
             clock,
             patience_s=limits.aging_s,
             settle_s=SETTLE_S,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from apportion.deployments.control.speeds import Speeds
+from apportion.deployments.control.speeds import Stopwatch
 from apportion.deployments.wire.bulk import BulkState, RunnerReport
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.reservations.fleet import Fleet
@@ -20,15 +20,23 @@ class BulkDesk:
     """Hears of every runner once a second.
 
     Args:
+        stopwatch: knows how fast models are.
         clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, names: tuple[str, ...], fleet: Fleet, spending: Spending, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        fleet: Fleet,
+        spending: Spending,
+        stopwatch: Stopwatch,
+        clock: Callable[[], float],
+    ) -> None:
         self._names = names
         self._fleet = fleet
         self._spending = spending
         self._clock = clock
-        self.speeds = Speeds()
+        self._stopwatch = stopwatch
         self._runners: dict[str, tuple[float, RunnerReport]] = {}
         self._spent_nano: dict[str, tuple[int, int]] = {}
 
@@ -47,7 +55,7 @@ class BulkDesk:
         spent_nano = {job: (one.spent_nano, one.reserved_nano) for job, one in balances.items()}
         known = {job.id for _, other in self._runners.values() for job in other.jobs}
         self._spent_nano = {job: one for job, one in (self._spent_nano | spent_nano).items() if job in known}
-        return BulkState(self._most(), prices, self.speeds.tokens_per_s(), spent_nano, self._reserve())
+        return BulkState(self._most(), prices, self._stopwatch.tokens_per_s(), spent_nano, self._reserve())
 
     def knows(self, name: str) -> bool:
         """Whether a runner of that name has reported of late."""

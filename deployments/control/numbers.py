@@ -73,6 +73,7 @@ class Numbers:
             "policy_error": parts.reconfiguration.error,
             "keys_error": parts.callers.error(parts.reconfiguration.limits),
             "drift": room.drift.state(),
+            "tokens_per_s": room.stopwatch.tokens_per_s(),
             "records": parts.feedback.records_state(),
             "in_auto": {model.name: not model.by_name_only for model in policy.models},
             "prices": {model.name: dataclasses.asdict(model.price) for model in policy.models},

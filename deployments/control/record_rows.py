@@ -73,6 +73,7 @@ def _of_decision(event: RequestEnded) -> dict[str, Any]:
         "strategy": decision.strategy,
         "rung": decision.rung,
         "expected_cost_usd": decision.cost_usd,
+        "predicted_seconds": decision.predicted_seconds,
         **({} if forecast is None else _of_forecast(forecast, event.model)),
         **({} if timing is None else {name: getattr(timing, name) for name in ("queue_s", "predict_s", "solve_s")}),
         **({} if price is None else {name: getattr(price, name) for name in _PRICES}),

@@ -64,8 +64,13 @@ class Router:
         self._reservations = self._room.reservations
         self._scheduler = self._room.scheduler
         self._callers = Callers(config, self._reservations.spending)
-        self._bulk = BulkDesk(config.names, self._reservations.fleet, self._reservations.spending, time.monotonic)
-        self._room.events.subscribe(self._bulk.speeds)
+        self._bulk = BulkDesk(
+            config.names,
+            self._reservations.fleet,
+            self._reservations.spending,
+            self._room.stopwatch,
+            time.monotonic,
+        )
         self._feedback = FeedbackDesk(config, router, self._room, self._callers)
         self._exchanges = Exchanges(config, router, self._room, self._callers, self._bulk.knows)
         self._reconfiguration = Reconfiguration(config, self._room)

@@ -1,21 +1,30 @@
-"""How fast models generate, as their last answers tell."""
+"""Learns of every answer how fast its model is."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
 
 from apportion.router.batch.events import AttemptEnded, Event
 from apportion.router.batch.messages import Ending
+from apportion.router.drift.speeds import Speeds
 
-ANSWERS = 200  # of each model, the last ones
-FEWEST = 3  # say something
+SHORTEST_S = 1e-3
 
 
-class Speeds:
-    """Subscribes to the events."""
+class Stopwatch:
+    """Subscribes to the events.
 
-    def __init__(self) -> None:
-        self._answers: dict[str, deque[tuple[int, float]]] = {}
+    Args:
+        models: names, in the order of every array.
+        clock: seconds of a monotonic clock.
+
+    Attributes:
+        speeds: what is learned.
+    """
+
+    def __init__(self, models: tuple[str, ...], clock: Callable[[], float]) -> None:
+        self._models = models
+        self.speeds = Speeds(len(models), clock)
 
     def __call__(self, event: Event) -> None:
         """Takes note of an answer."""
@@ -25,13 +34,16 @@ class Speeds:
         if course is None or timing is None or course.earlier or not course.output_tokens:
             return
         engine_s = course.total_s - course.link_s - timing.queue_s - timing.predict_s - timing.solve_s
-        answers = self._answers.setdefault(event.model, deque(maxlen=ANSWERS))
-        answers.append((course.output_tokens, max(engine_s, 1e-3)))
+        self.speeds.learn(
+            self._models.index(event.model),
+            max(engine_s, SHORTEST_S),
+            prompt_tokens=course.input_tokens or 0,
+            answer_tokens=course.output_tokens,
+            running=event.running,
+            answers=event.sequences,
+        )
 
     def tokens_per_s(self) -> dict[str, float]:
         """Of one request, by model; only of those that have answered a few."""
-        return {
-            name: sum(tokens for tokens, _ in answers) / sum(seconds for _, seconds in answers)
-            for name, answers in self._answers.items()
-            if len(answers) >= FEWEST
-        }
+        told = zip(self._models, self.speeds.tokens_per_s(), strict=True)
+        return {model: speed for model, speed in told if speed is not None}

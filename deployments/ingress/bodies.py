@@ -26,6 +26,9 @@ class RoutingField(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, description=f"Options of that strategy. {OPTIONS_HELP}")
     max_cost_usd: float | None = Field(None, ge=0, description="Highest expected cost of this request in USD.")
     min_success: float | None = Field(None, ge=0, le=1, description="Lowest predicted chance of a good answer.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Expected time in seconds, from arrival to the last token, that models are chosen by."
+    )
     models: list[str] | None = Field(None, min_length=1, description="Models that may answer.")
     wait_for_budget: bool = Field(False, description="Wait for money, as long as the request's time allows.")
     priority: int = Field(0, ge=-3, le=3, description="Each step doubles its weight and moves it forward in the queue.")

@@ -272,6 +272,7 @@ def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingF
         "strategy",
         "max-cost-usd",
         "min-success",
+        "max-seconds",
         "models",
         "priority",
         "timeout-s",
@@ -305,6 +306,7 @@ def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
         options=field.options,
         max_cost_usd=field.max_cost_usd,
         min_success=field.min_success,
+        max_seconds=field.max_seconds,
         models=None if field.models is None else tuple(dict.fromkeys(field.models)),
         wait_for_budget=field.wait_for_budget,
     )

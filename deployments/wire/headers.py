@@ -34,6 +34,8 @@ def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tup
     }
     if decision.max_tokens is not None:
         values["max-tokens"] = str(decision.max_tokens)
+    if decision.predicted_seconds is not None:
+        values["predicted-seconds"] = f"{decision.predicted_seconds:.3f}"
     if decision.turn is not None:
         values["turn"] = decision.turn.value
     if batch_told:
@@ -103,6 +105,7 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
             (one.calibrated_success for one in decision.candidates if one.model == decision.model), decision.success
         ),
         "cost_usd": decision.cost_usd,
+        "predicted_seconds": decision.predicted_seconds,
         "shadow_price": decision.batch.budget_price,
         "slot_price": decision.slot_price,
         "strategy": decision.strategy,
@@ -122,6 +125,7 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
                 "calibrated_success": candidate.calibrated_success,
                 "cost_usd": candidate.cost_usd,
                 "output_tokens": candidate.output_tokens,
+                "predicted_seconds": candidate.predicted_seconds,
                 "stay_value": candidate.stay_value,
                 "allowed": candidate.allowed,
                 "reason": candidate.reason,

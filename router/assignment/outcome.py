@@ -68,7 +68,7 @@ class Assignment:
     """The chosen model of every request and what is known about the choice.
 
     model: (n_requests,) index of the model, -1 = none (only when infeasible).
-    objective: sum of weight x success, as the strategy sees it.
+    objective: sum of weight x (success - penalty), as the strategy sees it.
     bound: proved upper bound on the objective; inf when the strategy proves none.
     gap: (bound - objective) / |objective|.
     binding: names of the limits without room for one more move: "budget", "slots[3]", "limits[latency]".

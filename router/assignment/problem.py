@@ -59,6 +59,8 @@ class BatchProblem:
     cost_std_usd: (n_requests, n_models) standard deviation of the cost in USD, >= 0.
     row_of_column: (n_models,) index of the engine whose slots a model takes; None = each has an engine of its own.
     limits: further rows, each with a name of its own.
+    penalty: (n_requests, n_models) what a pair counts for less than its success says, in success, >= 0: what its
+        seconds cost, for example; None = nothing.
 
     Array-likes are converted once; arrays of the right type are kept as they are, not copied.
 
@@ -78,6 +80,7 @@ class BatchProblem:
     cost_std_usd: FloatArray | None = None
     row_of_column: IntArray | None = None
     limits: tuple[Limit, ...] = ()
+    penalty: FloatArray | None = None
 
     def __post_init__(self) -> None:
         success = _convert(self, "success", np.float64)
@@ -92,6 +95,7 @@ class BatchProblem:
         self._check("weight", np.float64, (n,), low=0.0)
         self._check("success_std", np.float64, (n, m), low=0.0)
         self._check("cost_std_usd", np.float64, (n, m), low=0.0)
+        self._check("penalty", np.float64, (n, m), low=0.0)
         if self.success_samples is not None:
             members = np.shape(self.success_samples)[:1]
             self._check("success_samples", np.float64, (*members, n, m), low=0.0, high=1.0)
@@ -120,8 +124,13 @@ class BatchProblem:
 
     @cached_property
     def value(self) -> FloatArray:
-        """(n_requests, n_models) objective of each pair: weight x success."""
-        return self.success if self.weight is None else self.success * self.weight[:, None]
+        """(n_requests, n_models) objective of each pair: weight x (success - penalty)."""
+        return self.valued(self.success)
+
+    def valued(self, success: FloatArray) -> FloatArray:
+        """(n_requests, n_models) objective of each pair if its success were this."""
+        worth = success if self.penalty is None else success - self.penalty
+        return worth if self.weight is None else worth * self.weight[:, None]
 
     @cached_property
     def load(self) -> IntArray:
@@ -154,6 +163,7 @@ class BatchProblem:
             cost_std_usd=rows(self.cost_std_usd),
             row_of_column=self.row_of_column,
             limits=tuple(replace(limit, use=limit.use[keep]) for limit in self.limits),
+            penalty=rows(self.penalty),
         )
 
     def _check_engines(self, n_models: int) -> None:

@@ -111,12 +111,12 @@ class RobustMip(TimeLimited):
             return self._cost(problem, warm, seed)
         if self.kind == "gamma":
             return self._gamma(problem, warm, seed)
-        value = self._weighted(problem, lower_quantile(problem, self.quantile or 0.0))
+        value = problem.valued(lower_quantile(problem, self.quantile or 0.0))
         return solve_batch(problem, self.name, self.gap, self.time_limit_s, value=value, warm=warm, seed=seed)
 
     def _gamma(self, problem: BatchProblem, warm: Prices | None, seed: int) -> Assignment:
         goal = self._goal()
-        worst = self._weighted(problem, lower_quantile(problem, self.quantile or 0.0))
+        worst = problem.valued(lower_quantile(problem, self.quantile or 0.0))
         deviation = np.maximum(problem.value - worst, 0.0)
         at_once = (self.gamma or 0.0) * problem.n_requests
         found = solve_budgeted(Program.of(problem), deviation, at_once, goal, warm, seed)
@@ -145,9 +145,6 @@ class RobustMip(TimeLimited):
 
     def _goal(self) -> Goal:
         return Goal.within(self.time_limit_s, self.gap)
-
-    def _weighted(self, problem: BatchProblem, success: FloatArray) -> FloatArray:
-        return success if problem.weight is None else success * problem.weight[:, None]
 
 
 def _termination(timed_out: bool) -> Termination:

@@ -46,6 +46,11 @@ class Forecast:
         return cost_usd
 
     @property
+    def seconds(self) -> FloatArray | None:
+        """(M,) expected seconds from dispatch to the last token, NaN where nobody knows; None: of no model."""
+        return None if self.estimates.seconds is None else self.estimates.seconds[self.row]
+
+    @property
     def guessed(self) -> bool:
         """Whether no predictor was asked or answered."""
         return self.row in self.estimates.guessed
@@ -110,6 +115,8 @@ class AttemptEnded:
         decision: why it went there; None: a router before this one had decided.
         forecast: what was known of the request; None as above.
         course: how it went, as its ingress saw it; None: its ingress is gone, or an engine never had it.
+        sequences: that were generated for it.
+        running: sequences that its replica ran meanwhile, its own too, on average.
     """
 
     at_s: float
@@ -123,6 +130,8 @@ class AttemptEnded:
     decision: Decision | None = None
     forecast: Forecast | None = None
     course: Course | None = None
+    sequences: int = 1
+    running: float = 0.0
 
     @property
     def request_id(self) -> str:

@@ -27,6 +27,7 @@ class RoutingAsk:
         options: of the strategy.
         max_cost_usd: models that are expected to cost more may not answer.
         min_success: models that are less likely to answer well may not answer; a probability.
+        max_seconds: from its arrival to its last token, which models that are free and can be paid are chosen by.
         models: those that the request itself names.
         permitted: those that its caller may use at all.
         wait_for_budget: where money is short, wait until there is some.
@@ -36,6 +37,7 @@ class RoutingAsk:
     options: dict[str, Any] = field(default_factory=dict)
     max_cost_usd: float | None = None
     min_success: float | None = None
+    max_seconds: float | None = None
     models: tuple[str, ...] | None = None
     permitted: tuple[str, ...] | None = None
     wait_for_budget: bool = False
@@ -151,6 +153,7 @@ class Candidate:
         allowed: whether the model may answer.
         reason: why it may not; None: it may.
         stay_value: what the plan added to `success` since the request's session was there last.
+        predicted_seconds: from dispatch to the last token; None where nobody knows.
     """
 
     model: str
@@ -161,6 +164,7 @@ class Candidate:
     allowed: bool
     reason: str | None = None
     stay_value: float = 0.0
+    predicted_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,7 @@ class Decision:
         turn: what the decision is to the request's session; None: it has none.
         token: the replica's, which answers only who knows it.
         max_tokens: the longest answer that fits, where the request allows a longer one; None: it does not.
+        predicted_seconds: from dispatch to the last token; None where nobody knows.
     """
 
     id: str
@@ -211,6 +216,7 @@ class Decision:
     turn: Turn | None = None
     token: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
+    predicted_seconds: float | None = None
 
     def seated(self, replica: EngineReplica, price: ModelPrice, timing: PlanTiming) -> Decision:
         """The decision to be run on this replica."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from apportion.router.arrays import FloatArray
 from apportion.router.assignment import Mip, Strategy
 from apportion.router.batch.capabilities import EVERYTHING, Capabilities
 from apportion.router.prices import ModelPrice
@@ -43,6 +46,9 @@ class Policy:
         pool_requests: what so many requests leave of it is kept for later ones; 0: every batch is by itself.
         stay_value: a model counts as better by so much where it answered the request's session last.
         correct_costs: expected costs go by how long answers have turned out to be.
+        max_seconds: models that are expected to end a request later than this after its arrival are left out for it,
+            where another one is free and can be paid; None: time takes no model out. A request's own goes before it.
+        latency_weight_per_s: what a second counts for, in success.
 
     Attributes:
         names: of the models.
@@ -55,6 +61,8 @@ class Policy:
     pool_requests: int = 0
     stay_value: float = 0.0
     correct_costs: bool = True
+    max_seconds: float | None = None
+    latency_weight_per_s: float = 0.0
 
     names: tuple[str, ...] = field(init=False)
     prices: tuple[ModelPrice, ...] = field(init=False)
@@ -70,7 +78,25 @@ class Policy:
             price_factor: times a model's price is what a row costs on it.
         """
         models = tuple(replace(model, price=model.price.times(price_factor)) for model in self.models)
-        return replace(self, models=models, strategy=Mip(), budget_usd_per_request=None, stay_value=0.0)
+        return replace(
+            self,
+            models=models,
+            strategy=Mip(),
+            budget_usd_per_request=None,
+            stay_value=0.0,
+            max_seconds=None,
+            latency_weight_per_s=0.0,
+        )
+
+    def penalty(self, seconds: FloatArray | None) -> FloatArray | None:
+        """What times, of any shape, count for in success; None: nothing. Of what nobody knows nothing is held against.
+
+        Args:
+            seconds: expected; NaN, or None for all of them: not known.
+        """
+        if seconds is None or not self.latency_weight_per_s:
+            return None
+        return self.latency_weight_per_s * np.nan_to_num(seconds)
 
     def column_of(self, name: str) -> int:
         """The place of the model of that name."""

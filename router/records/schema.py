@@ -66,6 +66,7 @@ REQUESTS = Kind(
             "solve_s": pa.float64(),
             "first_byte_s": pa.float64(),
             "total_s": pa.float64(),
+            "predicted_seconds": pa.float64(),
         }
     ),
 )
@@ -74,7 +75,8 @@ REQUESTS = Kind(
 `candidates` are all models with what the plan went by; `planned` is what its first plan chose and `chosen` what
 answered, or was asked last; `budget_price` and `slot_price` (of `chosen`) are the prices of the last plan. `propensity`
 is the chance of the choice given all that was known: 1 as long as nothing is drawn by lot. `account` is a keyed hash of
-API key and tenant. Null is what nobody knows.
+API key and tenant. `predicted_seconds` are those of `chosen`, from its dispatch to its last token. Null is what nobody
+knows.
 """
 
 FEEDBACK = Kind(

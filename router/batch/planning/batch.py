@@ -48,6 +48,7 @@ class Batch:
         elsewhere: (N, M), models that tool loops leave their own for in no case.
         away: (N, M), models that may answer a request and have no replica for it now.
         crowded: (N, M), models that may answer a request and have no room for its many answers yet.
+        late: (N, M), models that may answer a request and are left to others since they are expected to be late.
         verdicts: by request id.
         waiting: ids of requests that have to wait.
     """
@@ -65,6 +66,7 @@ class Batch:
     elsewhere: BoolArray | None = None
     away: BoolArray | None = None
     crowded: BoolArray | None = None
+    late: BoolArray | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
@@ -107,6 +109,40 @@ class Batch:
         self.crowded = self.allowed & ~fitting
         self.allowed = fitting
 
+    def keep_in_time(self, waited_s: FloatArray | None) -> None:
+        """Leaves out models that are expected to be late, where one with a free slot that can be paid is in time.
+
+        Where none is, the fastest of these is left. So nobody is refused for want of time, nor waits for a fast model
+        while another one is free.
+
+        Args:
+            waited_s: (N,), since each request's arrival; None: no time.
+        """
+        seconds, limit_s = self.estimates.seconds, most_seconds(self.items, self.policy)
+        if seconds is None or np.isinf(limit_s).all():
+            return
+        seconds = np.nan_to_num(seconds)  # nothing is held against what nobody knows
+        most_usd, cost_usd = self.policy.budget_usd_per_request, np.where(self.allowed, self.estimates.cost_usd, np.inf)
+        own_usd = np.maximum(np.inf if most_usd is None else most_usd, cost_usd.min(axis=1, keepdims=True))
+        free = self.allowed & (self.remaining > 0)
+        paid = free & (cost_usd <= own_usd)
+        left_s = limit_s if waited_s is None else limit_s - waited_s
+        kept = free & (seconds <= left_s[:, None])
+        fastest = np.where(paid, seconds, np.inf).argmin(axis=1)
+        none = np.flatnonzero(~(kept & paid).any(axis=1))
+        kept[none] = False
+        kept[none, fastest[none]] = True
+        self.late = self.allowed & ~kept & (np.isfinite(limit_s) & paid.any(axis=1))[:, None]
+        self.allowed = self.allowed & ~self.late
+
+    def open_late(self, rows: IntArray) -> bool:
+        """Gives requests that would have to wait the models that are left to others; False: there are none."""
+        if self.late is None or not self.late[rows].any():
+            return False
+        self.allowed[rows] |= self.late[rows]
+        self.late[rows] = False
+        return True
+
     def let_wait(self, those: BoolArray) -> None:
         """Requests (N,) whose turn it is not yet, if they need not be refused."""
         self.wait(np.flatnonzero(those & self.allowed.any(axis=1)))
@@ -140,6 +176,7 @@ class Batch:
             allowed=self.allowed[rows],
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
             weight=None if (priority == 0).all() else np.exp2(priority),
+            penalty=self.policy.penalty(estimates.seconds),
             with_samples=with_samples,
         )
 
@@ -212,6 +249,12 @@ class Batch:
             return np.full(len(rows), np.inf)
         costs_usd: FloatArray = np.where(models[rows], self.estimates.cost_usd[rows], np.inf).min(axis=1)
         return costs_usd
+
+
+def most_seconds(items: Sequence[RouteItem], policy: Policy) -> FloatArray:
+    """(N,) that each request may take from its arrival to its last token; inf: any time."""
+    own = [policy.max_seconds if item.ask.max_seconds is None else item.ask.max_seconds for item in items]
+    return np.array([np.inf if seconds is None else seconds for seconds in own])
 
 
 def by_strategy(items: Sequence[RouteItem]) -> list[list[int]]:

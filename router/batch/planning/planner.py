@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
 from apportion.router.batch.planning.admission import seatable
@@ -85,6 +86,7 @@ class BatchPlanner:
         policy: Policy,
         *,
         starting: BoolArray | None = None,
+        waited_s: FloatArray | None = None,
         explain: bool = False,
     ) -> Plan:
         """Decides a batch.
@@ -92,6 +94,7 @@ class BatchPlanner:
         Args:
             items: those in front are seated first where slots are short.
             starting: (N,), those that may have slots; the others wait unless they have to be refused. None: all may.
+            waited_s: (N,), since each request's arrival; None: they have come just now.
             explain: decisions carry the predictions for every model.
         """
         if available.stays is not None:
@@ -121,6 +124,7 @@ class BatchPlanner:
         if starting is not None:
             batch.let_wait(~starting)
         batch.let_wait_what_has_no_room(available.room)
+        batch.keep_in_time(waited_s)
         groups = [
             group
             for strategy, rows in batch.by_strategy()
@@ -132,6 +136,9 @@ class BatchPlanner:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
         problem = batch.problem(rows, with_samples=strategy.needs_samples)
         seated = seatable(problem)
+        if not seated.all() and batch.open_late(rows[~seated]):
+            problem = batch.problem(rows, with_samples=strategy.needs_samples)
+            seated = seatable(problem)
         batch.wait(rows[~seated])
         if not seated.any():
             return None
@@ -194,6 +201,7 @@ class BatchPlanner:
                 batch=info,
                 candidates=_candidates(batch, row) if batch.explain else (),
                 turn=None if batch.stays is None else batch.stays.turn(row, chosen),
+                predicted_seconds=_seconds(batch.estimates, row, chosen),
             )
         return info
 
@@ -212,6 +220,7 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
             output_tokens=float(estimates.output_tokens[row, j]),
             allowed=bool(batch.allowed[row, j]),
             stay_value=float(value[j]),
+            predicted_seconds=_seconds(estimates, row, j),
             # What no limit of the request's forbids is forbidden by those on money, or by slots that are taken.
             reason=None if batch.allowed[row, j] else whys[j] or _passing_reason(batch, row, j),
         )
@@ -219,7 +228,14 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
     )
 
 
+def _seconds(estimates: Estimates, row: int, column: int) -> float | None:
+    seconds = None if estimates.seconds is None else float(estimates.seconds[row, column])
+    return None if seconds is None or math.isnan(seconds) else seconds
+
+
 def _passing_reason(batch: Batch, row: int, column: int) -> str:
     if batch.elsewhere is not None and batch.elsewhere[row, column]:
         return "the request brings the results of another model's calls"
+    if batch.late is not None and batch.late[row, column]:
+        return "it is expected to be later than max_seconds, and another one less so"
     return "there is no money or no room for it at the moment"

@@ -25,6 +25,7 @@ class Availability:
         budget: what the limits on money leave each request, in their order; None: there are no limits.
         stays: where the requests' sessions were last; None: no request has one.
         savings: what requests before these have left; None: nothing, as for what is planned by itself.
+        running: (M,), sequences on the replica of each model that a request would go to; None: none.
     """
 
     free_slots: IntArray
@@ -34,6 +35,7 @@ class Availability:
     budget: BatchBudget | None = None
     stays: Stays | None = None
     savings: Savings | None = None
+    running: IntArray | None = None
 
     def healthy(self, n_requests: int) -> BoolArray:
         """(N, M): models that have a replica for the request."""

@@ -15,6 +15,7 @@ from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.batch.guards.breaker import Breaker, BreakerState
 from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.reservations.bulk_share import BulkShare
+from apportion.router.batch.reservations.occupancy import Occupancy
 from apportion.router.batch.reservations.slots import SlotLedger
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Fleet:
         self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
+        self._occupancy = Occupancy(clock)
         self._replicas: dict[str, EngineReplica] = {}
         self._heard_s: dict[str, float] = {}
         self._breakers: dict[str, Breaker] = {}
@@ -77,6 +79,14 @@ class Fleet:
         self._end_pauses()
         free = self._slots.free_slots()
         return self.bulk.free(self._slots.capacity(), free, self._slots.used_by_bulk()) if bulk else free
+
+    def running_next(self) -> IntArray:
+        """(M,) sequences that run on the replica of each model that a request would go to now."""
+        return self._slots.used_next()
+
+    def running_with(self, request_id: str) -> float:
+        """Sequences on the replica of a request in flight, its own too, on average since it began."""
+        return self._occupancy.mean(request_id)
 
     def room(self, *, bulk: bool = False) -> IntArray:
         """(M,) the most sequences that a request can start with now on one replica.
@@ -134,6 +144,7 @@ class Fleet:
         if item.bulk and self.room(bulk=True)[column] < item.sequences:
             return None
         name = self._slots.reserve(item.id, column, item.sequences, item.avoid_replicas, rather, bulk=item.bulk)
+        self._follow(item.id)
         return None if name is None else self._replicas[name]
 
     def adopt(self, held: Held) -> None:
@@ -141,6 +152,7 @@ class Fleet:
         if held.model in self._columns:
             bulk = held.account.job is not None
             self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica, bulk=bulk)
+            self._follow(held.id)
 
     def end(self, done: Done) -> str | None:
         """A request ended: its slots are free, and its replica did well or not.
@@ -148,8 +160,9 @@ class Fleet:
         Returns:
             The replica that it was on; None if it was on none.
         """
-        replica = self._slots.replica_of(done.id)
-        self._slots.release(done.id)
+        seat = self._slots.seat_of(done.id)
+        replica = None if seat is None else seat.replica
+        self.release(done.id)
         if replica is not None and done.busy_s > 0:
             self._pause(replica, self._clock() + min(done.busy_s, LONGEST_PAUSE_S))
         breaker = None if replica is None else self._breakers.get(replica)
@@ -164,8 +177,9 @@ class Fleet:
         return replica
 
     def release(self, request_id: str) -> None:
-        """Frees the slots of a request that no engine has seen."""
+        """Frees the slots of a request."""
         self._slots.release(request_id)
+        self._occupancy.end(request_id)
 
     def sweep(self) -> bool:
         """Forgets replicas that are silent and lets trials begin; True if what waits may be served or refused now."""
@@ -196,6 +210,11 @@ class Fleet:
                 for name, replica in self._replicas.items()
             },
         }
+
+    def _follow(self, request_id: str) -> None:
+        seat = self._slots.seat_of(request_id)
+        if seat is not None:
+            self._occupancy.begin(request_id, seat.replica, seat.sequences)
 
     def _restrict(self, replica: str) -> bool:
         state = self._breakers[replica].state(self._clock())

@@ -98,7 +98,14 @@ class Reservations:
         room = np.where(patient[:, None] & (not bulk), UNBOUNDED, fleet.room(bulk=bulk)[None, :])
         stays = self.conversations.look(items, policy.names)
         return Availability(
-            fleet.free_slots(bulk=bulk), fleet.capacity(), room, fleet.avoided(items), budget, stays, self.savings
+            fleet.free_slots(bulk=bulk),
+            fleet.capacity(),
+            room,
+            fleet.avoided(items),
+            budget,
+            stays,
+            self.savings,
+            fleet.running_next(),
         )
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:

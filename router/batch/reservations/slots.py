@@ -120,6 +120,14 @@ class SlotLedger:
             free[replica.model] += replica.free
         return free
 
+    def used_next(self) -> IntArray:
+        """Slots that are taken on the replica of each model that has most of them free: (n_models,)."""
+        used, most = np.zeros(self._n_models, dtype=np.int64), np.full(self._n_models, -1)
+        for replica in self._present():
+            if replica.free > most[replica.model]:
+                used[replica.model], most[replica.model] = replica.used, replica.free
+        return used
+
     def used_by_bulk(self) -> IntArray:
         """Slots of each model that bulk holds: (n_models,)."""
         return self._bulk.copy()
@@ -185,10 +193,9 @@ class SlotLedger:
             replica.count()
             self._forget_if_unused(seat.replica)
 
-    def replica_of(self, request_id: str) -> str | None:
-        """The replica that a request in flight sits on."""
-        seat = self._seats.get(request_id)
-        return None if seat is None else seat.replica
+    def seat_of(self, request_id: str) -> Seat | None:
+        """What a request in flight holds."""
+        return self._seats.get(request_id)
 
     def replicas_of(self, model: int) -> list[str]:
         """Present replicas of a model that may be used."""

@@ -21,7 +21,9 @@ class _Open:
     named: str | None = None
     decision: Decision | None = None
     forecast: Forecast | None = None
+    sequences: int = 1
     done: Done | None = None
+    running: float = 0.0
 
 
 class Chronicle:
@@ -31,18 +33,26 @@ class Chronicle:
         events: tells them.
         wall_clock: seconds since 1970.
         clock: seconds of the monotonic clock that arrivals are told by.
+        running_with: of a request in flight, sequences on its replica, its own too, on average since it began.
     """
 
-    def __init__(self, events: Events, wall_clock: Callable[[], float], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        events: Events,
+        wall_clock: Callable[[], float],
+        clock: Callable[[], float],
+        running_with: Callable[[str], float],
+    ) -> None:
         self._events = events
         self._wall_clock = wall_clock
         self._clock = clock
+        self._running_with = running_with
         self._open: dict[str, _Open] = {}
 
     def decided(self, entry: Entry, decision: Decision) -> None:
         """The request goes to an engine."""
         item = entry.item
-        self._open[item.id] = _Open(item.account, decision.model, item.model, decision, entry.forecast)
+        self._open[item.id] = _Open(item.account, decision.model, item.model, decision, entry.forecast, item.sequences)
 
     def adopted(self, held: Held) -> None:
         """The request is at an engine, where a router before this one had sent it."""
@@ -57,10 +67,10 @@ class Chronicle:
         )
 
     def ended(self, done: Done) -> None:
-        """The request has ended; what it costs is told next, or when its engine says so."""
+        """The request has ended, and still holds its slots; what it costs is told next, or when its engine says so."""
         known = self._open.get(done.id)
         if known is not None and known.done is None:
-            known.done = done
+            known.done, known.running = done, self._running_with(done.id)
 
     def settled(self, request_id: str, cost_nano: int, told: bool) -> None:
         """The request costs this, in nano-USD; of one that has not ended, no engine has seen anything."""
@@ -83,5 +93,7 @@ class Chronicle:
                 known.decision,
                 known.forecast,
                 done.course,
+                known.sequences,
+                known.running,
             )
         )

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from apportion.router.arrays import FloatArray
 from apportion.router.batch.events import BatchPlanned, Events, Forecast
 from apportion.router.batch.forecasting.correction import corrected
+from apportion.router.batch.forecasting.timing import timed
 from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
 from apportion.router.batch.money.savings import is_pooled
 from apportion.router.batch.planning.batch import by_strategy
@@ -23,6 +25,7 @@ from apportion.router.batch.reservations.reservations import Reservations, Wish
 from apportion.router.batch.scheduling.entry import Entry, unpriced_of
 from apportion.router.budget import Shortage
 from apportion.router.drift.lengths import Lengths
+from apportion.router.drift.speeds import Speeds
 from apportion.router.errors import ApportionError, DeadlineError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Decider:
 
     Args:
         lengths: how long answers are of what was expected.
+        speeds: how long models take for them.
         patience_s: room is made for a request that has waited so long.
         settle_s: so long after its start every model is waited for.
         clock: seconds of a monotonic clock.
@@ -60,6 +64,7 @@ class Decider:
         planner: BatchPlanner,
         reservations: Reservations,
         lengths: Lengths,
+        speeds: Speeds,
         clock: Callable[[], float],
         *,
         patience_s: float,
@@ -70,6 +75,7 @@ class Decider:
         self._planner = planner
         self._reservations = reservations
         self._lengths = lengths
+        self._speeds = speeds
         self._clock = clock
         self._patience_s = patience_s
         self._settled_s = clock() + settle_s
@@ -132,13 +138,16 @@ class Decider:
 
     async def _decide(self, entries: list[Entry], policy: Policy, desk: Desk) -> dict[str, Lane]:
         items = [entry.item for entry in entries]
-        estimates = corrected(unpriced_of(entries).priced(policy.prices), items, policy, self._lengths)
-        began_s = self._clock()
-        patient = began_s - np.array([entry.arrived_s for entry in entries]) > self._patience_s
+        unpriced = unpriced_of(entries)
+        estimates = corrected(unpriced.priced(policy.prices), items, policy, self._lengths)
+        arrived_s = np.array([entry.arrived_s for entry in entries])
+        patient = self._clock() - arrived_s > self._patience_s
         available = await self._reservations.look(items, estimates, policy, patient)
+        estimates = timed(estimates, unpriced, items, self._lengths, self._speeds, available.running)
         began_s = self._clock()
         starting = np.array([entry.starting for entry in entries])
-        plan = await self._planner.plan(items, estimates, available, policy, starting=starting)
+        waited_s = began_s - arrived_s + np.array([item.predict_s for item in items])
+        plan = await self._planner.plan(items, estimates, available, policy, starting=starting, waited_s=waited_s)
         solve_s = self._clock() - began_s
         chosen: list[tuple[Entry, Wish]] = []
         for row, entry in enumerate(entries):
@@ -199,7 +208,7 @@ class Decider:
         ]
         if not pooled:
             return
-        value = np.stack([forecast.success * 2.0**wish.item.priority for wish, forecast in pooled])
+        value = np.stack([_value(forecast, policy) * 2.0**wish.item.priority for wish, forecast in pooled])
         cost_usd = np.stack([np.where(forecast.allowed, forecast.cost_usd, np.inf) for _, forecast in pooled])
         spent_usd = sum(wish.decision.cost_usd for wish, _ in pooled)
         self._reservations.savings.take(value, cost_usd, spent_usd, each_usd, most)
@@ -242,6 +251,12 @@ def _fail(entries: Sequence[Entry], error: ApportionError, desk: Desk) -> dict[s
         if not (entry.decided or entry.cancelled):  # others have their verdict already
             desk.tell(entry, Refusal(entry.item.id, error))
     return {}
+
+
+def _value(forecast: Forecast, policy: Policy) -> FloatArray:
+    """(M,) what the objective counts for each model."""
+    penalty = policy.penalty(forecast.seconds)
+    return forecast.success if penalty is None else forecast.success - penalty
 
 
 def _may_try_cheaper(entry: Entry, shortage: Shortage, policy: Policy) -> bool:

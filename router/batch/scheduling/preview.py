@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from apportion.router.batch.forecasting.correction import corrected
+from apportion.router.batch.forecasting.timing import timed
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
 from apportion.router.drift.lengths import Lengths
+from apportion.router.drift.speeds import Speeds
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError
 from apportion.router.unpriced import Unpriced
 
@@ -23,12 +25,14 @@ class Preview:
     Args:
         planner: asks the solver for short answers only.
         lengths: how long answers are of what was expected.
+        speeds: how long models take for them.
         timeout_s: for a list, waiting included.
     """
 
-    def __init__(self, planner: BatchPlanner, lengths: Lengths, timeout_s: float) -> None:
+    def __init__(self, planner: BatchPlanner, lengths: Lengths, speeds: Speeds, timeout_s: float) -> None:
         self._planner = planner
         self._lengths = lengths
+        self._speeds = speeds
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -52,6 +56,7 @@ class Preview:
         try:
             async with asyncio.timeout(self._timeout_s) as deadline, self._turn:
                 estimates = corrected(forecast.priced(policy.prices), items, policy, self._lengths)
+                estimates = timed(estimates, forecast, items, self._lengths, self._speeds, available.running)
                 plan = await self._planner.plan(items, estimates, available, policy, explain=True)
         except TimeoutError:
             if not deadline.expired():

@@ -26,6 +26,7 @@ from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
 from apportion.router.drift.lengths import Lengths
+from apportion.router.drift.speeds import Speeds
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import Unpriced
@@ -78,20 +79,23 @@ class PlainRoom:
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
         self.events = Events()
         self.events.subscribe(self.published.append)
-        self.chronicle = Chronicle(self.events, self.clock, self.clock)
+        self.chronicle = Chronicle(self.events, self.clock, self.clock, self.fleet.running_with)
         self.reservations = Reservations(
             self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock, self.chronicle.settled
         )
         self.lengths = Lengths.of([False] * len(models))
+        self.speeds = Speeds(len(models), self.clock)
         self.preview = Preview(
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.lengths,
+            self.speeds,
             self.preview_s,
         )
         decider = Decider(
             self.planner,
             self.reservations,
             self.lengths,
+            self.speeds,
             self.clock,
             patience_s=self.limits.aging_s,
             settle_s=0.0,

@@ -93,7 +93,7 @@ def test_a_replica_that_leaves_takes_its_slots_and_comes_back_with_all_of_them()
     slots.reserve("r1", 1, 1)
     slots.leave("b1")
     assert slots.capacity()[1] == 0
-    assert slots.replica_of("r1") == "b1"
+    assert slots.seat_of("r1").replica == "b1"
     slots.release("r1")
     assert slots.in_flight == 0
     slots.join("b1", 1, 4)

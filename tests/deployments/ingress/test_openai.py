@@ -99,11 +99,13 @@ def test_a_session_has_a_name_of_the_callers_which_nobody_else_reads() -> None:
 def test_headers_ask_what_the_field_does_not() -> None:
     headers = {
         "x-router-min-success": "0.7",
+        "x-router-max-seconds": "2.5",
         "x-router-models": "small, large",
         "x-router-strategy": "greedy",
     }
     ask = read("chat", CHAT | {"routing": {"min_success": 0.9}}, headers).item.ask
     assert (ask.min_success, ask.models, ask.strategy) == (0.9, ("small", "large"), "greedy")
+    assert ask.max_seconds == 2.5
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,7 @@ def test_headers_ask_what_the_field_does_not() -> None:
         (CHAT | {"model": 7}, "model"),
         (CHAT | {"routing": {"max_price": 1}}, "routing.max_price"),
         (CHAT | {"routing": {"min_success": 2}}, "routing.min_success"),
+        (CHAT | {"routing": {"max_seconds": 0}}, "routing.max_seconds"),
         (CHAT | {"routing": {"strategy": "magic"}}, "routing.strategy"),
         (CHAT | {"routing": {"strategy": "mip", "options": {"gop": 1}}}, "routing.options"),
         (CHAT | {"routing": {"strategy": "mip", "options": {"gap": "wide"}}}, "routing.options"),

@@ -11,7 +11,7 @@ from apportion.router.assignment import ENDLESS, BatchProblem, Limit
 
 KINDS = (
     "plain", "loose", "tight_budget", "tight_slots", "both_tight", "ties", "equal_costs", "zero_costs",
-    "forbidden", "sequences", "weights", "infeasible", "no_budget", "same_rows", "zero_slots",
+    "forbidden", "sequences", "weights", "penalties", "infeasible", "no_budget", "same_rows", "zero_slots",
 )  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def random_batch(rng: np.random.Generator, kind: str, n: int, m: int) -> BatchPr
         success, cost, slots * (2 if kind == "sequences" else 1), float(budget),
         allowed=rng.random((n, m)) < 0.7 if kind == "forbidden" else None,
         sequences=sequences,
-        weight=rng.choice([0.0, 1.0, 5.0], n) if kind == "weights" else None,
+        weight=rng.choice([0.0, 1.0, 5.0], n) if kind in ("weights", "penalties") else None,
+        penalty=rng.exponential(0.5, (n, m)) if kind == "penalties" else None,
     )  # fmt: skip
 
 

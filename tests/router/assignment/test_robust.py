@@ -14,7 +14,7 @@ from apportion.router.assignment.robust import lower_quantile
 from apportion.router.errors import InvalidRequestError
 from tests.router.assignment.instances import feasible_choices, random_batch
 
-TRIED = ("plain", "tight_budget", "both_tight", "forbidden", "weights")
+TRIED = ("plain", "tight_budget", "both_tight", "forbidden", "weights", "penalties")
 
 
 def uncertain(seed: int, kind: str, n: int = 5, m: int = 3) -> BatchProblem:
@@ -38,8 +38,7 @@ def test_gamma_finds_the_best_worst_case(kind: str) -> None:
         assert answer.feasible == bool(len(choices))
         if not len(choices):
             continue
-        weight = 1.0 if problem.weight is None else problem.weight[:, None]
-        deviation = np.maximum(problem.value - weight * lower_quantile(problem, 0.1), 0.0)
+        deviation = np.maximum(problem.value - problem.valued(lower_quantile(problem, 0.1)), 0.0)
         best = max(worst_case(problem.value, deviation, choice, 0.4 * 5) for choice in choices)
         assert answer.bound >= best - 1e-9
         assert answer.objective == pytest.approx(best, abs=2e-3)

@@ -19,6 +19,7 @@ KINDS: dict[str, Kind] = {path: kind for kind, path in ENGINE_PATHS.items()}
 _OF_ROWS = frozenset(RoutingField.model_fields) - {
     "strategy",
     "options",
+    "max_seconds",
     "timeout_s",
     "wait_for_budget",
     "session",

@@ -66,7 +66,7 @@ def test_cost_keeps_the_reserve_and_is_near_the_best(kind: str) -> None:
             best = max(problem.value[np.arange(5), c].sum() for c in safe)
             assert reserved(problem, answer.model, z) <= limit
             assert answer.bound >= best - 1e-9
-            assert answer.objective >= 0.98 * best
+            assert answer.objective >= best - 0.02 * abs(best)
 
 
 def test_cost_finds_an_answer_where_slots_and_reserve_leave_hardly_one() -> None:

@@ -29,6 +29,8 @@ LENGTHS = {"min_length": "at least {}", "max_length": "at most {}"}
 # By the end of a field's name, the longest first.
 UNITS_BY_NAME = {
     "replicas": "replicas",
+    "seconds": "s",
+    "weight_per_s": "chance/s",
     "usd_per_million": "USD per 10^6 tokens",
     "usd_per_request": "USD",
     "usd_per_hour": "USD/h",

@@ -46,16 +46,16 @@ SIGNALS = Signals._fields
 
 
 def signals_of(logprobs: ArrayLike, margins: ArrayLike) -> Signals | None:
-    """The signals of an answer; None where it has no tokens: it says nothing of how sure the model was.
+    """The signals of an answer; None where it has no tokens, which says nothing, or what was told of them is no number.
 
     Args:
         logprobs: (n_tokens,), of the tokens that were written.
         margins: (n_tokens,), the likeliest token's log-probability less the second one's.
     """
-    written = np.maximum(np.asarray(logprobs, dtype=np.float64), LEAST_LOGPROB)
-    if not written.size:
+    written = np.clip(np.asarray(logprobs, dtype=np.float64), LEAST_LOGPROB, 0.0)
+    apart = np.clip(np.asarray(margins, dtype=np.float64), 0.0, -LEAST_LOGPROB)
+    if not written.size or np.isnan(written).any() or np.isnan(apart).any():
         return None
-    apart = np.minimum(np.asarray(margins, dtype=np.float64), -LEAST_LOGPROB)
     least = float(written.min())
     mean, low = float(written.mean()), float(np.quantile(written, LOW_QUANTILE))
     # Rounding may take a mean of equal numbers below the least of them.

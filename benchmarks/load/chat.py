@@ -18,7 +18,9 @@ from typing import Any
 import aiohttp
 
 from apportion.deployments.wire.headers import STREAM_COST_HEADER
+from apportion.deployments.wire.logprobs import signals_of_choice
 from apportion.deployments.wire.settlement import SETTLED_HEADER
+from apportion.router.signals import Signals
 
 PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -33,7 +35,8 @@ class Answer:
     """`first_token_s` and `latency_s` count from sending; `gaps_s` lie between the chunks of a stream.
 
     `error` is empty where the answer is complete; `status` is 0 where there was none; `cost_usd` is None where the
-    server does not say. `headers` takes names in upper and in lower case.
+    server does not say, and so are `signals` where a whole answer tells no log-probabilities. `headers` takes names in
+    upper and in lower case.
     """
 
     latency_s: float = 0.0
@@ -48,6 +51,7 @@ class Answer:
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+    signals: Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ def _read_whole(raw: bytes, answer: Answer) -> None:
     body = json.loads(raw)
     answer.model = answer.model or body.get("model", "")
     answer.text = body["choices"][0]["message"]["content"] or ""
+    answer.signals = signals_of_choice(body["choices"][0])
     _take_usage(body["usage"], answer)
     if (settled := answer.headers.get(SETTLED_HEADER)) is not None:
         answer.cost_usd = float(settled)

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import track
 
 from apportion.deployments.config.reader import read_config
+from apportion.deployments.wire.logprobs import asking_for_logprobs
 from apportion.router.outcomes import OutcomesTable, read_outcomes, write_outcomes
+from apportion.router.signals import SIGNALS, signals_array
 from benchmarks.load.chat import Answer, ask_all, greedy_chat
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import MAX_ANSWER_TOKENS, Example, Split, generate
@@ -24,12 +26,12 @@ TIMEOUT_S = 300.0
 
 
 async def answers_of(url: str, model: str, examples: Sequence[Example], concurrency: int) -> list[Answer]:
-    """Asks one model every prompt, greedily, in order.
+    """Asks one model every prompt, greedily, in order, and how sure it was.
 
     Raises:
         RuntimeError: a request failed.
     """
-    bodies = [greedy_chat(example.prompt, model, MAX_ANSWER_TOKENS) for example in examples]
+    bodies = [asking_for_logprobs(greedy_chat(example.prompt, model, MAX_ANSWER_TOKENS)) for example in examples]
     answers = await ask_all(url, bodies, concurrency=concurrency, timeout_s=TIMEOUT_S)
     for answer in answers:
         if answer.error:
@@ -69,11 +71,15 @@ def collect(
         )
     kept = None if before is None else (before.scores, before.input_tokens, before.output_tokens)
     scores, input_tokens, output_tokens = np.zeros((3, len(examples), len(names))) if kept is None else np.stack(kept)
+    signals = np.full((len(examples), len(names), len(SIGNALS)), np.nan)
+    if before is not None and before.signals is not None:
+        signals = before.signals.copy()
     for name in track(only or names, "asking the models", console=console):
         answers, column = asyncio.run(answers_of(url, name, examples, concurrency)), names.index(name)
         scores[:, column] = [grade(one.text, example) for one, example in zip(answers, examples, strict=True)]
         input_tokens[:, column] = [one.input_tokens for one in answers]
         output_tokens[:, column] = [one.output_tokens for one in answers]
+        signals[:, column] = signals_array([one.signals for one in answers])
     prices = {model.name: model.price for model in models}
     input_usd = np.array([price.input_usd_per_million for price in prices.values()]) / 1e6
     output_usd = np.array([price.output_usd_per_million for price in prices.values()]) / 1e6
@@ -92,6 +98,7 @@ def collect(
         output_tokens=output_tokens,
         cost_usd=input_tokens * input_usd + output_tokens * output_usd,
         prices=prices,
+        signals=signals,
     )
     write_outcomes(table, out)
     return table

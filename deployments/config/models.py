@@ -66,6 +66,16 @@ def _in_the_zoo_or_elsewhere(source: str) -> str:
 Source = Annotated[str, AfterValidator(_in_the_zoo_or_elsewhere)]
 
 
+class SimulatedSignals(Section):
+    """Simulated confidence: answers are right or wrong by lot, and how sure the engine says it was goes with that."""
+
+    auc: float = Field(
+        0.8, ge=0.5, lt=1, description="Chance that a right answer's signals are above a wrong one's, each of the four."
+    )
+    success: float = Field(0.5, ge=0, le=1, description="Share of right answers.")
+    wrong_answer: str = Field("simulated mistake", description="Text of a whole answer that is wrong.")
+
+
 class SimulatedConfig(Section):
     """Timings of a simulated engine; for measuring the router alone."""
 
@@ -75,6 +85,9 @@ class SimulatedConfig(Section):
     token_s: float = Field(0.0, ge=0, description="Seconds between two tokens.")
     cached_prompts: int = Field(
         0, ge=0, description="Prompts that it remembers; what another one has in common with their beginning is cached."
+    )
+    signals: SimulatedSignals | None = Field(
+        None, description="What it says of how sure it was, where its ingress asks; null: nothing."
     )
 
 

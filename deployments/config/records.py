@@ -51,6 +51,13 @@ class RecordsConfig(Section):
         description="Keep what was asked, which `apportion outcomes` needs unless you have it elsewhere by the "
         "answers' ids; false: only a hash of it.",
     )
+    signals: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of requests of which it is kept how sure the model was of its answer; engines are a little "
+        "slower for these.",
+    )
 
     @field_validator("uri")
     @classmethod

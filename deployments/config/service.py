@@ -296,6 +296,11 @@ class ServiceConfig(Section):
         """Of the models that have some of their own."""
         return {model.name: model.timeouts for model in self.models if model.timeouts is not None}
 
+    @property
+    def signals(self) -> float:
+        """Share of requests of which records keep how sure the model was."""
+        return 0.0 if self.records is None else self.records.signals
+
 
 def parse_config(args: dict[str, Any]) -> ServiceConfig:
     """Validates the application's `args`.

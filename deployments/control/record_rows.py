@@ -110,4 +110,5 @@ def _of_course(course: Course) -> dict[str, Any]:
         "text_hash": None if course.text_hash is None else course.text_hash.hex(),
         "first_byte_s": course.first_byte_s,
         "total_s": course.total_s,
+        **({} if course.signals is None else course.signals._asdict()),
     }

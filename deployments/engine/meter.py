@@ -16,9 +16,15 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apportion.deployments.wire.engine_headers import BUSY_HEADER, REQUEST_HEADER, SEQUENCES_HEADER
+from apportion.deployments.wire.engine_headers import (
+    BUSY_HEADER,
+    REQUEST_HEADER,
+    SEQUENCES_HEADER,
+    SIGNALS_ASKED_HEADER,
+)
 from apportion.deployments.wire.settlement import Settled, price_of
 from apportion.router.prices import ModelPrice
+from apportion.router.signals import Signals, signals_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +36,17 @@ class Usage:
 
     Args:
         price: that the request was planned with.
+        signals_asked: whether its ingress wants to know how sure the model was.
 
     Attributes:
         known: whether anybody here knows them.
     """
 
-    def __init__(self, price: ModelPrice) -> None:
+    def __init__(self, price: ModelPrice, *, signals_asked: bool = False) -> None:
         self.price = price
+        self.signals_asked = signals_asked
+        self._logprobs: list[float] = []
+        self._margins: list[float] = []
         self._prompts: dict[str, int] = {}
         self._sequences: dict[str, str] = {}
         self._cached: dict[str, int] = {}
@@ -65,11 +75,21 @@ class Usage:
         """So many more output tokens, of whatever sequence."""
         self._completion_tokens += tokens
 
+    def sure(self, logprobs: Iterable[float], margins: Iterable[float]) -> None:
+        """How likely the model took so many more output tokens to be, and how far the likeliest ones were ahead."""
+        self._logprobs += logprobs
+        self._margins += margins
+
+    @property
+    def signals(self) -> Signals | None:
+        """Of what was generated; None where nobody asked, and of several sequences, of which no one is the answer."""
+        return signals_of(self._logprobs, self._margins) if len(self._sequences) == 1 else None
+
     def settle(self, prompt_tokens: int, completion_tokens: int) -> Settled:
         """Lengths and cost of the complete answer, which is what is told from now on."""
         cost_usd = self.price.cost_usd(prompt_tokens, completion_tokens, self._cached_tokens)
         self.known = True
-        self._settled = Settled(cost_usd, prompt_tokens, completion_tokens)
+        self._settled = Settled(cost_usd, prompt_tokens, completion_tokens, signals=self.signals)
         return self._settled
 
     @property
@@ -125,7 +145,8 @@ class Meter:
                 logger.warning("request %s is answered with status %d", request_id, message["status"])
             await send(message)
 
-        with self._counted(request_id, Usage(price_of(headers, self._price)), _sequences(headers)):
+        usage = Usage(price_of(headers, self._price), signals_asked=SIGNALS_ASKED_HEADER in headers)
+        with self._counted(request_id, usage, _sequences(headers)):
             await self._app(scope, receive, watched_send)
 
     def sign(self) -> None:

@@ -19,17 +19,19 @@ from starlette.routing import Route
 
 from apportion.deployments.config.models import ModelConfig, SimulatedConfig
 from apportion.deployments.engine.meter import Meter, Usage, current_usage
+from apportion.deployments.engine.simulated_signals import simulated_confidence
 from apportion.deployments.wire.asgi import disconnected
 from apportion.deployments.wire.engine_headers import REQUEST_HEADER
-from apportion.deployments.wire.settlement import settled_comment, settled_headers
+from apportion.deployments.wire.settlement import Settled, settled_comment, settled_headers
 from apportion.router.errors import UnknownModelError
+from apportion.router.signals import Signals
 
 CLIENT_LEFT = 499  # nobody reads it
 DIMENSIONS = 8
 
 
 class SimulatedEngine:
-    """Speaks the same HTTP as a real engine, word for word the same answer every time."""
+    """Speaks the same HTTP as a real engine, word for word the same answer every time, or one of two."""
 
     def __init__(self, model: ModelConfig) -> None:
         if model.simulated is None:
@@ -110,20 +112,36 @@ class SimulatedEngine:
             "total_tokens": prompt_tokens + tokens,
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
+        text, signals = self._played(prompt, used)
         if body.get("stream"):
-            events = self._stream(name, tokens, used, usage, body, chat=chat)
+            events = self._stream(name, tokens, used, usage, body, signals, chat=chat)
             return StreamingResponse(events, media_type="text/event-stream")
         for i in range(tokens):
             if not await _wait(request, self._pause_s(i)):
                 return Response(status_code=CLIENT_LEFT)
             self._generated(used)
-        settled = used.settle(prompt_tokens, tokens)
-        choice = {"index": 0, "finish_reason": "stop"} | _text(self._timings.answer, "message", chat=chat)
+        settled = _settle(used, prompt_tokens, tokens, signals)
+        choice = {"index": 0, "finish_reason": "stop"} | _text(text, "message", chat=chat)
         answer = self._envelope(name, "chat.completion" if chat else "text_completion", [choice]) | {"usage": usage}
         return Response(json.dumps(answer), media_type="application/json", headers=settled_headers(settled))
 
+    def _played(self, prompt: str, used: Usage) -> tuple[str, Signals | None]:
+        """The text of a whole answer, and how sure the engine is of it, where somebody asks."""
+        if (played := self._timings.signals) is None:
+            return self._timings.answer, None
+        right, signals = simulated_confidence(played, self._model.name, prompt)
+        return self._timings.answer if right else played.wrong_answer, signals if used.signals_asked else None
+
     async def _stream(
-        self, name: str, tokens: int, used: Usage, usage: dict[str, Any], body: dict[str, Any], *, chat: bool
+        self,
+        name: str,
+        tokens: int,
+        used: Usage,
+        usage: dict[str, Any],
+        body: dict[str, Any],
+        signals: Signals | None,
+        *,
+        chat: bool,
     ) -> AsyncIterator[str]:
         kind = "chat.completion.chunk" if chat else "text_completion"
         for i in range(tokens):
@@ -135,7 +153,7 @@ class SimulatedEngine:
             yield _event(self._envelope(name, kind, [choice]))
         if (body.get("stream_options") or {}).get("include_usage"):
             yield _event(self._envelope(name, kind, []) | {"usage": usage})
-        yield settled_comment(used.settle(usage["prompt_tokens"], tokens))
+        yield settled_comment(_settle(used, usage["prompt_tokens"], tokens, signals))
         yield "data: [DONE]\n\n"
 
     def _cached_tokens(self, prompt: str) -> int:
@@ -165,6 +183,10 @@ async def _elsewhere(request: Request) -> Response:
     """404: a played engine has nothing to say in other APIs; requests that its ingress has read do not come here."""
     error = UnknownModelError(f"this simulated engine does not answer at {request.url.path}")
     return JSONResponse(error.envelope(), status_code=error.status)
+
+
+def _settle(used: Usage, prompt_tokens: int, tokens: int, signals: Signals | None) -> Settled:
+    return used.settle(prompt_tokens, tokens)._replace(signals=signals)
 
 
 async def _wait(request: Request, seconds: float) -> bool:

@@ -37,7 +37,8 @@ class VLLMEngine:
         self._llm = llm
         self._state = api.state
         self.app = Meter(api, model.price)
-        count_at(llm.engine_core, self.app)
+        mode = llm.vllm_config.model_config.logprobs_mode
+        count_at(llm.engine_core, self.app, tells_logprobs=mode in {"raw_logprobs", "processed_logprobs"})
 
     @classmethod
     async def start(cls, model: ModelConfig) -> "VLLMEngine":

@@ -92,6 +92,7 @@ class Attempt:
             output_tokens=None if told is None else told.output_tokens,
             text_hash=text_hash,
             estimated=told is not None and told.estimated,
+            signals=None if told is None else told.signals,
         )
         return Done(self.decision.id, self.cost_usd, self.ending, course, self.busy_s)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -97,6 +98,7 @@ class Dispatcher:
         forecast: what is expected of a request.
         config: time-outs and retries.
         timeouts: of models that have their own, by name.
+        signals: share of requests whose engines are asked how sure the model was.
     """
 
     def __init__(
@@ -105,11 +107,13 @@ class Dispatcher:
         forecast: Callable[[RouteItem, Prompt], Awaitable[Unpriced]],
         config: DispatchConfig,
         timeouts: Mapping[str, TimeoutsConfig],
+        signals: float = 0.0,
     ) -> None:
         self._link = link
         self._forecast = forecast
         self._config = config
         self._timeouts = timeouts
+        self._signals = signals
         self._connections = Connections()
         self._lines: dict[str, Line] = {}
         self._retries = RetryBudget(config.retry_share, time.monotonic)
@@ -287,7 +291,8 @@ class Dispatcher:
         """
         decision, url = attempt.decision, f"{attempt.decision.url}{job.path}"
         body = job.parsed.engine_body(decision.model, decision.max_tokens)
-        headers = {**attempt.carried, **engine_headers(decision, job.parsed.item.sequences)}
+        asked = engine_headers(decision, job.parsed.item.sequences, signals_asked=random.random() < self._signals)
+        headers = {**attempt.carried, **asked}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=attempt.limits.connect_s)
         session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)
         while True:

@@ -43,7 +43,9 @@ class Parts:
         self.rules = Rules.of(config, self.naming.new)
         self.desk = _desk_of(config, self.rules)
         self.authenticator = Authenticator(config)
-        self.dispatcher = Dispatcher(self.lines.link, self.lines.forecaster.forecast, config.dispatch, config.timeouts)
+        self.dispatcher = Dispatcher(
+            self.lines.link, self.lines.forecaster.forecast, config.dispatch, config.timeouts, config.signals
+        )
         self.door = Door(config.ingress, config.dispatch.request_timeout_s)
 
     async def close(self) -> None:

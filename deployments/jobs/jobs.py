@@ -60,7 +60,7 @@ class HeadlessIngress:
         )
         self._naming = Naming(config.feedback, lambda: router.secret.remote())
         self._forecasts = Forecasts()
-        self._dispatcher = Dispatcher(self._lines.link, self._known, config.dispatch, config.timeouts)
+        self._dispatcher = Dispatcher(self._lines.link, self._known, config.dispatch, config.timeouts, config.signals)
         self._callers = JobCallers(config)
         self._desk = RouterDesk(lambda report: router.bulk.remote(report), name)
         blobs = open_blobs(config.bulk.place)

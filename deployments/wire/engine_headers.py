@@ -11,6 +11,7 @@ from apportion.router.batch.messages import Decision
 
 REQUEST_HEADER = "x-request-id"  # vLLM's own log lines have it too
 SEQUENCES_HEADER = "x-router-sequences"
+SIGNALS_ASKED_HEADER = "x-router-signals-asked"
 TOKEN_HEADER = "x-router-token"
 BUSY_HEADER = "x-apportion-busy"
 UPSTREAM_ID_HEADER = "x-router-upstream-id"
@@ -18,8 +19,12 @@ UPSTREAM_ID_HEADER = "x-router-upstream-id"
 PASSED_ON = (UPSTREAM_ID_HEADER, IGNORED_HEADER, SETTLED_KIND_HEADER)
 
 
-def engine_headers(decision: Decision, sequences: int) -> dict[str, str]:
-    """Headers of a request to the engine: its id, its size, its price, and that an ingress of the service sends it."""
+def engine_headers(decision: Decision, sequences: int, *, signals_asked: bool = False) -> dict[str, str]:
+    """Headers of a request to the engine: its id, its size, its price, and that an ingress of the service sends it.
+
+    Args:
+        signals_asked: the engine is to tell how sure its model was; of several answers it does not.
+    """
     headers = {
         "content-type": "application/json",
         REQUEST_HEADER: decision.id,
@@ -29,6 +34,8 @@ def engine_headers(decision: Decision, sequences: int) -> dict[str, str]:
         headers |= [price_header(decision.price)]
     if decision.token is not None:
         headers[TOKEN_HEADER] = decision.token
+    if signals_asked and sequences == 1:
+        headers[SIGNALS_ASKED_HEADER] = "1"
     return headers
 
 

@@ -13,6 +13,7 @@ from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
+from apportion.router.signals import Signals
 from apportion.router.unpriced import Unpriced
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
@@ -288,6 +289,7 @@ class Course:
         output_tokens: of all that was generated; None as above.
         text_hash: the same for what the same account asks again; None: nobody has read it to the end.
         estimated: nobody has counted the tokens.
+        signals: how sure the model was of its answer; None: nobody asked, or its engine cannot say.
     """
 
     earlier: int
@@ -299,6 +301,7 @@ class Course:
     output_tokens: int | None = None
     text_hash: bytes | None = None
     estimated: bool = False
+    signals: Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ from apportion.router.outcomes.table import TRAIT_COLUMNS, OutcomesTable
 from apportion.router.prices import ModelPrice
 from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS, Kind
 from apportion.router.records.store import Store
+from apportion.router.signals import SIGNALS
 from apportion.router.traits import Traits
 
 _FIRST_ERROR = 400
 _PRICES = ("input_usd_per_million", "output_usd_per_million", "cached_input_usd_per_million")
-_COLUMNS = ("id", "time", "chosen", "ending", "status", "input_tokens", "output_tokens", "cost_usd", *_PRICES)
+_COLUMNS = ("id", "time", "chosen", "ending", "status", "input_tokens", "output_tokens", "cost_usd", *_PRICES, *SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def _table(rows: pd.DataFrame) -> OutcomesTable:
         values[np.arange(len(rows)), columns] = rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
         return values
 
+    signals = np.stack([spread(name) for name in SIGNALS], axis=-1)
     queries = pd.DataFrame({"query_id": rows["id"], "task": "", "prompt": rows["prompt"]})
     traits = rows[list(TRAIT_COLUMNS)].astype(np.int64)
     return OutcomesTable(
@@ -147,6 +149,7 @@ def _table(rows: pd.DataFrame) -> OutcomesTable:
         output_tokens=spread("output_tokens"),
         cost_usd=spread("cost_usd"),
         prices={str(model): _price(part.iloc[-1]) for model, part in rows.groupby("chosen") if _priced(part.iloc[-1])},
+        signals=None if np.isnan(signals).all() else signals,
     )
 
 

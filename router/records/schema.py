@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from apportion.router.signals import SIGNALS
 from apportion.router.traits import Traits
 
 _TIME = pa.timestamp("us", "UTC")
@@ -68,6 +69,7 @@ REQUESTS = Kind(
             "total_s": pa.float64(),
             "predicted_seconds": pa.float64(),
         }
+        | {name: pa.float32() for name in SIGNALS}
     ),
 )
 """A row a request that has ended, however that was.

@@ -36,7 +36,7 @@ def service(stage: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactor
     document["http_options"]["port"] = free_port()
     folder = tmp_path_factory.mktemp("service")
     document["applications"][0]["args"] |= {
-        "records": {"uri": str(folder / "records"), "prompts": True, "segment_s": 1},
+        "records": {"uri": str(folder / "records"), "prompts": True, "segment_s": 1, "signals": 1},
         "bulk": {"storage": str(folder / "bulk")},
         "feedback": {"keys": {"correct": {"kind": "boolean", "score": True}}},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,15 @@ from typer.testing import CliRunner
 
 from apportion.deployments.cli import app
 from apportion.deployments.cluster.launch import deploy
-from apportion.deployments.config.models import resolve_source
+from apportion.deployments.config.models import ModelConfig, resolve_source
+from apportion.deployments.wire.engine_headers import REQUEST_HEADER, SIGNALS_ASKED_HEADER
+from apportion.deployments.wire.logprobs import asking_for_logprobs, signals_of_choice
+from apportion.deployments.wire.settlement import SettledStream, settled_of
 from apportion.router.outcomes.files import read_outcomes
 from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS
 from apportion.router.records.store import Store
+from apportion.router.signals import SIGNALS, Signals
+from benchmarks.load.service import Place, engine_places
 from tests.deployments.processes import replicas
 from tests.deployments.service import Service, wait_for
 
@@ -80,6 +86,69 @@ def test_answers_of_every_api_take_feedback_and_are_recorded(
     assert service.health()["records"] == {"dropped": {"requests": 0, "feedback": 0}, "error": None}
 
 
+@pytest.fixture(scope="module")
+def finch(service: Service) -> Place:
+    """An engine's own port."""
+    told = next(one for one in service.document["applications"][0]["args"]["models"] if one["name"] == "finch")
+    return engine_places(service.url, [ModelConfig.model_validate(told)], 60)["finch"]
+
+
+def engine_answer(place: Place, path: str, body: dict[str, Any], *, asked: bool) -> tuple[bytes, Signals | None]:
+    """What its ingress passes on, but for the second that it was made in, and the signals."""
+    marked = {SIGNALS_ASKED_HEADER: "1"} if asked else {}
+    headers = place.headers | {REQUEST_HEADER: "r"} | marked
+    answer = httpx.post(f"{place.url}{path}", json=FINCH | body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    if body.get("stream"):
+        stream = SettledStream(told=False)
+        passed, settled = stream.passed(answer.content), stream.settled
+    else:
+        passed, settled = answer.content, settled_of(answer.headers)
+    assert settled is not None
+    # Responses and messages get a name of their own from vLLM.
+    return re.sub(rb'"(created|created_at|completed_at|id|item_id)":("[^"]+"|[\d.]+)', b"", passed), settled.signals
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED}),
+        ("/v1/chat/completions", {"messages": ASKED, "logprobs": True}),
+        ("/v1/chat/completions", {"messages": ASKED, "logprobs": True, "top_logprobs": 5}),
+        ("/v1/chat/completions", {"messages": ASKED, "structured_outputs": {"choice": ["9", "99"]}}),
+        ("/v1/completions", {"prompt": "4 plus 5"}),
+        ("/v1/completions", {"prompt": "4 plus 5", "logprobs": 1}),
+        ("/v1/messages", {"messages": ASKED}),
+        ("/v1/responses", {"input": "What is 4 plus 5?", "max_output_tokens": 8}),
+    ],
+)
+def test_an_answer_is_the_same_byte_for_byte_whether_signals_are_asked_for_or_not(
+    finch: Place, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    body = body | {"stream": stream}
+    (quiet, nothing), (marked, signals) = (engine_answer(finch, path, body, asked=asked) for asked in (False, True))
+    assert marked == quiet
+    assert nothing is None
+    assert signals is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/chat/completions", {"messages": ASKED}), ("/v1/completions", {"prompt": "4 plus 5"})]
+)
+def test_records_keep_what_a_client_would_make_of_log_probabilities(
+    service: Service, uri: str, path: str, body: dict[str, Any]
+) -> None:
+    told = signals_of_choice(service.post(path, asking_for_logprobs(FINCH | body)).json()["choices"][0])
+    answers = [service.post(path, FINCH | body | {"stream": stream}) for stream in (False, True)]
+    assert not [answer for answer in answers if "signals" in answer.text + str(answer.headers)]
+    mine, store = [answer.headers["x-router-id"] for answer in answers], Store.open(uri)
+    wait_for(lambda: set(mine) <= set(store.read(REQUESTS)["id"].to_pylist()), 20, "the answers are recorded")
+    for row in store.read(REQUESTS).to_pylist():
+        if row["id"] in mine:
+            assert [row[name] for name in SIGNALS] == pytest.approx(told, abs=1e-4)
+
+
 def test_records_are_a_table_to_learn_from(service: Service, uri: str, tmp_path: Path) -> None:
     answer = service.chat()
     service.post("/v1/feedback", {"id": answer.json()["id"], "key": "correct", "value": False})
@@ -98,6 +167,8 @@ def test_records_are_a_table_to_learn_from(service: Service, uri: str, tmp_path:
     usage = answer.json()["usage"]
     assert table.input_tokens[row, column] == usage["prompt_tokens"]
     assert table.output_tokens[row, column] == usage["completion_tokens"]
+    assert table.signals is not None
+    assert np.isfinite(table.signals[row]).all(axis=-1).tolist() == np.isfinite(table.scores[row]).tolist()
     assert table.cost_usd[row, column] == pytest.approx(float(answer.headers["x-router-settled-cost-usd"]), abs=1e-9)
 
 

@@ -11,6 +11,7 @@ from apportion.router.batch.events import AttemptEnded, RequestEnded, RequestRef
 from apportion.router.batch.messages import Course, Ending
 from apportion.router.budget import Account
 from apportion.router.records.names import AnswerNames
+from apportion.router.signals import SIGNALS, Signals
 
 ANN = Account("ann")
 
@@ -57,3 +58,12 @@ def test_what_is_remembered_of_attempts_is_forgotten(rows: RecordRows) -> None:
     for i in range(MAX_TRIED + 5):
         rows(ended(AttemptEnded, 0, "wren", f"r{i}"))
     assert len(rows._planned) == MAX_TRIED
+
+
+def test_how_sure_the_model_was_is_kept_where_it_was_asked(rows: RecordRows, kept: list[dict[str, Any]]) -> None:
+    sure = Signals(-0.25, -1.0, -0.5, 4.0)
+    for name, signals in (("asked", sure), ("not", None)):
+        course = Course(0, 0.0, None, 1.0, 200, signals=signals)
+        rows(RequestEnded(1e9, name, ANN, "wren", Ending.answered, 5, True, course=course))
+
+    assert [[row.get(name) for name in SIGNALS] for row in kept] == [list(sure), [None] * 4]

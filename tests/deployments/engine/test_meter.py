@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from apportion.deployments.ingress.client import Client
 from apportion.deployments.wire.engine_headers import engine_headers
 from apportion.router.errors import ConfigurationError, DeadlineError, UnavailableError
 from apportion.router.prices import ModelPrice
+from apportion.router.signals import signals_of
 from tests.deployments.ingress.dispatching import PATH, Browser, StubLink, dispatching, parsed, serving, simulated
 from tests.router.batch.plain_room import forecasts
 
@@ -36,8 +38,8 @@ class Clock:
         return self.now_s
 
 
-def scope(request_id: str, sequences: int = 1) -> dict[str, Any]:
-    headers = [(b"x-request-id", request_id.encode()), (b"x-router-sequences", str(sequences).encode())]
+def scope(request_id: str, sequences: int = 1, *more: tuple[bytes, bytes]) -> dict[str, Any]:
+    headers = [(b"x-request-id", request_id.encode()), (b"x-router-sequences", str(sequences).encode()), *more]
     return {"type": "http", "path": PATH, "method": "POST", "headers": headers}
 
 
@@ -120,6 +122,63 @@ async def test_what_a_core_had_read_before_costs_less_even_if_the_answer_is_lost
         "lost": pytest.approx((92 * 1 + 48 * 0.25 + 3 * 10) / 1e6),
         "answered": pytest.approx((92 * 1 + 48 * 0.25 + 9 * 10) / 1e6),
     }
+
+
+ASKED = (b"x-router-signals-asked", b"1")
+# Of three steps, the second with two tokens: the one that was written, then the three likeliest.
+STEPS = [[[-0.5, -0.5, -1.5, -9]], [[-2, -1, -2, -9], [0, 0, -np.inf, -np.inf]], [[-0.25, -0.25, -4.25, -9]]]
+
+
+@pytest.mark.parametrize("client", [None, 0, 1, 3, -1], ids="client asks for {}".format)
+@pytest.mark.parametrize("asked", [True, False])
+async def test_how_sure_a_model_was_is_seen_at_the_border_and_clients_get_what_they_asked_for(
+    client: int | None, asked: bool
+) -> None:
+    core, seen = Core(), []
+
+    async def app(*_: Any) -> None:
+        params = SimpleNamespace(logprobs=client, logprob_token_ids=None)
+        request = SimpleNamespace(request_id="a", external_req_id="a", prompt_token_ids=[1] * 7, sampling_params=params)
+        await core.add_request_async(request)
+        assert params.logprobs == client, "the front end reads what the client asked for"
+        seen.append(request.sampling_params.logprobs)
+        for step in STEPS:
+            told = SimpleNamespace(logprobs=np.array(step)) if request.sampling_params.logprobs is not None else None
+            output = SimpleNamespace(
+                request_id="a", new_token_ids=[0] * len(step), prefill_stats=None, new_logprobs=told
+            )
+            core.out.put_nowait(SimpleNamespace(outputs=[output]))
+            await core.get_output_async()
+            assert output.new_logprobs is (None if client is None else told)
+        seen.append(current_usage().settle(7, 4).signals)
+
+    meter = Meter(app, PRICE)
+    count_at(core, meter)
+    await meter(scope("r1", 1, *([ASKED] if asked else [])), nothing, nothing)
+    assert seen[0] == ({None: 2, 0: 2, 1: 2, 3: 3, -1: -1}[client] if asked else client)
+    assert seen[1] == (signals_of([-0.5, -2, 0, -0.25], [1, 1, 50, 4]) if asked else None)
+
+
+@pytest.mark.parametrize(("sequences", "tells_logprobs"), [(2, True), (1, False)])
+async def test_of_several_sequences_and_of_logits_nothing_is_said(sequences: int, tells_logprobs: bool) -> None:
+    core, seen = Core(), []
+
+    async def app(*_: Any) -> None:
+        for one in range(sequences):
+            params = SimpleNamespace(logprobs=5, logprob_token_ids=None)
+            await core.add_request_async(
+                SimpleNamespace(request_id=f"{one}", external_req_id="a", prompt_token_ids=[1], sampling_params=params)
+            )
+            told = SimpleNamespace(logprobs=np.array(STEPS[0]))
+            output = SimpleNamespace(request_id=f"{one}", new_token_ids=[0], prefill_stats=None, new_logprobs=told)
+            core.out.put_nowait(SimpleNamespace(outputs=[output]))
+            await core.get_output_async()
+        seen.append(current_usage().settle(1, sequences).signals)
+
+    meter = Meter(app, PRICE)
+    count_at(core, meter, tells_logprobs=tells_logprobs)
+    await meter(scope("r1", sequences, ASKED), nothing, nothing)
+    assert seen == [None]
 
 
 async def test_what_does_not_reach_the_engine_costs_nothing_and_a_complete_answer_what_it_said() -> None:

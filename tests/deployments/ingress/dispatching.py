@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -109,7 +110,7 @@ def streaming(events: Callable[[], AsyncIterator[bytes]]) -> Starlette:
     return Starlette(routes=[Route(PATH, answer, methods=["POST"])])
 
 
-def simulated(**timings: float) -> Starlette:
+def simulated(**timings: Any) -> Starlette:
     model = ModelConfig(
         name="small",
         source="x",
@@ -124,9 +125,14 @@ def simulated(**timings: float) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def dispatching(
-    link: StubLink, limits: TimeoutsConfig | None = None, forecast: Forecast = plain_forecast, **config: float
+    link: StubLink,
+    limits: TimeoutsConfig | None = None,
+    forecast: Forecast = plain_forecast,
+    signals: float = 0.0,
+    **config: float,
 ) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(link, forecast, DispatchConfig(**config), {} if limits is None else {"small": limits})
+    timeouts = {} if limits is None else {"small": limits}
+    dispatcher = Dispatcher(link, forecast, DispatchConfig(**config), timeouts, signals)
     try:
         yield dispatcher
     finally:

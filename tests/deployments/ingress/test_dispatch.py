@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from apportion.deployments.config.models import TimeoutsConfig
+from apportion.deployments.config.models import SimulatedSignals, TimeoutsConfig
 from apportion.deployments.engine.replica import EngineServer
 from apportion.deployments.ingress.client import Client, ServedResponse
 from apportion.router.batch.messages import Decision, Ending, RouteItem
@@ -53,6 +53,23 @@ async def test_a_stream_is_passed_on_and_settled_at_its_end() -> None:
     assert client.body.count(b"data: {") == 3
     assert link.done[0].cost_usd is not None
     assert link.done[0].cost_usd > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("share", "n"), [(1.0, 1), (0.0, 1), (1.0, 2)])
+async def test_how_sure_a_model_was_is_told_to_the_router_where_it_is_asked_and_never_to_clients(
+    stream: bool, share: float, n: int
+) -> None:
+    async with serving(simulated(tokens=3, signals=SimulatedSignals())) as engine:
+        link, client = StubLink(engine.url), Browser()
+        async with dispatching(link, signals=share) as dispatcher:
+            await dispatcher.serve(parsed(stream=stream, n=n), PATH, Client(client.send))
+    assert client.status == 200
+    assert not [name for name in client.headers if "signals" in name]
+    assert b"signals" not in client.body
+    course = link.done[0].course
+    assert course is not None
+    assert (course.signals is not None) == (share > 0 and n == 1)
 
 
 async def test_an_unreachable_replica_is_reported_and_the_request_planned_again() -> None:

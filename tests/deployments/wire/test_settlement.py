@@ -1,12 +1,25 @@
-"""The settled cost of a stream reaches the client where it is asked for, and else leaves no trace."""
+"""The settled cost of a stream reaches the client where it is asked for, and else leaves no trace; signals never do."""
 
 from __future__ import annotations
 
 import pytest
 
-from apportion.deployments.wire.settlement import Settled, SettledStream, settled_comment
+from apportion.deployments.wire.settlement import (
+    Settled,
+    SettledStream,
+    settled_comment,
+    settled_headers,
+    settled_of,
+)
+from apportion.router.signals import Signals
 
-COMMENT = settled_comment(Settled(2.5e-05, 12, 345)).encode()
+SURE = Signals(-1.23456e-05, -12.3456, -1.5e-05, 12.3456)
+TOLD = [
+    Settled(2.5e-05, 12, 345),
+    Settled(2.5e-05, 12, 345, signals=SURE),
+    Settled(1.23456789012e-05, 1, 2, True, SURE),
+]
+COMMENT = settled_comment(TOLD[0]).encode()
 TEXT = b'data: {"text": ": x-router-settled-cost-usd 1\\n: x"}\n\n'
 OTHER = b": x-rays\n\n: keep\n\n"  # comments that begin as the cost's does
 STREAMS = [
@@ -24,12 +37,21 @@ def passed(stream: SettledStream, data: bytes, size: int) -> bytes:
 @pytest.mark.parametrize(("before", "after"), STREAMS)
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 30, 1000])
 @pytest.mark.parametrize("told", [False, True])
-def test_in_whatever_pieces_it_comes(before: bytes, after: bytes, size: int, told: bool) -> None:
+@pytest.mark.parametrize("settled", TOLD)
+def test_in_whatever_pieces_it_comes(before: bytes, after: bytes, size: int, told: bool, settled: Settled) -> None:
     stream = SettledStream(told=told)
-    whole = before + COMMENT + after
-    told_comment = b": x-router-settled-cost-usd 2.5e-05\n\n" if told else b""
+    whole = before + settled_comment(settled).encode() + after
+    kind = b" estimated" if settled.estimated else b""
+    told_comment = b": x-router-settled-cost-usd %.12g%s\n\n" % (settled.cost_usd, kind) if told else b""
     assert passed(stream, whole, size) == before + told_comment + after
-    assert stream.settled == Settled(2.5e-05, 12, 345)
+    assert stream.settled == settled
+
+
+@pytest.mark.parametrize("settled", TOLD)
+def test_headers_tell_the_same(settled: Settled) -> None:
+    headers = settled_headers(settled)
+    assert settled_of(headers) == settled
+    assert ("x-router-signals" in headers) == (settled.signals is not None)
 
 
 def test_what_cannot_become_the_cost_is_passed_on_at_once() -> None:

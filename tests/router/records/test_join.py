@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from apportion.router.errors import OutcomesTableError
@@ -16,6 +17,7 @@ from apportion.router.prices import ModelPrice
 from apportion.router.records.join import join
 from apportion.router.records.schema import FEEDBACK, PROMPTS, REQUESTS, Kind
 from apportion.router.records.store import Store
+from apportion.router.signals import SIGNALS, Signals
 from apportion.router.traits import PLAIN
 
 START = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -143,3 +145,22 @@ def test_only_the_days_that_are_asked_for_count(kept: Kept) -> None:
 
     assert len(join(kept.store, unjudged=True).table) == 2
     assert len(join(kept.store, unjudged=True, since=START.date() + timedelta(1)).table) == 1
+
+
+def test_how_sure_models_were_goes_into_the_table(kept: Kept, tmp_path: Path) -> None:
+    sure = Signals(-0.25, -1.0, -0.5, 4.0)
+    kept.request("a", "large")
+    kept.request("b", at=1, **sure._asdict())
+    for name in "ab":
+        kept.say(name, 1.0)
+    before = set(Path(kept.store.root).glob("requests/*/*"))
+    kept.request("c", at=2)
+    (segment,) = set(Path(kept.store.root).glob("requests/*/*")) - before
+    pq.write_table(pq.read_table(segment).drop_columns(list(SIGNALS)), segment)  # as before there were signals
+    kept.say("c", 0.0)
+
+    write_outcomes(join(kept.store).table, tmp_path / "table")
+    table = read_outcomes(tmp_path / "table")
+    unknown = [np.nan] * 4
+    assert table.models == ("large", "small")
+    np.testing.assert_array_equal(table.signals, [[unknown, unknown], [unknown, sure], [unknown, unknown]])

@@ -72,6 +72,14 @@ def collect(
             "answer no chats (`capabilities.chat`)",
         ),
     ] = False,
+    signals: Annotated[
+        bool,
+        typer.Option(
+            "--signals",
+            help="ask for log-probabilities too, and record how sure the models were; an endpoint that knows none "
+            "may refuse that",
+        ),
+    ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="requests at once")] = 8,
     retries: Annotated[int, typer.Option(min=0, help="further attempts after what is temporary")] = 5,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="of one attempt, seconds")] = 300.0,
@@ -118,6 +126,7 @@ def collect(
         budget_usd=budget_usd,
         by_completions=names if completions else chatless,
         retry_failures=retry_failures,
+        signals=signals,
     )
     with open_journal(out.with_name(out.name + ".journal")) as journal:
         journal.agree({"parameters": dict(plan.parameters)})
@@ -141,6 +150,8 @@ def collect(
         )
         for reason, count in result["reasons"].items():
             console.print(f"{count} failed with: {reason}", soft_wrap=True)
+    for model in result["without_signals"]:
+        warn(f"{model!r} told no log-probabilities with any answer; what was answered before is not asked for again")
     for model in result["without_answers"]:
         warn(
             f"{model!r} answered no prompt, which is more likely a mistake of the options than its own; see the reasons"
@@ -227,9 +238,12 @@ def _run(plan: Plan, journal: Journal, base: str, key: str | None, retries: int,
 
 
 def _summary(plan: Plan, journal: Journal, rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    from apportion.router.signals import SIGNALS
+
     reasons = Counter(row["error"] for row in rows if row["error"] is not None)
     failed = Counter(row["model"] for row in rows if row["error"] is not None)
     asked_of = Counter(row["model"] for row in rows)
+    sure = {row["model"] for row in rows if row.get(SIGNALS[0]) is not None}
     asked = {(row["query_id"], row["model"]) for row in rows}
     left = sum((question.query_id, model) not in asked for question in plan.questions for model in plan.models)
     return {
@@ -238,6 +252,9 @@ def _summary(plan: Plan, journal: Journal, rows: list[dict[str, Any]], out: Path
         "failures": reasons.total(),
         "reasons": dict(reasons.most_common(5)),
         "without_answers": [model for model in plan.models if failed[model] == asked_of[model] > 0],
+        "without_signals": [
+            model for model in plan.models if plan.signals and asked_of[model] > failed[model] and model not in sure
+        ],
         "left": left,
         "spent_usd": journal.spent_usd,
     }

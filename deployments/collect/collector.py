@@ -13,6 +13,7 @@ from apportion.deployments.collect.endpoint import Answer, Endpoint
 from apportion.deployments.collect.journal import Journal, Key
 from apportion.deployments.collect.judges import Judge
 from apportion.deployments.collect.questions import Question
+from apportion.deployments.wire.logprobs import asking_for_logprobs
 from apportion.router.errors import ConfigurationError, UnavailableError
 from apportion.router.prices import ModelPrice
 
@@ -29,6 +30,7 @@ class Plan:
     by_completions: models that are sent prompts that are texts as they are, to /completions, as base models need it.
     judge_name: under which scores are journaled; answers that another judge scored are judged anew, not asked again.
     budget_usd: with what the journal has spent before; None: no limit.
+    signals: ask for log-probabilities too, which tell how sure a model was of its answer.
     """
 
     questions: Sequence[Question]
@@ -42,6 +44,7 @@ class Plan:
     budget_usd: float | None = None
     by_completions: Collection[str] = ()
     retry_failures: bool = False
+    signals: bool = False
 
     def asks(self) -> Iterator[tuple[Question, Key]]:
         """Everything to ask, a question's models one after the other, so that what is complete is whole rows."""
@@ -52,7 +55,8 @@ class Plan:
 
     def body(self, question: Question, model: str) -> dict[str, Any]:
         """The request."""
-        return {"model": model, **question.body(self.parameters, completions=model in self.by_completions)}
+        body = question.body(self.parameters, completions=model in self.by_completions)
+        return {"model": model, **(asking_for_logprobs(body) if self.signals else body)}
 
     def digest(self, question: Question, model: str) -> str:
         """Of the question as this model is asked it."""
@@ -179,6 +183,7 @@ class Collector:
             "input_tokens": answer.input_tokens,
             "output_tokens": answer.output_tokens,
             "cached_tokens": answer.cached_tokens,
+            **({} if answer.signals is None else {"signals": answer.signals}),
         }
         if not answer.temporary:
             self._believe(model)

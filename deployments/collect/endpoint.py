@@ -13,8 +13,10 @@ from typing import Any
 
 import httpx
 
+from apportion.deployments.wire.logprobs import signals_of_choice
 from apportion.router.chat import message_text
 from apportion.router.errors import ConfigurationError, InvalidRequestError, UnavailableError
+from apportion.router.signals import Signals
 
 _TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _NOBODYS_ANSWER = {401, 402, 403, 404, 405}
@@ -26,8 +28,8 @@ _LONGEST_WAIT_S = 600.0
 class Answer:
     """What a model made of a prompt. error: why it failed; None: `text` is its answer.
 
-    Tokens are None where the endpoint did not tell. lost: it failed under way, and may have been charged. temporary: it
-    failed with what is gone later, as far as anybody can tell.
+    Tokens and signals are None where the endpoint did not tell. lost: it failed under way, and may have been charged.
+    temporary: it failed with what is gone later, as far as anybody can tell.
     """
 
     text: str = ""
@@ -37,6 +39,7 @@ class Answer:
     cached_tokens: int | None = None
     lost: bool = False
     temporary: bool = False
+    signals: Signals | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class _Reply:
                 input_tokens=_tokens(usage.get("prompt_tokens")),
                 output_tokens=_tokens(usage.get("completion_tokens")),
                 cached_tokens=_tokens(details.get("cached_tokens")),
+                signals=signals_of_choice(choice),
             )
         except (KeyError, TypeError, IndexError, AttributeError, InvalidRequestError):
             return Answer(error="the answer is none of OpenAI's form")

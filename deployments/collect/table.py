@@ -13,6 +13,7 @@ from apportion.deployments.collect.collector import Plan
 from apportion.deployments.collect.journal import Journal
 from apportion.router.errors import ConfigurationError
 from apportion.router.outcomes.long import CACHED_PRICE, PRICE_COLUMNS, SUFFIXES
+from apportion.router.signals import SIGNALS
 from apportion.router.traits import FIELDS
 
 
@@ -23,7 +24,8 @@ def check_target(out: Path) -> None:
 
 
 def rows_of(plan: Plan, journal: Journal) -> list[dict[str, Any]]:
-    """A row for every query and model of which all samples are judged; its score, tokens and cost are their means.
+    """A row for every query and model of which all samples are judged; its score, tokens, cost and signals are their
+    means.
 
     Models that an earlier run asked are there too. A failure has score 0, and its reason in `error`.
     """
@@ -52,6 +54,7 @@ def rows_of(plan: Plan, journal: Journal) -> list[dict[str, Any]]:
                     **{name: _mean([a[name] for a in known]) for name in ("input_tokens", "output_tokens")},
                     "cached_tokens": _mean([a["cached_tokens"] for a in known]),
                     "cost_usd": _mean([a["cost_usd"] for a in known]),
+                    **_signals(known),
                     **dict(zip((*PRICE_COLUMNS, CACHED_PRICE), prices, strict=True)),
                     "error": next((a["error"] for a in known if a["error"] is not None), None),
                 }
@@ -74,6 +77,12 @@ def write_rows(rows: Sequence[dict[str, Any]], out: Path) -> None:
         frame = pd.DataFrame(printed)
         frame.to_csv(part, index=False) if out.suffix == ".csv" else frame.to_parquet(part, index=False)
     os.replace(part, out)
+
+
+def _signals(answers: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means of the answers that have some; no columns where none has."""
+    told = [answer["signals"] for answer in answers if answer.get("signals") is not None]
+    return {name: fmean(values) for name, values in zip(SIGNALS, zip(*told, strict=True), strict=True)} if told else {}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -21,6 +21,8 @@ import uvicorn
 class FakeOpenAI:
     """Model `good` adds rightly, `bad` is one off, `flaky` asks for patience, `short` refuses, `odd` alternates.
 
+    All but `bad` tell log-probabilities where they are asked to, less sure with each answer to the same prompt.
+
     `says` are raw answers by model, or by model and text of the prompt, each with its status.
     """
 
@@ -77,8 +79,20 @@ class FakeOpenAI:
         off = int(model == "bad") + int(model == "odd" and self._answered[model, text] % 2)
         said = f"The answer is {one + other + off}"
         choice = {"text": said} if "prompt" in body else {"message": {"role": "assistant", "content": said}}
+        if body.get("logprobs") and model != "bad":
+            choice["logprobs"] = _logprobs(-float(self._answered[model, text]), whole="prompt" not in body)
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
         return 200, {"choices": [choice], **({"usage": usage} if self.usage else {})}, []
+
+
+def _logprobs(least: float, *, whole: bool) -> dict[str, Any]:
+    """Of two tokens, each the likeliest of three; the second is sure."""
+    likeliest = [[least, least - 1, least - 2], [0.0, -3.0, -4.0]]
+    if not whole:
+        top = [{f"{i}": one for i, one in enumerate(place)} for place in likeliest]
+        return {"token_logprobs": [least, 0.0], "top_logprobs": top}
+    top = [[{"token": f"{i}", "logprob": one} for i, one in enumerate(place)] for place in likeliest]
+    return {"content": [{"token": "0", "logprob": one[0]["logprob"], "top_logprobs": one} for one in top]}
 
 
 @contextlib.contextmanager

@@ -198,6 +198,22 @@ def sharding(
 
 
 @app.command()
+def signals(
+    config: Config = CONFIG,
+    model: Annotated[str, typer.Option(help="Whose engine is started.")] = "heron",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of all three ways, in turn.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of one way in a round, about.")] = 2.0,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """What it costs a real engine to tell how sure it was, at 1, 16 and 64 requests at a time."""
+    from benchmarks.signals import report
+    from benchmarks.signals.run import run
+
+    _tell(run(config, model, rounds, seconds, seed, console), report, json_file)
+
+
+@app.command()
 def outcomes(
     out: Annotated[Path, typer.Option(help="Folder for the outcomes table.")],
     config: Config = CONFIG,

@@ -39,6 +39,7 @@ OTHERS = {
     "sharding": "benchmarks.sharding.report",
     "lanes": "benchmarks.lanes.report",
     "cascades": "benchmarks.cascades.report",
+    "signals": "benchmarks.signals.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",

@@ -1,10 +1,10 @@
 """What it costs a real engine to tell how sure it was of its answers.
 
 One engine of the zoo at its own port, in a process of its own; chats of 32 tokens, so many at a time, in three ways
-that take turns within a round: plain; with signals, as an ingress asks for them; and with the log-probabilities as JSON,
-as a client has to ask for them. Speeds are output tokens a second, client included; ratios are paired by round. The
-zoo's models are so small that nearly all of a step is Python and scheduling, of which signals are a part: the share is
-smaller the larger the model is.
+that take turns within a round: plain; with signals, as an ingress asks for them; and with the log-probabilities as
+JSON, as a client has to ask for them. Speeds are output tokens a second, client included; ratios are paired by round.
+The zoo's models are so small that nearly all of a step is Python and scheduling, of which signals are a part: the
+share is smaller the larger the model is.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ import apportion.router.assignment as assignment
 
 def test_public_names_are_these() -> None:
     assert assignment.__all__ == [
-        "ENDLESS", "STRATEGIES", "Assignment", "BatchProblem", "Greedy", "Infeasibility", "Limit", "Mip", "Ndch", "NdchP",
-        "PerQuery", "Price", "Prices", "RobustMip", "Static", "Status", "Strategy", "Termination", "Threshold", "assign",
-        "enforce", "first_in_line", "full_model", "largest_feasible_subset", "solve_model", "strategy_from", "warm_up",
+        "ENDLESS", "STRATEGIES", "Assignment", "BatchProblem", "Greedy", "Infeasibility", "Limit", "Mip", "Ndch",
+        "NdchP", "PerQuery", "Price", "Prices", "RobustMip", "Static", "Status", "Strategy", "Termination", "Threshold",
+        "assign", "enforce", "first_in_line", "full_model", "largest_feasible_subset", "solve_model", "strategy_from",
+        "warm_up",
     ]  # fmt: skip
     assert list(assignment.STRATEGIES) == [
         "threshold", "ndch", "ndch_p", "mip", "robust_mip", "greedy", "price", "per_query", "static",

@@ -96,6 +96,11 @@ class ExternalConfig(_Keyed):
         description="Folder or hub id of its tokenizer and chat template, or `zoo:NAME`. Null: a prompt counts as "
         "many tokens as it has bytes, the most that it can have, and expected costs go by what was counted so far.",
     )
+    signals: bool = Field(
+        False,
+        description="Ask it for log-probabilities where records or routing want to know how sure the model was; only "
+        "for a provider that takes them in every chat and completion, since what it refuses fails.",
+    )
 
     @model_validator(mode="after")
     def _accounts_have_the_keys(self) -> ExternalConfig:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -195,6 +195,7 @@ class FakeProvider:
         usage = self._charge(name, prompt, tokens, longest)
         text = "".join(f"word{i} " for i in range(tokens))
         choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choice["logprobs"] = _logprobs(body, range(tokens))
         answer = {
             "id": name,
             "object": "chat.completion" if chat else "text_completion",
@@ -222,6 +223,7 @@ class FakeProvider:
                         return
                     delta = {"delta": {"content": f"word{i} "}} if chat else {"text": f"word{i} "}
                     choice = {"index": 0, "finish_reason": "stop" if i == tokens - 1 else None, **delta}
+                    choice["logprobs"] = _logprobs(body, [i])
                     sent += 1
                     yield _event(shared | {"choices": [choice]} | ({"usage": None} if wanted else {}))
             usage = self._charge(name, prompt, tokens, longest)
@@ -324,6 +326,20 @@ def _words(value: Any) -> int:
     if isinstance(value, list):
         return sum(3 + _words(one.get("content")) if isinstance(one, dict) else _words(one) for one in value)
     return 0
+
+
+def _logprobs(body: dict[str, Any], tokens: Iterable[int]) -> dict[str, Any] | None:
+    """Of tokens that are each less likely than the one before, with as many others as are asked for."""
+    if not body.get("logprobs"):
+        return None
+    if "prompt" in body:
+        others = range(body["logprobs"])
+        top = [{f"{other}": -i - other for other in others} for i in tokens]
+        return {"token_logprobs": [-i for i in tokens], "top_logprobs": top}
+    others = range(body.get("top_logprobs") or 0)
+    likeliest = [[{"token": f"{other}", "logprob": -i - other} for other in others] for i in tokens]
+    places = [{"token": "w", "logprob": -i, "top_logprobs": top} for i, top in zip(tokens, likeliest, strict=True)]
+    return {"content": places, "refusal": None}
 
 
 def _event(payload: dict[str, Any]) -> str:

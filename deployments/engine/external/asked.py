@@ -9,6 +9,7 @@ from typing import Any
 
 from apportion.deployments.config.external import ExternalConfig
 from apportion.deployments.wire.api_fields import API_FIELDS
+from apportion.deployments.wire.logprobs import asking_for_logprobs
 from apportion.router.errors import InvalidRequestError
 
 # Whatever a list of fields says: the content, and what makes this service's own sense of an answer.
@@ -42,6 +43,8 @@ class Asked:
         longest: tokens of all answers together; None: as many as it likes.
         stream: whether the answer comes in events.
         usage_wanted: whether the client itself asks for usage in a stream.
+        signals: whether its ingress asks how sure the model was, and the provider is asked for what tells it.
+        logprobs_wanted: whether the client itself asks for log-probabilities.
     """
 
     body: bytes
@@ -50,13 +53,16 @@ class Asked:
     longest: int | None
     stream: bool
     usage_wanted: bool
+    signals: bool = False
+    logprobs_wanted: bool = True
 
 
-def asked(kind: str, body: dict[str, Any], external: ExternalConfig) -> Asked:
+def asked(kind: str, body: dict[str, Any], external: ExternalConfig, *, signals: bool = False) -> Asked:
     """The request that a body becomes.
 
     Args:
         kind: of request, as `API_FIELDS` has it.
+        signals: whether its ingress asks how sure the model was.
 
     Raises:
         InvalidRequestError: it holds a field that the provider does not take, and the configuration refuses these.
@@ -78,6 +84,10 @@ def asked(kind: str, body: dict[str, Any], external: ExternalConfig) -> Asked:
             sent["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
         else:
             sent.pop("stream_options", None)
+    looks = signals and external.signals and kind in {"chat", "completion"}
+    logprobs_wanted = sent.get("logprobs") not in {None, False}
+    if looks and not logprobs_wanted:
+        sent = asking_for_logprobs(sent)
     longest = next((value for name in _LENGTHS if isinstance(value := sent.get(name), int)), None)
     answers = sent["n"] if isinstance(sent.get("n"), int) else 1
     return Asked(
@@ -87,6 +97,8 @@ def asked(kind: str, body: dict[str, Any], external: ExternalConfig) -> Asked:
         None if longest is None else longest * answers,
         stream,
         wanted,
+        looks,
+        logprobs_wanted,
     )
 
 

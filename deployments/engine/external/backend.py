@@ -98,7 +98,7 @@ class Port:
         reply = Reply(send, {})
         used = current_usage()
         try:
-            request = asked(kind, json.loads(raw), self._external)
+            request = asked(kind, json.loads(raw), self._external, signals=used.signals_asked)
             reply.add(_text(ignored_header(request.ignored)))
             await self._provider.answer(kind, request, used, reply)
         except BusyError as busy:

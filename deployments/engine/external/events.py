@@ -20,8 +20,10 @@ class EventStream:
 
     Args:
         usage_wanted: events that tell of usage alone go on; the client has asked for them.
+        logprobs_hidden: log-probabilities do not go on; the client has not asked for them.
 
     Attributes:
+        logprobs: all that was told of them, as a whole answer has them.
         usage: all that was told of tokens.
         complete: whether the stream has come to its end.
         done: whether `[DONE]` has said so, which does not go on.
@@ -29,12 +31,14 @@ class EventStream:
         size: bytes of what was generated, as far as it is text.
     """
 
-    def __init__(self, *, usage_wanted: bool) -> None:
+    def __init__(self, *, usage_wanted: bool, logprobs_hidden: bool = False) -> None:
         self.usage: dict[str, Any] = {}
+        self.logprobs: dict[str, list[Any]] = {}
         self.complete = self.done = False
         self.error: bytes | None = None
         self.size = 0
         self._usage_wanted = usage_wanted
+        self._logprobs_hidden = logprobs_hidden
         self._rest = b""
 
     def events(self, chunk: bytes) -> Iterator[bytes]:
@@ -71,13 +75,28 @@ class EventStream:
         )
         for usage in (inner.get("usage"), told.get("usage")):
             self.usage = merged(self.usage, usage)
-        self.size += sum(generated(one.get("delta") or one.get("text")) for one in (told, *_choices(told)))
-        if self._usage_wanted or kind is not None or "usage" not in told:
+        choices = choices_of(told)
+        self.size += sum(generated(one.get("delta") or one.get("text")) for one in (told, *choices))
+        for choice in choices:
+            self._look(choice.get("logprobs"))
+        shown = without_logprobs(told) if self._logprobs_hidden and choices else told
+        if not self._usage_wanted and kind is None and "usage" in told:
+            if told.get("choices") == []:
+                return None
+            shown = {name: value for name, value in shown.items() if name != "usage"}
+        if shown is told:
             return event
-        if told.get("choices") == []:
-            return None
-        shown = {name: value for name, value in told.items() if name != "usage"}
         return b"data: " + json.dumps(shown, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def _look(self, logprobs: Any) -> None:
+        for name, places in logprobs.items() if isinstance(logprobs, dict) else ():
+            if isinstance(places, list):
+                self.logprobs.setdefault(name, []).extend(places)
+
+
+def without_logprobs(told: dict[str, Any]) -> dict[str, Any]:
+    """An answer, or a part of it, as it is where nobody has asked for log-probabilities."""
+    return {**told, "choices": [{**one, "logprobs": None} for one in choices_of(told)]}
 
 
 def generated(told: Any) -> int:
@@ -89,6 +108,7 @@ def generated(told: Any) -> int:
     return sum(map(generated, told)) if isinstance(told, list) else 0
 
 
-def _choices(told: dict[str, Any]) -> list[dict[str, Any]]:
+def choices_of(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of an answer, or of a part of it."""
     choices = told.get("choices")
     return [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []

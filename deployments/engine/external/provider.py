@@ -17,13 +17,15 @@ from apportion.deployments.engine.external.asked import Asked
 from apportion.deployments.engine.external.counted import counted
 from apportion.deployments.engine.external.credentials import Credentials
 from apportion.deployments.engine.external.errors import envelope, trouble_of
-from apportion.deployments.engine.external.events import EventStream, generated
+from apportion.deployments.engine.external.events import EventStream, choices_of, generated, without_logprobs
 from apportion.deployments.engine.external.reply import Reply
 from apportion.deployments.engine.meter import Usage
 from apportion.deployments.wire.engine_headers import UPSTREAM_ID_HEADER
+from apportion.deployments.wire.logprobs import signals_of_choice
 from apportion.deployments.wire.settlement import Settled, settled_comment, settled_headers
 from apportion.router.errors import UnavailableError
 from apportion.router.quota.answers import retry_after_s
+from apportion.router.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -143,12 +145,17 @@ class Provider:
         if told is None or (told.get("error") and not any(told.get(name) for name in _SHOWN)):
             await self._refusal(call, _code(told), answer.headers, body)  # an error, whatever its status says
             return
+        signals = _signals(told) if call.asked.signals else None
+        if call.asked.signals and not call.asked.logprobs_wanted:
+            told = without_logprobs(told)
+            body = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
         size = sum(generated(told.get(name)) for name in _SHOWN)
-        call.reply.add(settled_headers(self._settle(call, told.get("usage"), size)))
+        call.reply.add(settled_headers(self._settle(call, told.get("usage"), size)._replace(signals=signals)))
         await call.reply.whole(200, body)
 
     async def _stream(self, call: Call, answer: aiohttp.ClientResponse) -> None:
-        stream = EventStream(usage_wanted=call.asked.usage_wanted)
+        hides = call.asked.signals and not call.asked.logprobs_wanted
+        stream = EventStream(usage_wanted=call.asked.usage_wanted, logprobs_hidden=hides)
         async for chunk in answer.content.iter_any():
             if passed := b"".join(stream.events(chunk)):
                 await call.reply.chunk(passed)
@@ -159,7 +166,9 @@ class Provider:
             return
         if not stream.complete:
             raise aiohttp.ClientPayloadError
-        await call.reply.chunk(settled_comment(self._settle(call, stream.usage, stream.size)).encode())
+        signals = signals_of_choice({"logprobs": stream.logprobs}) if call.asked.signals else None
+        settled = self._settle(call, stream.usage, stream.size)._replace(signals=signals)
+        await call.reply.chunk(settled_comment(settled).encode())
         if stream.done:
             await call.reply.chunk(b"data: [DONE]\n\n")
         await call.reply.end()
@@ -215,6 +224,11 @@ def _object(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return told if isinstance(told, dict) else None
+
+
+def _signals(told: dict[str, Any]) -> Signals | None:
+    """Of a whole answer; ingresses ask for those of one choice only."""
+    return next((signals_of_choice(one) for one in choices_of(told)), None)
 
 
 def _code(told: dict[str, Any] | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +67,12 @@ class Asker:
         self.server = server
         self.session = session
 
-    async def ask(self, path: str = CHAT, **fields: Any) -> Answer:
+    async def ask(self, path: str = CHAT, marks: Mapping[str, str] | None = None, **fields: Any) -> Answer:
         body = {
             "model": "big",
             **({"messages": [{"role": "user", "content": "one two"}]} if path == CHAT else {}),
         } | fields
-        headers = {"x-request-id": "r1"}
+        headers = {"x-request-id": "r1", **(marks or {})}
         async with self.session.post(self.server.url + path, json=body, headers=headers) as answer:
             return Answer(answer.status, dict(answer.headers), await answer.read())
 

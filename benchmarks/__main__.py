@@ -201,8 +201,8 @@ def sharding(
 def signals(
     config: Config = CONFIG,
     model: Annotated[str, typer.Option(help="Whose engine is started.")] = "heron",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of all three ways, in turn.")] = 9,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of one way in a round, about.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of all three ways, in turn.")] = 60,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of one way in a round, about.")] = 0.5,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:

@@ -18,8 +18,8 @@ READY_S = 600.0
 
 
 @contextlib.contextmanager
-def engine_port(model: ModelConfig) -> Iterator[str]:
-    """Starts the model's engine; where it answers.
+def engine_port(model: ModelConfig) -> Iterator[tuple[str, int]]:
+    """Starts the model's engine; where it answers, and the number of its process.
 
     Raises:
         TimeoutError: it has not started in time.
@@ -32,7 +32,7 @@ def engine_port(model: ModelConfig) -> Iterator[str]:
     try:
         if not here.poll(READY_S):
             raise TimeoutError(f"the engine of {model.name} did not start within {READY_S:g} s; its log says why")
-        yield str(here.recv())
+        yield str(here.recv()), process.pid or 0
     finally:
         with contextlib.suppress(OSError):  # it has ended by itself
             here.send(None)

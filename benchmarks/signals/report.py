@@ -57,6 +57,6 @@ def _cells(one: dict[str, Any], way: str, column: int) -> tuple[str, str, str]:
 def _about(result: dict[str, Any]) -> str:
     settings = result["stamp"]["settings"]
     return (
-        f"{settings['model']}, {settings['rounds']} rounds of about {settings['seconds']:g} s each way; load average at "
-        f"the end {result['load_average']:.1f}."
+        f"{settings['model']}, {settings['rounds']} rounds of about {settings['seconds']:g} s each way; load average "
+        f"at the end {result['load_average']:.1f}."
     )

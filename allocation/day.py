@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from pydantic import Field
 from apportion.allocation.cluster import Cluster
 from apportion.allocation.models import ModelSpec
 from apportion.allocation.near import Moves, moves_between
-from apportion.allocation.plan import PlacedReplica
+from apportion.allocation.plan import PlacedReplica, ReplicaBounds
 from apportion.allocation.planner import Planned, PlanOptions, make_plan
 from apportion.allocation.replica import Profile
 from apportion.allocation.workload import Workload
@@ -86,7 +86,8 @@ def plan_day(
 ) -> tuple[Turn, ...]:
     """A plan for each part of the day, each with few moves from the one before; planned from the busiest part on.
 
-    What a busier part needs more is started ahead, so that it answers when the part begins.
+    What a busier part needs more is started ahead, so that it answers when the part begins. The busiest part's plan
+    has bounds for autoscaling: of each of its types the fewest that any part has, and its own number.
     """
     order = list(range(len(parts)))
     first = max(order, key=lambda i: parts[i].rate_per_s)
@@ -97,6 +98,7 @@ def plan_day(
         then = workload.at_rate(parts[number].rate_per_s)
         made[number] = make_plan(cluster, models, profiles, then, options, running=before, inputs=inputs)
         before = made[number].plan.placements
+    made[first] = replace(made[first], plan=replace(made[first].plan, bounds=_bounds(made, first)))
     turns = []
     for number, part in enumerate(parts):
         planned = made[number]
@@ -105,6 +107,13 @@ def plan_day(
         busier = part.rate_per_s > parts[number - 1].rate_per_s
         turns.append(Turn(part, planned, moves, max(started, default=0.0) if busier else 0.0))
     return tuple(turns)
+
+
+def _bounds(made: Mapping[int, Planned], busiest: int) -> tuple[ReplicaBounds, ...]:
+    """Of the busiest part's types, which fit the cluster at once."""
+    counts = [planned.plan.counts for planned in made.values()]
+    most = made[busiest].plan.counts
+    return tuple(ReplicaBounds(one, min(count[one] for count in counts), most[one]) for one in sorted(most))
 
 
 class _PartEntry(Section):

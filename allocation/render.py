@@ -30,12 +30,13 @@ _AT_THE_END = frozenset({"num_replicas", "min_replicas", "num_gpus", "num_cpus",
 class RenderOptions:
     """pin: replicas name their node and GPUs, else Ray chooses, of the planned type where the cluster has several;
     num_cpus: of a replica on a GPU; autoscale: each replica type runs between the plan's bounds, wherever Ray finds
-    room.
+    room; scale_to_zero: models of one type that the bounds let have no replica may sleep.
     """
 
     pin: bool = True
     num_cpus: float = 1.0
     autoscale: bool = False
+    scale_to_zero: bool = False
 
 
 def render(plan: Plan, path: str | Path, options: RenderOptions) -> str:
@@ -82,8 +83,9 @@ def replica_groups(plan: Plan, model: ModelSpec, options: RenderOptions) -> list
         group |= {"gpu_type": replica.gpu_type} if not node and len(plan.cluster.gpu_types) > 1 else {}
         group["num_replicas"] = count
         if replica in bounds:
-            # Idle engines say nothing about a load that could start the first one, so one always runs.
-            group["min_replicas"] = min(max(1, bounds[replica].min_replicas), count)
+            # Who has only one type is woken by its requests; nothing would start the first replica of a second one.
+            least = 0 if options.scale_to_zero and len(counts) == 1 else 1
+            group["min_replicas"] = min(max(least, bounds[replica].min_replicas), count)
         groups.append(group | settings)
     return groups
 

@@ -36,7 +36,8 @@ class Workload:
     """Estimates of N requests on `models`, and how often they come.
 
     rate_per_s: requests per second. arrival_s: (N,) seconds from the start, ascending; None: only the rate is known.
-    sequences: (N,) answers to each request; None: 1 each.
+    sequences: (N,) answers to each request; None: 1 each. places: of each request, where it was read from, as
+    `file, line 3`; empty: nobody knows.
 
     Raises:
         InvalidRequestError: a value is wrong; names the field.
@@ -47,6 +48,7 @@ class Workload:
     rate_per_s: float
     arrival_s: FloatArray | None = None
     sequences: IntArray | None = None
+    places: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.rate_per_s) and self.rate_per_s > 0):
@@ -81,7 +83,12 @@ class Workload:
     def subset(self, rows: IntArray) -> Workload:
         """These requests, in this order, at the same rate and without arrival times."""
         answers = None if self.sequences is None else self.sequences[rows]
-        return replace(self, estimates=self.estimates.rows(rows), arrival_s=None, sequences=answers)
+        places = tuple(self.places[row] for row in rows.tolist()) if self.places else ()
+        return replace(self, estimates=self.estimates.rows(rows), arrival_s=None, sequences=answers, places=places)
+
+    def place(self, row: int) -> str:
+        """Where a request was read from, or its number from 1."""
+        return self.places[row] if self.places else f"request {row + 1}"
 
     def at_quantile(self, quantile: float) -> Workload:
         """The workload with a lower quantile of success; see `Estimates.at_quantile`."""
@@ -171,7 +178,7 @@ def predicted_workload(
     estimator = RequestEstimator(predictor, counter, np.array([spec.max_model_len for spec in specs], np.float64))
     estimates = routed(estimator.estimate(requests, [spec.price for spec in specs]), predictor)
     for row, error in estimates.errors.items():
-        raise InvalidRequestError(f"request {row + 1}: {error.message}")
+        raise InvalidRequestError(f"{requests[row].where or f'request {row + 1}'}: {error.message}")
     if not np.isfinite(estimates.output_tokens).all():
         raise ConfigurationError("artefact: predicts no answer lengths; train it on outcomes with tokens or costs")
     workload = Workload(
@@ -180,6 +187,7 @@ def predicted_workload(
         rate_per_s=_mean_rate_per_s(arrival_s) if arrival_s is not None or rate_per_s is None else rate_per_s,
         arrival_s=arrival_s,
         sequences=np.array([request.sequences for request in requests], np.int64),
+        places=tuple(request.where or f"request {row}" for row, request in enumerate(requests, start=1)),
     )
     return workload if rate_per_s is None else workload.at_rate(rate_per_s)
 

@@ -84,6 +84,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         logging_config=QUIET,
     ).bind(config.solver.time_limit_s)
     engines = {engine_name(model, group): _engine(model, group, config) for model, group in in_order(config.models)}
+    sleepers = {model.name: engines[engine_name(model, model.groups[0])] for model in config.models if model.may_sleep}
     node = config.router.node
     router = Router.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.router.num_cpus, **({} if node is None else pin(node))},
@@ -92,7 +93,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         graceful_shutdown_timeout_s=PARTING_S,
         logging_config=QUIET,
         **CHECKED,
-    ).bind(config, solver, engines)
+    ).bind(config, solver, engines, sleepers)
     jobs = None if config.bulk is None else _jobs(config, config.bulk, router, predictor, knowledge)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=config.ingress.num_replicas,
@@ -133,7 +134,7 @@ def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> s
         health_check_timeout_s=20,
         graceful_shutdown_timeout_s=longest_s + PARTING_S,
         logging_config=QUIET,
-        **autoscaling_options(group),
+        **autoscaling_options(group, group.downscale_to_zero_delay_s),
         **deployment_options(group, _env(environment(deployed) | gpu_environment(group))),
     ).bind(deployed, place)
 

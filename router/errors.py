@@ -21,6 +21,7 @@ ApportionError                      500  internal_error
 ├── OverloadedError                 429  overloaded
 │   └── RateLimitError              429  rate_limit_exceeded
 ├── UnavailableError                503  unavailable
+│   ├── AsleepError                 503  model_asleep
 │   ├── LedgerError                 503  ledger_unavailable
 │   └── LeaseLostError              503  lease_lost
 └── DeadlineError                   504  deadline_exceeded
@@ -147,6 +148,12 @@ class RateLimitError(OverloadedError):
 
 class UnavailableError(ApportionError):
     status, code = 503, "unavailable"
+
+
+class AsleepError(UnavailableError):
+    """Only models without a replica may answer; one starts for whoever waits."""
+
+    code = "model_asleep"
 
 
 class LedgerError(UnavailableError):

@@ -130,13 +130,13 @@ def assign(
     if budget_usd is not None and budget_per_request_usd is not None:
         raise InvalidRequestError("give --budget-usd or --budget-per-request-usd, not both")
     check_out(out)
-    loaded = _estimator(artefact, config, models, encoder, device)
-    names = loaded.estimator.predictor.models
+    _check_engine(engine)
+    names = _names(artefact, config, models)  # before what takes seconds to load, so that typos are found at once
     chosen = read_strategy(strategy, option or [], names, gap, time_limit_s)
-    loaded = replace(loaded, samples=chosen.needs_samples)
-    made = partial(_estimator, artefact, config, models, encoder, device, chosen.needs_samples)
     means = _means(names, budget_usd, window, tokens_per_s or [], slots or [])
     requests = RequestFile.checked(file)
+    made = partial(_estimator, artefact, config, models, encoder, device, chosen.needs_samples)
+    loaded = made()
     if budget_per_request_usd is not None:
         means = replace(means, budget_usd=budget_per_request_usd * requests.rows)
     kept = Predictions(predictions or out.with_name(f"{out.name}.predictions"))
@@ -154,6 +154,19 @@ def assign(
     result = _summary(names, workload, plan, chosen) | {"input_tokens_counted_by": counted, "wall_time_s": wall_s}
     if not write_json(result, json_file):
         _print(result, out)
+
+
+def _check_engine(engine: str) -> None:
+    if engine != "local" and engine.partition(":")[0] != "ray":
+        raise InvalidRequestError(f"--engine {engine!r}: use local, ray or ray:HOST:PORT")
+
+
+def _names(artefact: Path, config: Path | None, models: Path | None) -> tuple[str, ...]:
+    """The models that requests are assigned to, without what predicts them."""
+    from apportion.router.prediction.artefact import read_description
+
+    known = read_description(artefact).names
+    return known if config is None and models is None else tuple(one.name for one in read_models(config, models).specs)
 
 
 def _estimator(
@@ -226,9 +239,7 @@ def _predict(
         with stage_bars() as bars:
             predict_here(requests, kept, loaded, lambda done: bars("predict", done, requests.rows))
         return
-    kind, _, address = engine.partition(":")
-    if kind != "ray":
-        raise InvalidRequestError(f"--engine {engine!r}: use local, ray or ray:HOST:PORT")
+    address = engine.partition(":")[2]
     gpu = device.startswith("cuda")
     predict_on_ray(requests, kept, made, address=address or None, workers=workers, gpu=gpu)
 

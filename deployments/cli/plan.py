@@ -357,6 +357,9 @@ def _report_day(turns: Sequence[Turn], out: Path, json_file: Path | None) -> Non
     for row in rows:
         table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
+    for row, turn in zip(rows, turns, strict=True):
+        if turn.planned.plan.bounds:
+            console.print(f"{row['plan']} holds bounds for autoscaling over the day", highlight=False)
 
 
 def _warn_of_models_left_out(cluster: Cluster, specs: tuple[ModelSpec, ...], known: tuple[Profile, ...]) -> None:
@@ -383,7 +386,7 @@ def _warn_of_requests_left_out(workload: Workload, made: Planned) -> None:
     tokens = (estimates.input_tokens[rows] + estimates.output_tokens[rows]).min(axis=1)
     warn(
         f"{len(rows)} of {len(workload)} requests are too long for every model that fits this cluster, or none can "
-        f"read them, so the plan leaves them out; the first is request {rows[0] + 1}, the longest has "
+        f"read them, so the plan leaves them out; the first is {workload.place(rows[0])}, the longest has "
         f"{tokens.max():,.0f} tokens with its answer; raise max_model_len (and profile again) if they have to be served"
     )
 

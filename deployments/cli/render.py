@@ -34,6 +34,13 @@ def render(
         bool,
         typer.Option("--autoscale", help="let Serve scale each replica type between the plan's bounds; pins nothing"),
     ] = False,
+    scale_to_zero: Annotated[
+        bool,
+        typer.Option(
+            "--scale-to-zero",
+            help="with --autoscale: models that the plan's bounds let have no replica sleep until a request needs them",
+        ),
+    ] = False,
     live: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS|auto", help="also check that it fits the Ray cluster that is running there"),
@@ -71,6 +78,8 @@ def render(
     from apportion.allocation.render import RenderOptions
     from apportion.allocation.render import render as render_text
 
+    if scale_to_zero and not autoscale:
+        raise InvalidRequestError("--scale-to-zero: only with --autoscale; add it, or leave it out")
     if plan is not None and plan_file is not None:
         raise InvalidRequestError("--plan: the plan is given twice; leave one out")
     given = plan or plan_file
@@ -79,7 +88,7 @@ def render(
             raise InvalidRequestError(
                 "--out, --live: not with --kubernetes, which names its own folder; leave them out"
             )
-        pods = RenderOptions(pin=False, num_cpus=num_cpus, autoscale=autoscale)
+        pods = RenderOptions(False, num_cpus, autoscale, scale_to_zero)
         loaded_plan = None if given is None else load_plan(given)
         render_kubernetes(kubernetes, config, values, loaded_plan, pods, check=check)
         return
@@ -88,7 +97,7 @@ def render(
     if given is None:
         raise InvalidRequestError("--plan: missing; name plan.json, which `apportion plan` writes")
     loaded = load_plan(given)
-    options = RenderOptions(pin, num_cpus, autoscale)
+    options = RenderOptions(pin, num_cpus, autoscale, scale_to_zero)
     text = render_text(loaded, config, options)
     target = out or config
     _check(text, target, loaded, live)

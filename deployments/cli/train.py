@@ -13,6 +13,7 @@ from apportion.deployments.cli.application import (
     console,
     is_given,
     stage_bars,
+    warn,
     writable_folder,
     write_json,
 )
@@ -90,6 +91,7 @@ def train(
 
     Example: `apportion train --data outcomes/ --out predictor/`
     """
+    from apportion.router.outcomes.notices import unseen
     from apportion.router.prediction.encoders import Encoders, bare, default_encoder
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prediction.training import add_models, train_predictor
@@ -105,6 +107,8 @@ def train(
     if bare(source) == source and "vocabulary" in given:
         raise ConfigurationError(f"--vocabulary: {source} has no static vectors, leave it out")
     table, told = read_data(data, group)
+    for text in (hints := unseen(table)):
+        warn(text)
     comparison = None
     with stage_bars() as progress:
         if add_to is not None:
@@ -120,7 +124,7 @@ def train(
             )
             comparison = compared(table, encoders, recipe, compare_rows, progress, fractions=fractions, seed=seed)
     predictor.save(out)
-    found = summary(predictor, out) | {"warnings": told, "encoders": comparison and comparison.as_json()}
+    found = summary(predictor, out) | {"warnings": told + hints, "encoders": comparison and comparison.as_json()}
     if not write_json(found, json_file):
         print_summary(predictor, out)
         if comparison is not None:

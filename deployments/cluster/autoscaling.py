@@ -26,14 +26,19 @@ class Scaled(Protocol):
     def min_replicas(self) -> int | None: ...
 
 
-def autoscaling_options(scaled: Scaled) -> dict[str, Any]:
-    """Options of a deployment: a fixed number of replicas, or bounds and the policy."""
+def autoscaling_options(scaled: Scaled, downscale_to_zero_delay_s: float | None = None) -> dict[str, Any]:
+    """Options of a deployment: a fixed number of replicas, or bounds and the policy.
+
+    Args:
+        downscale_to_zero_delay_s: where it may have none, the last one stops after so long without use.
+    """
     if scaled.min_replicas is None:
         return {"num_replicas": scaled.num_replicas}
     return {
         "autoscaling_config": {
             "min_replicas": scaled.min_replicas,
             "max_replicas": scaled.num_replicas,
+            "downscale_to_zero_delay_s": downscale_to_zero_delay_s,
             "policy": {"policy_function": _POLICY},
         }
     }
@@ -42,7 +47,8 @@ def autoscaling_options(scaled: Scaled) -> dict[str, Any]:
 def replicas_for_use(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     """Serve's policy: so many replicas that what is used now, as shares of one, fills them to TARGET.
 
-    Serve keeps the answer within its bounds.
+    Serve keeps the answer within its bounds, and starts the first replica of a deployment that has none by itself,
+    when a call waits for one (`deployments/control/waker.py`).
     """
     shares = (context.aggregated_metrics or {}).get(USED) or {}
     if not shares:  # replicas that have not reported yet say nothing about the load

@@ -39,11 +39,23 @@ def check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
     """Refuses a configuration that the cluster cannot run all of, before anything of it starts.
 
     Replicas sit on the GPUs that their group names, others where there is room, largest first into the fullest GPU:
-    what fits in sum does not fit where no single GPU has room.
+    what fits in sum does not fit where no single GPU has room. Models that may sleep can take turns: each has to have
+    room for one replica beside what never sleeps.
 
     Raises:
         ConfigurationError: names the node, what is needed there, and what there is.
     """
+    nodes = tuple(nodes)
+    awake = [model for model in config.models if not model.may_sleep]
+    _check_fits(config.model_copy(update={"models": awake}), nodes)
+    for model in config.models:
+        if model.may_sleep:
+            (group,) = model.groups
+            one = model.model_copy(update={"replica_groups": (group.model_copy(update={"num_replicas": 1}),)})
+            _check_fits(config.model_copy(update={"models": [*awake, one]}), nodes)
+
+
+def _check_fits(config: ServiceConfig, nodes: Iterable[LiveNode]) -> None:
     there = by_name(nodes)
     pinned: dict[str, list[_Asked]] = defaultdict(list)
     free: list[_Asked] = []

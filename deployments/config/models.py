@@ -125,8 +125,15 @@ class ReplicaGroup(Section):
     num_replicas: int = Field(1, ge=1, description="Replicas of the group; with min_replicas, the most.")
     min_replicas: int | None = Field(
         None,
-        ge=1,
-        description="Serve scales from these to num_replicas by the slots in use; null: always num_replicas.",
+        ge=0,
+        description="Serve scales from these to num_replicas by the slots in use; 0, for a model's only group: the "
+        "model sleeps while nobody needs it; null: always num_replicas.",
+    )
+    downscale_to_zero_delay_s: float = Field(
+        600.0,
+        ge=60,
+        description="With min_replicas 0: the last replica stops after so long without a request. Serve looks at the "
+        "last half minute, so shorter makes no sense.",
     )
     num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")
@@ -204,6 +211,11 @@ class ModelConfig(ModelDescription):
             )
             for name in ([ONE_GROUP] if accounts is None else [account.name for account in accounts])
         )
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether it may be without a replica, and gets one when it is asked for."""
+        return any(group.min_replicas == 0 for group in self.groups)
 
     def of_group(self, group: ReplicaGroup) -> ModelConfig:
         """The model as a replica of the group runs it."""
@@ -368,6 +380,12 @@ class ModelConfig(ModelDescription):
         owned = {"num_replicas", "num_gpus", "num_cpus", "max_num_seqs"} & self.model_fields_set
         if owned:
             raise ValueError(f"{sorted(owned)} belong into the replica_groups of this model; remove them beside these")
+        sleepers = [group.name for group in groups if group.min_replicas == 0]
+        if sleepers and len(groups) > 1:
+            raise ValueError(
+                f"replica_groups: {sleepers[0]} has min_replicas 0, and nothing would start it while {len(groups) - 1} "
+                "more of the model's groups may run; set min_replicas to at least 1, or leave it the only group"
+            )
         common = (*COUNTING_ARGUMENTS, *CAPABILITY_ARGUMENTS)
         said = [{name: group.engine_args.get(name) for name in common} for group in groups]
         if any(one != said[0] for one in said):

@@ -80,6 +80,12 @@ class RoutingConfig(Section):
         description="What a second of an answer counts for, in chance of a good answer; strategies that maximise the "
         "batch's value know it, those that go by success alone do not.",
     )
+    wake_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="A request that only a sleeping model (`min_replicas: 0`) may answer waits for it so long, and no "
+        "longer than its own time.",
+    )
 
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:
@@ -106,6 +112,7 @@ class RoutingConfig(Section):
             correct_costs=self.correct_costs,
             max_seconds=self.max_seconds,
             latency_weight_per_s=self.latency_weight_per_s,
+            wake_timeout_s=self.wake_timeout_s,
         )
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:

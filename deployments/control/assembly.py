@@ -78,9 +78,10 @@ class BatchRoom:
             self.stopwatch.speeds,
             config.ingress.route.timeout_s,
         )
-        expected = [model.name for model in config.models if model.groups]
+        sleepers = [model.name for model in config.models if model.may_sleep]
+        expected = [model.name for model in config.models if model.groups and not model.may_sleep]
         bulk = None if config.bulk is None else BulkShare(config.names, config.bulk.rule())
-        fleet = Fleet(config.names, clock, expected=expected, bulk=bulk)
+        fleet = Fleet(config.names, clock, expected=expected, sleepers=sleepers, bulk=bulk)
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
         self.chronicle = Chronicle(self.events, wall_clock, clock, fleet.running_with)
         self.reservations = Reservations(

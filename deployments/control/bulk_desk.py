@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from apportion.deployments.control.speeds import Stopwatch
 from apportion.deployments.wire.bulk import BulkState, RunnerReport
 from apportion.router.batch.money.spending import Spending
@@ -55,7 +57,9 @@ class BulkDesk:
         spent_nano = {job: (one.spent_nano, one.reserved_nano) for job, one in balances.items()}
         known = {job.id for _, other in self._runners.values() for job in other.jobs}
         self._spent_nano = {job: one for job, one in (self._spent_nano | spent_nano).items() if job in known}
-        return BulkState(self._most(), prices, self._stopwatch.tokens_per_s(), spent_nano, self._reserve())
+        asleep = np.flatnonzero(self._fleet.asleep()).tolist()
+        slots = self._most() | {self._names[column]: 1 for column in asleep}  # what is sent there wakes it
+        return BulkState(slots, prices, self._stopwatch.tokens_per_s(), spent_nano, self._reserve())
 
     def knows(self, name: str) -> bool:
         """Whether a runner of that name has reported of late."""

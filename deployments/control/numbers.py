@@ -65,6 +65,7 @@ class Numbers:
             "waiting_bulk": scheduler.waiting_bulk,
             "bulk": parts.bulk.describe(),
             "waiting_for_budget": scheduler.waiting_for_budget,
+            "waiting_for_model": scheduler.waiting_for_model,
             "in_flight": reservations.fleet.in_flight,
             **await reservations.spending.statement(max_age_s),
             "budget_usd_per_request": policy.budget_usd_per_request,

@@ -26,6 +26,7 @@ from apportion.deployments.control.numbers import Numbers, Parts
 from apportion.deployments.control.reconfiguration import Reconfiguration
 from apportion.deployments.control.remote import solve_by
 from apportion.deployments.control.sole import service_name
+from apportion.deployments.control.waker import Waker
 from apportion.deployments.wire.bulk import BulkState, RunnerReport
 from apportion.deployments.wire.channel import Address, Listener
 from apportion.deployments.wire.feedback import Feedback
@@ -48,11 +49,13 @@ class Router:
         config: ServiceConfig,
         solver: DeploymentHandle,
         engines: dict[str, DeploymentHandle],
+        sleepers: dict[str, DeploymentHandle],
     ) -> None:
         log_to_serve()
         router = uuid.uuid4().hex
         self._config = config
         self._engines = engines  # held so that Serve deploys them; requests reach them over their own ports
+        self._waker = Waker(sleepers)
         self._room = BatchRoom(
             config,
             solve_by(solver),
@@ -85,6 +88,7 @@ class Router:
                 "costs": self._charge_overdue,
                 "replicas": self._exchanges.forget_silent_replicas,
                 "ingresses": self._exchanges.forget_silent_ingresses,
+                "sleepers": self._wake_models,
             },
             {
                 "ledger": self._reservations.spending.expire,
@@ -204,6 +208,9 @@ class Router:
     async def console(self) -> dict[str, Any]:
         """What the console shows."""
         return await self._numbers.console()
+
+    async def _wake_models(self) -> None:
+        self._waker.ask(self._scheduler.wanted)
 
     async def _charge_overdue(self) -> None:
         self._reservations.charge_overdue()

@@ -28,6 +28,7 @@ from apportion.router.signals import Signals, signals_of
 
 logger = logging.getLogger(__name__)
 
+HAIR = 1e-3  # of a replica's slots: not nothing
 MAX_ENDED = 20_000  # requests that have ended and can still be asked for
 
 
@@ -135,6 +136,7 @@ class Meter:
         self._ended: dict[str, float] = {}
         self._sign_s = clock()
         self.sequences = 0
+        self._busy_since = False  # the last time that anybody asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -157,6 +159,14 @@ class Meter:
         """Seconds since the engine's last sign while it has had something to do; 0 if it has nothing to do."""
         return self._clock() - self._sign_s if self._running else 0.0
 
+    def used(self, slots: int) -> float:
+        """Share of the slots that is taken; a hair where nothing runs and something has since this was asked last.
+
+        So a replica of short requests, that Serve looks at every few seconds, is not taken for one that nobody needs.
+        """
+        was_busy, self._busy_since = self._busy_since, bool(self._running)
+        return max(self.sequences / max(1, slots), HAIR if was_busy else 0.0)
+
     def costs(self, request_ids: Iterable[str]) -> dict[str, float]:
         """What requests have cost in USD, of those among these that have ended here not long ago."""
         return {one: self._ended[one] for one in request_ids if one in self._ended}
@@ -172,6 +182,7 @@ class Meter:
         if not self._running:
             self.sign()
         self._running[usage] = request_id, asyncio.current_task()
+        self._busy_since = True
         self.sequences += sequences
         reset = _current.set(usage)
         try:

@@ -120,7 +120,7 @@ class Engine:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaling sees of a replica: the share of its slots that is taken; above 1 engines queue."""
-        return {USED: self._meter.sequences / max(1, self._replica.slots)}
+        return {USED: self._meter.used(self._replica.slots)}
 
     async def _announce_forever(self) -> None:
         while True:

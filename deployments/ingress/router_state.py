@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import asdict
 from typing import Any
@@ -48,6 +48,7 @@ class RouterState:
         self._started = int(time.time())
         self._recent: Recent[dict[str, Any]] = Recent("the router's state", self._told, clock)
         self._served: list[str] = []
+        self._asleep: list[str] = []
         self._served_s = -math.inf
         self._listening: asyncio.Task[None] | None = None
 
@@ -60,22 +61,31 @@ class RouterState:
             self._listening.cancel()
 
     async def health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every part works and every model that is to have replicas has one; and the numbers of the moment."""
+        """Whether every part works and every model that is to have replicas has one or sleeps; and the numbers of the
+        moment.
+        """
         numbers = await self._recent.within(STATE_AGE_S, PATIENCE_S)
         state = numbers if numbers is not None and self._recent.error is None else {}
         parts = {"router": "closed", **state["parts"]} if state else {"router": "open"}
         if self._predictor() is not BreakerState.closed:  # the router hears of it with the next report
             parts["predictor"] = self._predictor()
-        slots = {name: model["slots"] for name, model in state.get("models", {}).items()}
-        served = all(slots.get(name) for name, model in self._models.items() if model.groups)
+        able = _able(state.get("models", {}))
+        served = all(name in able for name, model in self._models.items() if model.groups)
         healthy = served and set(parts.values()) == {"closed"} and not state.get("policy_error")
         return healthy, {"healthy": healthy, **state, "parts": parts}
 
     async def ready(self) -> list[str]:
-        """The models that can answer, as far as last heard; asks only where that would be none, and not for long."""
+        """The models that can answer, sleeping ones too, as far as last heard; asks only where that would be none, and
+        not for long.
+        """
         if not self._last_heard():
             await self._recent.within(0.0, READY_PATIENCE_S)
         return self._last_heard()
+
+    @property
+    def asleep(self) -> list[str]:
+        """Those of the models that slept when the router was last heard."""
+        return self._asleep
 
     def _last_heard(self) -> list[str]:
         """The models that can answer; none if no router has been heard of for long."""
@@ -101,16 +111,19 @@ class RouterState:
         model = self._models[name]
         price = state.get("prices", {}).get(name) or asdict(model.price)
         in_auto = known.get(name)  # None: no router that has the model was heard of
+        asleep = state.get("models", {}).get(name, {}).get("asleep")
         return common | {
             **card(model),
             "external": model.external is not None,
             **price,
             **({} if in_auto is None else {"in_auto": in_auto}),
+            **({} if asleep is None else {"asleep": asleep}),
         }
 
     async def _told(self) -> dict[str, Any]:
         state = await answer_of(self._ask(STATE_AGE_S), STATE_TIMEOUT_S)
-        served = [name for name, model in state["models"].items() if model["slots"] > 0]
+        served = _able(state["models"])
+        self._asleep = [name for name in served if not state["models"][name]["slots"]]
         if served:
             self._served, self._served_s = served, self._clock()
         return state
@@ -119,3 +132,8 @@ class RouterState:
         while True:
             await self._recent.within(STATE_AGE_S, PATIENCE_S)
             await asyncio.sleep(LISTEN_S if self._served else STATE_AGE_S)
+
+
+def _able(models: Mapping[str, Any]) -> list[str]:
+    """Names of the models that have slots, or sleep and get some when they are asked for."""
+    return [name for name, model in models.items() if model["slots"] > 0 or model.get("asleep")]

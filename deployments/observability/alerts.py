@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from apportion.deployments.observability.catalogue import (
+    ASLEEP,
     BREAKER_OPEN,
     BUDGET_LEFT,
     FALLBACKS,
@@ -118,7 +119,7 @@ def alerts(window: str = "5m") -> Sequence[Alert]:
         ),
         Alert(
             "ApportionNoReplica",
-            f"{REPLICAS.name} == 0",
+            f"{REPLICAS.name} == 0 unless on (model) {ASLEEP.name} == 1",
             5 * MINUTE_S,
             "page",
             "{{ $labels.model }} has no replica",

@@ -98,7 +98,9 @@ SLOT_PRICE = _gauge("slot_price", "What one more slot would have added to the la
 SLOTS = _gauge("slots", "Slots of replicas that work.", "model")
 SLOTS_USED = _gauge("slots_used", "Slots that requests hold.", "model")
 IN_FLIGHT = _gauge("in_flight", "Requests at engines.")
-QUEUE_LENGTH = _gauge("queue_length", "Requests that wait for a slot, for money, or in bulk.", "wait_for")
+QUEUE_LENGTH = _gauge(
+    "queue_length", "Requests that wait for a slot, for money, for a model to wake, or in bulk.", "wait_for"
+)
 
 BULK_JOBS = _gauge("bulk_jobs", "Batches of requests that are worked on.", "status")
 BULK_ROWS = _gauge("bulk_rows", "Their requests: completed, failed, in flight, and those that are left.", "state")
@@ -121,6 +123,7 @@ PARTS_UP = _gauge("parts_up", "1 if the part is asked; 0 if it failed and is lef
 BREAKER_OPEN = _gauge("breaker_open", "Replicas that failed and are left alone or tried again.", "model")
 TROUBLE = _gauge("provider_trouble", "Replicas whose provider takes nothing until somebody acts.", "model", "trouble")
 REPLICAS = _gauge("replicas", "Replicas that send heartbeats.", "model")
+ASLEEP = _gauge("asleep", "1 if the model has no replica, and gets one when it is asked for.", "model")
 
 TOKENS_RATIO = _gauge("tokens_ratio", "Output tokens of the last answers over those expected.", "model")
 COST_RATIO = _gauge("cost_ratio", "Cost of the last answers over that expected, lengths corrected.", "model")
@@ -141,6 +144,7 @@ CATALOGUE = (
     UP, REQUESTS, REFUSED, RETRIES, BUSY, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
     PREDICT_SECONDS, SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE,
     SLOTS, SLOTS_USED, IN_FLIGHT, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS, BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT,
-    RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, TOKENS_RATIO,
-    COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION, RECORDS_DROPPED,
+    RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, ASLEEP,
+    TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION,
+    RECORDS_DROPPED,
 )  # fmt: skip

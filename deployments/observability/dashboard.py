@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apportion.deployments.observability.catalogue import (
+    ASLEEP,
     BATCH_SIZE,
     BATCHES,
     BREAKER_OPEN,
@@ -197,6 +198,7 @@ ROWS = (
                 "short",
                 (
                     (REPLICAS.name, "{{model}}"),
+                    (ASLEEP.name, "{{model}} asleep"),
                     (BREAKER_OPEN.name, "{{model}} left alone"),
                     (TROUBLE.name, "{{model}} {{trouble}}"),
                 ),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apportion.deployments.observability.catalogue import (
+    ASLEEP,
     BREAKER_OPEN,
     BUDGET_LEFT,
     BULK_JOBS,
@@ -62,11 +63,17 @@ def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
     numbers.put(SLOTS, {(name,): one["slots"] for name, one in models.items()})
     numbers.put(SLOTS_USED, {(name,): one["slots"] - one["free_slots"] for name, one in models.items()})
     numbers.put(REPLICAS, {(name,): replicas[name] for name in models})
+    numbers.put(ASLEEP, {(name,): int(one["asleep"]) for name, one in models.items()})
     numbers.put(BREAKER_OPEN, {(name,): broken[name] for name in models})
     troubled = Counter((one["model"], one["trouble"]) for one in state["replicas"].values() if "trouble" in one)
     numbers.put(TROUBLE, dict(troubled))
     numbers.put(IN_FLIGHT, {(): state["in_flight"]})
-    waiting = {"slot": state["waiting"], "money": state["waiting_for_budget"], "bulk": state["waiting_bulk"]}
+    waiting = {
+        "slot": state["waiting"],
+        "money": state["waiting_for_budget"],
+        "model": state["waiting_for_model"],
+        "bulk": state["waiting_bulk"],
+    }
     numbers.put(QUEUE_LENGTH, {(name,): count for name, count in waiting.items()})
     _put_bulk(numbers, state["bulk"])
     numbers.put(RESERVED, {(): state["reserved_usd"]})

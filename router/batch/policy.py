@@ -49,6 +49,7 @@ class Policy:
         max_seconds: models that are expected to end a request later than this after its arrival are left out for it,
             where another one is free and can be paid; None: time takes no model out. A request's own goes before it.
         latency_weight_per_s: what a second counts for, in success.
+        wake_timeout_s: a request waits at the most so long for a sleeping model.
 
     Attributes:
         names: of the models.
@@ -63,6 +64,7 @@ class Policy:
     correct_costs: bool = True
     max_seconds: float | None = None
     latency_weight_per_s: float = 0.0
+    wake_timeout_s: float = 300.0
 
     names: tuple[str, ...] = field(init=False)
     prices: tuple[ModelPrice, ...] = field(init=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -11,6 +12,10 @@ from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.outcomes.table import GROUP, OutcomesTable
 
 _FEWEST_MISSING = 5
+_HARDLY = 0.01
+_OTHER_SCRIPTS = re.compile(r"[\u0370-\u1fff\u2c00-\ud7ff\uf900-\ufdff]")  # Greek to Hangul, without punctuation
+_FEWEST_LETTERS = 10  # of another script; fewer are a formula's
+_NAMED = 8  # models in one message
 _MUCH_MISSING = 0.05
 _CHANCE = 0.01
 """How often a table whose outcomes are missing at random is warned about, all its models together."""
@@ -18,7 +23,35 @@ _CHANCE = 0.01
 
 def notices(table: OutcomesTable) -> list[str]:
     """What is to be told of a table before its numbers are believed; empty where there is nothing."""
-    return [*_shared_prompts(table), *_missing_outcomes(table)]
+    return [*_shared_prompts(table), *_missing_prices(table), *_missing_outcomes(table)]
+
+
+def unseen(table: OutcomesTable) -> list[str]:
+    """What a predictor that is trained on the table will hardly have seen, and will predict all the same."""
+    system = np.array([traits.system_chars > 0 for traits in table.traits])
+    foreign = np.array([len(_OTHER_SCRIPTS.findall(prompt)) >= _FEWEST_LETTERS for prompt in table.prompts])
+    kinds = [
+        kind
+        for rows, kind in ((system, "a system prompt"), (foreign, "text in another script than Latin"))
+        if rows.mean() < _HARDLY
+    ]
+    if not kinds:
+        return []
+    return [
+        f"hardly any of the {len(table)} requests has {' or '.join(kinds)}: if those that are served have it, their "
+        "estimates are a guess; record outcomes of such requests too"
+    ]
+
+
+def _missing_prices(table: OutcomesTable) -> Iterator[str]:
+    """Where some models have a price, it is likely to have been forgotten of the others."""
+    missing = [model for model in table.models if model not in table.prices]
+    if missing and table.prices:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        yield (
+            f"no price is stated of {', '.join(missing[:_NAMED])}{more}, but of {len(table.prices)} other models: give "
+            "their input_price_per_1M and output_price_per_1M too (rows of models.csv, or columns of a long file)"
+        )
 
 
 def _shared_prompts(table: OutcomesTable) -> Iterator[str]:

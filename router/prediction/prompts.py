@@ -19,7 +19,8 @@ from apportion.router.traits import PLAIN, Traits, traits_of
 class PromptRequest:
     """One request of a file: a prompt or a chat's messages, and what limits its answers.
 
-    `max_tokens` None: only the model's context ends an answer. `sequences` is the body's `n`.
+    `max_tokens` None: only the model's context ends an answer. `sequences` is the body's `n`. `where` it was read from,
+    as `file, line 3`, where that is known.
     """
 
     content: str | list[dict[str, Any]]
@@ -28,6 +29,7 @@ class PromptRequest:
     tools: list[dict[str, Any]] | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     traits: Traits = PLAIN
+    where: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -92,7 +94,7 @@ class RequestFile:
 def _requests(file: Path) -> Iterator[PromptRequest]:
     if file.suffix in SUFFIXES:
         return (request_of(row, where) for where, row in rows_of(file))
-    return (PromptRequest(line) for _, line in streamed_lines(file))
+    return (PromptRequest(line, where=f"{file}, line {number}") for number, line in streamed_lines(file))
 
 
 def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
@@ -116,6 +118,7 @@ def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
         tools=_tools(row, where),
         template_variables=template_variables(row),
         traits=traits_of(given, row),
+        where=where,
     )
 
 

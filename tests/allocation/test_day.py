@@ -30,6 +30,11 @@ def test_each_part_of_the_day_follows_from_the_one_before() -> None:
     assert [turn.ahead_s for turn in turns] == [92.0 if turn.moves.started else 0.0 for turn in turns[:2]] + [0.0]
     assert turns[1].begin == "09:58"
     assert turns[2].begin == "20:00"
+    assert [bool(plan.bounds) for plan in plans] == [False, True, False]
+    for one in plans[1].bounds:
+        assert one.max_replicas == plans[1].counts[one.replica]
+        assert one.min_replicas == min(plan.counts[one.replica] for plan in plans)
+    assert 0 in {one.min_replicas for one in plans[1].bounds}, "some model is not needed at night"
 
 
 def test_a_file_of_hours_is_in_order(tmp_path: Path) -> None:

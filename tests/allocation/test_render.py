@@ -176,6 +176,18 @@ def test_autoscaling_runs_between_the_bounds_and_pins_nothing() -> None:
     assert groups == {("small", "H100-0.3"): (None, 2, 6), ("huge", "H100-x4"): (None, 1, 1)}
 
 
+def test_only_models_of_one_type_may_sleep() -> None:
+    alone, second = ReplicaBounds(HUGE, 0, 1), replace(SMALL_THIRD, gpu_fraction=0.5)
+    bounds = (ReplicaBounds(SMALL_THIRD, 0, 6), ReplicaBounds(second, 0, 1), alone)
+    third = next(profile for profile in plan_of().profiles if profile.replica == SMALL_THIRD)
+    plan = plan_of(bounds=bounds, profiles=(*plan_of().profiles, replace(third, replica=second)))
+    options = RenderOptions(autoscale=True, scale_to_zero=True)
+    config = parsed(render(plan, GOLDEN / "before.yaml", options))
+    least = {model.name: {group.min_replicas for group in model.groups} for model in config.models if model.groups}
+    assert least == {"small": {1}, "huge": {0}}
+    assert [model.name for model in config.models if model.may_sleep] == ["huge"]
+
+
 @pytest.mark.parametrize(("low", "rate", "high"), [(2.0, 20.0, 60.0), (4.0, 40.0, 60.0), (1.0, 10.0, 30.0)])
 def test_the_service_accepts_what_autoscaling_is_planned(low: float, rate: float, high: float) -> None:
     options = PlanOptions(batch_size=40, n_batches=4, low_rate_per_s=low, high_rate_per_s=high)

@@ -79,6 +79,7 @@ def test_arrivals_are_read_and_sorted(tmp_path: Path) -> None:
     assert [request.text for request in requests] == [f"prompt {i}" for i in range(20)][::-1]
     assert arrival_s is not None
     assert arrival_s.tolist() == list(range(20))
+    assert [request.where for request in requests] == [f"{file}, line {i}" for i in range(1, 21)][::-1]
 
 
 def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None:
@@ -97,6 +98,8 @@ def test_prompts_are_scored_by_the_predictor_that_routes(tmp_path: Path) -> None
     )  # fmt: skip
     assert np.allclose(work.estimates.cost_usd, expected_usd)
     assert work.rate_per_s == pytest.approx(2.0)
+    assert work.place(2) == "request 3"
+    assert replace(work, places=tuple("abc" * 10)).subset(np.array([4, 2])).place(1) == "c"
     faster = predicted_workload(requests, predictor, specs, arrival_s=np.arange(30) / 2.0, rate_per_s=4.0)
     assert faster.arrival_s is not None
     assert faster.arrival_s[-1] == pytest.approx(29 / 4)

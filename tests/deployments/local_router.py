@@ -116,7 +116,7 @@ class Line(RouterLink):
 
 
 def make_router(config: ServiceConfig) -> Any:
-    router = Router.func_or_class(config, _Solver(), {})
+    router = Router.func_or_class(config, _Solver(), {}, {})
     router.reconfigure(config.routing.model_dump())
     return router
 
@@ -158,9 +158,10 @@ class LocalService:
 
     async def announce(self) -> None:
         for model in self.config.models:
-            await self.router.announce(
-                EngineReplica(f"{model.name}-0", model.name, "http://nowhere", model.max_num_seqs)
-            )
+            if not model.may_sleep:
+                await self.router.announce(
+                    EngineReplica(f"{model.name}-0", model.name, "http://nowhere", model.max_num_seqs)
+                )
 
     async def run(self, item: RouteItem, *, engine_s: float = 0.0, share: float = 1.0, told: bool = True) -> str:
         """One request as an ingress serves it: the model that answered, or the code of the error.

@@ -36,6 +36,7 @@ from tests.deployments.service import MODELS, Service, wait_for
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 PREFIX = "/money"
+SLEEPER = "owl"
 TOKENS = 16
 EACH_NANO = 16_000_000  # 16 tokens at 1000 USD a million; input is free
 BUDGET_NANO = 300 * EACH_NANO
@@ -99,6 +100,8 @@ def application(folder: Path) -> tuple[dict[str, Any], str, str, str]:
     models = [{"name": name, **shape, **price, **engine} for name in MODELS]
     for model in models:  # the predictor counts tokens with each model's own tokenizer
         model["source"] = f"zoo:{model['name']}"
+    sleeper = {"name": SLEEPER, "source": "zoo:wren", "max_model_len": 256, **price, **engine}
+    models.append(sleeper | {"replica_groups": [{"name": "all", "min_replicas": 0, "num_cpus": 0.01}]})
     args = {
         "models": models,
         "predictor": {"artefact": "zoo:predictor", "num_cpus": 0.01},
@@ -274,6 +277,22 @@ def test_metrics_are_monotone_whichever_ingress_tells_them_and_sum_up_to_answers
     counted_nano = round(pages[-1].value("apportion_spent_usd_total") * 1e9)
     counted_nano -= round(pages[0].value("apportion_spent_usd_total") * 1e9)
     assert counted_nano == generated_nano(answers) == money.spent_nano() - spent_nano
+
+
+def test_a_model_that_sleeps_is_woken_by_who_names_it(money: Money) -> None:
+    def told(path: str) -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {money.operator_key}"}
+        found: dict[str, Any] = httpx.get(f"{money.url}{path}", headers=headers, timeout=30).json()
+        return found
+
+    wait_for(lambda: bool(told("/health")["healthy"]), 60, "a service whose model sleeps is healthy")
+    assert SLEEPER in told("/ready")["asleep"]
+    assert told(f"/v1/models/{SLEEPER}")["asleep"]
+    assert money.chat("night", model=SLEEPER, routing={"timeout_s": 0.5}).status_code == 504
+    answer = money.chat("night", model=SLEEPER)
+    assert (answer.status_code, answer.headers["x-router-model"]) == (200, SLEEPER), answer.text
+    wait_for(lambda: told("/ready")["asleep"] == [], 10, "it is known to be awake")
+    assert money.balance("night") == (EACH_NANO, 0)
 
 
 def ray_agent() -> str:

@@ -44,14 +44,16 @@ class WatchRoutes:
 
     @watch_api.get("/ready")
     async def ready(self, request: Request) -> Response:
-        """200 when requests can be answered: the router was there of late and a model had a replica; else 503.
+        """200 when requests can be answered: the router was there of late and a model had a replica or slept; else 503.
 
         Asks nobody once it is ready, so that neither a slow database nor a router that restarts takes the ingresses out
         of service.
         """
         models = await self._parts.state.ready()
-        told = {"models": models} if self._parts.authenticator.is_operator(request.headers) else {}
-        return JSONResponse({"ready": bool(models), **told}, status_code=200 if models else 503)
+        told: dict[str, Any] = {"ready": bool(models)}
+        if self._parts.authenticator.is_operator(request.headers):
+            told |= {"models": models, "asleep": self._parts.state.asleep}
+        return JSONResponse(told, status_code=200 if models else 503)
 
     @watch_api.get("/console", include_in_schema=False)
     async def console(self, request: Request) -> Response:

@@ -16,11 +16,12 @@ from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.money.batch_budget import ROUNDING, allowed_usd
 from apportion.router.batch.planning.search import searching
 from apportion.router.batch.policy import Policy
-from apportion.router.errors import ApportionError, BudgetExceededError, UnavailableError
+from apportion.router.errors import ApportionError, AsleepError, BudgetExceededError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 ADMISSION_LIMIT_S = 0.1
+RETRY_AFTER_S = 30.0  # an engine takes about so long to start
 
 
 async def admitted(problem: BatchProblem) -> BoolArray:
@@ -87,6 +88,15 @@ def affordable_away(error: ApportionError) -> ApportionError:
     """What is said instead where a cheaper model is only away: whoever asks again may be answered."""
     return UnavailableError(
         f"a model that could be paid has no replica now; try again in some seconds, or: {error.message}"
+    )
+
+
+def all_asleep(models: Sequence[str]) -> AsleepError:
+    """What is said where only these models may answer, which have no replica until one is asked for."""
+    return AsleepError(
+        f"only {', '.join(models)} may answer, without a replica at the moment; one starts for whoever waits: allow "
+        "more time, or try again later",
+        retry_after_s=RETRY_AFTER_S,
     )
 
 

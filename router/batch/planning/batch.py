@@ -17,6 +17,7 @@ from apportion.router.batch.money.savings import Savings, is_pooled
 from apportion.router.batch.planning.admission import (
     admitted,
     affordable_away,
+    all_asleep,
     allowances,
     cheapest_usd,
     over_budget,
@@ -39,6 +40,7 @@ class Batch:
         estimates: of the requests on the M models.
         allowed: (N, M), models that may answer.
         healthy: (N, M), models that have a replica for the request.
+        asleep: (N, M), models that may answer a request and have no replica until one is asked for.
         remaining: (M,), slots that no group has taken yet.
         policy: by which it is planned.
         explain: decisions carry the predictions for every model.
@@ -51,12 +53,14 @@ class Batch:
         late: (N, M), models that may answer a request and are left to others since they are expected to be late.
         verdicts: by request id.
         waiting: ids of requests that have to wait.
+        wakes: of requests that only sleeping models may answer, the column of the one to wake, by request id.
     """
 
     items: Sequence[RouteItem]
     estimates: Estimates
     allowed: BoolArray
     healthy: BoolArray
+    asleep: BoolArray
     remaining: IntArray
     policy: Policy
     explain: bool
@@ -69,18 +73,37 @@ class Batch:
     late: BoolArray | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
+    wakes: dict[str, int] = field(default_factory=dict)
 
     def refuse(self, row: int, error: ApportionError) -> None:
         self.verdicts[self.items[row].id] = Refusal(self.items[row].id, error)
+
+    def wake(self, row: int, models: BoolArray) -> None:
+        """Refuses a request until one of these models (M,), all asleep, is awake: the best that it can pay, or the
+        cheapest.
+        """
+        cost_usd, success = self.estimates.cost_usd[row], self.estimates.success[row]
+        most_usd = self.policy.budget_usd_per_request
+        payable = models & (cost_usd <= (np.inf if most_usd is None else most_usd))
+        value = np.where(payable, success, -np.inf) if payable.any() else np.where(models, -cost_usd, -np.inf)
+        self.wakes[self.items[row].id] = int(value.argmax())
+        self.refuse(row, all_asleep([self.policy.names[column] for column in np.flatnonzero(models)]))
 
     def leave_out_what_cannot_be_paid(self) -> None:
         """Models whose worst case some limit on money has no room for; refuses requests that have no other."""
         if self.budget is None or self.budget.affordable.all():
             return
         paid = self.allowed & self.budget.affordable
-        for row in np.flatnonzero(self.allowed.any(axis=1) & ~paid.any(axis=1)).tolist():
-            self.refuse(row, self.budget.error(row, self.allowed[row]))
-        self.allowed = paid
+        asleep = self.asleep & self.budget.affordable
+        candidates = self.allowed | self.asleep
+        for row in np.flatnonzero(candidates.any(axis=1) & ~(paid | asleep).any(axis=1)).tolist():
+            self.refuse(row, self.budget.error(row, candidates[row]))
+        self.allowed, self.asleep = paid, asleep
+
+    def wait_for_sleepers(self) -> None:
+        """Requests that no model may answer that is awake, and a sleeping one may."""
+        for row in np.flatnonzero(self.asleep.any(axis=1) & ~self.allowed.any(axis=1)).tolist():
+            self.wake(row, self.asleep[row])
 
     def keep_loops(self) -> None:
         """Lets tool loops have no other model than theirs where it may answer within what the request brings.
@@ -239,7 +262,11 @@ class Batch:
         self.wait(rows[~funded & waits])
         refused = ~funded & ~waits
         back = self._cheapest_usd(self.away, rows) * (1 + ROUNDING / 2) <= own_usd
+        woken = self._cheapest_usd(self.asleep, rows) * (1 + ROUNDING / 2) <= own_usd
         for i in np.flatnonzero(refused).tolist():
+            if woken[i]:
+                self.wake(int(rows[i]), self.asleep[rows[i]])
+                continue
             error = over_budget(cheapest[i], problem, self.policy)
             self.refuse(int(rows[i]), affordable_away(error) if back[i] else error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class Plan:
         allowed: (N, M), False where a model might not answer the request now.
         estimates: by which it was planned.
         groups: that were solved, one for each strategy.
+        wakes: of refused requests that only sleeping models may answer, the column of the one to wake, by request id.
     """
 
     verdicts: dict[str, Verdict]
@@ -64,6 +65,7 @@ class Plan:
     allowed: BoolArray
     estimates: Estimates
     groups: Sequence[Group]
+    wakes: Mapping[str, int]
 
 
 class BatchPlanner:
@@ -107,6 +109,7 @@ class BatchPlanner:
             estimates,
             allowed,
             healthy,
+            possible & available.may_wake(len(items)),
             available.free_slots.copy(),
             policy,
             explain,
@@ -115,9 +118,10 @@ class BatchPlanner:
             available.savings,
             away=possible & ~healthy,
         )
-        for row in np.flatnonzero(~allowed.any(axis=1)).tolist():
+        for row in np.flatnonzero(~(allowed | batch.asleep).any(axis=1)).tolist():
             batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
         batch.leave_out_what_cannot_be_paid()
+        batch.wait_for_sleepers()
         batch.keep_loops()
         if batch.elsewhere is not None:
             possible &= ~batch.elsewhere
@@ -130,7 +134,7 @@ class BatchPlanner:
             for strategy, rows in batch.by_strategy()
             if (group := await self._plan_group(batch, strategy, rows)) is not None
         ]
-        return Plan(batch.verdicts, batch.waiting, possible, batch.allowed, estimates, groups)
+        return Plan(batch.verdicts, batch.waiting, possible, batch.allowed, estimates, groups, batch.wakes)
 
     async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> Group | None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
@@ -210,7 +214,7 @@ def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
     estimates, policy = batch.estimates, batch.policy
     stays = batch.stays
     value = np.zeros(len(policy.models)) if stays is None else stays.value(len(policy.models), policy.stay_value)[row]
-    whys = reasons(batch.items[row], estimates, row, policy.models, batch.healthy)
+    whys = reasons(batch.items[row], estimates, row, policy.models, batch.healthy | batch.asleep)
     return tuple(
         Candidate(
             model=model.name,
@@ -238,4 +242,6 @@ def _passing_reason(batch: Batch, row: int, column: int) -> str:
         return "the request brings the results of another model's calls"
     if batch.late is not None and batch.late[row, column]:
         return "it is expected to be later than max_seconds, and another one less so"
+    if batch.asleep[row, column]:
+        return "it is asleep, and is woken only where no other may answer"
     return "there is no money or no room for it at the moment"

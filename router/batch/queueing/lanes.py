@@ -29,6 +29,11 @@ def lanes(possible: BoolArray, sequences: list[int]) -> list[Lane]:
     ]
 
 
+def bits(models: BoolArray) -> int:
+    """Models (M,) as bits: bit j for the model of column j."""
+    return int.from_bytes(np.packbits(models, bitorder="little").tobytes(), "little")
+
+
 def columns_of(lane: Any) -> int:
     """The models that requests of a lane may go to, as bits."""
     columns: int = lane[0]
@@ -47,7 +52,7 @@ class SlotRoom:
     def __init__(self, free: IntArray, room: IntArray, capacity: IntArray) -> None:
         self._free: list[int] = free.tolist()
         self._room: list[int] = room.tolist()
-        self._working = sum(1 << column for column, slots in enumerate(capacity.tolist()) if slots)
+        self._working = bits(capacity > 0)
 
     @property
     def free(self) -> float:

@@ -26,6 +26,7 @@ class Availability:
         stays: where the requests' sessions were last; None: no request has one.
         savings: what requests before these have left; None: nothing, as for what is planned by itself.
         running: (M,), sequences on the replica of each model that a request would go to; None: none.
+        asleep: (M,), models that have no replica, and get one when it is asked for; None: there are none.
     """
 
     free_slots: IntArray
@@ -36,11 +37,18 @@ class Availability:
     stays: Stays | None = None
     savings: Savings | None = None
     running: IntArray | None = None
+    asleep: BoolArray | None = None
 
     def healthy(self, n_requests: int) -> BoolArray:
         """(N, M): models that have a replica for the request."""
         healthy: BoolArray = np.tile(self.capacity > 0, (n_requests, 1))
         return healthy if self.avoided is None else healthy & ~self.avoided
+
+    def may_wake(self, n_requests: int) -> BoolArray:
+        """(N, M): models that are asleep and have not failed the request."""
+        asleep = np.zeros(len(self.capacity), dtype=bool) if self.asleep is None else self.asleep
+        may: BoolArray = np.tile(asleep, (n_requests, 1))
+        return may if self.avoided is None else may & ~self.avoided
 
     def claim(self, row: int, column: int) -> Claim | None:
         """What the request sets aside to go to the model of this column; None where there are no limits."""

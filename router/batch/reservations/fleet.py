@@ -32,6 +32,7 @@ class Fleet:
         models: names in the order of every array.
         clock: seconds of a monotonic clock.
         expected: models that are to have replicas; None: all.
+        sleepers: models that are asleep where they have no replica: one starts when it is asked for.
         bulk: what bulk may have of the slots; None: what it may where nothing is said of it.
     """
 
@@ -41,10 +42,13 @@ class Fleet:
         clock: Callable[[], float],
         *,
         expected: Iterable[str] | None = None,
+        sleepers: Iterable[str] = (),
         bulk: BulkShare | None = None,
     ) -> None:
         self.bulk = bulk or BulkShare(models)
         self._expected = frozenset(models if expected is None else expected)
+        sleeping = frozenset(sleepers)
+        self._may_sleep = np.array([name in sleeping for name in models])
         self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
@@ -73,6 +77,12 @@ class Fleet:
     def capacity(self) -> IntArray:
         """(M,) slots of the replicas that work, used or not."""
         return self._slots.capacity()
+
+    def asleep(self) -> BoolArray:
+        """(M,) models that have no replica, and get one when it is asked for."""
+        present = {replica.model for replica in self._replicas.values()}
+        asleep: BoolArray = self._may_sleep & np.array([name not in present for name in self._columns])
+        return asleep
 
     def free_slots(self, *, bulk: bool = False) -> IntArray:
         """(M,) slots that may be taken now."""
@@ -128,10 +138,11 @@ class Fleet:
         if not any(item.avoid_replicas or item.avoid_models for item in items):
             return None
         avoided = np.zeros((len(items), len(self._columns)), dtype=bool)
+        asleep = self.asleep()
         for row, item in enumerate(items):
             for name, column in self._columns.items():
                 others = set(self._slots.replicas_of(column)) - set(item.avoid_replicas)
-                avoided[row, column] = not others or name in item.avoid_models
+                avoided[row, column] = not (others or asleep[column]) or name in item.avoid_models
         return avoided
 
     def seat(self, item: RouteItem, model: str, rather: str | None = None) -> EngineReplica | None:
@@ -196,10 +207,13 @@ class Fleet:
 
     def describe(self) -> dict[str, Any]:
         """Slots by model and replicas by name, as JSON."""
-        capacity, free = self.capacity().tolist(), self.free_slots().tolist()
+        capacity, free, asleep = self.capacity().tolist(), self.free_slots().tolist(), self.asleep().tolist()
         now_s = self._clock()
         return {
-            "models": {name: {"slots": capacity[j], "free_slots": free[j]} for name, j in self._columns.items()},
+            "models": {
+                name: {"slots": capacity[j], "free_slots": free[j], "asleep": asleep[j]}
+                for name, j in self._columns.items()
+            },
             "replicas": {
                 name: {
                     "model": replica.model,

@@ -73,7 +73,11 @@ class Reservations:
         """What there would be for a batch if nothing were in flight, without limits on money."""
         capacity = self.fleet.capacity()
         return Availability(
-            capacity, capacity, stays=self.conversations.look(items, policy.names), savings=self.savings
+            capacity,
+            capacity,
+            stays=self.conversations.look(items, policy.names),
+            savings=self.savings,
+            asleep=self.fleet.asleep(),
         )
 
     def room(self, *, bulk: bool = False) -> SlotRoom:
@@ -106,6 +110,7 @@ class Reservations:
             stays,
             self.savings,
             fleet.running_next(),
+            fleet.asleep(),
         )
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:

@@ -19,7 +19,7 @@ from apportion.router.batch.money.savings import is_pooled
 from apportion.router.batch.planning.batch import by_strategy
 from apportion.router.batch.planning.planner import BatchPlanner, Plan
 from apportion.router.batch.policy import Policy
-from apportion.router.batch.queueing.lanes import lanes
+from apportion.router.batch.queueing.lanes import bits, lanes
 from apportion.router.batch.queueing.line import Lane
 from apportion.router.batch.reservations.reservations import Reservations, Wish
 from apportion.router.batch.scheduling.entry import Entry, unpriced_of
@@ -41,6 +41,9 @@ class Desk(Protocol):
 
     def refuse(self, entry: Entry, error: ApportionError) -> None:
         """The request goes nowhere now; it may wait for money."""
+
+    def wait_for_model(self, entry: Entry, error: ApportionError, models: int, best: int) -> None:
+        """The request goes nowhere until one of the models (bits) is awake; `best` is the column of the one to wake."""
 
     def wake(self) -> None:
         """What was left is worth planning again at once."""
@@ -155,7 +158,7 @@ class Decider:
             if verdict is None or entry.cancelled:
                 continue
             if isinstance(verdict, Refusal):
-                desk.refuse(entry, verdict.error)
+                _refuse(entry, row, verdict.error, plan, desk)
                 continue
             column = policy.column_of(verdict.model)
             entry.forecast = Forecast(policy.names, plan.estimates, row, plan.allowed[row])
@@ -215,7 +218,9 @@ class Decider:
 
     def _publish(self, plan: Plan, entries: Sequence[Entry], policy: Policy, began_s: float, solve_s: float) -> None:
         take_s = self._clock() - began_s - solve_s
-        refused = Counter(one.error.code for one in plan.verdicts.values() if isinstance(one, Refusal))
+        refused = Counter(
+            one.error.code for name, one in plan.verdicts.items() if isinstance(one, Refusal) and name not in plan.wakes
+        )
         for group in plan.groups:
             self._events.publish(
                 BatchPlanned(
@@ -229,7 +234,7 @@ class Decider:
                     placed=group.placed,
                     candidates=group.candidates,
                     slot_prices=group.assignment.prices.slots,
-                    waiting=len(plan.waiting),
+                    waiting=len(plan.waiting) + len(plan.wakes),
                     refused=refused,
                     queue_s=max(began_s - entry.arrived_s for entry in entries),
                     predict_s=max(entry.item.predict_s for entry in entries),
@@ -244,6 +249,15 @@ class Decider:
             self._reservations.release(entry.item.id)
         else:
             desk.tell(entry, decision)
+
+
+def _refuse(entry: Entry, row: int, error: ApportionError, plan: Plan, desk: Desk) -> None:
+    best = plan.wakes.get(entry.item.id)
+    if best is None:
+        desk.refuse(entry, error)
+        return
+    unpriced_of([entry])  # a table of its own: it may wait for longer than the others
+    desk.wait_for_model(entry, error, bits(plan.possible[row]), best)
 
 
 def _fail(entries: Sequence[Entry], error: ApportionError, desk: Desk) -> dict[str, Lane]:

@@ -23,7 +23,8 @@ class Entry:
         starting: it is its turn; else it is only looked at whether it has to be refused.
         forecast: what it was decided by.
         replans: plans that it lost because others of its batch took the money.
-        decided: a plan has decided it: it has its verdict, or waits for money.
+        decided: a plan has decided it: it has its verdict, or waits for money or for a model to wake.
+        wake_by_s: until when it waits for a sleeping model; None: it has not had to.
         cancelled: nobody waits for it any more.
     """
 
@@ -36,6 +37,7 @@ class Entry:
     forecast: Forecast | None = None
     replans: int = 0
     decided: bool = False
+    wake_by_s: float | None = None
     cancelled: bool = False
 
     def left_s(self, now_s: float) -> float:

@@ -9,7 +9,7 @@ from functools import partial
 from apportion.router.batch.messages import Refusal, RouteItem, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.delay import DelayQueue
-from apportion.router.batch.queueing.lanes import columns_of
+from apportion.router.batch.queueing.lanes import bits, columns_of
 from apportion.router.batch.queueing.line import Lane, Place
 from apportion.router.batch.queueing.queue import BatchQueue
 from apportion.router.batch.reservations.bulk_share import Demand
@@ -17,6 +17,7 @@ from apportion.router.batch.reservations.reservations import Reservations
 from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
+from apportion.router.batch.scheduling.waking import WakeQueue
 from apportion.router.errors import ApportionError, BudgetExhaustedError, OverloadedError
 from apportion.router.unpriced import Unpriced
 
@@ -76,6 +77,7 @@ class Scheduler:
         self._bulk = self._new_queue(bulk=True)
         reservations.fleet.bulk.demand = self._demand
         self._unfunded: DelayQueue[Entry] = DelayQueue(self.submit, places=limits.max_queue)
+        self._sleeping = WakeQueue(self.submit, self._not_woken, places=limits.max_queue)
 
     @property
     def waiting(self) -> int:
@@ -95,6 +97,16 @@ class Scheduler:
     @property
     def waiting_for_budget(self) -> int:
         return len(self._unfunded)
+
+    @property
+    def waiting_for_model(self) -> int:
+        """Requests that only sleeping models may answer."""
+        return len(self._sleeping)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Sleeping models that requests wait for."""
+        return frozenset(self.policy.names[column] for column in self._sleeping.wanted)
 
     def submit(self, entry: Entry) -> None:
         """Queues a request; one that the queue has no place for is refused, or one of whoever holds most of it.
@@ -118,9 +130,12 @@ class Scheduler:
         entry.cancelled = True
         (self._bulk if entry.item.bulk else self._queue).discard(entry.item.id)
         self._unfunded.discard(entry.item.id)
+        self._sleeping.discard(entry.item.id)
 
     def wake(self) -> None:
         """Something was freed: what waits is worth planning again."""
+        if len(self._sleeping):
+            self._sleeping.awake(bits(self._reservations.fleet.capacity() > 0))
         self._queue.wake()
         self._bulk.wake()
 
@@ -174,6 +189,20 @@ class Scheduler:
             if self._unfunded.put(entry.item.id, entry, wait_s):
                 entry.decided = True
                 return
+        self.tell(entry, Refusal(entry.item.id, error))
+
+    def wait_for_model(self, entry: Entry, error: ApportionError, models: int, best: int) -> None:
+        """Keeps the request until one of the models (bits) is awake, for as long as it and the policy allow."""
+        now_s = self._clock()
+        if entry.wake_by_s is None:
+            entry.wake_by_s = now_s + min(self.policy.wake_timeout_s, entry.left_s(now_s))
+        wait_s = entry.wake_by_s - now_s
+        if wait_s > 0 and self._sleeping.put(entry, error, models, best, wait_s):
+            entry.decided = True
+        else:
+            self._not_woken(entry, error)
+
+    def _not_woken(self, entry: Entry, error: ApportionError) -> None:
         self.tell(entry, Refusal(entry.item.id, error))
 
     def tell(self, entry: Entry, verdict: Verdict) -> None:

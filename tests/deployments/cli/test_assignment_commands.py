@@ -194,12 +194,10 @@ def test_a_model_without_outcomes_gets_what_its_stated_success_is_worth_or_nothi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--budget-usd", "1e-12"), "budget: 1e-12 USD do not suffice; raise the budget to"),
         (("--window", "1h"), "needs --tokens-per-s"),
         (("--window", "1d", "--tokens-per-s", "small=9"), "'1d' is no window of time"),
         (("--tokens-per-s", "small=9"), "says nothing without --window"),
         (("--window", "1h", "--tokens-per-s", "small=9", "--slots", "small=9"), "leave one out"),
-        (("--window", "1m", "--tokens-per-s", "small=1"), "60 s do not suffice; allow"),
         (("--engine", "spark"), "use local, ray or ray:HOST:PORT"),
         (("--slots", "large"), "write MODEL=N"),
         (("--slots", "huge=3"), "a model of"),
@@ -220,6 +218,22 @@ def test_a_model_without_outcomes_gets_what_its_stated_success_is_worth_or_nothi
     ],
 )
 def test_assign_says_what_is_wrong(folder: Path, options: tuple[str, ...], message: str) -> None:
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "none.csv")]
+    # An encoder that is nowhere: what is wrong with the options is found before it would be loaded.
+    result = runner.invoke(app, ["assign", *given, "--encoder", str(folder / "nowhere"), *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (folder / "none.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budget-usd", "1e-12"), "budget: 1e-12 USD do not suffice; raise the budget to"),
+        (("--window", "1m", "--tokens-per-s", "small=1"), "60 s do not suffice; allow"),
+    ],
+)
+def test_assign_says_what_would_do(folder: Path, options: tuple[str, ...], message: str) -> None:
     given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "none.csv")]
     result = runner.invoke(app, ["assign", *given, *options])
     assert result.exit_code == 2

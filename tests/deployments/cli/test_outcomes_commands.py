@@ -85,7 +85,8 @@ def test_failures_that_were_recorded_as_gaps_are_told(tmp_path: Path, encoder_fo
     ]
     file = _save(rows, tmp_path / "x.jsonl")
     result = _run("train", file, encoder_folder, *QUICK, "--out", str(tmp_path / "a"), "--json", "-")
-    (told,) = json.loads(result.stdout)["warnings"]
+    told, unseen = json.loads(result.stdout)["warnings"]
+    assert "hardly any of the" in unseen
     assert told.startswith("all that is known of 'large' is success, and ")
     assert "score 0" in told
     assert f"Warning: {told}" in result.stderr

@@ -136,7 +136,21 @@ def test_plan_writes_a_plan_for_each_part_of_the_day(folder: Path) -> None:
         assert plan.rate_per_s == row["rate_per_s"]
         assert plan.inputs["prompts"]
     assert Path(quiet["plan"]).name == "day-2000.json"
+    assert load_plan(busy["plan"]).bounds
     assert "--hours: holds the rates of the day" in make_plan(folder, "n.json", "--hours", hours, "--rate", 3, code=2)
+
+
+def test_a_request_that_is_too_long_is_named_by_file_and_line(folder: Path) -> None:
+    file = folder / "long.jsonl"
+    lines = [{"prompt": f"question {number}", "arrival_s": 100.0 - number} for number in range(60)]
+    lines[41]["prompt"] = "word " * 2000
+    file.write_text("\n".join(map(json.dumps, lines)))
+    models = ["--models", folder / "models.yaml", "--cluster", folder / "cluster.yaml", "--out", folder / "long.json"]
+    given = ["--profiles", folder / "profiles.yaml", "--prompts", file, "--predictor", folder / "artefact"]
+    sizes = ["--batch-size", 10, "--batches", 2, "--device", "cpu", "--no-trades"]
+    result = runner.invoke(app, ["plan", *map(str, (*models, *given, *sizes))])
+    assert result.exit_code == 0, result.output
+    assert f"the first is {file}, line 42, the longest has" in " ".join(result.stderr.split())
 
 
 def test_plan_writes_what_it_was_made_from(folder: Path, plan: Plan) -> None:

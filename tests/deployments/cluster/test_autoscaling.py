@@ -49,6 +49,14 @@ def test_serve_takes_the_bounds_and_finds_the_policy() -> None:
     ) == (2, {})
 
 
+def test_a_group_that_may_sleep_says_after_how_long() -> None:
+    group = ReplicaGroup(name="g", min_replicas=0, downscale_to_zero_delay_s=90)
+    config = AutoscalingConfig(**autoscaling_options(group, group.downscale_to_zero_delay_s)["autoscaling_config"])
+    assert (config.min_replicas, config.max_replicas, config.downscale_to_zero_delay_s) == (0, 1, 90)
+    with pytest.raises(ValueError, match="downscale_to_zero_delay_s"):
+        ReplicaGroup(name="g", min_replicas=0, downscale_to_zero_delay_s=5)
+
+
 def test_without_bounds_the_number_is_fixed() -> None:
     assert autoscaling_options(ReplicaGroup(name="g", num_replicas=3)) == {"num_replicas": 3}
 

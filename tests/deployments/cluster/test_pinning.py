@@ -110,6 +110,19 @@ def test_what_fits_passes() -> None:
     check_fits(config, [node("a"), node("b")])
 
 
+def test_models_that_sleep_take_turns_on_a_gpu() -> None:
+    def sleeping(name: str, gpus: float) -> dict[str, Any]:
+        return MODEL | {"name": name, "replica_groups": [group("g", num_gpus=gpus, num_replicas=2, min_replicas=0)]}
+
+    def fits(*models: dict[str, Any]) -> None:
+        check_fits(parse_config({"models": models, "predictor": {"artefact": "x", "num_cpus": 0}}), [node("a")])
+
+    always = MODEL | {"replica_groups": [group("g", num_gpus=1)]}
+    fits(always, sleeping("night", 1), sleeping("owl", 1))
+    with pytest.raises(ConfigurationError, match="3 GPUs are asked for there, it has 2"):
+        fits(always, sleeping("night", 1), sleeping("owl", 2))
+
+
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
@@ -207,6 +220,7 @@ def test_a_live_cluster_that_cannot_be_planned_for_says_why(nodes: list[LiveNode
         ({"replica_groups": [group("g", gpus=[0], num_gpus=1)]}, "name the node too"),
         ({"replica_groups": [group("g", node="a", gpus=[0, 0], num_gpus=2)]}, "as many GPUs as a replica takes"),
         ({"replica_groups": [group("g", num_gpus=2, placement_group_bundles=[{"GPU": 1}])]}, "make them equal"),
+        ({"replica_groups": [group("g", min_replicas=0), group("h")]}, "g has min_replicas 0, and nothing would start"),
         ({"replica_groups": [group("g/h")]}, "replica_groups.0.name"),
     ],
 )

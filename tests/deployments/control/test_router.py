@@ -63,7 +63,7 @@ def router(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, p in (("small", 1.0), ("large", 10.0))
     ]
     config = ServiceConfig.model_validate({"models": models, "predictor": {"artefact": "x"}})
-    return Router.func_or_class(config, Solver(), {})  # type: ignore[attr-defined]
+    return Router.func_or_class(config, Solver(), {}, {})  # type: ignore[attr-defined]
 
 
 def report(
@@ -117,7 +117,7 @@ async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
     held = Held("old", "large", "l1", 1, 1e-5)
     await router.exchange(report("i", held=(held, held)), False)
     await join(router, ("s1", "small", 4), ("l1", "large", 1))
-    assert (await router.state())["models"]["large"] == {"slots": 1, "free_slots": 0}
+    assert (await router.state())["models"]["large"] == {"slots": 1, "free_slots": 0, "asleep": False}
     reply = await router.exchange(report("i", items=(item("a"),)), True)
     assert reply.verdicts[0].model == "small"
     await router.exchange(report("i", done=(Done("old", 3e-6), Done("a", 1e-6))), False)

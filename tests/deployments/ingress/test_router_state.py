@@ -160,6 +160,20 @@ async def test_a_model_that_is_to_have_no_replica_makes_nobody_unhealthy(router:
     assert not (await RouterState(tell, MODELS, clock).health())[0]
 
 
+async def test_a_model_that_sleeps_can_answer_and_says_so(router: RouterOfTest, clock: Clock) -> None:
+    router.slots = 0
+    told = await router.state(0.0)
+    told["models"][NAMES[0]]["asleep"] = True
+
+    async def tell(_: float) -> dict[str, Any]:
+        return told
+
+    state = RouterState(tell, MODELS[:1], clock)
+    assert (await state.health())[0]
+    assert (await state.ready(), state.asleep) == ([NAMES[0]], [NAMES[0]])
+    assert (await state.described(NAMES[:1], NAMES))[0]["asleep"]
+
+
 async def test_a_model_says_whether_auto_may_choose_it(router: RouterOfTest, clock: Clock) -> None:
     async def told(max_age_s: float) -> dict[str, Any]:
         return await router.state(max_age_s) | {"in_auto": {NAMES[0]: True, NAMES[1]: False}}

@@ -115,7 +115,7 @@ async def test_labels_are_of_the_configuration_whatever_callers_say() -> None:
     page = await scrape(service)
     await service.close()
 
-    known = {*NAMES, "answered", "mip", "slot", "money", "bulk", "predictor", "solver"}
+    known = {*NAMES, "answered", "mip", "slot", "money", "model", "bulk", "predictor", "solver"}
     known |= {"completed", "failed", "in_flight", "left"}
     for sample in page.samples:
         assert {value for label, value in sample.labels.items() if label != "le"} <= known, sample

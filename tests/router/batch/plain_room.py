@@ -67,6 +67,7 @@ class PlainRoom:
     limits: BatchLimits = LIMITS
     spending: Spending | None = None
     preview_s: float = 5.0
+    sleepers: tuple[str, ...] = ()
     clock: Clock = field(default_factory=Clock)
     told: dict[str, Verdict] = field(default_factory=dict)
     published: list[Event] = field(default_factory=list)
@@ -75,7 +76,7 @@ class PlainRoom:
         models = self.policy.models
         self.rungs = Rungs(self.solver, Part("solver", self.solver_timeout_s, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
-        self.fleet = Fleet(self.policy.names, self.clock)
+        self.fleet = Fleet(self.policy.names, self.clock, sleepers=self.sleepers)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
         self.events = Events()
         self.events.subscribe(self.published.append)

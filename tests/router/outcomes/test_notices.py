@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apportion.router.outcomes.notices import notices
+from apportion.router.outcomes.notices import notices, unseen
 from apportion.router.outcomes.table import OutcomesTable
+from apportion.router.prices import ModelPrice
 
 
 def _table(scores: np.ndarray, prompts: list[str] | None = None) -> OutcomesTable:
@@ -27,6 +28,25 @@ def _by_difficulty(rng: np.random.Generator, n: int = 400, m: int = 3) -> np.nda
 def test_a_table_without_gaps_and_shared_prompts_is_passed_over(outcomes: OutcomesTable) -> None:
     one_each = outcomes.subset(np.unique(outcomes.prompts, return_index=True)[1])
     assert notices(one_each) == []
+
+
+def test_prices_that_are_known_of_others_only_are_asked_for() -> None:
+    table = _table(_by_difficulty(np.random.default_rng(0)))
+    assert notices(table) == []
+    (told,) = notices(replace(table, prices={"m1": ModelPrice(1.0, 2.0)}))
+    assert told.startswith("no price is stated of m0, m2, but of 1 other models")
+    assert notices(replace(table, prices=dict.fromkeys(table.models, ModelPrice(1.0, 2.0)))) == []
+
+
+def test_what_training_hardly_sees_is_told() -> None:
+    scores = _by_difficulty(np.random.default_rng(0), n=100)
+    (told,) = unseen(_table(scores))
+    assert told.startswith("hardly any of the 100 requests has a system prompt or text in another script than Latin: ")
+    japanese = "\u4eca\u65e5\u306f\u3044\u3044\u5929\u6c17\u3067\u3059\u306d"
+    mixed = _table(scores, [f"x{i}" if i % 2 else f"{japanese} {i}" for i in range(100)])
+    (told,) = unseen(mixed)
+    assert told.startswith("hardly any of the 100 requests has a system prompt: ")
+    assert unseen(replace(mixed, queries=mixed.queries.assign(request_system_chars=40))) == []
 
 
 def test_failures_that_were_left_out_are_told() -> None:

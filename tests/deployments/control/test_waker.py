@@ -11,6 +11,7 @@ import pytest
 
 from apportion.deployments.config.models import ReplicaGroup
 from apportion.deployments.control.waker import Waker
+from apportion.deployments.wire.bulk import RunnerReport
 from apportion.router.batch.messages import EngineReplica, RouteItem
 from apportion.router.errors import AsleepError
 from tests.deployments.local_router import NAMES, LocalService, configuration
@@ -69,6 +70,7 @@ async def test_a_request_wakes_its_model_and_is_answered(tmp_path: Path) -> None
         await until(lambda: bool(owl.calls))
         page = (await service.router.metrics()).decode()
         assert 'apportion_asleep{model="owl"} 1' in page
+        assert (await service.router.bulk(RunnerReport("runner"))).slots["owl"] == 1, "rows of jobs may wake it"
         assert 'apportion_queue_length{wait_for="model"} 1' in page
         assert (await service.plan(RouteItem(id="other", max_tokens=10))).model in NAMES
         await service.router.announce(EngineReplica("owl-0", "owl", "http://nowhere", 4))

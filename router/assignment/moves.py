@@ -76,7 +76,8 @@ def _cut(program: Program, model: IntArray, row: Row, others: Sequence[Row]) -> 
         saved = used[:, None] - row.use
         rate = np.full(saved.shape, np.inf)
         np.divide(picked(program.value, model)[:, None] - program.value, saved, out=rate, where=saved > 0)
-        rate[~_within(others, model, rate.shape)] = np.inf
+        if others:
+            rate[~_within(others, model, rate.shape)] = np.inf
         moved, target = _best_moves(program, model, rate)
         if len(moved) < FEW_MOVES and saved[moved, target].sum() < -slack:
             moved, target = _chained_moves(program, model, rate, row, slack, others)
@@ -95,20 +96,21 @@ def upgrade(program: Program, model: IntArray) -> IntArray:
     model = model.copy()
     budget, *limits = rows = program.rows
     for _ in range(MAX_UPGRADES):
-        won = program.value - picked(program.value, model)[:, None]
-        possible = (won > 1e-12) & _within(rows, model, won.shape)
+        lost = picked(program.value, model)[:, None] - program.value
+        extra, slack = _extra(budget, model), budget.slack(model)
+        possible = (lost < -1e-12) & (extra <= slack)
+        if limits:
+            possible &= _within(limits, model, possible.shape)
+            extra = np.add.reduce([_share(row, model) for row in rows])
         if not possible.any():
             break
-        extra = _extra(budget, model)
-        if limits:
-            extra = np.add.reduce([_share(row, model) for row in rows])
         # Free upgrades come first, the largest of them before the others.
-        floor = (float(extra.max(where=possible, initial=0.0)) or 1.0) * 1e-9
-        rate = np.full(won.shape, np.inf)
-        np.divide(-won, np.maximum(extra, floor), out=rate, where=possible)
+        floor = (float(extra.max(initial=0.0)) or 1.0) * 1e-9
+        rate = np.full(lost.shape, np.inf)
+        np.divide(lost, np.maximum(extra, floor, out=extra), out=rate, where=possible)
         moved, target = _best_moves(program, model, rate)
         if len(moved) < FEW_MOVES:
-            moved, target = _chained_moves(program, model, rate, budget, budget.slack(model), limits)
+            moved, target = _chained_moves(program, model, rate, budget, slack, limits)
             if not moved.size:
                 break
         count = _first_within(rows, model, moved, target)
@@ -151,7 +153,8 @@ def _best_moves(program: Program, model: IntArray, rate: FloatArray) -> tuple[In
     free = (program.slots - program.use(model))[program.engine_of]
     every = np.arange(len(model))
     more = program.more_load(every, model)
-    rate = np.where(more <= free, rate, np.inf)
+    if more.max(initial=0.0) > free.min():
+        rate = np.where(more <= free, rate, np.inf)
     target = rate.argmin(axis=1)
     best = rate[every, target]
     order = np.argsort(best, kind="stable")

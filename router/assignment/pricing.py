@@ -132,12 +132,12 @@ def _spend(base: FloatArray, use: FloatArray, price: float) -> tuple[float, floa
 def _clearing_price(program: Program, reduced: FloatArray, engine: int) -> float:
     """How much dearer an engine has to become until what still prefers it fits its slots."""
     others = reduced.copy()
-    its = np.flatnonzero(program.engine_of == engine)
+    its = program.models_of(engine)
+    own = reduced[:, its]
     others[:, its] = -np.inf
-    own = its[reduced[:, its].argmax(axis=1)]
-    margin = picked(reduced, own) - others.max(axis=1)
+    margin = own.max(axis=1) - others.max(axis=1)
     order = np.argsort(-margin, kind="stable")
-    load = program.load_of(order, own[order])
+    load = program.load[order] if program.load.ndim == 1 else program.load[:, its][order, own[order].argmax(axis=1)]
     fit = int(np.searchsorted(np.cumsum(load), program.slots[engine], side="right"))
     if fit >= len(order) or not margin[order[fit]] > 0:
         return 0.0

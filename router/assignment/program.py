@@ -73,10 +73,16 @@ class Program:
     def n_engines(self) -> int:
         return len(self.slots)
 
-    @cached_property
+    @property
     def engine_of(self) -> IntArray:
         """(n_models,) index of the engine of each model."""
         return np.arange(self.n_models) if self.row_of_column is None else self.row_of_column
+
+    def models_of(self, engine: int) -> IntArray | slice:
+        """The models of an engine, to take their columns by."""
+        if self.row_of_column is None:
+            return slice(engine, engine + 1)
+        return np.flatnonzero(self.row_of_column == engine)
 
     @property
     def plain(self) -> bool:
@@ -155,16 +161,17 @@ class Program:
             bound += prices.budget * self.budget
         priced = prices.slots > 0
         bound += float(prices.slots[priced] @ self.slots[priced])
-        return bound + float(prices.limits @ [limit.at_most for limit in self.limits])
+        if self.limits:
+            bound += float(prices.limits @ [limit.at_most for limit in self.limits])
+        return bound
 
     def use(self, model: IntArray) -> FloatArray:
         """(n_engines,) slots that a choice takes; requests at -1 take none."""
         placed = np.flatnonzero(model >= 0)
         chosen = model[placed]
-        use: FloatArray = np.bincount(
-            self.engine_of[chosen], weights=self.load_of(placed, chosen), minlength=self.n_engines
-        ).astype(np.float64)
-        return use
+        engine = chosen if self.row_of_column is None else self.row_of_column[chosen]
+        use = np.bincount(engine, weights=self.load_of(placed, chosen), minlength=self.n_engines)
+        return use.astype(np.float64)
 
     def worth(self, model: IntArray) -> float:
         """Objective of a choice; requests at -1 count nothing."""

@@ -94,7 +94,9 @@ def _linear_program(
     m = slots + len(unit)
     home = base[request]
     source, sink = program.engine_of[home], program.engine_of[target]
-    freed, taken = program.load_of(request, home), program.load_of(request, target)
+    freed = taken = program.load_of(request, home)
+    if program.load.ndim == 2:
+        taken = program.load_of(request, target)
     several = np.flatnonzero(np.bincount(request, minlength=program.n_requests) > 1)
     row_of = np.full(program.n_requests, -1)
     row_of[several] = np.arange(len(several)) + m

@@ -57,7 +57,7 @@ def binding_rows(problem: BatchProblem, model: IntArray) -> tuple[str, ...]:
     program = Program.of(problem)
     names = ["budget"] if _stops(better, program.rows[0], model) else []
     full = (better & (program.more_load(np.arange(len(model)), model) > free[program.engine_of])).any(axis=0)
-    names += [f"slots[{engine}]" for engine in np.unique(program.engine_of[full])]
+    names += [f"slots[{engine}]" for engine in sorted(set(program.engine_of[full].tolist()))]
     return (*names, *(f"limits[{limit.name}]" for limit in program.limits if _stops(better, limit, model)))
 
 

@@ -161,7 +161,7 @@ def _best_moves(program: Program, model: IntArray, rate: FloatArray) -> tuple[In
     order = order[np.isfinite(best[order])]
     target = target[order]
     # Slots that a move frees on its engine are nobody's yet.
-    taken = program.load[order] if program.plain else np.maximum(more[order, target], 0.0)
+    taken = np.maximum(np.broadcast_to(more, rate.shape)[order, target], 0.0)
     room = _running(program.engine_of[target], taken) <= free[target]
     return order[room], target[room]
 
@@ -175,7 +175,7 @@ def _chained_moves(
     when they have brought it from below zero to zero, and never bring it below zero, nor that of the others.
     """
     m, engine = program.n_models, program.engine_of.tolist()
-    if not program.plain:
+    if program.row_of_column is not None:
         # Requests that stay on their engine wait for no slot, so they stand in lines of their own behind the others.
         stays = program.engine_of == program.engine_of[model][:, None]
         rate = np.hstack([np.where(stays, np.inf, rate), np.where(stays, rate, np.inf)])

@@ -85,11 +85,6 @@ class Program:
         return np.flatnonzero(self.row_of_column == engine)
 
     @property
-    def plain(self) -> bool:
-        """Whether every model has an engine of its own, on which a request takes as much as on any other."""
-        return self.row_of_column is None and self.load.ndim == 1
-
-    @property
     def loads(self) -> FloatArray:
         """(n_requests, 1) or (n_requests, n_models): what pairs take of their engines, to broadcast."""
         return self.load[:, None] if self.load.ndim == 1 else self.load
@@ -112,7 +107,7 @@ class Program:
         On its own engine a request needs only what it takes there beyond what it has. -1: it leaves none.
         """
         loads = self.loads[request]
-        if self.plain:
+        if self.row_of_column is None:
             return loads
         stays = (self.engine_of == self.engine_of[home][:, None]) & (home >= 0)[:, None]
         return np.where(stays, loads - self.load_of(request, home)[:, None], loads)

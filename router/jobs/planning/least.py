@@ -1,10 +1,10 @@
 """The least time and the least money that suffice for a job, between a proved bound and a mixture of choices.
 
-    T*  =  min T   s.t.   sum_ij cost x <= budget,   sum_i load x_ij <= speed_j T,   one model a row
+    T*  =  min T   s.t.   sum_ij cost x <= budget,   sum_i load_ij x_ij <= speed_j T,   one model a row
 
 For prices y >= 0 of a second on each model with sum_j y_j = 1, and w >= 0 of money, no choice of models needs less than
 
-    g(y, w)  =  sum_i min_j (y_j load_i / speed_j + w cost_ij) - w budget
+    g(y, w)  =  sum_i min_j (y_j load_ij / speed_j + w cost_ij) - w budget
 
 seconds, so that any prices prove a bound; for money it is the same the other way round. The best prices are found by
 cutting planes: a pass over the rows at some prices gives a choice, whose use of money and time cuts the bound at all
@@ -119,7 +119,8 @@ class _Passes:
         for start in range(0, problem.n_requests, BLOCK):
             rows = slice(start, start + BLOCK)
             load, costs = problem.load[rows], problem.cost_usd[rows]
-            price = load[:, None] * (time * self._token_s)
+            loads = load[:, None] if load.ndim == 1 else load
+            price = loads * (time * self._token_s)
             if money:
                 price += money * costs
             if problem.allowed is not None:
@@ -128,7 +129,8 @@ class _Passes:
             every = np.arange(len(model))
             total += float(price[every, model].sum())
             cost_usd += float(costs[every, model].sum())
-            use_s += np.bincount(model, weights=load, minlength=problem.n_models) * self._token_s
+            taken = load if load.ndim == 1 else load[every, model]
+            use_s += np.bincount(model, weights=taken, minlength=problem.n_models) * self._token_s
         self._use_s.append(use_s)
         self._cost_usd.append(cost_usd)
         return total

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from apportion.router.assignment import BatchProblem, Infeasibility, Strategy, Termination, assign
 from apportion.router.jobs.planning.least import Least, least_seconds, least_usd
 from apportion.router.jobs.planning.options import search_limit_s
@@ -86,7 +88,8 @@ def _seconds(posed: Posed, budget_usd: float, strategy: Strategy) -> Amount | No
         return None
     relaxed = least_seconds(posed.within(budget_usd, 0.0), posed.speed)
     # Alone on the slowest model the job takes that long, and no plan needs more.
-    longest = float(posed.problem.load.sum() / posed.speed[posed.speed > 0].min())
+    tokens, runs = posed.problem.load.sum(axis=0), posed.speed > 0
+    longest = float((np.broadcast_to(tokens, posed.speed.shape)[runs] / posed.speed[runs]).max())
     return _least(relaxed, longest, lambda seconds: posed.within(budget_usd, seconds), strategy)
 
 

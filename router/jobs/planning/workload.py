@@ -114,19 +114,14 @@ class Means:
         return math.isfinite(self.seconds)
 
     def posed(self, workload: Workload) -> Posed:
-        """The whole job as one batch problem, whose slots are tokens.
-
-        Lengths that differ between models are folded: a row takes its mean length everywhere, and a model generates so
-        many more tokens as its answers are shorter than the mean.
-        """
+        """The whole job as one batch problem, whose slots are tokens."""
         if not self.timed:
             return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd), None)
         rate = np.asarray(self.tokens_per_s, np.float64)
         workload = workload.on(rate > 0)
-        lengths = workload.lengths()
-        load = np.maximum(np.rint(lengths.mean(axis=1)), 1.0).astype(np.int64)
-        speed = rate * load.mean() / np.maximum(lengths.mean(axis=0), 1e-9)
-        return Posed(_problem(workload, _whole(speed * self.seconds), load, self.budget_usd), speed)
+        workload.lengths()
+        load = np.maximum(np.rint(workload.tokens), 1.0).astype(np.int64)
+        return Posed(_problem(workload, _whole(rate * self.seconds), load, self.budget_usd), rate)
 
     def _answers(self, workload: Workload) -> IntArray:
         if self.slots is not None:
@@ -137,7 +132,7 @@ class Means:
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """A job as a batch problem; speed: (M,) of the problem's slots that a second gives, None without a deadline."""
+    """A job as a batch problem; speed: (M,) tokens, its slots, that a second gives, None without a deadline."""
 
     problem: BatchProblem
     speed: FloatArray | None

@@ -24,12 +24,17 @@ def solvers_loaded() -> None:
     warm_up()
 
 
-def job(seed: int, n: int, m: int, *, masked: bool = False) -> Workload:
-    """Rows of which the better models cost more; with `masked` some models may not answer some rows."""
+def job(seed: int, n: int, m: int, *, masked: bool = False, by_model: bool = False) -> Workload:
+    """Rows of which the better models cost more; with `masked` some models may not answer some rows.
+
+    by_model: whether answers differ in length between models.
+    """
     rng = np.random.default_rng(seed)
     quality = np.sort(rng.uniform(0.3, 0.8, m)) + rng.normal(0, 0.1, (n, m))
     tokens = np.ceil(rng.lognormal(4, 0.8, n))
     cost = tokens[:, None] * np.geomspace(1, 20, m) * 1e-6
+    if by_model:
+        tokens = np.ceil(tokens[:, None] * rng.lognormal(0, 0.7, (n, m)))
     allowed = rng.random((n, m)) < 0.7 if masked else None
     if allowed is not None:
         allowed[:, 0] |= ~allowed.any(axis=1)
@@ -46,19 +51,19 @@ class Tried:
         rows = np.arange(n)
         self.value = workload.success[rows, choices].sum(axis=1)
         self.usd = workload.cost_usd[rows, choices].sum(axis=1)
-        tokens = workload.lengths()[:, 0]
+        tokens = workload.lengths()[rows, choices]
         self.seconds = np.max([((choices == j) * tokens).sum(axis=1) / speed[j] for j in range(m)], axis=0)
 
     def keeps(self, usd: float, seconds: float) -> np.ndarray:
         return np.asarray((self.usd <= usd * (1 + 1e-9)) & (self.seconds <= seconds * (1 + 1e-9)))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_plan_is_the_best_of_all_and_what_would_do_is_the_least(masked: bool) -> None:
+@pytest.mark.parametrize(("masked", "by_model"), [(False, False), (True, False), (True, True)])
+def test_a_plan_is_the_best_of_all_and_what_would_do_is_the_least(masked: bool, by_model: bool) -> None:
     speed = np.array([40.0, 25.0, 30.0])
     kinds: dict[str, int] = {}
     for seed in range(12):
-        workload = job(seed, 6, 3, masked=masked)
+        workload = job(seed, 6, 3, masked=masked, by_model=by_model)
         tried = Tried(workload, speed)
         rng = np.random.default_rng(seed)
         some_usd, some_seconds = (np.quantile(of, rng.choice([0.0, 0.02, 0.3])) for of in (tried.usd, tried.seconds))

@@ -3,7 +3,8 @@
 1. Every request on its best model: if that keeps the limits, it is optimal.
 2. Shadow prices (`pricing`) prove an upper bound; rounding the relaxation and moving requests (`moves`) gives
    an answer. If the two are within the gap, the answer is proved.
-3. Answers near the prices are enumerated (`nearby`), which proves small cores in about a millisecond.
+3. Answers near the prices are enumerated (`nearby`), which proves small cores in about a millisecond. Where there is
+   none yet, HiGHS rounds the relaxation over the nearest pairs.
 4. Pairs that no better answer can contain are removed (`core.certified`), and what is left goes through Pyomo
    to HiGHS: first the pairs nearest to the prices, which mostly hold an answer within the gap, then more, at
    last all that are certified.
@@ -93,6 +94,8 @@ def solve(program: Program, goal: Goal, warm: Prices | None = None, seed: int = 
         bound = min(bound, near.bound)
         incumbent = incumbent if near.model is None else near.model
     if incumbent is None:
+        incumbent = _core_answer(program, priced, reduced, goal)
+    if incumbent is None:
         examined = feasible(program, goal)
         if examined.model is None:
             return Solved(None, -math.inf, priced.prices, goal.late, examined.reason)
@@ -136,6 +139,24 @@ def _first_answer(program: Program, priced: Priced, reduced: FloatArray, goal: G
         model = fit_rows(program, fit_slots(program, start, worth))
         if program.keeps(model):
             return model if goal.late else upgrade(program, model)
+    return None
+
+
+def _core_answer(program: Program, priced: Priced, reduced: FloatArray, goal: Goal) -> IntArray | None:
+    """Where moves get stuck: the relaxation rounded by HiGHS over the pairs nearest to its prices, always more."""
+    if priced.relaxed is None or priced.relaxed.missing > 1e-9:
+        return None
+    rounded = _rounded(priced)
+    start: IntArray = np.where(rounded < 0, reduced.argmax(axis=1), rounded)
+    regret, count = reduced.max(axis=1, keepdims=True) - reduced, FIRST_CORE
+    while not goal.late and count <= regret.size:
+        keep = nearest(regret, count)
+        found, _ = solve_core(
+            program, keep, start, gap=goal.gap, target=None, time_limit_s=goal.left_s(), exact=False
+        )  # fmt: skip
+        if found is not None and program.keeps(found):
+            return upgrade(program, found)
+        count *= CORE_GROWTH
     return None
 
 

@@ -74,10 +74,21 @@ class Workload:
         Raises:
             InvalidRequestError: they are unknown.
         """
+        tokens = self._known()
+        return np.broadcast_to(tokens[:, None] if tokens.ndim == 1 else tokens, self.success.shape)
+
+    def whole_tokens(self) -> IntArray:
+        """(N,) or (N, M) expected output tokens as whole numbers, one at least.
+
+        Raises:
+            InvalidRequestError: they are unknown.
+        """
+        return np.maximum(np.rint(self._known()), 1.0).astype(np.int64)
+
+    def _known(self) -> FloatArray:
         if self.tokens is None:
             raise InvalidRequestError("tokens: missing, and a deadline needs them; predict answers' lengths")
-        wide = self.tokens[:, None] if self.tokens.ndim == 1 else self.tokens
-        return np.broadcast_to(wide, self.success.shape)
+        return self.tokens
 
     def use(self, model: IntArray) -> FloatArray:
         """(M,) output tokens of a choice; rows at -1 need none."""
@@ -119,9 +130,8 @@ class Means:
             return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd), None)
         rate = np.asarray(self.tokens_per_s, np.float64)
         workload = workload.on(rate > 0)
-        workload.lengths()
-        load = np.maximum(np.rint(workload.tokens), 1.0).astype(np.int64)
-        return Posed(_problem(workload, _whole(rate * self.seconds), load, self.budget_usd), rate)
+        slots = _whole(rate * self.seconds)
+        return Posed(_problem(workload, slots, workload.whole_tokens(), self.budget_usd), rate)
 
     def _answers(self, workload: Workload) -> IntArray:
         if self.slots is not None:

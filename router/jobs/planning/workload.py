@@ -83,7 +83,8 @@ class Workload:
         Raises:
             InvalidRequestError: they are unknown.
         """
-        return np.maximum(np.rint(self._known()), 1.0).astype(np.int64)
+        whole: IntArray = np.maximum(np.rint(self._known()), 1.0).astype(np.int64)
+        return whole
 
     def _known(self) -> FloatArray:
         if self.tokens is None:

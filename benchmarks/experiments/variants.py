@@ -1,7 +1,7 @@
-"""The same random batches of 16 models, solved by the certified solver in turn: each model on an engine of its own; four
-models to an engine, whose slots they share; the same where a request takes more slots of an engine on its dearer models;
-and with one or two limits beside, set below what the answer without them takes. The batches with two limits are also
-solved as one full model, Pyomo through HiGHS, with the same rows. One thread, relative gap 1e-4.
+"""The same random batches of 16 models, solved by the certified solver in turn: each model on an engine of its own;
+four models to an engine, whose slots they share; the same where a request takes more slots of an engine on its dearer
+models; and with one or two limits beside, set below what the answer without them takes. The batches with two limits are
+also solved as one full model, Pyomo through HiGHS, with the same rows. One thread, relative gap 1e-4.
 """
 
 from __future__ import annotations
@@ -101,13 +101,10 @@ def section(result: dict[str, Any]) -> list[str]:
     return [
         *table(headings, [_line(case) for case in cases]),
         "",
-        "CPU times, medians over batches, each the least of three tries; in brackets the median ratio to engines of their own, "
-        "batch by batch. Lower bounds (>) where a full model reached its time limit.",
+        "CPU times, medians over batches, each the least of three tries; in brackets the median ratio to the time "
+        "of own engines, batch by batch. Lower bounds (>) where a full model reached its time limit.",
         "",
-        *(
-            f"- {arm}: {min(r):.2f} to {max(r):.2f} times the time with engines of their own."
-            for arm, r in ratios.items()
-        ),
+        *(f"- {arm}: {min(r):.2f} to {max(r):.2f} times the time of own engines." for arm, r in ratios.items()),
         f"- Every solve proved its gap: {'yes' if proved else 'no'}.",
         f"- A full model with the same limits takes {min(full):.3g} to {max(full):.3g} times as long.",
     ]

@@ -80,9 +80,11 @@ def read_workload(
             "--prompts, --outcomes: no workload, or two; give --prompts with --predictor, or --outcomes"
         )
     if outcomes is not None:
+        from apportion.router.outcomes.loaders import load_outcomes
+
         if rate_per_s is None:
             raise InvalidRequestError("--rate: missing, and outcomes have no arrival times; give requests per second")
-        table, _ = read_data(outcomes, None)
+        table = load_outcomes(outcomes)
         if predictor is None:
             return recorded_workload(table, specs, rate_per_s)
         asked = zip(table.prompts, table.traits, strict=True)

@@ -12,11 +12,13 @@ from apportion.router.assignment import BatchProblem, Mip, assign
 from apportion.router.cascade.pair import Pair
 from apportion.router.cascade.policies import Policies, columns, offered, second_stage
 from apportion.router.evaluation import Setting
-from apportion.router.evaluation.arms import dials
 from apportion.router.evaluation.batches import batch_problem
 from apportion.router.evaluation.case import Case
 from apportion.router.evaluation.planners import GAP
 from apportion.router.evaluation.realised import nearest
+
+DIALS = (0.03, 0.07, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7)
+"""Budgets a request, as shares of what the best single model costs in training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +40,13 @@ class Followed:
 
 
 def curve(case: Case, signals: FloatArray, pairs: Sequence[Pair], setting: Setting) -> list[dict[str, float]]:
-    """Means over the test requests at every budget of the evaluation's dial; without pairs this is plain `mip`.
+    """Means over the test requests at budgets around those that are compared; without pairs this is plain `mip`.
 
     Args:
         signals: (n_test, n_models, 4).
     """
-    return [follow(case, signals, pairs, setting, budget).means() for budget in dials(case).tolist()]
+    dials = np.array(DIALS) * float(case.mean_paid_usd[case.best])
+    return [follow(case, signals, pairs, setting, budget).means() for budget in dials.tolist()]
 
 
 def follow(case: Case, signals: FloatArray, pairs: Sequence[Pair], setting: Setting, budget_usd: float) -> Followed:

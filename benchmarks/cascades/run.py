@@ -30,7 +30,7 @@ FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 MORE_ROWS = (0.75, 0.05, 0.2)
 """Half of the rows that calibrate train too; the test rows are the same."""
 REAL = "log-probabilities"
-CODE = ("router/cascade", "router/calibration.py", "benchmarks/cascades")
+CODE = ("router/cascade", "router/calibration.py", "benchmarks/cascades/follow.py", "benchmarks/cascades/signals.py")
 
 Points = list[dict[str, float]]
 
@@ -43,6 +43,7 @@ def run(context: Context, zoo: Path = ZOO) -> dict[str, Any]:
     """
     datasets = [Dataset(zoo, context.encoder, context.cache), *context.datasets()]
     rows = context.measure(measure_case, ("head",), "cascades", datasets=datasets, code=CODE)
+    rows = [row | {"dataset": "zoo"} if row["dataset"] == zoo.name else row for row in rows]
     lost = [list(pair) for pair in losses(rows)]
     settings = {"seeds": context.seeds, "encoder": context.encoder, "smoke": context.smoke}
     return {"stamp": stamp(**settings, work_s=round(sum(context.work_s))), "lost": lost, "rows": rows}
@@ -62,9 +63,14 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
         gate = fit_gate(held_out, case.seed)
         records += [{"kind": "trial", **verifier, **_trial(gate, number)} for number in range(len(gate.trials))]
         records.append({"kind": "gate", **verifier, "pairs_offered": len(gate.pairs), "closed": gate.closed})
-        for name, pairs in (("gated", gate.pairs), ("ungated", _most_promising(gate, held_out))):
-            found = curve(case, signals, pairs, setting) if pairs else plain
-            records += _compared(case, plain, found, {**verifier, "pairs": name})
+        ungated = _most_promising(gate, held_out)
+        found = curve(case, signals, ungated, setting) if ungated else plain
+        records += _compared(case, plain, found, {**verifier, "pairs": "ungated"})
+        if not gate.pairs:
+            found = plain
+        elif not (len(gate.pairs) == 1 and gate.trials[0].passed):  # else it is the same pair
+            found = curve(case, signals, gate.pairs, setting)
+        records += _compared(case, plain, found, {**verifier, "pairs": "gated"})
     return records
 
 

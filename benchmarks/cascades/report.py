@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from apportion.router.evaluation.statistics import Summary
+from benchmarks.cascades.case import REAL
 from benchmarks.experiments.numbers import Record, distinct, over_seeds, points, shown, where
 from benchmarks.experiments.report import by_dataset, table
 
@@ -26,7 +27,7 @@ GATED = ("splits the gate opened in", "asked on", "harmed", "wait s")
 
 def section(result: dict[str, Any]) -> list[str]:
     """Gains by verifier and budget, what they cost, and what the gate decided."""
-    return [*by_dataset(result, _gains, _decisions, _reading), _losses(result)]
+    return [*by_dataset(result, _gains, _told_apart, _decisions, _reading), _losses(result)]
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -80,6 +81,21 @@ def _taken(rows: list[Record]) -> list[str]:
 
 def _mean(value: Summary) -> Summary:
     return Summary(value.mean, float("nan"), value.n)
+
+
+def _told_apart(rows: list[Record]) -> list[str]:
+    """How well right answers are told from wrong ones, by model for real signals, over all models for made ones."""
+    lines = ["How well right answers are told from wrong ones (AUC), before the answer and with its signals:", ""]
+    for verifier in distinct(where(rows, kind="gate"), "verifier"):
+        own = where(rows, kind="auc", verifier=verifier)
+        groups = {model: where(own, model=model) for model in distinct(own, "model")}
+        told = [f"{model} {_from_to(group)}" for model, group in groups.items()]
+        lines.append(f"- {verifier}: {', '.join(told) if verifier == REAL else f'over all models {_from_to(own)}'}.")
+    return lines
+
+
+def _from_to(rows: list[Record]) -> str:
+    return " to ".join(shown(_mean(over_seeds(rows, when)), 2) for when in ("before", "after"))
 
 
 def _decisions(rows: list[Record]) -> list[str]:

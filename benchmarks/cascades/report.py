@@ -1,11 +1,12 @@
 """Cascades beside plain routing (`mip`) at the same realised spend, all stages paid: batches of 1,024 in random order,
-no limits on slots, five splits. The zoo has the log-probabilities of its engines' answers; the other tables a
-synthetic verifier of stated strength (AUC beyond what the prompt says, free). Posterior, shifts and gate are learned
-from the rows that calibrate the predictor too; test rows are routed once. *Gated* offers the pairs that pass the gate,
-or none; *ungated* the most promising pair whatever the gate says of it. *More rows* is plain routing by a predictor
-that trains on half of the calibration rows too. Recorded answers of a second model do not depend on having been asked
-second. Points are hundredths of the best single model's score. *Wait* is what looking at a first answer adds to the
-time to first token, over all requests, by a model of it: 50 tokens a second, expected lengths.
+no limits on slots, five splits; of more than a dozen models those that no other beats in score and cost. The zoo has
+the log-probabilities of its engines' answers; the other tables a synthetic verifier of stated strength (AUC beyond what
+the prompt says, free). Posterior, shifts and gate are learned from the rows that calibrate the predictor too; test rows
+are routed once. *Gated* offers the pairs that pass the gate, or none; *ungated* the most promising pair whatever the
+gate says of it. *More rows* is plain routing by a predictor that trains on half of the calibration rows too. Recorded
+answers of a second model do not depend on having been asked second. Points are hundredths of the best single model's
+score. *Wait* is what looking at a first answer adds to the time to first token, over all requests, by a model of it: 50
+tokens a second, expected lengths.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from apportion.router.evaluation import Setting
 from apportion.router.outcomes import write_outcomes
 from benchmarks.cascades import report
 from benchmarks.cascades.follow import curve, follow
-from benchmarks.cascades.run import losses, run
+from benchmarks.cascades.run import few_models, losses, run
 from benchmarks.cascades.signals import stated
 from benchmarks.experiments.cache import Cache
 from benchmarks.experiments.cases import Dataset
@@ -71,6 +72,17 @@ def report_again(file: Path) -> str:
     from benchmarks.load.report import page
 
     return page(json.loads(file.read_text()), report, "cascades")
+
+
+def test_of_many_models_the_unbeaten_are_left(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make_outcomes(300, seed=6)
+    beaten = replace(table, scores=table.scores * [0.1, 1, 1], cost_usd=table.cost_usd * [100, 1, 1])
+    write_outcomes(beaten, context.data.parent / "many" / "beaten")
+    dataset = Dataset(context.data.parent / "many" / "beaten", context.encoder, context.cache)
+
+    assert few_models(dataset).models == ()  # all
+    monkeypatch.setattr("benchmarks.cascades.run.MOST_MODELS", 2)
+    assert few_models(dataset).models == ("medium", "large")
 
 
 def test_only_a_certain_loss_behind_an_open_gate_is_one() -> None:

@@ -12,7 +12,7 @@ from apportion.router.evaluation.plot import unbeaten
 from benchmarks.cascades.case import measure_case
 from benchmarks.experiments.cases import Dataset
 from benchmarks.experiments.context import Context, Record
-from benchmarks.experiments.numbers import distinct, over_seeds, where
+from benchmarks.experiments.numbers import distinct, over_seeds, side, where
 from benchmarks.paths import ROOT
 from benchmarks.stamp import stamp
 
@@ -48,7 +48,7 @@ def few_models(dataset: Dataset) -> Dataset:
 
 def losses(rows: list[Record]) -> list[tuple[str, str]]:
     """Data sets and verifiers where pairs that passed the gate lose on test requests by more than the interval: the
-    mean over budgets, of splits where there was a pair.
+    mean over budgets, of splits where there was a pair; one such split alone proves nothing.
     """
     found = []
     for name in distinct(rows, "dataset"):
@@ -56,7 +56,6 @@ def losses(rows: list[Record]) -> list[tuple[str, str]]:
             own = where(rows, dataset=name, verifier=verifier)
             opened = {r["seed"] for r in where(own, kind="gate") if r["pairs_offered"]}
             gains = [r for r in where(own, kind="gain", pairs="gated") if r["seed"] in opened and r["gain"] is not None]
-            mean = over_seeds(gains, "gain")
-            if opened and mean.mean + np.nan_to_num(mean.half_width) < 0:
+            if opened and side(over_seeds(gains, "gain")) < 0:
                 found.append((name, verifier))
     return found

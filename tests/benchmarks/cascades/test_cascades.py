@@ -100,6 +100,7 @@ def test_only_a_certain_loss_behind_an_open_gate_is_one() -> None:
     assert losses(rows(1, (-0.010, -0.011))) == [("toy", "AUC 0.9")]
     assert losses(rows(0, (-0.010, -0.011))) == []
     assert losses(rows(1, (-0.020, 0.001))) == []
+    assert losses(rows(1, (-0.010, -0.011))[:2]) == []
 
 
 @pytest.mark.parametrize("auc", [0.5, 0.8])

@@ -43,10 +43,14 @@ def e2e(
     prompts: Annotated[int, typer.Option(min=20, help="Held-out graded prompts.")] = 600,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     seed: Seed = 0,
+    cascade: Annotated[bool, typer.Option("--cascade", help="`auto` with cascades and without, instead.")] = False,
     json_file: Json = None,
 ) -> None:
     """Graded prompts through the running service: single models, random mixtures, `auto` at three budgets."""
-    from benchmarks.e2e.run import run, show
+    if cascade:
+        from benchmarks.e2e.cascade import run, show
+    else:
+        from benchmarks.e2e.run import run, show
 
     result = run(config, url, prompts, concurrency, seed, console)
     show(result, console)

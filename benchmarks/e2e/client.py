@@ -16,7 +16,10 @@ REFUSED = 402  # the batch's cap could not pay for any model: no answer, no cost
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One answered prompt; `cost_usd` is what was settled, `planned_usd` what was expected."""
+    """One answered prompt; `cost_usd` is what was settled, `planned_usd` what was expected.
+
+    `model` is both of a cascade whose second was asked, as `wren>heron`.
+    """
 
     model: str
     score: float
@@ -52,7 +55,7 @@ def outcome(answer: Answer, example: Example) -> Outcome:
     headers = answer.headers
     batch = dict(re.findall(r"([\w-]+)=([^;]+)", headers["x-router-batch"]))
     return Outcome(
-        model=answer.model,
+        model=headers.get("x-router-model", answer.model),
         score=grade(answer.text, example),
         cost_usd=float(headers["x-router-settled-cost-usd"]),
         planned_usd=float(headers["x-router-cost-usd"]),

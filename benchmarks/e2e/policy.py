@@ -18,17 +18,17 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def set_budget(document: dict[str, Any], url: str, budget_usd: float | None, *, timeout_s: float = 120) -> None:
-    """Deploys the file with this budget a request and waits until the router plans by it."""
+def set_policy(document: dict[str, Any], url: str, routing: dict[str, Any], *, timeout_s: float = 120) -> None:
+    """Deploys the file with these fields of `routing` and waits until the router plans by them."""
     changed = copy.deepcopy(document)
     application = changed["applications"][0]
-    routing = dict(application["args"].get("routing") or {}) | {"budget_usd_per_request": budget_usd}
-    application["deployments"] = [{"name": "Router", "user_config": routing}]
+    own = dict(application["args"].get("routing") or {})
+    application["deployments"] = [{"name": "Router", "user_config": own | routing}]
     deploy(changed)
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         state = httpx.get(f"{url}/health", timeout=10).json()
-        if state.get("budget_usd_per_request") == budget_usd:
+        if all(state.get(name) == value for name, value in routing.items()):
             return
         time.sleep(0.2)
-    raise TimeoutError(f"the router did not take the budget {budget_usd} within {timeout_s:g} s")
+    raise TimeoutError(f"the router did not take the policy {routing} within {timeout_s:g} s")

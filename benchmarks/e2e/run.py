@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.e2e.client import Outcome, answer_all, first_token_s
-from benchmarks.e2e.policy import read_document, set_budget
+from benchmarks.e2e.policy import read_document, set_policy
 from benchmarks.e2e.report import (
     best_mixture,
     difference,
@@ -53,7 +53,7 @@ def run(config: Path, url: str, prompts: int, concurrency: int, seed: int, conso
     comparisons: dict[str, Any] = {}
     try:
         for label, share in track(BUDGETS.items(), "auto and mixtures", console=console):
-            set_budget(document, url, share * best_spend)
+            set_policy(document, url, {"budget_usd_per_request": share * best_spend})
             auto[label] = ask(lambda _: "auto")
             mixture = best_mixture(singles, spend_usd(auto[label]))
             draw = random.Random(seed)
@@ -66,7 +66,8 @@ def run(config: Path, url: str, prompts: int, concurrency: int, seed: int, conso
                 "auto_minus_best_single": difference(scores(auto[label]), scores(singles[best]), seed),
             }
     finally:
-        set_budget(document, url, (arguments.get("routing") or {}).get("budget_usd_per_request"))
+        own_usd = (arguments.get("routing") or {}).get("budget_usd_per_request")
+        set_policy(document, url, {"budget_usd_per_request": own_usd})
     return {
         "stamp": stamp(seed=seed),
         "prompts": prompts,

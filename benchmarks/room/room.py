@@ -15,7 +15,7 @@ import numpy as np
 from apportion.deployments.config.service import parse_config
 from apportion.deployments.control.assembly import BatchRoom
 from apportion.router.assignment import Assignment, BatchProblem, Strategy, assign
-from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Verdict
+from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Told
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.budget import Account, Limit, Scope, Window, to_nano
 from apportion.router.unpriced import Unpriced
@@ -167,7 +167,7 @@ class LoadedRoom:
             item = RouteItem(f"r{number}", max_tokens=500, account=account, timeout_s=300.0)
             self._room.scheduler.submit(Entry(item, "ingress", self._clock(), forecast, row))
 
-    def _told(self, entry: Entry, verdict: Verdict) -> None:
+    def _told(self, entry: Entry, verdict: Told) -> None:
         if isinstance(verdict, Decision):
             self._running.append(entry.item.id)
             self._decided += 1

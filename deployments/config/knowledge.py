@@ -10,9 +10,10 @@ import numpy as np
 
 from apportion.deployments.config.service import ServiceConfig
 from apportion.router.arrays import FloatArray
+from apportion.router.cascade.pair import Pair
 from apportion.router.drift.shift import Reference
 from apportion.router.errors import ArtefactError
-from apportion.router.prediction.artefact import Description, read_artefact
+from apportion.router.prediction.artefact import Arrays, Description, read_artefact
 from apportion.router.prediction.encoders import check_place
 from apportion.router.prediction.static_encoder import PREFIX as STATIC
 
@@ -36,7 +37,8 @@ class Knowledge:
     without a predictor. `known` are the served models that the artefact predicts, `by_name_only` those of which nobody
     says anything. `notices` tell people of every
     model that is served and not known, or known and not served, and of a GPU that has nothing to do. `reference` is
-    what predictions are compared with; None: the artefact does not say.
+    what predictions are compared with; None: the artefact does not say. `cascades` are the pairs of served models that
+    are proved to gain by asking one after the other.
     """
 
     mean_success: FloatArray
@@ -44,6 +46,7 @@ class Knowledge:
     notices: tuple[str, ...]
     known: tuple[str, ...]
     reference: KnownReference | None = None
+    cascades: tuple[Pair, ...] = ()
 
     @classmethod
     def of(cls, config: ServiceConfig) -> Knowledge:
@@ -53,7 +56,7 @@ class Knowledge:
             ArtefactError: it is missing or damaged, knows none of the models, or has no use for the encoder that is
                 given.
         """
-        description, _ = read_artefact(Path(config.predictor.artefact_path))
+        description, arrays = read_artefact(Path(config.predictor.artefact_path))
         check_place(description.encoder, config.predictor.encoder)
         means = {model.name: model.mean_success for model in description.models}
         unknown = [model for model in config.models if model.name not in means]
@@ -63,12 +66,18 @@ class Knowledge:
                 f"has {', '.join(config.names)}: train it for one of these at least, or correct the names"
             )
         stated = {model.name: model.prior_success or 0.0 for model in unknown}
+        cascades = _cascades(config, description, arrays)
         return cls(
             np.array([(means | stated)[name] for name in config.names]),
             frozenset(model.name for model in unknown if model.prior_success is None),
-            (*_notices(config, means), *_idle_gpu(config, description.encoder.source)),
+            (
+                *_notices(config, means),
+                *_idle_gpu(config, description.encoder.source),
+                *_no_cascades(config, cascades),
+            ),
             tuple(name for name in config.names if name in means),
             _reference(config, description),
+            cascades,
         )
 
 
@@ -87,6 +96,27 @@ def _reference(config: ServiceConfig, description: Description) -> KnownReferenc
     served = [(column, name) for column, name in enumerate(config.names) if name in description.names]
     chosen = description.reference.reference.select([description.names.index(name) for _, name in served])
     return KnownReference(chosen, tuple(column for column, _ in served))
+
+
+def _cascades(config: ServiceConfig, description: Description, arrays: Arrays) -> tuple[Pair, ...]:
+    """Pairs of models that are served."""
+    if description.cascades is None or not any(trial.offered for trial in description.cascades.trials):
+        return ()
+    # Here, not above: it imports pandas, which a service without cascades need not.
+    from apportion.router.prediction.cascading import restored_gate
+
+    known = [name for name in config.names if name in description.names]
+    gate = restored_gate(description.cascades, arrays, known)
+    return () if gate is None else gate.pairs
+
+
+def _no_cascades(config: ServiceConfig, cascades: Sequence[Pair]) -> tuple[str, ...]:
+    if not config.routing.cascade or cascades:
+        return ()
+    return (
+        "routing.cascade: the predictor's artefact proves of no pair of served models that a cascade gains, so nothing "
+        "changes; train it on outcomes with signals, or set false",
+    )
 
 
 def _notices(config: ServiceConfig, means: dict[str, float]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from apportion.deployments.config.models import ModelConfig
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
 from apportion.router.batch.policy import Policy
+from apportion.router.cascade.pair import Pair
 from apportion.router.checked import Section
 from apportion.router.errors import InvalidRequestError
 
@@ -86,17 +87,25 @@ class RoutingConfig(Section):
         description="A request that only a sleeping model (`min_replicas: 0`) may answer waits for it so long, and no "
         "longer than its own time.",
     )
+    cascade: bool = Field(
+        False,
+        description="Whole answers of cheap models are held back, and a dearer model is asked where they are not sure "
+        "enough, for the pairs of models that the predictor's artefact has proved to gain by it.",
+    )
 
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:
         self.build_strategy()
         return self
 
-    def policy(self, models: Sequence[ModelConfig], by_name_only: Collection[str]) -> Policy:
+    def policy(
+        self, models: Sequence[ModelConfig], by_name_only: Collection[str], pairs: Sequence[Pair] = ()
+    ) -> Policy:
         """What batches are planned by, with the models at their prices in `models`.
 
         Args:
             by_name_only: models that get no request that does not name them.
+            pairs: of models whose cascades are proved.
         """
         clamps = self.long_max_tokens == "clamp"
         served = tuple(
@@ -113,6 +122,7 @@ class RoutingConfig(Section):
             max_seconds=self.max_seconds,
             latency_weight_per_s=self.latency_weight_per_s,
             wake_timeout_s=self.wake_timeout_s,
+            cascades=tuple(pairs) if self.cascade else (),
         )
 
     def build_strategy(self, n_models: int | None = None) -> Strategy:
@@ -141,7 +151,9 @@ class LivePolicy(RoutingConfig):
         default_factory=dict, description="By model; the others keep the prices of `models`."
     )
 
-    def policy(self, models: Sequence[ModelConfig], by_name_only: Collection[str]) -> Policy:
+    def policy(
+        self, models: Sequence[ModelConfig], by_name_only: Collection[str], pairs: Sequence[Pair] = ()
+    ) -> Policy:
         """As that of `args`, with the models at the prices of the moment."""
         priced = [
             model.model_copy(update=self.prices[model.name].model_dump(exclude_none=True))
@@ -149,4 +161,4 @@ class LivePolicy(RoutingConfig):
             else model
             for model in models
         ]
-        return super().policy(priced, by_name_only)
+        return super().policy(priced, by_name_only, pairs)

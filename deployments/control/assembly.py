@@ -13,7 +13,7 @@ from apportion.deployments.control.speeds import Stopwatch
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.events import Events
 from apportion.router.batch.guards.parts import Part
-from apportion.router.batch.messages import Verdict
+from apportion.router.batch.messages import Told
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.money.steady_clock import SteadyClock
 from apportion.router.batch.planning.planner import BatchPlanner
@@ -28,6 +28,7 @@ from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
+from apportion.router.batch.scheduling.second_stage import SecondStageDecider
 from apportion.router.errors import UnavailableError
 
 SOLVER_GRACE_S = 0.25  # beyond the solver's own time limit
@@ -51,7 +52,7 @@ class BatchRoom:
         self,
         config: ServiceConfig,
         solve: Solve,
-        tell: Callable[[Entry, Verdict], None],
+        tell: Callable[[Entry, Told], None],
         *,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
@@ -99,13 +100,20 @@ class BatchRoom:
             events=self.events,
             wall_clock=wall_clock,
         )
+        second = SecondStageDecider(
+            Rungs(solve, Part("solver of second stages", solve_timeout_s, clock), len(config.models), solve_timeout_s),
+            self.planner.batch_ids,
+            self.reservations,
+            self.drift.lengths,
+            clock,
+        )
         self.scheduler = Scheduler(
-            self.policy(config.routing), decider, self.reservations, limits, tell, clock, self.preview
+            self.policy(config.routing), decider, self.reservations, limits, tell, clock, self.preview, second
         )
 
     def policy(self, routing: RoutingConfig) -> Policy:
         """What batches are planned by under this configuration of the routing."""
-        return routing.policy(self._models, self.knowledge.by_name_only)
+        return routing.policy(self._models, self.knowledge.by_name_only, self.knowledge.cascades)
 
     def parts(self) -> dict[str, str]:
         """Whether the solver is asked: its breaker's state."""

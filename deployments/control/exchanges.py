@@ -15,9 +15,10 @@ from apportion.deployments.control.confirmations import Confirmations
 from apportion.deployments.control.session import IngressSession
 from apportion.router.batch.events import EndedUnserved
 from apportion.router.batch.guards.breaker import BreakerState
-from apportion.router.batch.messages import Decision, Done, Ending, Reply, Report, Verdict
+from apportion.router.batch.messages import Decision, Done, Ending, Refusal, Reply, Report, Told
 from apportion.router.batch.money.spending import GRACE_S
 from apportion.router.batch.scheduling.entry import Entry
+from apportion.router.batch.stages import second_id
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +64,27 @@ class Exchanges:
         samples = self._room.scheduler.policy.strategy.needs_samples
         return session.reply(self._router, unknown, self._room.reservations.fleet.silent, samples=samples)
 
-    def tell(self, entry: Entry, verdict: Verdict) -> None:
+    def tell(self, entry: Entry, verdict: Told) -> None:
         """Lets the request's ingress have its verdict."""
         if isinstance(verdict, Decision):
             self._room.chronicle.decided(entry, verdict)
+            if entry.item.resent and entry.item.first is None and verdict.second is None:
+                self._room.reservations.release(second_id(entry.item.id))  # a lost router may have planned a cascade
         else:
-            self._room.chronicle.refused(entry, verdict.error)
             self._callers.leave(entry.item.id)
-            if entry.item.resent:
-                self._room.reservations.release(entry.item.id)  # what a lost router may have reserved for it
+            if isinstance(verdict, Refusal):
+                self._room.chronicle.refused(entry, verdict.error)
+                self._release(entry)
         session = self._sessions.get(entry.ingress)
         if session is not None:
             session.tell(verdict)
+
+    def _release(self, entry: Entry) -> None:
+        """What was reserved for an undecided request: by a lost router, or with a cascade's first stage."""
+        if entry.item.resent or entry.item.first is not None:
+            self._room.reservations.release(entry.item.id)
+        if entry.item.resent:
+            self._room.reservations.release(second_id(entry.item.id))
 
     def predictor_state(self) -> BreakerState:
         """Whether the ingresses ask the predictor: as that which does worst with it."""
@@ -121,7 +131,7 @@ class Exchanges:
                 session.more_unserved(report.unserved)
         session.seen_s = time.monotonic()
         for held in report.held:
-            if session.adopt(held.id):
+            if session.adopt(held.id, held.second):
                 self._room.reservations.adopt(held)
                 self._room.chronicle.adopted(held)
                 if held.account.job is None:
@@ -166,12 +176,15 @@ class Exchanges:
             entry = session.undecided.pop(request_id, None)
             if entry is not None:
                 scheduler.withdraw(entry)
-            if entry is None or entry.item.resent:
-                # Decided while the cancel was on its way, or by a lost router: no engine has seen it.
+                self._release(entry)
+            else:
+                # Decided while the cancel was on its way, perhaps by a lost router: no engine has seen it.
                 session.in_flight.pop(request_id, None)
                 reservations.release(request_id)
+                reservations.release(second_id(request_id))
         if done or cancelled:
             scheduler.wake()
 
     def _give_up(self, session: IngressSession, in_flight: Sequence[str], undecided: Sequence[str]) -> None:
-        self._end(session, [Done(one, None, Ending.given_up) for one in in_flight], undecided)
+        ends = [Done(one, None, Ending.given_up, releases=session.unasked(one)) for one in in_flight]
+        self._end(session, ends, undecided)

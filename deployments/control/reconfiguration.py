@@ -16,6 +16,7 @@ class Reconfiguration:
     """Hands a `user_config` to the batch room.
 
     limits: of the budget, as they are at the moment.
+    cascade: whether cascades are offered, where any pair is proved.
     error: what is wrong with the last `user_config`; None: nothing.
     """
 
@@ -23,6 +24,7 @@ class Reconfiguration:
         self._config = config
         self._room = room
         self.limits = () if config.budget is None else config.budget.limits
+        self.cascade = config.routing.cascade
         self.error: str | None = None
 
     def apply(self, user_config: dict[str, Any]) -> None:
@@ -41,4 +43,5 @@ class Reconfiguration:
         if budget is not None:
             self.limits = budget.limits if live.limits is None else live.limits
             self._room.reservations.spending.set_limits(limit.limit() for limit in self.limits)
+        self.cascade = live.cascade
         self._room.scheduler.policy = self._room.policy(live)

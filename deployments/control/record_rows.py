@@ -29,13 +29,19 @@ class RecordRows:
         self._router = router
         self._keep = keep
         self._planned: OrderedDict[str, str] = OrderedDict()  # the first plan's model, by request
+        self._firsts: OrderedDict[str, AttemptEnded] = OrderedDict()  # cascades' first answers that were thrown away
 
     def __call__(self, event: Event) -> None:
         """One thing that has happened."""
         if isinstance(event, RequestEnded):
             planned = self._planned.pop(event.request_id, event.model)
-            self._keep(lambda names: _row(event, planned, self._router, names))
+            first = self._firsts.pop(event.request_id, None)
+            self._keep(lambda names: _row(event, planned, self._router, names) | _of_cascade(event, first))
         elif isinstance(event, AttemptEnded):
+            if event.escalated:
+                self._firsts[event.request_id] = event
+                if len(self._firsts) > MAX_TRIED:
+                    self._firsts.popitem(last=False)
             self._planned.setdefault(event.request_id, event.model)
             if len(self._planned) > MAX_TRIED:
                 self._planned.popitem(last=False)
@@ -78,6 +84,23 @@ def _of_decision(event: RequestEnded) -> dict[str, Any]:
         **({} if timing is None else {name: getattr(timing, name) for name in ("queue_s", "predict_s", "solve_s")}),
         **({} if price is None else {name: getattr(price, name) for name in _PRICES}),
     }
+
+
+def _of_cascade(event: RequestEnded, first: AttemptEnded | None) -> dict[str, Any]:
+    """What is kept of a cascade; nothing of other requests.
+
+    Args:
+        first: the first stage, whose answer was thrown away.
+    """
+    stage = event if first is None else first
+    if stage.decision is None or stage.decision.second is None:
+        return {}
+    row: dict[str, Any] = {"second": stage.decision.second.model, "kept": first is None}
+    if first is None or first.course is None:
+        return row
+    signals = first.course.signals
+    told = {} if signals is None else {f"first_{name}": value for name, value in signals._asdict().items()}
+    return row | {"first_cost_usd": from_nano(first.cost_nano), **told}
 
 
 _PRICES = ("input_usd_per_million", "output_usd_per_million", "cached_input_usd_per_million")

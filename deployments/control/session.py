@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from apportion.router.batch.guards.breaker import BreakerState
-from apportion.router.batch.messages import Decision, Reply, Verdict
+from apportion.router.batch.messages import Decision, Reply, Told
 from apportion.router.batch.scheduling.entry import Entry
 
 MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered so that none is adopted later
@@ -18,9 +18,13 @@ MAX_EARLY_ENDS = 10_000  # ends of requests that are not known here; remembered 
 
 @dataclass(slots=True)
 class Flight:
-    """A request between its decision and its end; `decision` is None where another router made it."""
+    """A request between its decision and its end; `decision` is None where another router made it.
+
+    `second` is what money is set aside under for a cascade's second stage.
+    """
 
     decision: Decision | None
+    second: str | None = None
     since_s: float = field(default_factory=time.monotonic)
 
 
@@ -38,7 +42,7 @@ class IngressSession:
     unserved: Counter[str] = field(default_factory=Counter)  # told of so far
     settled: list[int] = field(default_factory=list)  # reports whose endings are in the ledger
     _early_ends: dict[str, None] = field(default_factory=dict)
-    _verdicts: list[Verdict] = field(default_factory=list)
+    _verdicts: list[Told] = field(default_factory=list)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     def knows(self, request_id: str) -> bool:
@@ -48,12 +52,18 @@ class IngressSession:
             self._put(flight.decision)
         return request_id in self.undecided or request_id in self.in_flight
 
-    def adopt(self, request_id: str) -> bool:
+    def adopt(self, request_id: str, second: str | None) -> bool:
         """Whether a request that is told as held is news here; not if its end was: reports overtake each other."""
         if request_id in self.in_flight or request_id in self._early_ends:
             return False
-        self.in_flight[request_id] = Flight(None)
+        self.in_flight[request_id] = Flight(None, second)
         return True
+
+    def unasked(self, request_id: str) -> str | None:
+        """The second stage of a request in flight, if it has one that no engine was asked for."""
+        flight = self.in_flight.get(request_id)
+        second = None if flight is None else flight.second
+        return None if second in self.in_flight else second
 
     def overdue(self, longest_s: float) -> list[str]:
         """Requests that are in flight for longer than any can be: their ends were lost."""
@@ -79,11 +89,12 @@ class IngressSession:
         self.unserved.update(more)
         return more
 
-    def tell(self, verdict: Verdict) -> None:
+    def tell(self, verdict: Told) -> None:
         """Puts the verdict into the next reply."""
         self.undecided.pop(verdict.id, None)
         if isinstance(verdict, Decision):
-            self.in_flight[verdict.id] = Flight(verdict)
+            second = verdict.second
+            self.in_flight[verdict.id] = Flight(verdict, None if second is None else second.id)
         self._put(verdict)
 
     async def wait(self, timeout_s: float) -> None:
@@ -103,6 +114,6 @@ class IngressSession:
         self._ready.clear()
         return reply
 
-    def _put(self, verdict: Verdict) -> None:
+    def _put(self, verdict: Told) -> None:
         self._verdicts.append(verdict)
         self._ready.set()

@@ -43,6 +43,7 @@ class Attempt:
 
     Attributes:
         status: that the request ends with; None: it goes on.
+        escalated: it was a cascade's first stage, and another engine is asked.
     """
 
     decision: Decision
@@ -51,6 +52,7 @@ class Attempt:
     line: Line
     earlier: int
     status: int | None = ApportionError.status
+    escalated: bool = False
     first_byte_s: float | None = None  # by the loop's clock
     begun_s: float = field(default_factory=now_s)
     settled: Settled | None = None  # what the engine has told
@@ -94,7 +96,9 @@ class Attempt:
             estimated=told is not None and told.estimated,
             signals=None if told is None else told.signals,
         )
-        return Done(self.decision.id, self.cost_usd, self.ending, course, self.busy_s)
+        second = self.decision.second
+        releases = None if second is None or self.escalated else second.id
+        return Done(self.decision.id, self.cost_usd, self.ending, course, self.busy_s, releases)
 
     def late(self) -> Ending:
         """How it ends when the engine's time is up: slow under load, or silent to everybody."""

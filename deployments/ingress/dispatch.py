@@ -4,6 +4,9 @@ Every decided request ends in exactly one `Done`, whether answered, failed or gi
 cannot be reached, breaks or is late before the first byte of its answer costs the request another attempt; after it,
 the stream ends with an error event.
 
+The answer of a cascade's first stage is held back until the router has heard how sure its model was; whatever goes
+wrong from then on, the client gets that answer.
+
 A stream whose engine has taken it and is silent is kept alive with comments. Its status and headers go out with the
 first of them, so a later attempt stays on the model that they name.
 """
@@ -28,13 +31,15 @@ from apportion.deployments.ingress.client import Client, StalledClientError
 from apportion.deployments.ingress.connections import Connections, is_own_trouble
 from apportion.deployments.ingress.link import RouterLink
 from apportion.deployments.ingress.openai import ParsedRequest
-from apportion.deployments.ingress.pipe import Pipe
+from apportion.deployments.ingress.pipe import Pipe, Whole
 from apportion.deployments.ingress.retries import RetryBudget, Suspects
 from apportion.deployments.ingress.tracing.trace import NO_TRACE, Trace
 from apportion.deployments.wire.engine_headers import busy_of, engine_headers
-from apportion.deployments.wire.headers import decision_headers, name_headers, server_timing
+from apportion.deployments.wire.headers import HEADER_PREFIX, decision_headers, name_headers, server_timing
+from apportion.deployments.wire.settlement import Settled
 from apportion.router.batch.messages import CLIENT_GONE, Decision, Ending, RouteItem
 from apportion.router.batch.prompt import Prompt
+from apportion.router.batch.stages import FirstAnswer
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, UnavailableError
 from apportion.router.unpriced import Unpriced
 
@@ -43,6 +48,8 @@ logger = logging.getLogger(__name__)
 # Between tries to connect while this ingress itself has no means to; the seat is held meanwhile.
 _OWN_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 MAX_BUSY = 5  # times that a request comes to replicas that take no more; then other models are asked, if any may
+_WORD_S = 5.0  # for the router's word on a cascade's first answer
+_TO_GIVE_S = 0.25  # before a request's time is up, a first answer that is held back goes out
 _LOSSES = frozenset({Ending.connection_lost, Ending.engine_failed})
 
 
@@ -57,6 +64,19 @@ class _EngineBusyError(Exception):
 
 
 @dataclass(slots=True)
+class _First:
+    """The answer of a cascade's first stage.
+
+    Args:
+        second: where the second model is asked, and how long that took to decide; None: nowhere.
+    """
+
+    answer: Whole
+    attempt: Attempt
+    second: tuple[Decision, float] | None = None
+
+
+@dataclass(slots=True)
 class _Job:
     """A request, the path that engines answer it at, and the client who waits until the deadline.
 
@@ -68,6 +88,8 @@ class _Job:
         busy_s: for how long the last of them did not.
         losses: engines that may have died of it.
         forecast: what is expected of it; None: nobody was asked yet.
+        first: a cascade's first answer, which is given if there is no better one; None: there is none.
+        patience: ends a cascade's second stage in time for that.
         told: whether the router is told how the request ended.
     """
 
@@ -82,12 +104,19 @@ class _Job:
     busy_s: float = 0.0
     losses: int = 0
     forecast: Unpriced | None = None
+    first: _First | None = None
+    patience: asyncio.Timeout | None = None
     told: bool = False
 
     @property
     def attempts(self) -> int:
         """All that have ended."""
-        return len(self.failed) + len(self.busy)
+        return len(self.failed) + len(self.busy) + (self.first is not None)
+
+    @property
+    def last_call_s(self) -> float:
+        """By the event loop's clock, when a first answer has to be given."""
+        return (self.deadline.when() or 0.0) - _TO_GIVE_S
 
 
 class Dispatcher:
@@ -169,6 +198,8 @@ class Dispatcher:
             planned_s = time.perf_counter() - asked_s
             try:
                 await self._forward(job, decision, planned_s)
+                if job.first is not None:
+                    await self._second_stage(job, job.first)
                 self._suspects.answered(parsed.digest)
                 return
             except _EngineBusyError:
@@ -180,6 +211,49 @@ class Dispatcher:
                     tried = f" ({len(job.failed)} replicas were tried)" if len(job.failed) > 1 else ""
                     await job.client.fail(UnavailableError(f"{failure}{tried}; send the request again"))
                     return
+
+    async def _second_stage(self, job: _Job, first: _First) -> None:
+        """Asks the second model if the router has said so, and sees to it that the client has an answer."""
+        if first.second is None:
+            return
+        try:
+            async with asyncio.timeout_at(job.last_call_s) as patience:
+                job.patience = patience
+                await self._forward(job, *first.second)
+                return
+        except (_EngineBusyError, _EngineFailureError) as failure:
+            logger.info("request %s: its first answer is given: %s", job.parsed.item.id, failure)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+        await first.answer.give(job.client)
+
+    async def _weigh(self, job: _Job, first: _First) -> None:
+        """Has the router decide whether a first answer is kept; gives it then, and wherever there is no word in time.
+
+        The first attempt ends only then, so that records say what became of it.
+        """
+        attempt, second, settled = first.attempt, first.attempt.decision.second, first.attempt.settled
+        if second is not None and settled is not None and settled.signals is not None and job.forecast is not None:
+            answer = FirstAnswer(attempt.decision.model, second, settled.signals)
+            item = job.parsed.item.second_stage(answer, job.last_call_s - now_s(), job.attempts)
+            asked_s = time.perf_counter()
+            try:
+                async with asyncio.timeout_at(min(job.last_call_s, now_s() + _WORD_S)) as patience:
+                    told = await self._link.plan_second(item, job.forecast)
+            except ApportionError as error:
+                logger.info("request %s: its first answer is given: %s", item.id, error.message)
+            except TimeoutError:
+                if not patience.expired():
+                    raise
+            else:
+                if isinstance(told, Decision):
+                    attempt.escalated, attempt.status = True, None
+                    first.second = told, time.perf_counter() - asked_s
+                    return
+                if told.success is not None:
+                    first.answer = first.answer.with_header(f"{HEADER_PREFIX}success", f"{told.success:.4f}")
+        await first.answer.give(job.client)
 
     async def _plan(self, job: _Job) -> Decision:
         """Where the request goes: it is predicted once, however many attempts there are, and then the router says."""
@@ -245,15 +319,20 @@ class Dispatcher:
                     raise _EngineFailureError("the engine has fallen silent") from error
                 attempt.ending = attempt.late()
                 raise _EngineFailureError(f"the engine did not finish within {limits.total_s:g} s") from error
+            if job.first is not None and job.first.attempt is attempt:
+                self._link.unwatch(decision.id)
+                await self._weigh(job, job.first)
 
     async def _exchange(self, job: _Job, attempt: Attempt) -> None:
         sent_s = time.perf_counter()
         parsed, decision = job.parsed, attempt.decision
+        before = None if job.first is None else job.first.attempt
+        first = None if before is None else before.decision
         first_s = attempt.limits.first_token_s if parsed.stream else None
 
         def reasons() -> list[tuple[bytes, bytes]]:
             timing = server_timing(decision, attempt.planned_s, time.perf_counter() - sent_s)
-            why = decision_headers(decision, batch_told=parsed.batch_told)
+            why = decision_headers(decision, batch_told=parsed.batch_told, first=first)
             return [*why, timing, *name_headers(parsed.item.id)]
 
         async with contextlib.AsyncExitStack() as stack:  # leaving it ends the call, whatever it has come to
@@ -268,8 +347,9 @@ class Dispatcher:
                         keep_alive_s=self._config.keep_alive_s,
                         gap_s=self._config.chunk_gap_ms / 1e3,
                         cost_told=parsed.cost_told,
+                        spent_usd=0.0 if before is None else before.cost_usd or 0.0,
                     )
-                    first = await pipe.next()
+                    beginning = await pipe.next()
             except TimeoutError as error:
                 if not patience.expired():
                     raise
@@ -281,7 +361,13 @@ class Dispatcher:
             if answer.status >= 500:
                 attempt.ending = Ending.engine_failed
                 raise _EngineFailureError(f"the engine failed ({answer.status})")
-            await pipe.run(first)
+            if before is not None and answer.status != 200:
+                attempt.ending, attempt.settled = Ending.answered, Settled(0.0, 0, 0)
+                raise _EngineFailureError(f"the second model refused it ({answer.status})")
+            if decision.second is not None and answer.status == 200:
+                job.first = _First(await pipe.whole(beginning), attempt)
+            else:
+                await pipe.run(beginning)
 
     async def _call(self, job: _Job, attempt: Attempt, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The head of the engine's answer.
@@ -291,7 +377,8 @@ class Dispatcher:
         """
         decision, url = attempt.decision, f"{attempt.decision.url}{job.path}"
         body = job.parsed.engine_body(decision.model, decision.max_tokens)
-        asked = engine_headers(decision, job.parsed.item.sequences, signals_asked=random.random() < self._signals)
+        signals_asked = decision.second is not None or random.random() < self._signals
+        asked = engine_headers(decision, job.parsed.item.sequences, signals_asked=signals_asked)
         headers = {**attempt.carried, **asked}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=attempt.limits.connect_s)
         session, waits_s = self._connections.pooled, iter(_OWN_WAITS_S)
@@ -317,18 +404,23 @@ class Dispatcher:
         line.attempts += 1
         limits = self._timeouts.get(decision.model, self._config.engine_timeouts)
         attempt = Attempt(decision, limits, planned_s, line, job.attempts)
+        # The status that the request ends with if a cascade's second stage comes to nothing.
+        spare = None if job.first is None else job.first.answer.status
         try:
             with job.trace.attempted(attempt, stream=job.parsed.stream):
                 yield attempt
         except _EngineBusyError:
-            attempt.status = None
+            attempt.status = spare
             raise
         except _EngineFailureError as failure:
-            failure.last = not self._tries_again(job, attempt)
-            attempt.status = UnavailableError.status if failure.last else None
+            if spare is None:
+                failure.last = not self._tries_again(job, attempt)
+            attempt.status = UnavailableError.status if spare is None and failure.last else spare
             raise
         except (asyncio.CancelledError, StalledClientError):
             attempt.status = DeadlineError.status if job.deadline.expired() else CLIENT_GONE
+            if job.patience is not None and job.patience.expired():
+                attempt.status = spare
             raise
         finally:
             job.told = attempt.status is not None

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection
 from contextvars import Context
 from dataclasses import dataclass, replace
+from typing import cast
 
 from apportion.deployments.ingress.endings import Endings
 from apportion.deployments.ingress.unserved import Unserved
@@ -32,8 +33,9 @@ from apportion.router.batch.messages import (
     Report,
     RouteItem,
     RoutingAsk,
-    Verdict,
+    Told,
 )
+from apportion.router.batch.stages import Kept
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError, UnavailableError
 from apportion.router.unpriced import Unpriced, concatenate
@@ -66,7 +68,7 @@ class _Pending:
 
     item: RouteItem
     forecast: Unpriced
-    verdict: asyncio.Future[Verdict]
+    verdict: asyncio.Future[Told]
     asked_s: float
 
 
@@ -122,7 +124,14 @@ class RouterLink:
             ApportionError: why it goes nowhere.
             CancelledError: the caller gave up; its seat is freed.
         """
-        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        return cast(Decision, await self._ask(item, forecast))  # only second stages are told anything else
+
+    async def plan_second(self, item: RouteItem, forecast: Unpriced) -> Decision | Kept:
+        """What becomes of a cascade's second stage; raises as `plan` does, and then it holds no money either."""
+        return await self._ask(item, forecast)
+
+    async def _ask(self, item: RouteItem, forecast: Unpriced) -> Decision | Kept:
+        future: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self._pending[item.id] = _Pending(item, forecast, future, time.monotonic())
         self._new[item.id] = item, forecast
         self._flush_soon()
@@ -142,6 +151,10 @@ class RouterLink:
         for verdicts, else within KEEPALIVE_S.
         """
         self._on_silence[request_id] = on_silence
+
+    def unwatch(self, request_id: str) -> None:
+        """The replica has nothing more to say about the request, which is not finished yet."""
+        self._on_silence.pop(request_id, None)
 
     def finish(self, done: Done) -> None:
         """A decided request has ended; its slot and money are settled."""
@@ -174,13 +187,13 @@ class RouterLink:
                 raise
             logger.warning("it is not known that the last endings are in the ledger: %s", type(error).__name__)
 
-    def _give_up(self, request_id: str, future: asyncio.Future[Verdict]) -> None:
+    def _give_up(self, request_id: str, future: asyncio.Future[Told]) -> None:
         self._pending.pop(request_id, None)
         if future.done() and not future.cancelled() and isinstance(future.result(), Decision):
-            self.finish(Done(request_id, None, Ending.unsent))  # decided in the same turn
+            self.finish(_unsent(future.result()))  # decided in the same turn
             return
         untold = self._new.pop(request_id, None)
-        if untold is None or untold[0].resent:
+        if untold is None or untold[0].resent or untold[0].first is not None:
             self._cancel(request_id)
             self._flush_soon(COALESCE_S)
 
@@ -233,7 +246,7 @@ class RouterLink:
             unserved=dict(self.unserved.totals),
         )
         self._new, self._late, self._tell_held = {}, (), False
-        verdicts: tuple[Verdict, ...] = ()
+        verdicts: tuple[Told, ...] = ()
         try:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                 reply = await self._exchange(report, wait)
@@ -263,7 +276,7 @@ class RouterLink:
         samples = self._samples or any(_needs_samples(item.ask) for item, _ in new)
         return concatenate([forecast for _, forecast in new]).brief(samples=samples)
 
-    def _deliver(self, verdict: Verdict) -> None:
+    def _deliver(self, verdict: Told) -> None:
         pending = self._pending.pop(verdict.id, None)
         if pending is not None and isinstance(verdict, Refusal):
             self._refuse(pending.item.account, verdict)
@@ -276,11 +289,12 @@ class RouterLink:
                     pending.item.sequences,
                     verdict.cost_usd,
                     pending.item.account,
+                    None if verdict.second is None else verdict.second.id,
                 )
             pending.verdict.set_result(verdict)
         elif isinstance(verdict, Decision) and verdict.id in self._given_up:
             # Its cancel may have arrived before it did: this frees the seat, and twice does no harm.
-            self._endings.done.append(Done(verdict.id, None, Ending.unsent))
+            self._endings.done.append(_unsent(verdict))
 
     def _refuse(self, account: Account, refusal: Refusal) -> None:
         """The account's next requests are refused without asking, for as long as the router says."""
@@ -359,3 +373,9 @@ class RouterLink:
 
 def _needs_samples(ask: RoutingAsk) -> bool:
     return ask.strategy is not None and checked_strategy(ask.strategy, ask.options).needs_samples
+
+
+def _unsent(decision: Told) -> Done:
+    """The end of a request that was decided when nobody waited for it any more."""
+    second = decision.second if isinstance(decision, Decision) else None
+    return Done(decision.id, None, Ending.unsent, releases=None if second is None else second.id)

@@ -54,6 +54,9 @@ _TRANSLATE: Mapping[Kind, Callable[[dict[str, Any]], Translated]] = {
 # What only an engine's tokenizer is asked for; the router finds the engine, and has nothing to predict from.
 _TOKEN_KINDS = frozenset({"tokenize", "detokenize"})
 _NOTHING_TO_READ = "1"
+# Whole answers of these may be held back, and thrown away for another model's, but not their log-probabilities.
+_CASCADES = frozenset({"chat", "completion"})
+_WITH_LOGPROBS = frozenset({"logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids"})
 # What answering at these endpoints needs beside a chat.
 _ENDPOINTS: Mapping[Kind, dict[str, int]] = {
     "response": {"responses": 1},
@@ -201,6 +204,7 @@ def parse_object(
         unread_prompt=kind not in _TOKEN_KINDS and not UNREAD_FIELDS.isdisjoint(body),
         priority=wishes.priority,
         timeout_s=math.inf if wishes.timeout_s is None else wishes.timeout_s,
+        may_cascade=kind in _CASCADES and not checked.stream and sequences == 1 and _WITH_LOGPROBS.isdisjoint(body),
     )
     caller.check(item)
     prompt = Prompt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import aiohttp
 
@@ -11,10 +12,31 @@ from apportion.deployments.ingress.attempt import Attempt
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.coalescing import Coalescing
 from apportion.deployments.wire.engine_headers import PASSED_ON
-from apportion.deployments.wire.settlement import SETTLED_HEADER, Settled, SettledStream, settled_of
+from apportion.deployments.wire.settlement import SETTLED_HEADER, Settled, SettledStream, cost_text, settled_of
 from apportion.router.batch.messages import Ending
 
 Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Whole:
+    """An answer that is there as a whole, and that nobody was sent yet."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def with_header(self, name: str, value: str) -> Whole:
+        """The answer that says so."""
+        others = [(other, told) for other, told in self.headers if other != name.encode()]
+        return replace(self, headers=[*others, (name.encode(), value.encode())])
+
+    async def give(self, client: Client) -> None:
+        """Sends it."""
+        if self.status >= 400:
+            await client.refuse(self.status, self.headers, self.body)
+        else:
+            await client.answer(self.status, self.headers, self.body)
 
 
 class Pipe:
@@ -29,6 +51,7 @@ class Pipe:
         keep_alive_s: longest silence of a stream; None: as long as it likes.
         gap_s: between two chunks of a stream that go on; those that come faster go on together.
         cost_told: whether the client has asked what a stream costs.
+        spent_usd: on another answer to the same request, of whose cost a whole answer's client is told, too.
     """
 
     def __init__(
@@ -41,6 +64,7 @@ class Pipe:
         keep_alive_s: float | None,
         gap_s: float,
         cost_told: bool,
+        spent_usd: float = 0.0,
     ) -> None:
         self._answer = answer
         self._client = client
@@ -51,6 +75,7 @@ class Pipe:
         self._keep_alive_s = keep_alive_s if self._streams else None
         self._gap_s = gap_s
         self._cost_told = cost_told
+        self._spent_usd = spent_usd
 
     async def next(self) -> bytes:
         """The next bytes of the answer; none at its end."""
@@ -72,22 +97,24 @@ class Pipe:
         if self._streams:
             await self._stream(first)
         else:
-            await self._whole(first)
+            await (await self.whole(first)).give(self._client)
 
-    async def _whole(self, first: bytes) -> None:
-        attempt, client, status = self._attempt, self._client, self._answer.status
+    async def whole(self, first: bytes) -> Whole:
+        """All of an answer that is no stream, from the first bytes; nothing of it is sent."""
+        attempt, status = self._attempt, self._answer.status
         headers = self._headers()
         attempt.settled = settled_of(self._answer.headers)
         if attempt.settled is not None:
-            headers.append((SETTLED_HEADER.encode(), self._answer.headers[SETTLED_HEADER].encode()))
+            told = self._answer.headers[SETTLED_HEADER]
+            if self._spent_usd:
+                told = cost_text(attempt.settled.cost_usd + self._spent_usd)
+            headers.append((SETTLED_HEADER.encode(), told.encode()))
         body = first + await self._answer.read()
         attempt.heard()
         attempt.ending, attempt.status = Ending.answered, status
         if status >= 400:
             attempt.settled = Settled(0.0, 0, 0)  # the engine refused it: nothing was generated
-            await client.refuse(status, headers, body)
-        else:
-            await client.answer(status, headers, body)
+        return Whole(status, headers, body)
 
     async def _stream(self, chunk: bytes) -> None:
         await self._begin_stream()

@@ -78,6 +78,10 @@ REQUESTS = _counter(
 REFUSED = _counter("refused_total", "Requests that ended before any engine's answer or failure, by error code.", "code")
 RETRIES = _counter("retries_total", "Attempts that failed and were not the request's last.", "model")
 BUSY = _counter("busy_total", "Attempts that came to a provider when it took no more; they cost no retry.", "model")
+CASCADES = _counter(
+    "cascades_total", "Cascades by what came of their first answers: kept, the second asked, or none.",
+    "model", "second", "outcome",
+)  # fmt: skip
 REQUEST_SECONDS = _seconds("request_seconds", "From a request's arrival to its end.", "model")
 FIRST_BYTE_SECONDS = _seconds("first_byte_seconds", "From a request's arrival to its answer's first byte.", "model")
 LINK_SECONDS = _seconds("link_seconds", "What a decision took beyond the router's own part of it.")
@@ -141,7 +145,7 @@ JUDGED_DEVIATION = _gauge(
 RECORDS_DROPPED = _counter("records_dropped_total", "Records that there was no place for.", "kind")
 
 CATALOGUE = (
-    UP, REQUESTS, REFUSED, RETRIES, BUSY, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
+    UP, REQUESTS, REFUSED, RETRIES, BUSY, CASCADES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
     PREDICT_SECONDS, SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE,
     SLOTS, SLOTS_USED, IN_FLIGHT, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS, BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT,
     RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, ASLEEP,

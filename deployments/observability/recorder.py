@@ -8,6 +8,7 @@ from apportion.deployments.observability.catalogue import (
     BATCH_SIZE,
     BATCHES,
     BUSY,
+    CASCADES,
     ESTIMATED,
     FALLBACKS,
     FIRST_BYTE_SECONDS,
@@ -63,10 +64,13 @@ class Recorder:
     def _attempt(self, event: AttemptEnded) -> None:
         numbers, model = self._numbers, event.model
         numbers.add(SPENT, model, by=event.cost_nano)
+        if event.decision is not None and event.decision.second is not None:
+            came = "asked" if event.escalated else "kept" if event.kept else "none"
+            numbers.add(CASCADES, model, event.decision.second.model, came)
         if not isinstance(event, RequestEnded):
             if event.ending is Ending.busy:
                 numbers.add(BUSY, model)
-            elif event.ending is not Ending.unsent:
+            elif event.ending is not Ending.unsent and not event.escalated:
                 numbers.add(RETRIES, model)
             return
         numbers.add(REQUESTS, model, outcome(event))
@@ -117,6 +121,7 @@ def outcome(event: RequestEnded) -> str:
     course = event.course
     if course is None or course.status is None:
         return "lost"
-    if event.ending is Ending.answered:
+    # Where a cascade's second stage comes to nothing, the client has the first answer.
+    if event.ending is Ending.answered or (event.second_stage and course.status < 400):
         return "answered" if course.status < 400 else "rejected"
     return {DeadlineError.status: "late", CLIENT_GONE: "abandoned"}.get(course.status, "failed")

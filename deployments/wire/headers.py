@@ -16,15 +16,18 @@ STREAM_COST_HEADER = f"{HEADER_PREFIX}stream-cost"
 IGNORED_HEADER = f"{HEADER_PREFIX}ignored"
 
 
-def decision_headers(decision: Decision, *, batch_told: bool = True) -> list[tuple[bytes, bytes]]:
+def decision_headers(
+    decision: Decision, *, batch_told: bool = True, first: Decision | None = None
+) -> list[tuple[bytes, bytes]]:
     """Why this model: its predicted success (if anybody knows it) and cost, prices, batch and rung.
 
     Args:
         batch_told: say how large the batch was and what all of it may cost.
+        first: the first stage of a cascade, of which this is the second.
     """
     batch = decision.batch
     values = {
-        "model": decision.model,
+        "model": decision.model if first is None else f"{first.model}>{decision.model}",
         **({} if decision.success is None else {"success": f"{decision.success:.4f}"}),
         "cost-usd": f"{decision.cost_usd:.6g}",
         "shadow-price": f"{batch.budget_price:.6g}",
@@ -100,6 +103,9 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
     return {
         "index": index,
         "model": decision.model,
+        "second": None
+        if decision.second is None
+        else {"model": decision.second.model, "probability": decision.second.probability},
         "success": decision.success,
         "calibrated_success": next(
             (one.calibrated_success for one in decision.candidates if one.model == decision.model), decision.success

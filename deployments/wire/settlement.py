@@ -53,9 +53,14 @@ def price_of(headers: Mapping[str, str], otherwise: ModelPrice) -> ModelPrice:
     return otherwise if value is None else ModelPrice(*map(float, value.split()))
 
 
+def cost_text(cost_usd: float) -> str:
+    """As headers and comments have it: to the nano-USD of what anybody will pay for an answer."""
+    return f"{cost_usd:.12g}"
+
+
 def settled_headers(settled: Settled) -> dict[str, str]:
     return {
-        SETTLED_HEADER: f"{settled.cost_usd:.12g}",
+        SETTLED_HEADER: cost_text(settled.cost_usd),
         TOKENS_HEADER: f"{settled.input_tokens} {settled.output_tokens}",
         **({SETTLED_KIND_HEADER: _ESTIMATED} if settled.estimated else {}),
         **({} if settled.signals is None else {SIGNALS_HEADER: settled.signals.text}),
@@ -82,7 +87,7 @@ def settled_comment(settled: Settled) -> str:
     """An SSE comment: a line that begins with a colon, one more where there are signals, and an empty one."""
     kind = f" {_ESTIMATED}" if settled.estimated else ""
     signals = "" if settled.signals is None else f"{_SIGNALS_LINE.decode()}{settled.signals.text}"
-    cost = f": {SETTLED_HEADER} {settled.cost_usd:.12g} {settled.input_tokens} {settled.output_tokens}{kind}"
+    cost = f": {SETTLED_HEADER} {cost_text(settled.cost_usd)} {settled.input_tokens} {settled.output_tokens}{kind}"
     return f"{cost}{signals}\n\n"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.batch.messages import BatchInfo, Course, Decision, Ending
+from apportion.router.batch.stages import first_id
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
 
@@ -137,7 +138,29 @@ class AttemptEnded:
     def request_id(self) -> str:
         """Of the request that this was an attempt at."""
         earlier = 0 if self.course is None else self.course.earlier
-        return self.id.removesuffix(f"-{earlier}") if earlier else self.id
+        first = self.id
+        if self.second_stage:
+            first, earlier = first_id(first), earlier - 1
+        return first.removesuffix(f"-{earlier}") if earlier else first
+
+    @property
+    def second_stage(self) -> bool:
+        """Whether it was a cascade's second stage."""
+        return first_id(self.id) != self.id
+
+    @property
+    def escalated(self) -> bool:
+        """Whether it was a cascade's first stage, whose answer was not sure enough."""
+        offered = self.decision is not None and self.decision.second is not None
+        goes_on = self.course is not None and self.course.status is None
+        return offered and goes_on and self.ending is Ending.answered
+
+    @property
+    def kept(self) -> bool:
+        """Whether it was a cascade's first stage, whose answer was given at once."""
+        offered = self.decision is not None and self.decision.second is not None
+        answered = self.course is not None and self.course.status is not None and self.course.status < 400
+        return offered and answered and self.ending is Ending.answered
 
 
 class RequestEnded(AttemptEnded):

@@ -10,6 +10,7 @@ from typing import Any
 
 from apportion.router.batch.capabilities import NO_NEEDS, Capabilities
 from apportion.router.batch.guards.breaker import BreakerState
+from apportion.router.batch.stages import FirstAnswer, Kept, Second
 from apportion.router.budget import Account
 from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
@@ -68,6 +69,8 @@ class RouteItem:
         avoid_models: that have failed it.
         resent: a router has been told of it before, and may have decided, counted and reserved it before it was lost.
         earlier: attempts before this one; it was admitted with the first.
+        may_cascade: its answer may be held back and thrown away for a second model's.
+        first: it is the second stage of a cascade; its slots are still the first's alone. None: it is none.
     """
 
     id: str
@@ -89,6 +92,8 @@ class RouteItem:
     avoid_models: tuple[str, ...] = ()
     resent: bool = False
     earlier: int = 0
+    may_cascade: bool = False
+    first: FirstAnswer | None = None
 
     @property
     def bulk(self) -> bool:
@@ -117,6 +122,15 @@ class RouteItem:
             avoid_models=(*models, *avoid_models),
             earlier=earlier,
         )
+
+    def second_stage(self, first: FirstAnswer, timeout_s: float, earlier: int) -> RouteItem:
+        """The item of a cascade's second stage.
+
+        Args:
+            first: the answer that there is.
+            earlier: attempts before this one.
+        """
+        return replace(self, id=first.second.id, timeout_s=timeout_s, earlier=earlier, first=first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +213,7 @@ class Decision:
         token: the replica's, which answers only who knows it.
         max_tokens: the longest answer that fits, where the request allows a longer one; None: it does not.
         predicted_seconds: from dispatch to the last token; None where nobody knows.
+        second: `model` is a cascade's first stage, and success and cost are of both; None: it answers alone.
     """
 
     id: str
@@ -218,6 +233,7 @@ class Decision:
     token: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
     predicted_seconds: float | None = None
+    second: Second | None = None
 
     def seated(self, replica: EngineReplica, price: ModelPrice, timing: PlanTiming) -> Decision:
         """The decision to be run on this replica."""
@@ -240,6 +256,7 @@ class Refusal:
 
 
 Verdict = Decision | Refusal
+Told = Verdict | Kept
 
 
 class Ending(enum.Enum):
@@ -309,6 +326,7 @@ class Done:
     """The end of a dispatched request, told by the ingress; `cost_usd` is None where the engine did not say.
 
     `course` is None where it was not sent, or its ingress cannot tell. Its replica is to get nothing for `busy_s`.
+    `releases` is the second stage that a cascade does not come to, with what is set aside for it.
     """
 
     id: str
@@ -316,11 +334,15 @@ class Done:
     ending: Ending = Ending.answered
     course: Course | None = None
     busy_s: float = 0.0
+    releases: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A request in flight, told anew to a router that has restarted and does not know of it."""
+    """A request in flight, told anew to a router that has restarted and does not know of it.
+
+    `second` is what money is set aside under for a cascade's second stage.
+    """
 
     id: str
     model: str
@@ -328,6 +350,7 @@ class Held:
     sequences: int
     cost_usd: float
     account: Account = field(default_factory=Account)
+    second: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +397,7 @@ class Reply:
     """
 
     router: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Told, ...]
     settled: tuple[int, ...] = ()
     unknown: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()

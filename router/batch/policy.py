@@ -9,6 +9,7 @@ import numpy as np
 from apportion.router.arrays import FloatArray
 from apportion.router.assignment import Mip, Strategy
 from apportion.router.batch.capabilities import EVERYTHING, Capabilities
+from apportion.router.cascade.pair import Pair
 from apportion.router.prices import ModelPrice
 
 
@@ -50,6 +51,7 @@ class Policy:
             where another one is free and can be paid; None: time takes no model out. A request's own goes before it.
         latency_weight_per_s: what a second counts for, in success.
         wake_timeout_s: a request waits at the most so long for a sleeping model.
+        cascades: pairs of models, of which the second may be asked where the first one's answer is not sure enough.
 
     Attributes:
         names: of the models.
@@ -65,6 +67,7 @@ class Policy:
     max_seconds: float | None = None
     latency_weight_per_s: float = 0.0
     wake_timeout_s: float = 300.0
+    cascades: tuple[Pair, ...] = ()
 
     names: tuple[str, ...] = field(init=False)
     prices: tuple[ModelPrice, ...] = field(init=False)

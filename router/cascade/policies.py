@@ -62,10 +62,12 @@ def columns(pairs: Sequence[Pair], models: Sequence[str], problem: BatchProblem,
 
 
 def charges(problem: BatchProblem, prices: Prices) -> FloatArray:
-    """(n_requests, n_models) what each pair costs at these prices, in success: its money, and its slots."""
+    """(n_requests, n_models) what each pair costs at these prices, in success: its money, its slots, its penalty."""
     load = problem.load if problem.load.ndim == 2 else problem.load[:, None]
     charge = prices.budget * problem.cost_usd + prices.slots[problem.engine_of] * load
-    return charge if problem.weight is None else charge / np.maximum(problem.weight, 1e-12)[:, None]
+    if problem.weight is not None:
+        charge = charge / np.maximum(problem.weight, 1e-12)[:, None]
+    return charge if problem.penalty is None else charge + problem.penalty
 
 
 def worth(
@@ -124,6 +126,7 @@ def offered(problem: BatchProblem, policies: Policies, prices: Prices) -> BatchP
         success_std=std,
         success_samples=samples,
         cost_std_usd=cost_std_usd,
+        penalty=None if problem.penalty is None else expected(problem.penalty),
         row_of_column=np.concatenate([problem.engine_of, problem.engine_of[first]]),
         limits=tuple(replace(limit, use=expected(limit.use)) for limit in problem.limits),
     )
@@ -163,6 +166,7 @@ def second_stage(problem: BatchProblem, sure: FloatArray, second_given: FloatArr
         success_std=None,
         success_samples=None,
         cost_std_usd=widened(problem.cost_std_usd),
+        penalty=widened(problem.penalty),
         row_of_column=np.append(problem.engine_of, len(problem.slots)),
         limits=tuple(replace(limit, use=np.hstack([limit.use, np.zeros((n, 1))])) for limit in problem.limits),
     )

@@ -24,7 +24,19 @@ from apportion.router.traits import Traits
 
 _FIRST_ERROR = 400
 _PRICES = ("input_usd_per_million", "output_usd_per_million", "cached_input_usd_per_million")
-_COLUMNS = ("id", "time", "chosen", "ending", "status", "input_tokens", "output_tokens", "cost_usd", *_PRICES, *SIGNALS)
+_COLUMNS = (
+    "id",
+    "time",
+    "chosen",
+    "ending",
+    "status",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "second",
+    *_PRICES,
+    *SIGNALS,
+)
 
 
 @dataclass(frozen=True)
@@ -72,11 +84,13 @@ def join(
         OutcomesTableError: there is nothing to join, or it is not clear which feedback is the score.
     """
     requests = _last(_frame(store, REQUESTS, since, _COLUMNS), ["id"])
-    # No outcome of the model's are an error that its engine answers with, and what generates nothing.
+    # No outcome of the model's are an error that its engine answers with, and what generates nothing; and of a cascade
+    # the answer is chosen by how sure its model was, which says too much good of it, or ill.
     answered = requests[
         (requests["ending"] == Ending.answered.name)
         & ~(requests["status"] >= _FIRST_ERROR)
         & ~(requests["output_tokens"] == 0)
+        & requests["second"].isna()
     ]
     scores = _scores(_frame(store, FEEDBACK, since), key)
     rows = answered.merge(scores, on="id", how="left" if unjudged else "inner")

@@ -70,6 +70,8 @@ REQUESTS = Kind(
             "predicted_seconds": pa.float64(),
         }
         | {name: pa.float32() for name in SIGNALS}
+        | {"second": pa.string(), "kept": pa.bool_(), "first_cost_usd": pa.float64()}
+        | {f"first_{name}": pa.float32() for name in SIGNALS}
     ),
 )
 """A row a request that has ended, however that was.
@@ -77,8 +79,9 @@ REQUESTS = Kind(
 `candidates` are all models with what the plan went by; `planned` is what its first plan chose and `chosen` what
 answered, or was asked last; `budget_price` and `slot_price` (of `chosen`) are the prices of the last plan. `propensity`
 is the chance of the choice given all that was known: 1 as long as nothing is drawn by lot. `account` is a keyed hash of
-API key and tenant. `predicted_seconds` are those of `chosen`, from its dispatch to its last token. Null is what nobody
-knows.
+API key and tenant. `predicted_seconds` are those of `chosen`, from its dispatch to its last token. `second` is the
+model that a cascade might ask, and `kept` whether it was not; what is thrown away of it, the answer of `planned`, is
+told as `first_...`. Null is what nobody knows.
 """
 
 FEEDBACK = Kind(

@@ -15,6 +15,7 @@ from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
 from apportion.router.batch.planning.admission import seatable
 from apportion.router.batch.planning.batch import Batch
+from apportion.router.batch.planning.cascades import Offer, Thresholds, may_cascade, offer
 from apportion.router.batch.planning.rungs import Rungs
 from apportion.router.batch.planning.screening import possible_models, prompt_tokens, reasons, refuse
 from apportion.router.batch.policy import Policy
@@ -77,7 +78,8 @@ class BatchPlanner:
 
     def __init__(self, rungs: Rungs) -> None:
         self._rungs = rungs
-        self._batch_ids = itertools.count(1)
+        self._thresholds = Thresholds()
+        self.batch_ids = itertools.count(1)
         self.rungs_used: Counter[str] = Counter()
 
     async def plan(
@@ -149,25 +151,47 @@ class BatchPlanner:
         rows, problem = await batch.those_who_can_pay(*batch.kept(rows, problem, seated))
         if not len(rows):
             return None
-        assignment, rung = await self._rungs.assign(problem, strategy)
+        offered, assignment, rung = await self._assign(batch, rows, problem, strategy)
         rungs = ["static" if row in batch.estimates.guessed else rung for row in rows.tolist()]
         self.rungs_used.update(rungs)
-        info = self._decide(batch, rows, problem, assignment, rungs)
+        models = assignment.model if offered is None else offered.models(assignment.model)
+        info = self._decide(batch, rows, problem, assignment, rungs, models, offered)
         return Group(
             info,
             strategy.name,
             rung,
             static=rungs.count("static"),
-            placed=np.bincount(assignment.model[assignment.model >= 0], minlength=problem.n_models),
+            placed=np.bincount(models[models >= 0], minlength=problem.n_models),
             candidates=batch.allowed[rows].sum(axis=0),
             assignment=assignment,
         )
 
+    async def _assign(
+        self, batch: Batch, rows: IntArray, problem: BatchProblem, strategy: Strategy
+    ) -> tuple[Offer | None, Assignment, str]:
+        """The best choice, among cascades too where requests may take them, and its rung."""
+        if not batch.policy.cascades or not strategy.maximises_value or not (may := may_cascade(batch, rows)).any():
+            return None, *await self._rungs.assign(problem, strategy)
+        prices = self._thresholds.of(strategy.name)
+        if prices is None:
+            prices = (await self._rungs.assign(problem, strategy))[0].prices
+        offered = offer(batch, rows, problem, may, prices)
+        assignment, rung = await self._rungs.assign(problem if offered is None else offered.problem, strategy)
+        self._thresholds.learn(strategy.name, assignment.prices, len(rows))
+        return offered, assignment, rung
+
     def _decide(
-        self, batch: Batch, rows: IntArray, problem: BatchProblem, assignment: Assignment, rungs: Sequence[str]
+        self,
+        batch: Batch,
+        rows: IntArray,
+        problem: BatchProblem,
+        assignment: Assignment,
+        rungs: Sequence[str],
+        model_of: IntArray,
+        offered: Offer | None,
     ) -> BatchInfo:
         info = BatchInfo(
-            id=next(self._batch_ids),
+            id=next(self.batch_ids),
             size=len(rows),
             planned_cost_usd=assignment.expected_cost_usd,
             cap_usd=problem.budget_usd,
@@ -177,28 +201,34 @@ class BatchPlanner:
             binding=assignment.binding,
         )
         models, prompts = batch.policy.models, prompt_tokens(batch.items, batch.estimates)
-        placed = np.flatnonzero(assignment.model >= 0)
-        batch.wait(rows[assignment.model < 0])
-        batch.remaining -= problem.use(assignment.model)
-        seats, columns = rows[placed], assignment.model[placed]
+        placed = np.flatnonzero(model_of >= 0)
+        batch.wait(rows[model_of < 0])
+        batch.remaining -= problem.use(model_of)
+        seats, columns = rows[placed], model_of[placed]
+        success, cost_usd = batch.estimates.success[seats, columns], problem.cost_usd[placed, columns]
+        if offered is not None:
+            policy = assignment.model[placed] >= problem.n_models
+            at = placed, assignment.model[placed]
+            success = np.where(policy, offered.problem.success[at], success)
+            cost_usd = np.where(policy, offered.problem.cost_usd[at], cost_usd)
         known = (
             placed.tolist(),
             seats.tolist(),
             columns.tolist(),
-            batch.estimates.success[seats, columns].tolist(),
-            problem.cost_usd[placed, columns].tolist(),
+            success.tolist(),
+            cost_usd.tolist(),
             prompts[seats, columns].tolist(),
         )
         slot_prices = assignment.prices.slots.tolist()
-        for i, row, chosen, success, cost_usd, tokens in zip(*known, strict=True):
+        for i, row, chosen, p, usd, tokens in zip(*known, strict=True):
             item, model = batch.items[row], models[chosen]
             room = model.max_model_len - int(tokens)
             batch.verdicts[item.id] = Decision(
                 id=item.id,
                 model=model.name,
                 max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
-                success=None if model.by_name_only else success,
-                cost_usd=cost_usd,
+                success=None if model.by_name_only else p,
+                cost_usd=usd,
                 slot_price=slot_prices[chosen],
                 rung=rungs[i],
                 strategy=assignment.strategy,
@@ -206,6 +236,9 @@ class BatchPlanner:
                 candidates=_candidates(batch, row) if batch.explain else (),
                 turn=None if batch.stays is None else batch.stays.turn(row, chosen),
                 predicted_seconds=_seconds(batch.estimates, row, chosen),
+                second=None
+                if offered is None
+                else offered.second(item, i, int(assignment.model[i]), batch.policy.names),
             )
         return info
 

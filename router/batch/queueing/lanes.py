@@ -75,3 +75,18 @@ class SlotRoom:
 
     def _with_room(self, needed: int) -> int:
         return sum(1 << column for column, room in enumerate(self._room) if room >= needed)
+
+
+class _AnyRoom:
+    """Where nobody has to wait for anything."""
+
+    free = math.inf
+
+    def free_to(self, lanes: Collection[Any]) -> float:
+        return math.inf
+
+    def kept_for(self, lane: Any) -> bool:
+        return False
+
+
+ANY_ROOM = _AnyRoom()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +51,12 @@ class Availability:
         may: BoolArray = np.tile(asleep, (n_requests, 1))
         return may if self.avoided is None else may & ~self.avoided
 
-    def claim(self, row: int, column: int) -> Claim | None:
-        """What the request sets aside to go to the model of this column; None where there are no limits."""
-        return None if self.budget is None else self.budget.claim(row, column)
+    def claims(self, row: int, columns: Mapping[str, int]) -> list[Claim]:
+        """What the request sets aside to go to the models of these columns, each under a name; nothing without limits.
+
+        Args:
+            columns: by the name.
+        """
+        if self.budget is None:
+            return []
+        return [replace(self.budget.claim(row, column), id=name) for name, column in columns.items()]

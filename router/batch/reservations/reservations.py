@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -31,13 +32,14 @@ class Wish:
     Args:
         item: the request.
         decision: names the model whose slots it needs.
-        claim: its worst case in money; None where there are no limits.
+        claims: its worst case in money, and that of a cascade's second stage; none where there are no limits, or where
+            they were set aside before.
         prompt_tokens: of its prompt on that model; 0: nobody has counted them.
     """
 
     item: RouteItem
     decision: Decision
-    claim: Claim | None
+    claims: Sequence[Claim] = ()
     prompt_tokens: float = 0.0
 
 
@@ -126,15 +128,16 @@ class Reservations:
         taken: list[EngineReplica | Shortage | None] = []
         taken += [self._seat(wish) for wish in wishes]
         seated = [row for row, replica in enumerate(taken) if replica is not None]
-        claims = [claim for row in seated if (claim := wishes[row].claim) is not None]
+        claims = [claim for row in seated for claim in wishes[row].claims]
         try:
-            shortages = await self.spending.reserve(claims) if claims else [None] * len(seated)
+            told = iter(await self.spending.reserve(claims) if claims else ())
         except BaseException:  # whatever it is, nobody is told of these seats
             for row in seated:
                 self.fleet.release(wishes[row].item.id)
             raise
-        for row, shortage in zip(seated, shortages, strict=True):
+        for row in seated:
             wish, replica = wishes[row], taken[row]
+            shortage = self._all_or_none(wish.claims, list(islice(told, len(wish.claims))))
             if shortage is not None:
                 self.fleet.release(wish.item.id)
                 taken[row] = shortage
@@ -144,6 +147,15 @@ class Reservations:
                     wish.item, wish.decision.turn, replica.model, replica.id, wish.prompt_tokens
                 )
         return taken
+
+    def _all_or_none(self, claims: Sequence[Claim], told: Sequence[Shortage | None]) -> Shortage | None:
+        """What one of a request's claims is short of; what another of them got is given back then."""
+        short = next((one for one in told if one is not None), None)
+        if short is not None:
+            for claim, shortage in zip(claims, told, strict=True):
+                if shortage is None:
+                    self.spending.release(claim.id)
+        return short
 
     def _seat(self, wish: Wish) -> EngineReplica | None:
         last = self.conversations.last(wish.item)
@@ -157,6 +169,8 @@ class Reservations:
     def settle(self, done: Done) -> None:
         """A dispatched request has ended: its slots are free, and what it cost is charged as soon as that is known."""
         replica = self.fleet.end(done)
+        if done.releases is not None:
+            self.release(done.releases)
         if not done.ending.worked:
             self._release_money(done.id)
         elif done.cost_usd is not None and _is_cost(done.cost_usd):
@@ -188,6 +202,12 @@ class Reservations:
         """Gives back what a request holds, or a lost router may have reserved for it, that no engine has seen."""
         self.fleet.release(request_id)
         self._release_money(request_id)
+
+    def drop(self, decision: Decision) -> None:
+        """Gives back what a decided request holds that no engine has seen, for either stage of a cascade."""
+        self.release(decision.id)
+        if decision.second is not None:
+            self.release(decision.second.id)
 
     def _charge(self, request_id: str, cost_usd: float | None) -> None:
         self._on_settled(request_id, self.spending.settle(request_id, cost_usd), cost_usd is not None)

@@ -14,7 +14,7 @@ from apportion.router.arrays import FloatArray
 from apportion.router.batch.events import BatchPlanned, Events, Forecast
 from apportion.router.batch.forecasting.correction import corrected
 from apportion.router.batch.forecasting.timing import timed
-from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Verdict
+from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming, Refusal, Told
 from apportion.router.batch.money.savings import is_pooled
 from apportion.router.batch.planning.batch import by_strategy
 from apportion.router.batch.planning.planner import BatchPlanner, Plan
@@ -36,7 +36,7 @@ MAX_STRATEGIES = 8  # strategies with their options that are planned with one ba
 class Desk(Protocol):
     """Who hears what became of a batch's requests."""
 
-    def tell(self, entry: Entry, verdict: Verdict) -> None:
+    def tell(self, entry: Entry, verdict: Told) -> None:
         """The request has its verdict."""
 
     def refuse(self, entry: Entry, error: ApportionError) -> None:
@@ -162,8 +162,11 @@ class Decider:
                 continue
             column = policy.column_of(verdict.model)
             entry.forecast = Forecast(policy.names, plan.estimates, row, plan.allowed[row])
+            columns = {verdict.id: column}
+            if verdict.second is not None:
+                columns[verdict.second.id] = policy.column_of(verdict.second.model)
             counted = estimates.counted_tokens(row, column)
-            chosen.append((entry, Wish(entry.item, verdict, available.claim(row, column), counted)))
+            chosen.append((entry, Wish(entry.item, verdict, available.claims(row, columns), counted)))
         try:
             waiting = plan.waiting | await self._dispatch(chosen, policy, began_s, solve_s, desk)
         finally:
@@ -246,7 +249,7 @@ class Decider:
 
     def _send(self, entry: Entry, decision: Decision, desk: Desk) -> None:
         if entry.cancelled:
-            self._reservations.release(entry.item.id)
+            self._reservations.drop(decision)
         else:
             desk.tell(entry, decision)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from apportion.router.batch.messages import Refusal, RouteItem, Verdict
+from apportion.router.batch.messages import Refusal, RouteItem, Told, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.delay import DelayQueue
-from apportion.router.batch.queueing.lanes import bits, columns_of
+from apportion.router.batch.queueing.lanes import ANY_ROOM, bits, columns_of
 from apportion.router.batch.queueing.line import Lane, Place
-from apportion.router.batch.queueing.queue import BatchQueue
+from apportion.router.batch.queueing.queue import BatchQueue, Room
 from apportion.router.batch.reservations.bulk_share import Demand
 from apportion.router.batch.reservations.reservations import Reservations
 from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
+from apportion.router.batch.scheduling.second_stage import SecondStageDecider
 from apportion.router.batch.scheduling.waking import WakeQueue
 from apportion.router.errors import ApportionError, BudgetExhaustedError, OverloadedError
 from apportion.router.unpriced import Unpriced
@@ -48,12 +49,14 @@ class BatchLimits:
 class Scheduler:
     """Owns the queues: collects batches for the decider, and is the desk that hears what became of them.
 
-    Rows of jobs wait in a queue of their own, whose batches get what interactive requests leave.
+    Rows of jobs wait in a queue of their own, whose batches get what interactive requests leave. Second stages of
+    cascades have one in which nobody waits for a slot.
 
     Args:
         policy: by which batches are planned until another is set.
         tell: takes a request's verdict.
         clock: seconds of a monotonic clock.
+        second_stages: decides those of cascades.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Scheduler:
         decider: Decider,
         reservations: Reservations,
         limits: BatchLimits,
-        tell: Callable[[Entry, Verdict], None],
+        tell: Callable[[Entry, Told], None],
         clock: Callable[[], float],
         preview: Preview,
+        second_stages: SecondStageDecider,
     ) -> None:
         self.policy = policy
         self._decider = decider
+        self._second_stages = second_stages
         self._preview = preview
         self._reservations = reservations
         self._limits = limits
@@ -75,6 +80,7 @@ class Scheduler:
         self._clock = clock
         self._queue = self._new_queue(bulk=False)
         self._bulk = self._new_queue(bulk=True)
+        self._second = self._queue_of(self._plan_second, lambda: ANY_ROOM)
         reservations.fleet.bulk.demand = self._demand
         self._unfunded: DelayQueue[Entry] = DelayQueue(self.submit, places=limits.max_queue)
         self._sleeping = WakeQueue(self.submit, self._not_woken, places=limits.max_queue)
@@ -114,7 +120,7 @@ class Scheduler:
         Accounts take turns. Its priority and how long it waits place a request among its account's own.
         """
         item, entry.decided = entry.item, False
-        queue = self._bulk if item.bulk else self._queue
+        queue = self._queue_for(item)
         rank = entry.arrived_s / self._limits.aging_s - item.priority
         place, left_s = Place(item.account, None, rank, item.sequences), entry.left_s(self._clock())
         try:
@@ -128,7 +134,7 @@ class Scheduler:
     def withdraw(self, entry: Entry) -> None:
         """Nobody waits for the request any more; if it is being planned it gets no verdict and holds nothing."""
         entry.cancelled = True
-        (self._bulk if entry.item.bulk else self._queue).discard(entry.item.id)
+        self._queue_for(entry.item).discard(entry.item.id)
         self._unfunded.discard(entry.item.id)
         self._sleeping.discard(entry.item.id)
 
@@ -143,16 +149,28 @@ class Scheduler:
         """Returns when no batch is being planned."""
         await self._queue.drain()
         await self._bulk.drain()
+        await self._second.drain()
 
     async def preview(self, items: Sequence[RouteItem], forecast: Unpriced) -> list[Verdict]:
         """What would be decided for the items as one batch with all slots free; takes nothing."""
         return await self._preview.plan(items, forecast, self.policy, self._reservations.empty(items, self.policy))
 
+    def _queue_for(self, item: RouteItem) -> BatchQueue[Entry]:
+        if item.first is not None:
+            return self._second
+        return self._bulk if item.bulk else self._queue
+
     def _new_queue(self, *, bulk: bool) -> BatchQueue[Entry]:
+        plan = self._plan_bulk if bulk else self._plan_interactive
+        return self._queue_of(plan, partial(self._reservations.room, bulk=bulk))
+
+    def _queue_of(
+        self, plan: Callable[[list[Entry], int], Awaitable[Mapping[str, Lane]]], room: Callable[[], Room]
+    ) -> BatchQueue[Entry]:
         limits = self._limits
         return BatchQueue(
-            self._plan_bulk if bulk else self._plan_interactive,
-            partial(self._reservations.room, bulk=bulk),
+            plan,
+            room,
             max_batch_size=limits.max_batch_size,
             max_wait_s=limits.max_wait_s,
             max_queue=limits.max_queue,
@@ -168,6 +186,10 @@ class Scheduler:
 
     async def _plan_bulk(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
         return await self._plan_batch(entries, starting, self.bulk_policy)
+
+    async def _plan_second(self, entries: list[Entry], starting: int) -> dict[str, Lane]:
+        await self._second_stages.decide(entries, self.policy, self)
+        return {}
 
     async def _plan_batch(self, entries: list[Entry], starting: int, policy: Policy) -> dict[str, Lane]:
         for row, entry in enumerate(entries):
@@ -205,7 +227,7 @@ class Scheduler:
     def _not_woken(self, entry: Entry, error: ApportionError) -> None:
         self.tell(entry, Refusal(entry.item.id, error))
 
-    def tell(self, entry: Entry, verdict: Verdict) -> None:
+    def tell(self, entry: Entry, verdict: Told) -> None:
         """The request has its verdict."""
         entry.decided = True
         self._tell_verdict(entry, verdict)

@@ -8,10 +8,12 @@ import pytest
 
 from apportion.deployments.control.record_rows import MAX_TRIED, RecordRows
 from apportion.router.batch.events import AttemptEnded, RequestEnded, RequestRefused
-from apportion.router.batch.messages import Course, Ending
+from apportion.router.batch.messages import Course, Decision, Ending
+from apportion.router.batch.stages import Second, second_id
 from apportion.router.budget import Account
 from apportion.router.records.names import AnswerNames
 from apportion.router.signals import SIGNALS, Signals
+from tests.deployments.ingress.dispatching import BATCH
 
 ANN = Account("ann")
 
@@ -67,3 +69,32 @@ def test_how_sure_the_model_was_is_kept_where_it_was_asked(rows: RecordRows, kep
         rows(RequestEnded(1e9, name, ANN, "wren", Ending.answered, 5, True, course=course))
 
     assert [[row.get(name) for name in SIGNALS] for row in kept] == [list(sure), [None] * 4]
+
+
+def stage(
+    kind: type[AttemptEnded], name: str, model: str, *, second: str | None = None, signals: Signals | None = None
+) -> AttemptEnded:
+    course = Course(name.endswith("-0"), 0.0, 0.5, 1.0, 200 if kind is RequestEnded else None, signals=signals)
+    asked = None if second is None else Second(second_id(name), second, 0.1, 0.2)
+    decision = Decision(name, model, 0.5, 1e-6, 0.0, "mip", "mip", BATCH, second=asked)
+    return kind(1e9, name, ANN, model, Ending.answered, 2_000, True, decision=decision, course=course)
+
+
+def test_a_cascade_is_one_row_of_both_its_stages(rows: RecordRows, kept: list[dict[str, Any]]) -> None:
+    sure, unsure = Signals(-0.1, -0.3, -0.2, 2.0), Signals(-2.0, -6.0, -4.0, 0.5)
+    rows(stage(RequestEnded, "one", "wren", second="heron", signals=sure))
+    rows(stage(AttemptEnded, "two", "wren", second="heron", signals=unsure))
+    rows(stage(RequestEnded, "two-0", "heron"))
+    rows(stage(RequestEnded, "three", "wren"))
+
+    told = [(row["id"], row["planned"], row["chosen"], row.get("second"), row.get("kept")) for row in kept]
+    assert told == [
+        ("one", "wren", "wren", "heron", True),
+        ("two", "wren", "heron", "heron", False),
+        ("three", "wren", "wren", None, None),
+    ]
+    assert kept[0]["mean_logprob"] == -0.1
+    assert "first_mean_logprob" not in kept[0]
+    assert (kept[1]["first_cost_usd"], kept[1]["first_mean_logprob"], kept[1]["attempts"]) == (2e-6, -2.0, 2)
+    assert "mean_logprob" not in kept[1], "nobody asked the second how sure it was"
+    assert not rows._firsts

@@ -81,10 +81,11 @@ async def test_every_metric_of_the_catalogue_is_told_with_its_labels(tmp_path: P
 
     assert page.value("apportion_bulk_rows", state="left") == 3
     assert page.value("apportion_bulk_late_seconds") == 7
-    # Nothing has failed, nothing is recorded or judged, and for a shift there are too few requests.
+    # Nothing has failed or cascaded, nothing is recorded or judged, and for a shift there are too few requests.
     without_a_value = {
         f"apportion_{name}"
         for name in (
+            "cascades_total",
             "fallback_requests_total",
             "provider_trouble",
             "refused_total",

@@ -12,7 +12,7 @@ import numpy as np
 from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
 from apportion.router.batch.events import Event, Events
 from apportion.router.batch.guards.parts import Part
-from apportion.router.batch.messages import Decision, Done, EngineReplica, RouteItem, Verdict
+from apportion.router.batch.messages import Decision, Done, EngineReplica, Refusal, RouteItem, Told, Verdict
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.planning.planner import BatchPlanner
 from apportion.router.batch.planning.rungs import Rungs
@@ -25,6 +25,7 @@ from apportion.router.batch.scheduling.decider import Decider
 from apportion.router.batch.scheduling.entry import Entry
 from apportion.router.batch.scheduling.preview import Preview
 from apportion.router.batch.scheduling.scheduler import BatchLimits, Scheduler
+from apportion.router.batch.scheduling.second_stage import SecondStageDecider
 from apportion.router.drift.lengths import Lengths
 from apportion.router.drift.speeds import Speeds
 from apportion.router.estimates import Estimates
@@ -69,7 +70,7 @@ class PlainRoom:
     preview_s: float = 5.0
     sleepers: tuple[str, ...] = ()
     clock: Clock = field(default_factory=Clock)
-    told: dict[str, Verdict] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
     published: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,15 +104,22 @@ class PlainRoom:
             events=self.events,
             wall_clock=self.clock,
         )
+        second = SecondStageDecider(
+            Rungs(self.solver, Part("solver of second stages", 0.1, self.clock), len(models), 0.1),
+            self.planner.batch_ids,
+            self.reservations,
+            self.lengths,
+            self.clock,
+        )
         self.scheduler = Scheduler(
-            self.policy, decider, self.reservations, self.limits, self._tell, self.clock, self.preview
+            self.policy, decider, self.reservations, self.limits, self._tell, self.clock, self.preview, second
         )
 
-    def _tell(self, entry: Entry, verdict: Verdict) -> None:
+    def _tell(self, entry: Entry, verdict: Told) -> None:
         self.told[entry.item.id] = verdict
         if isinstance(verdict, Decision):
             self.chronicle.decided(entry, verdict)
-        else:
+        elif isinstance(verdict, Refusal):
             self.chronicle.refused(entry, verdict.error)
 
     def end(self, done: Done) -> None:
@@ -141,6 +149,12 @@ class PlainRoom:
         return await self.scheduler.preview(items, self.forecast(items))
 
     async def verdict(self, request_id: str) -> Verdict:
+        told = await self.heard(request_id)
+        assert isinstance(told, Decision | Refusal)
+        return told
+
+    async def heard(self, request_id: str) -> Told:
+        """The same, of a cascade's second stage too."""
         await until(lambda: request_id in self.told)
         return self.told[request_id]
 

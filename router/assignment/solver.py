@@ -29,6 +29,7 @@ from apportion.router.assignment.program import Program
 
 FIRST_CORE = 160
 CORE_GROWTH = 4
+ROUNDING_CORES = (160, 640, 2560)
 # Of the time limit, so many times one pass over the batch are kept for rounding and summing up.
 RESERVED_PASSES = 6
 
@@ -148,15 +149,16 @@ def _core_answer(program: Program, priced: Priced, reduced: FloatArray, goal: Go
         return None
     rounded = _rounded(priced)
     start: IntArray = np.where(rounded < 0, reduced.argmax(axis=1), rounded)
-    regret, count = reduced.max(axis=1, keepdims=True) - reduced, FIRST_CORE
-    while not goal.late and count <= regret.size:
+    regret = reduced.max(axis=1, keepdims=True) - reduced
+    for count in ROUNDING_CORES:
+        if goal.late:
+            break
         keep = nearest(regret, count)
         found, _ = solve_core(
             program, keep, start, gap=goal.gap, target=None, time_limit_s=goal.left_s(), exact=False
         )  # fmt: skip
         if found is not None and program.keeps(found):
             return upgrade(program, found)
-        count *= CORE_GROWTH
     return None
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from apportion.router.assignment import Assignment, BatchProblem, Mip, Strategy, assign
+from apportion.router.assignment import Assignment, BatchProblem, Limit, Mip, Strategy, assign
 from apportion.router.batch.messages import Decision, Refusal, RouteItem, RoutingAsk
 from apportion.router.batch.planning import admission, search
 from apportion.router.batch.policy import Policy
@@ -229,6 +229,17 @@ async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, bu
     full = await plan(items(n), budget=budget, slots=np.array([0, 8]))
     assert not full.verdicts
     assert len(full.waiting) == n
+
+
+async def test_who_pays_for_themselves_share_their_engine_and_keep_limits() -> None:
+    cost = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 9.0], [2.0, 1.0, 9.0], [2.0, 1.0, 9.0]])
+    problem = BatchProblem(np.full((4, 3), 0.5), cost, np.array([3, 9]), row_of_column=np.array([0, 0, 1]))
+    limited = dataclasses.replace(problem, limits=(Limit("tokens", np.ones((4, 3)), 2.0),))
+    assert admission.pay_for_themselves(problem, np.full(4, 5.0)).tolist() == [True, True, True, False]
+    assert admission.pay_for_themselves(limited, np.full(4, 5.0)).tolist() == [True, True, False, False]
+    assert (await admission.admitted(problem)).all()
+    assert (await admission.admitted(limited)).sum() == 2
+    assert admission.seatable(dataclasses.replace(problem, slots=np.array([1, 2]))).tolist() == [True] * 3 + [False]
 
 
 def finds_nobody(problem: BatchProblem, **_: object) -> np.ndarray:

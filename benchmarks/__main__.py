@@ -188,6 +188,19 @@ def cascades(
 
 
 @app.command()
+def goodput(
+    window_s: Annotated[float, typer.Option(min=5, help="Seconds of virtual time in which requests come.")] = 60,
+    seeds: Seeds = 5,
+    json_file: Json = None,
+) -> None:
+    """Requests that end in time with and without routing by time: the Router's plans, simulated engines."""
+    from benchmarks.goodput import report
+    from benchmarks.goodput.run import run
+
+    _tell(run(window_s, seeds, console), report, json_file)
+
+
+@app.command()
 def sharding(
     requests: Annotated[int, typer.Option(min=64, help="Requests of a period, over all Routers.")] = 1_024,
     seeds: Seeds = 10,

@@ -41,6 +41,7 @@ OTHERS = {
     "lanes": "benchmarks.lanes.report",
     "cascades": "benchmarks.cascades.report",
     "signals": "benchmarks.signals.report",
+    "goodput": "benchmarks.goodput.report",
 }
 SUMMARIES = {
     "frontier": "Quality against budget: all arms and estimators at the same spend.",

@@ -58,6 +58,17 @@ def e2e(
 
 
 @app.command()
+def unproved(
+    out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")] = Path("out/unproved"),
+) -> None:
+    """The zoo's artefact with its likeliest cascade, proved or not, as predictor.artefact for `e2e --cascade`."""
+    from benchmarks.e2e.unproved import write
+
+    trial = write(out)
+    console.print(f"{out}: {trial.first}>{trial.second}, which the gate {'opens' if trial.passed else 'does not open'}")
+
+
+@app.command()
 def overhead(
     config: Config = CONFIG,
     requests: Annotated[int, typer.Option(min=50, help="Requests of a round.")] = 240,

@@ -41,6 +41,14 @@ def run(config: Path, url: str, prompts: int, concurrency: int, seed: int, conso
     def ask(model: str) -> list[Outcome]:
         return asyncio.run(answer_all(url, examples, lambda _: model, concurrency=concurrency))
 
+    set_policy(document, url, {"cascade": True})
+    pairs = httpx.get(f"{url}/health", timeout=10).json()["cascades"]
+    if not pairs:
+        set_policy(document, url, own)
+        raise RuntimeError(
+            "the artefact of the service proves no pair of its models; name one that does as predictor.artefact, or "
+            "what `python -m benchmarks unproved` writes"
+        )
     names = [model["name"] for model in arguments["models"]]
     singles = {name: ask(name) for name in track(names, "single models", console=console)}
     best = max(names, key=lambda name: scores(singles[name]).mean())
@@ -52,11 +60,6 @@ def run(config: Path, url: str, prompts: int, concurrency: int, seed: int, conso
             set_policy(document, url, {"budget_usd_per_request": budget_usd, "cascade": False})
             without[label] = ask("auto")
             set_policy(document, url, {"budget_usd_per_request": budget_usd, "cascade": True})
-            pairs = httpx.get(f"{url}/health", timeout=10).json()["cascades"]
-            if not pairs:
-                raise RuntimeError(
-                    "the artefact of the service proves no pair of its models; name one that does as predictor.artefact"
-                )
             cascades[label] = ask("auto")
     finally:
         set_policy(document, url, own)

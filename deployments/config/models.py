@@ -132,8 +132,8 @@ class ReplicaGroup(Section):
     downscale_to_zero_delay_s: float = Field(
         600.0,
         ge=60,
-        description="With min_replicas 0: the last replica stops after so long without a request. Serve looks at the "
-        "last half minute, so shorter makes no sense.",
+        description="With min_replicas 0: the last replica stops after so long without a request, and some 40 s more, "
+        "since Serve looks at an average of half a minute.",
     )
     num_gpus: float = Field(0, ge=0, description="GPUs of a replica: a share below 1, or whole ones.")
     num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica.")

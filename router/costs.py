@@ -34,7 +34,7 @@ def expected_cost(
         output_tokens_std: (N, M), standard deviation of that length.
         input_tokens: (N, M), or (N,) when all models count alike.
         prices: M of them.
-        max_output_tokens: (N,), inf where the request sets no limit; None: no request does.
+        max_output_tokens: (N,) or (N, M), inf where nothing limits an answer beside the context; None: nothing does.
         context: (M,), tokens of prompt and answer together; None: without end.
         sequences: (N,), answers to each request, independent of each other; None: 1 each.
     """
@@ -98,14 +98,14 @@ def corrected_cost(
 
     Args:
         ratios: (M,), how long answers are of what was expected.
-        most_tokens: (N,), that all answers to a request can have together; inf where nothing limits them.
+        most_tokens: (N, M), that all answers to a request can have together; inf where nothing limits them.
         read: (M,), how long prompts are of what was counted; None: as long.
     """
     usd_per_input, usd_per_output = price_arrays(prices)
     input_usd = input_tokens * usd_per_input
     expected = cost_usd - input_usd
     with np.errstate(invalid="ignore"):  # without end, and free: fmax passes over it
-        longer = np.minimum(expected * ratios, np.fmax(most_tokens[:, None] * usd_per_output, expected))
+        longer = np.minimum(expected * ratios, np.fmax(most_tokens * usd_per_output, expected))
     return input_usd * (1.0 if read is None else read) + longer, cost_std_usd * ratios
 
 
@@ -115,7 +115,8 @@ def _limit(
     """Tokens at which each answer ends at the latest, (N, M); a prompt that fills the context leaves one."""
     limit = np.full(shape, np.inf)
     if asked is not None:
-        limit = np.minimum(limit, np.asarray(asked, dtype=np.float64)[:, None])
+        most = np.asarray(asked, dtype=np.float64)
+        limit = np.minimum(limit, most[:, None] if most.ndim == 1 else most)
     if context is not None:
         limit = np.minimum(limit, np.maximum(np.asarray(context, dtype=np.float64) - input_tokens, 1.0))
     return limit

@@ -74,7 +74,7 @@ class Estimates:
 
         Args:
             ratios: (M,), how long answers are of what was expected.
-            most_tokens: (N,), that all answers to a request can have together.
+            most_tokens: (N, M), that all answers to a request can have together.
             read: (M,), how long prompts are of what was counted; None: as long.
         """
         std_usd = np.zeros_like(self.cost_usd) if self.cost_std_usd is None else self.cost_std_usd
@@ -145,6 +145,7 @@ class Estimates:
         sequences: IntArray | None = None,
         weight: FloatArray | None = None,
         penalty: FloatArray | None = None,
+        row_of_column: IntArray | None = None,
         with_samples: bool = True,
     ) -> BatchProblem:
         """The assignment of these requests to models under limits; the arguments are those of `BatchProblem`."""
@@ -158,6 +159,7 @@ class Estimates:
             allowed=allowed,
             sequences=sequences,
             weight=weight,
+            row_of_column=row_of_column,
             success_std=self.success_std,
             success_samples=self.success_samples if with_samples else None,
             cost_std_usd=self.cost_std_usd,

@@ -171,8 +171,8 @@ def _fleet(
         from apportion.deployments.config.reader import read_config
 
         found = read_config(config)
-        prices = {model.name: model.price for model in found.service.models}
-        chatless = frozenset(model.name for model in found.service.models if not model.all_capabilities.chat)
+        prices = {column.name: column.price for column in found.service.columns}
+        chatless = frozenset(one.name for one in found.service.columns if not one.all_capabilities.chat)
         unknown = sorted(set(names) - set(prices))
         if unknown and url is None:
             raise InvalidRequestError(f"--models: {unknown[0]!r} is not one of {', '.join(prices)}; correct it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,23 +53,24 @@ class Knowledge:
         """Reads the artefact.
 
         Raises:
-            ArtefactError: it is missing or damaged, knows none of the models, or has no use for the encoder that is
-                given.
+            ArtefactError: it is missing or damaged, knows none of the models, knows a model and not its variants, or
+                has no use for the encoder that is given.
         """
         description, arrays = read_artefact(Path(config.predictor.artefact_path))
         check_place(description.encoder, config.predictor.encoder)
         means = {model.name: model.mean_success for model in description.models}
-        unknown = [model for model in config.models if model.name not in means]
-        if len(unknown) == len(config.models):
+        unknown = [column for column in config.columns if column.name not in means]
+        if len(unknown) == len(config.names):
             raise ArtefactError(
                 f"the predictor at {config.predictor.artefact} was trained for {', '.join(means)}; the configuration "
                 f"has {', '.join(config.names)}: train it for one of these at least, or correct the names"
             )
-        stated = {model.name: model.prior_success or 0.0 for model in unknown}
+        _check_variants(config, means)
+        stated = {column.name: column.prior_success or 0.0 for column in unknown}
         cascades = _cascades(config, description, arrays)
         return cls(
             np.array([(means | stated)[name] for name in config.names]),
-            frozenset(model.name for model in unknown if model.prior_success is None),
+            frozenset(column.name for column in unknown if column.prior_success is None),
             (
                 *_notices(config, means),
                 *_idle_gpu(config, description.encoder.source),
@@ -88,6 +89,17 @@ def check_same(known: Sequence[str], others: Sequence[str], artefact: str) -> No
             f"artefact {artefact}: of the models that are served it knows {', '.join(others)}, the one in whose place "
             f"it is to be {', '.join(known)}; name it as predictor.artefact and deploy anew"
         )
+
+
+def _check_variants(config: ServiceConfig, known: Collection[str]) -> None:
+    """Raises: ArtefactError: a model is known as it is without variants, of which nobody says anything."""
+    for model in config.models:
+        unsaid = [one.name for one in model.columns if one.name not in known and one.prior_success is None]
+        if model.variants and model.name in known and unsaid:
+            raise ArtefactError(
+                f"models.{model.name}.variants: the predictor at {config.predictor.artefact} knows {model.name} and "
+                f"not {', '.join(unsaid)}; train it on outcomes with these columns, or state their prior_success"
+            )
 
 
 def _reference(config: ServiceConfig, description: Description) -> KnownReference | None:
@@ -121,7 +133,7 @@ def _no_cascades(config: ServiceConfig, cascades: Sequence[Pair]) -> tuple[str, 
 
 def _notices(config: ServiceConfig, means: dict[str, float]) -> tuple[str, ...]:
     told = []
-    for model in config.models:
+    for model in config.columns:
         prior = model.prior_success
         if model.name in means and prior is not None:
             told.append(f"{model.name}: the predictor knows it, so its prior_success {prior:g} is not used; remove it")

@@ -19,10 +19,13 @@ from apportion.deployments.config.capabilities import (
 )
 from apportion.deployments.config.counting import tokenizer_source
 from apportion.deployments.config.external import ExternalConfig
+from apportion.deployments.config.variants import VariantConfig
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.policy import ServedModel
 from apportion.router.checked import Section, mistakes
+from apportion.router.prediction.conversation import template_variables
 from apportion.router.prediction.tokens import TokenizerSource
+from apportion.router.variants import SEPARATOR, variant_name
 
 AUTO_MODEL = "auto"
 ONE_GROUP = "all"  # of a model whose replicas are alike
@@ -81,6 +84,12 @@ class SimulatedConfig(Section):
 
     answer: str = Field("simulated answer", description="Text that every request is answered with.")
     tokens: int = Field(16, ge=1, description="Output tokens of an answer (chunks of a stream).")
+    thinking_tokens: int = Field(
+        0,
+        ge=0,
+        description="More output tokens where a request says `enable_thinking` to the template; "
+        "`thinking_token_budget` at most.",
+    )
     first_token_s: float = Field(0.0, ge=0, description="Seconds until the first token.")
     token_s: float = Field(0.0, ge=0, description="Seconds between two tokens.")
     cached_prompts: int = Field(
@@ -186,11 +195,40 @@ class ModelConfig(ModelDescription):
     )
     simulated: SimulatedConfig | None = Field(None, description="Timings, for `engine: simulated` only.")
     external: ExternalConfig | None = Field(None, description="Whose it is, for `engine: external` only.")
+    variants: tuple[VariantConfig, ...] = Field(
+        (),
+        description="Ways of asking it, of which each request gets one (docs/variants.md); none: it is asked as it is.",
+    )
     replica_groups: tuple[ReplicaGroup, ...] | None = Field(
         None,
         description="Replicas of several kinds, each instead of num_replicas, num_gpus, num_cpus and max_num_seqs; "
         "an empty list: the model is known and has no replica; null: these four fields count.",
     )
+
+    @property
+    def columns(self) -> tuple[ModelConfig, ...]:
+        """What requests are assigned to: the model itself, or each of its variants, by the variant's name."""
+        return tuple(self._asked_as(variant) for variant in self.variants) or (self,)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(variant_name(self.name, variant.name) for variant in self.variants) or (self.name,)
+
+    def _asked_as(self, variant: VariantConfig) -> ModelConfig:
+        own = self.prior_success if variant.prior_success is None else variant.prior_success
+        name = variant_name(self.name, variant.name)
+        return self.model_copy(update={"name": name, "variants": (variant,), "prior_success": own})
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Of a column: its longest answer; None: what fits."""
+        return self.variants[0].max_tokens if self.variants else None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Of a column: the fields that its engine gets with each request."""
+        return self.variants[0].request if self.variants else {}
 
     @property
     def groups(self) -> tuple[ReplicaGroup, ...]:
@@ -254,13 +292,14 @@ class ModelConfig(ModelDescription):
 
     @property
     def served(self) -> ServedModel:
-        """The model as a batch knows it."""
+        """A column as a batch knows it."""
         return ServedModel(
             self.name,
             self.price,
             self.max_model_len,
             capabilities=self.all_capabilities,
             media_tokens=self.capabilities.media_tokens,
+            max_tokens=self.max_tokens,
         )
 
     @property
@@ -289,7 +328,8 @@ class ModelConfig(ModelDescription):
         if self.external is not None:
             given = self.external.tokenizer
             return TokenizerSource(None if given is None else resolve_source(given))
-        return tokenizer_source(self.resolved_source, self.all_arguments)
+        counted = tokenizer_source(self.resolved_source, self.all_arguments)
+        return replace(counted, variables={**counted.variables, **template_variables(self.request)})
 
     @field_validator("source")
     @classmethod
@@ -309,6 +349,8 @@ class ModelConfig(ModelDescription):
     def _not_auto(cls, name: str) -> str:
         if name == AUTO_MODEL:
             raise ValueError("`auto` means 'let the router choose'; give the model another name")
+        if SEPARATOR in name:
+            raise ValueError(f"{SEPARATOR!r} stands between a model and its variant; give the model another name")
         return name
 
     @field_validator("engine_args")
@@ -318,6 +360,14 @@ class ModelConfig(ModelDescription):
         if owned:
             raise ValueError(f"{sorted(owned)} are set by fields of the model; remove them from engine_args")
         return arguments
+
+    @field_validator("variants")
+    @classmethod
+    def _variants_differ(cls, variants: tuple[VariantConfig, ...]) -> tuple[VariantConfig, ...]:
+        names = [variant.name for variant in variants]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {twice} appear more than once; give every variant of a model its own name")
+        return variants
 
     @model_validator(mode="after")
     def _engine_agrees(self) -> ModelConfig:
@@ -364,6 +414,8 @@ class ModelConfig(ModelDescription):
             self._embeds_only(can)
 
     def _embeds_only(self, can: Capabilities) -> None:
+        if self.variants:
+            raise ValueError("variants: a model that makes embeddings answers nothing; remove them")
         if can.chat or can.completions:
             raise ValueError(
                 "capabilities.embeddings: an engine makes embeddings or answers; set engine_args.runner: pooling"

@@ -101,15 +101,17 @@ class RoutingConfig(Section):
     def policy(
         self, models: Sequence[ModelConfig], by_name_only: Collection[str], pairs: Sequence[Pair] = ()
     ) -> Policy:
-        """What batches are planned by, with the models at their prices in `models`.
+        """What batches are planned by, with a column for each model or variant, at the prices in `models`.
 
         Args:
-            by_name_only: models that get no request that does not name them.
-            pairs: of models whose cascades are proved.
+            by_name_only: columns that get no request that does not name them.
+            pairs: of columns whose cascades are proved.
         """
         clamps = self.long_max_tokens == "clamp"
         served = tuple(
-            replace(model.served, clamps=clamps, by_name_only=model.name in by_name_only) for model in models
+            replace(column.served, clamps=clamps, by_name_only=column.name in by_name_only)
+            for model in models
+            for column in model.columns
         )
         strategy = self.build_strategy(len(served))
         return Policy(

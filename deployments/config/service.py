@@ -230,7 +230,7 @@ class ServiceConfig(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> ServiceConfig:
-        names = self.names
+        names = self.model_names
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"model names {twice} appear more than once; every model needs its own name")
@@ -238,7 +238,7 @@ class ServiceConfig(Section):
 
     @model_validator(mode="after")
     def _aliases_are_models(self) -> ServiceConfig:
-        served = {AUTO_MODEL, *self.names}
+        served = {AUTO_MODEL, *self.nameable}
         for alias, model in self.ingress.model_aliases.items():
             if model not in served:
                 raise ValueError(f"ingress.model_aliases.{alias}: {model!r} is no model; use one of {sorted(served)}")
@@ -249,7 +249,7 @@ class ServiceConfig(Section):
 
     @model_validator(mode="after")
     def _strategy_fits(self) -> ServiceConfig:
-        self.routing.build_strategy(len(self.models))
+        self.routing.build_strategy(len(self.columns))
         return self
 
     @model_validator(mode="after")
@@ -266,11 +266,11 @@ class ServiceConfig(Section):
         if self.keys is not None and self.anonymous != Permissions():
             raise ValueError("anonymous: with `keys` nobody comes in without one; remove this section, or `keys`")
         try:
-            self.anonymous.check_models(self.names)
+            self.anonymous.check_models(self.nameable)
         except ValueError as error:
             raise ValueError(f"anonymous.{error}") from error
         if self.budget is not None:
-            check_names(self.budget.limits, self.names, with_keys=self.keys is not None)
+            check_names(self.budget.limits, self.model_names, with_keys=self.keys is not None)
         return self
 
     @model_validator(mode="after")
@@ -282,19 +282,35 @@ class ServiceConfig(Section):
     @model_validator(mode="after")
     def _jobs_have_a_database(self) -> ServiceConfig:
         if self.bulk is not None:
-            self.bulk.check_models(self.names)
+            self.bulk.check_models(self.model_names)
         if self.bulk is not None and self.bulk.folder is None and self.budget is None:
             raise ValueError("bulk: in an object store there is no place for its database; add a `budget` section")
         return self
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def model_names(self) -> tuple[str, ...]:
+        """Of what has replicas, slots and a price."""
         return tuple(model.name for model in self.models)
 
     @property
+    def columns(self) -> tuple[ModelConfig, ...]:
+        """What requests are assigned to: models, or their variants."""
+        return tuple(column for model in self.models for column in model.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns, in the order of every array."""
+        return tuple(name for model in self.models for name in model.column_names)
+
+    @property
+    def nameable(self) -> tuple[str, ...]:
+        """What a request may name beside `auto`: models and their variants."""
+        return tuple(dict.fromkeys(name for model in self.models for name in (model.name, *model.column_names)))
+
+    @property
     def timeouts(self) -> dict[str, TimeoutsConfig]:
-        """Of the models that have some of their own."""
-        return {model.name: model.timeouts for model in self.models if model.timeouts is not None}
+        """Of the columns whose models have some of their own."""
+        return {column.name: column.timeouts for column in self.columns if column.timeouts is not None}
 
     @property
     def signals(self) -> float:
@@ -334,7 +350,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
     try:
         policy = LivePolicy.model_validate(values)
         policy.policy(config.models, ())
-        check_names(policy.limits or (), config.names, with_keys=config.keys is not None)
+        check_names(policy.limits or (), config.model_names, with_keys=config.keys is not None)
     except (ValueError, ConfigurationError) as error:
         message = _describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigurationError(f"Router.user_config: {message}") from error
@@ -346,7 +362,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
         )
     if budget is None and policy.limits:
         raise ConfigurationError("Router.user_config: limits need a `budget` section with a database")
-    unknown = sorted(set(policy.prices) - set(config.names))
+    unknown = sorted(set(policy.prices) - set(config.model_names))
     if unknown:
         raise ConfigurationError(
             f"Router.user_config: prices of {', '.join(unknown)}, which are not served; correct the names"

@@ -75,7 +75,7 @@ class Artefacts:
         config = self._config.predictor
         return FleetPredictor.load(
             resolve_source(artefact),
-            {model.name: model.prior_success for model in self._config.models},
+            {column.name: column.prior_success for column in self._config.columns},
             encoder=config.encoder_source,
             device="cuda" if config.num_gpus else "cpu",
         )

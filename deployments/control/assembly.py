@@ -60,29 +60,29 @@ class BatchRoom:
     ) -> None:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
         self._models, self.knowledge = config.models, Knowledge.of(config)
-        self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.models), solve_timeout_s)
+        self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.names), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.events = Events()
         self.drift = Drift(
             config.names,
             self.knowledge,
             None if config.feedback is None else config.feedback.score_key,
-            [model.external is not None and model.external.tokenizer is None for model in config.models],
+            [one.external is not None and one.external.tokenizer is None for one in config.columns],
         )
         self.events.subscribe(self.drift)
         self.stopwatch = Stopwatch(config.names, clock)
         self.events.subscribe(self.stopwatch)
         previews = Part("solver of previews", solve_timeout_s, clock)
         self.preview = Preview(
-            BatchPlanner(Rungs(_briefly(solve), previews, len(config.models), solve_timeout_s)),
+            BatchPlanner(Rungs(_briefly(solve), previews, len(config.names), solve_timeout_s)),
             self.drift.lengths,
             self.stopwatch.speeds,
             config.ingress.route.timeout_s,
         )
         sleepers = [model.name for model in config.models if model.may_sleep]
         expected = [model.name for model in config.models if model.groups and not model.may_sleep]
-        bulk = None if config.bulk is None else BulkShare(config.names, config.bulk.rule())
-        fleet = Fleet(config.names, clock, expected=expected, sleepers=sleepers, bulk=bulk)
+        bulk = None if config.bulk is None else BulkShare(config.model_names, config.bulk.rule())
+        fleet = Fleet(config.model_names, clock, expected=expected, sleepers=sleepers, bulk=bulk)
         sessions = Conversations(config.sessions.max_sessions, config.sessions.ttl_s, clock)
         self.chronicle = Chronicle(self.events, wall_clock, clock, fleet.running_with)
         self.reservations = Reservations(

@@ -46,14 +46,15 @@ class Predictor:
         torch.set_num_threads(config.predictor.threads)
         self._artefacts = Artefacts(config)
         counter = TokenCounter.load(
-            {model.name: model.tokenizer_source for model in config.models},
-            {model.name: model.max_model_len for model in config.models},
+            {column.name: column.tokenizer_source for column in config.columns},
+            {column.name: column.max_model_len for column in config.columns},
         )
         self._token_chars = counter.token_chars()
         self._estimator = RequestEstimator(
             predictor=self._artefacts.predictor,
             counter=counter,
-            context=np.array([model.max_model_len for model in config.models], dtype=float),
+            context=np.array([column.max_model_len for column in config.columns], dtype=float),
+            longest=np.array([column.max_tokens or np.inf for column in config.columns]),
         )
         self._models = config.names
         # Long texts and plans that are not run have a thread of their own: nobody else's call waits for theirs.

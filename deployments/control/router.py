@@ -68,7 +68,7 @@ class Router:
         self._scheduler = self._room.scheduler
         self._callers = Callers(config, self._reservations.spending)
         self._bulk = BulkDesk(
-            config.names,
+            config.model_names,
             self._reservations.fleet,
             self._reservations.spending,
             self._room.stopwatch,

@@ -24,6 +24,7 @@ from apportion.deployments.wire.asgi import disconnected
 from apportion.deployments.wire.engine_headers import REQUEST_HEADER
 from apportion.deployments.wire.settlement import Settled, settled_comment, settled_headers
 from apportion.router.errors import UnknownModelError
+from apportion.router.prediction.conversation import template_variables
 from apportion.router.signals import Signals
 
 CLIENT_LEFT = 499  # nobody reads it
@@ -102,7 +103,8 @@ class SimulatedEngine:
         name = f"{'chatcmpl' if chat else 'cmpl'}-{request.headers.get(REQUEST_HEADER, 'simulated')}"
         prompt = json.dumps(body.get("messages") or body.get("prompt"))
         prompt_tokens, cached_tokens = len(prompt), self._cached_tokens(prompt)
-        tokens = min(self._timings.tokens, body.get("max_tokens") or self._timings.tokens)
+        tokens = self._timings.tokens + self._thought(body)
+        tokens = min(tokens, body.get("max_tokens") or tokens)
         used = current_usage()
         used.read("", "", prompt_tokens)
         used.from_cache("", cached_tokens)
@@ -155,6 +157,13 @@ class SimulatedEngine:
             yield _event(self._envelope(name, kind, []) | {"usage": usage})
         yield settled_comment(_settle(used, usage["prompt_tokens"], tokens, signals))
         yield "data: [DONE]\n\n"
+
+    def _thought(self, body: dict[str, Any]) -> int:
+        """Tokens before the answer."""
+        if not template_variables(body).get("enable_thinking"):
+            return 0
+        most, budget = self._timings.thinking_tokens, body.get("thinking_token_budget")
+        return most if budget is None else min(most, budget)
 
     def _cached_tokens(self, prompt: str) -> int:
         """How much of the prompt's beginning it has read before."""

@@ -42,6 +42,7 @@ from apportion.router.batch.prompt import Prompt
 from apportion.router.batch.stages import FirstAnswer
 from apportion.router.errors import ApportionError, DeadlineError, OverloadedError, UnavailableError
 from apportion.router.unpriced import Unpriced
+from apportion.router.variants import model_of
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class Dispatcher:
                 return
             except _EngineBusyError:
                 logger.info("request %s: replica %s takes no more", decision.id, decision.replica)
-                job.busy.append(decision.model)
+                job.busy.append(model_of(decision.model))
             except _EngineFailureError as failure:
                 logger.warning("request %s on replica %s: %s", decision.id, decision.replica, failure)
                 if failure.last:

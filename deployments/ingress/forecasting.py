@@ -45,8 +45,9 @@ def forecaster_of(
     facts = FleetFacts(
         models,
         mean_success,
-        np.array([model.max_model_len for model in config.models], dtype=float),
-        np.array([model.capabilities.media_tokens for model in config.models]),
+        np.array([column.max_model_len for column in config.columns], dtype=float),
+        np.array([column.capabilities.media_tokens for column in config.columns]),
+        np.array([column.max_tokens or np.inf for column in config.columns]),
     )
     timeout_s = config.predictor.timeout_s
 

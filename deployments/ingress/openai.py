@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,6 +31,7 @@ from apportion.deployments.ingress.media import counted, read_media
 from apportion.deployments.ingress.needs import needs_of
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.ingress.translation import Translated, plain_message
+from apportion.deployments.ingress.variants import merged, unfit
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
 from apportion.router.assignment.options import checked_strategy
@@ -42,6 +43,7 @@ from apportion.router.checked import mistakes
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prediction.conversation import template_variables
 from apportion.router.traits import PLAIN, Traits, traits_of
+from apportion.router.variants import model_of
 
 SESSION_HEADER = "x-session-id"
 # Fields of vLLM's that can make a prompt longer than it is counted.
@@ -85,7 +87,18 @@ class ParsedRequest:
     whether a stream says at its end what it has cost.
     """
 
-    __slots__ = ("_body", "_digest", "batch_told", "cost_told", "ignored", "item", "kind", "prompt", "stream")
+    __slots__ = (
+        "_body",
+        "_digest",
+        "_variants",
+        "batch_told",
+        "cost_told",
+        "ignored",
+        "item",
+        "kind",
+        "prompt",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -95,6 +108,7 @@ class ParsedRequest:
         body: dict[str, Any],
         stream: bool,
         ignored: tuple[str, ...] = (),
+        variants: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.kind = kind
         self.item = item
@@ -104,15 +118,19 @@ class ParsedRequest:
         self.batch_told = True
         self.cost_told = False
         self._body = body
+        self._variants = variants or {}
         self._digest: bytes | None = None
 
     def engine_body(self, model: str, max_tokens: int | None = None) -> bytes:
         """The body as it came, but for the model's name, and without `routing` and what means nothing here.
 
+        A variant's engine gets the variant's own fields with it.
+
         Args:
+            model: or a variant.
             max_tokens: the longest answer, where the request allows a longer one.
         """
-        body = {**self._body, "model": model}
+        body = merged(self.kind, self._body, self._variants.get(model, {})) | {"model": model_of(model)}
         if max_tokens is not None:
             names = _LENGTHS.get(self.kind, ("max_tokens", "max_completion_tokens"))
             fields = [name for name in names if name in body] or names[:1]
@@ -170,7 +188,7 @@ def parse_object(
     except ValidationError as error:
         raise _invalid(error) from None
     wishes = _routing(checked.routing, headers)
-    ask = _ask(wishes, rules.models)
+    ask = _ask(wishes, rules)
     model = rules.model_of(checked.model)
     named = None if model == AUTO_MODEL else model
     if named is not None:
@@ -182,6 +200,8 @@ def parse_object(
     ignored = (*ignored, *read.ignored)
     if rules.refuse_unknown:
         refuse(read.ignored)
+    if rules.variants:
+        ask = replace(ask, unfit=unfit(kind, {**body, **read.chat}, rules.variants))
     seen = _seen(kind, checked, read.chat, named)
     if kind == "embedding":
         check_inputs(seen.prompts, rules.bounds)
@@ -218,7 +238,7 @@ def parse_object(
     forwarded = {name: value for name, value in read.body.items() if name != "routing"}
     if "messages" in forwarded and kind in _AS_CHATS:
         forwarded["messages"] = seen.messages
-    parsed = ParsedRequest(kind, item, prompt, forwarded, bool(checked.stream), ignored)
+    parsed = ParsedRequest(kind, item, prompt, forwarded, bool(checked.stream), ignored, rules.variants)
     parsed.cost_told = wishes.stream_cost
     return parsed
 
@@ -294,17 +314,17 @@ def _routing(field: RoutingField | None, headers: Mapping[str, str]) -> RoutingF
         raise _invalid(error, prefix=("routing",)) from None
 
 
-def _ask(field: RoutingField, models: tuple[str, ...]) -> RoutingAsk:
+def _ask(field: RoutingField, rules: Rules) -> RoutingAsk:
     if field is _NOTHING_SAID:
         return _NOTHING_ASKED
     if field.strategy is not None:
-        _check_strategy(field.strategy, field.options, len(models))
+        _check_strategy(field.strategy, field.options, rules.n_columns)
     elif field.options:
         raise InvalidRequestError(
             "routing.options need a routing.strategy that they belong to", param="routing.options"
         )
     if field.models is not None:
-        _check_models(field.models, models, "routing.models")
+        _check_models(field.models, rules.models, "routing.models")
     return RoutingAsk(
         strategy=field.strategy,
         options=field.options,

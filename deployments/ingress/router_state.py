@@ -15,6 +15,7 @@ from apportion.deployments.ingress.model_cards import auto_card, card
 from apportion.deployments.wire.calls import answer_of
 from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.guards.recent import Recent
+from apportion.router.variants import model_of
 
 STATE_AGE_S = 1.0  # numbers may be told again for so long
 STATE_TIMEOUT_S = 2.0
@@ -43,6 +44,7 @@ class RouterState:
     ) -> None:
         self._ask = ask
         self._models = {model.name: model for model in models}
+        self._nameable = {one.name: one for model in models for one in (*model.columns, model)}
         self._predictor = predictor
         self._clock = clock
         self._started = int(time.time())
@@ -107,13 +109,16 @@ class RouterState:
         common = {"id": name, "object": "model", "created": self._started, "owned_by": "apportion"}
         known = state.get("in_auto", {})
         if name == AUTO_MODEL:
-            return common | auto_card([self._models[one] for one in usable if known.get(one) is not False])
-        model = self._models[name]
-        price = state.get("prices", {}).get(name) or asdict(model.price)
-        in_auto = known.get(name)  # None: no router that has the model was heard of
-        asleep = state.get("models", {}).get(name, {}).get("asleep")
+            return common | auto_card([self._nameable[one] for one in usable if known.get(one) is not False])
+        model = self._nameable[name]
+        columns = model.column_names if name in self._models else (name,)
+        price = state.get("prices", {}).get(columns[0]) or asdict(model.price)
+        told = [known[one] for one in columns if one in known]
+        in_auto = any(told) if told else None  # None: no router that has the model was heard of
+        asleep = state.get("models", {}).get(model_of(name), {}).get("asleep")
         return common | {
             **card(model),
+            **({"variants": list(columns)} if name in self._models and model.variants else {}),
             "external": model.external is not None,
             **price,
             **({} if in_auto is None else {"in_auto": in_auto}),

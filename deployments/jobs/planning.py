@@ -22,6 +22,7 @@ from apportion.router.jobs.planning.shortfall import Shortfall
 from apportion.router.jobs.planning.workload import Means, Workload
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import LAYERS, Unpriced
+from apportion.router.variants import model_of
 
 UNKNOWN_TOKENS_PER_S = 1e9  # of a model that has not answered of late: time is no limit until it has
 CODES = {
@@ -142,12 +143,12 @@ class Planner:
 
     def _slots(self, state: BulkState) -> tuple[IntArray, FloatArray]:
         """(M,) slots that bulk can have, and tokens a second of each; 0: not known."""
-        most = np.array([state.slots.get(name, 0) for name in self._models], dtype=np.int64)
+        most = np.array([state.slots.get(model_of(name), 0) for name in self._models], dtype=np.int64)
         return most, np.array([state.tokens_per_s.get(name, 0.0) for name in self._models])
 
     def there(self, state: BulkState) -> BoolArray:
         """(M,) models that have slots for bulk."""
-        return np.array([state.slots.get(name, 0) > 0 for name in self._models])
+        return np.array([state.slots.get(model_of(name), 0) > 0 for name in self._models])
 
     def needed_s(self, state: BulkState) -> float | None:
         """Seconds for the rows that have not ended; None: nobody knows."""

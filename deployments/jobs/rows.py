@@ -17,6 +17,7 @@ from apportion.router.errors import ApportionError
 from apportion.router.jobs.lines import Request, answered_line
 from apportion.router.jobs.segments import Result
 from apportion.router.unpriced import Unpriced
+from apportion.router.variants import model_of
 
 
 class Forecasts:
@@ -60,7 +61,7 @@ class Rows:
     _names: dict[int, str] = field(default_factory=dict)  # that rows were answered by
 
     def slots(self, column: int) -> int:
-        return self.desk.slots(self.models[column])
+        return self.desk.slots(model_of(self.models[column]))
 
     async def ask(self, row: int, column: int) -> Answered:
         request = self.input.request(row)

@@ -11,6 +11,7 @@ from apportion.deployments.wire.headers import TENANT_HEADER
 from apportion.router.batch.messages import RouteItem, RoutingAsk
 from apportion.router.budget import UNNAMED, Account
 from apportion.router.errors import InvalidRequestError, ModelDeniedError, PermissionDeniedError
+from apportion.router.variants import meets
 
 MAX_TENANT_CHARS = 128
 
@@ -39,7 +40,7 @@ class Caller:
         return self.permissions.models if self.inside is None else self.inside
 
     def may_use(self, model: str) -> bool:
-        return self.models is None or model in self.models
+        return self.models is None or meets(self.models, model)
 
     def check_operator(self) -> None:
         """Raises: PermissionDeniedError: it may not see the whole service."""
@@ -56,9 +57,9 @@ class Caller:
         if models is None:
             return ask
         wanted = (named,) if named is not None else ask.models
-        if wanted is not None and not set(wanted) & set(models):
+        if wanted is not None and not any(meets(models, name) for name in wanted):
             allowed = self.permissions.models
-            kept_in = self.inside is not None and (allowed is None or set(wanted) & set(allowed))
+            kept_in = self.inside is not None and (allowed is None or any(meets(allowed, name) for name in wanted))
             outside = "; text may leave only with the permission `external`" if kept_in else ""
             raise ModelDeniedError(
                 f"{self.who} may not use {', '.join(wanted)}; it may use {', '.join(models) or 'none'}{outside}",

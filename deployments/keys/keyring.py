@@ -67,7 +67,7 @@ class Keyring:
         """The keyring of a service; None where it asks for no keys. Raises ConfigurationError as the class does."""
         if config.keys is None:
             return None
-        return cls(config.keys, config.names, with_budget=config.budget is not None)
+        return cls(config.keys, config.nameable, with_budget=config.budget is not None)
 
     def entry(self, headers: Mapping[str, str]) -> KeyEntry:
         """The key of a request, by its `Authorization: Bearer KEY`, or `api-key` or `x-api-key`.

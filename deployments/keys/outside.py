@@ -10,6 +10,7 @@ from apportion.deployments.config.keys import Permissions, TenantConfig
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import Caller
 from apportion.router.budget import UNNAMED
+from apportion.router.variants import covers
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Outside:
     def of(cls, config: ServiceConfig) -> Outside:
         """As a service's configuration says: without keys anybody's text may leave, with keys that of whoever may."""
         external = frozenset(model.name for model in config.models if model.external is not None)
-        return cls(config.names, external, config.tenants, config.keys is None)
+        return cls(config.nameable, external, config.tenants, config.keys is None)
 
     def may_leave(self, permissions: Permissions, tenant: str | None = None) -> bool:
         """Whether text may leave: neither the caller's entry nor its tenant's forbids it, and one of them allows it."""
@@ -43,7 +44,7 @@ class Outside:
     def inside(self, permissions: Permissions) -> tuple[str, ...]:
         """The caller's models that run here."""
         allowed = self.models if permissions.models is None else permissions.models
-        return tuple(name for name in allowed if name not in self.external)
+        return tuple(name for name in allowed if not covers(self.external, name))
 
     def kept_in(self, caller: Caller) -> Caller:
         """The caller, who can use no models from outside unless its text may leave."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from apportion.router.batch.capabilities import NO_NEEDS, Capabilities
+from apportion.router.batch.capabilities import NO_NEEDS, Capabilities, Lack
 from apportion.router.batch.guards.breaker import BreakerState
 from apportion.router.batch.stages import FirstAnswer, Kept, Second
 from apportion.router.budget import Account
@@ -16,6 +16,7 @@ from apportion.router.errors import ApportionError
 from apportion.router.prices import ModelPrice
 from apportion.router.signals import Signals
 from apportion.router.unpriced import Unpriced
+from apportion.router.variants import model_of
 
 ROUTER = "Router"  # the deployment that engines announce themselves to
 
@@ -32,6 +33,7 @@ class RoutingAsk:
         max_seconds: from its arrival to its last token, which models that are free and can be paid are chosen by.
         models: those that the request itself names.
         permitted: those that its caller may use at all.
+        unfit: variants that contradict what the request says itself, by name, and how.
         wait_for_budget: where money is short, wait until there is some.
     """
 
@@ -43,6 +45,7 @@ class RoutingAsk:
     models: tuple[str, ...] | None = None
     permitted: tuple[str, ...] | None = None
     wait_for_budget: bool = False
+    unfit: Mapping[str, Lack] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class RouteItem:
         timeout_s: what is left of its time.
         predict_s: that its forecast took.
         avoid_replicas: that have failed it.
-        avoid_models: that have failed it.
+        avoid_models: that have failed it, with all of their variants.
         resent: a router has been told of it before, and may have decided, counted and reserved it before it was lost.
         earlier: attempts before this one; it was admitted with the first.
         may_cascade: its answer may be held back and thrown away for a second model's.
@@ -112,7 +115,7 @@ class RouteItem:
             others: attempts before this one that were no failures.
             avoid_models: beside those that failed.
         """
-        models = tuple(decision.model for decision in failed) if len(failed) > 1 else ()
+        models = tuple(model_of(decision.model) for decision in failed) if len(failed) > 1 else ()
         earlier = len(failed) + others
         return replace(
             self,
@@ -211,7 +214,8 @@ class Decision:
         price: of the model, when it was planned.
         turn: what the decision is to the request's session; None: it has none.
         token: the replica's, which answers only who knows it.
-        max_tokens: the longest answer that fits, where the request allows a longer one; None: it does not.
+        max_tokens: the longest answer that fits and that the variant allows, where the request allows a longer one;
+            None: it does not.
         predicted_seconds: from dispatch to the last token; None where nobody knows.
         second: `model` is a cascade's first stage, and success and cost are of both; None: it answers alone.
     """

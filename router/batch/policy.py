@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from apportion.router.arrays import FloatArray
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import Mip, Strategy
 from apportion.router.batch.capabilities import EVERYTHING, Capabilities
 from apportion.router.cascade.pair import Pair
 from apportion.router.prices import ModelPrice
+from apportion.router.variants import engines_of
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as the batch knows it.
+    """A model, or a variant of one, as the batch knows it.
 
     Args:
         name: of the model.
@@ -25,6 +27,7 @@ class ServedModel:
         by_name_only: nobody knows how well it answers, so that it gets no request that does not name it.
         capabilities: what it can do.
         media_tokens: the most that a picture and an audio clip count for in its prompt.
+        max_tokens: of its longest answer, whatever a request allows; None: what fits.
     """
 
     name: str
@@ -34,6 +37,7 @@ class ServedModel:
     by_name_only: bool = False
     capabilities: Capabilities = EVERYTHING
     media_tokens: tuple[int, int] = (0, 0)
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,11 @@ class Policy:
         cascades: pairs of models, of which the second may be asked where the first one's answer is not sure enough.
 
     Attributes:
-        names: of the models.
-        prices: of the models, as they are listed.
+        names: of the columns: models, or their variants.
+        prices: of the columns, as they are listed.
+        engines: the models that have slots, each with all of its variants.
+        engine_of: (M,), the place of each column's model among the engines.
+        row_of_column: the same as `BatchProblem` takes it; None: each column is a model by itself.
     """
 
     models: tuple[ServedModel, ...]
@@ -71,10 +78,17 @@ class Policy:
 
     names: tuple[str, ...] = field(init=False)
     prices: tuple[ModelPrice, ...] = field(init=False)
+    engines: tuple[str, ...] = field(init=False)
+    engine_of: IntArray = field(init=False, compare=False)
+    row_of_column: IntArray | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(model.name for model in self.models))
         object.__setattr__(self, "prices", tuple(model.price for model in self.models))
+        engines, engine_of = engines_of(self.names)
+        object.__setattr__(self, "engines", engines)
+        object.__setattr__(self, "engine_of", engine_of)
+        object.__setattr__(self, "row_of_column", engine_of if len(engines) < len(self.names) else None)
 
     def for_bulk(self, price_factor: float) -> Policy:
         """How rows of jobs are planned, which bring their models and their jobs' budgets.
@@ -103,6 +117,15 @@ class Policy:
             return None
         return self.latency_weight_per_s * np.nan_to_num(seconds)
 
+    def engines_with(self, columns: BoolArray) -> BoolArray:
+        """(N, n_engines): those of which any of these columns (N, M) is a way to ask."""
+        if self.row_of_column is None:
+            return columns
+        engines = np.zeros((len(columns), len(self.engines)), dtype=bool)
+        rows, chosen = np.nonzero(columns)
+        engines[rows, self.row_of_column[chosen]] = True
+        return engines
+
     def column_of(self, name: str) -> int:
         """The place of the model of that name."""
         return self.names.index(name)
@@ -110,3 +133,14 @@ class Policy:
     def price_of(self, name: str) -> ModelPrice:
         """The price of the model of that name."""
         return self.prices[self.column_of(name)]
+
+
+def longest_answers(asked: Sequence[int | None], models: Sequence[ServedModel]) -> FloatArray:
+    """(N, M) tokens that answers end at, by their requests' wishes and their variants' limits; inf: only the context.
+
+    Args:
+        asked: (N,), as requests say.
+    """
+    wanted = np.array([one or np.inf for one in asked], dtype=np.float64)
+    limits = np.array([model.max_tokens or np.inf for model in models], dtype=np.float64)
+    return np.minimum(wanted[:, None], limits)

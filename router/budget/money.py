@@ -56,7 +56,7 @@ def worst_case_nano(
 
     Args:
         input_tokens: (n_requests, n_models), summed over a request's prompts.
-        max_tokens: (n_requests,), `inf` where the request does not say.
+        max_tokens: (n_requests,) or (n_requests, n_models), `inf` where nobody says.
         sequences: (n_requests,), answers that a request asks for, over all its prompts.
         prompts: (n_requests,), prompts of a request; with several, the shortest may leave nearly all the context.
         max_model_len: (n_models,), longest prompt plus answer.
@@ -64,8 +64,9 @@ def worst_case_nano(
     tokens = np.asarray(input_tokens, dtype=np.float64)
     context = np.asarray(max_model_len, dtype=np.float64)[None, :]
     several = np.asarray(prompts)[:, None] > 1
+    most = np.asarray(max_tokens, dtype=np.float64)
     room = np.where(several, context - 1, context - tokens).clip(min=1)
-    answer = np.minimum(np.asarray(max_tokens, dtype=np.float64)[:, None], room)
+    answer = np.minimum(most[:, None] if most.ndim == 1 else most, room)
     input_price, output_price = price_arrays(prices)
     usd = tokens * input_price + answer * np.asarray(sequences, dtype=np.float64)[:, None] * output_price
     nano: IntArray = np.ceil(usd * NANO - _NOISE).astype(np.int64)

@@ -62,11 +62,13 @@ class RequestEstimator:
         counter: the models' own tokenizers, in that order; None: the encoder's tokenizer stands for all of them, and
             chat templates are not counted.
         context: (M,), tokens of prompt and answer together; None: unknown, so only requests limit their answers.
+        longest: (M,), tokens of each variant's longest answer; None: they set no limits.
     """
 
     predictor: Predictor | FleetPredictor
     counter: TokenCounter | None = None
     context: FloatArray | None = None
+    longest: FloatArray | None = None
 
     def estimate(self, requests: Sequence[Request], prices: Sequence[ModelPrice]) -> Estimates:
         """As `forecast`, at these prices."""
@@ -94,16 +96,17 @@ class RequestEstimator:
         counts = self._count(requests, texts)
         input_tokens = counts.tokens.astype(np.float64)
         prediction = self.predictor.predict(texts, [request.traits for request in requests])
-        asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)
+        asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)[:, None]
+        limit = asked if self.longest is None else np.minimum(asked, self.longest)
         answered, answered_std = answered_tokens(
             prediction.output_tokens,
             prediction.output_tokens_std,
             input_tokens,
-            max_output_tokens=asked,
+            max_output_tokens=limit,
             context=self.context,
             sequences=[request.sequences for request in requests],
         )
-        output_tokens = np.minimum(prediction.output_tokens, asked[:, None])
+        output_tokens = np.minimum(prediction.output_tokens, limit)
         layers = (prediction.success, prediction.success_std, input_tokens, output_tokens, answered, answered_std)
         return Unpriced(
             models=tuple(self.predictor.models),

@@ -35,4 +35,4 @@ class ModelRoutes:
         return (await self._parts.state.described((name,), usable))[0]
 
     def _usable(self, caller: Caller) -> tuple[str, ...]:
-        return tuple(name for name in self._parts.config.names if caller.may_use(name))
+        return tuple(name for name in self._parts.config.nameable if caller.may_use(name))

@@ -44,7 +44,7 @@ class Traced:
             return None
         from apportion.deployments.ingress.tracing.spans import Tracing  # OpenTelemetry is loaded only for this
 
-        tracing = Tracing(config.tracing, {model.name: model.engine for model in config.models})
+        tracing = Tracing(config.tracing, {column.name: column.engine for column in config.columns})
         cls.begin = tracing.begin
         return tracing
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from apportion.router.batch.messages import RouteItem
-from apportion.router.batch.policy import Policy
+from apportion.router.batch.policy import Policy, longest_answers
 from apportion.router.drift.lengths import Lengths
 from apportion.router.estimates import Estimates
 
@@ -22,5 +22,6 @@ def corrected(estimates: Estimates, items: Sequence[RouteItem], policy: Policy, 
     ratios = lengths.answers.bounded if policy.correct_costs else np.ones_like(read)
     if (ratios == 1.0).all() and (read == 1.0).all():
         return estimates
-    most = np.array([(item.max_tokens or np.inf) * item.sequences for item in items], dtype=np.float64)
+    sequences = np.array([item.sequences for item in items], dtype=np.float64)[:, None]
+    most = longest_answers([item.max_tokens for item in items], policy.models) * sequences
     return estimates.corrected(policy.prices, ratios, most, read)

@@ -20,6 +20,7 @@ from apportion.router.batch.prompt import Prompt
 from apportion.router.batch.size import told_chars
 from apportion.router.errors import ContextLengthError
 from apportion.router.unpriced import Unpriced
+from apportion.router.variants import covers
 
 Predict = Callable[[Sequence[Prompt]], Awaitable[Unpriced]]
 
@@ -53,12 +54,14 @@ class FleetFacts:
         mean_success: (M,), each model's in its training data.
         max_model_len: (M,), tokens.
         media_tokens: (M, 2), the most that a picture and an audio clip count for.
+        max_tokens: (M,), of an answer, as variants limit it; inf: they do not.
     """
 
     models: tuple[str, ...]
     mean_success: FloatArray
     max_model_len: FloatArray
     media_tokens: IntArray
+    max_tokens: FloatArray
 
 
 class Lane:
@@ -144,7 +147,7 @@ class Forecaster:
         self._ordinary_chars = ordinary_chars
         self._max_chars = max_chars
         self.token_chars: tuple[int | None, ...] = (None,) * len(facts.models)
-        self._lengths = TypicalLengths(np.asarray(facts.max_model_len, dtype=float))
+        self._lengths = TypicalLengths(np.minimum(facts.max_model_len, facts.max_tokens))
 
     @property
     def state(self) -> BreakerState:
@@ -178,7 +181,8 @@ class Forecaster:
 
     def _check_length(self, item: RouteItem, prompt: Prompt) -> None:
         """Refuses what is too long for the model that it names, or for all of them, by its length alone."""
-        named = [column for column, model in enumerate(self._facts.models) if item.model in (None, model)]
+        names = self._facts.models if item.model is None else (item.model,)
+        named = [column for column, model in enumerate(self._facts.models) if covers(names, model)]
         bounds = [(self._facts.max_model_len[column], self.token_chars[column]) for column in named]
         known = [(longest, chars) for longest, chars in bounds if chars is not None]
         if len(known) < len(bounds) or not known or prompt.chars <= min(longest * chars for longest, chars in known):

@@ -10,7 +10,7 @@ import numpy as np
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem
 from apportion.router.batch.messages import RouteItem
-from apportion.router.batch.policy import ServedModel
+from apportion.router.batch.policy import ServedModel, longest_answers
 from apportion.router.budget import Pacer, Shortage, WindowState, worst_case_nano
 from apportion.router.budget.standing import Claim, Standing
 from apportion.router.errors import ApportionError, BudgetExceededError
@@ -25,7 +25,7 @@ class BatchBudget:
 
     Args:
         items: the N requests.
-        models: names of the M models.
+        models: (M,), the names of the columns' models.
         worst_nano: (N, M) nano-USD, the most that each can cost.
         left_nano: (N, M) nano-USD, what the limits leave each.
         standing: how the limits stand.
@@ -91,7 +91,7 @@ def worst_cases(items: Sequence[RouteItem], estimates: Estimates, models: Sequen
     tokens = np.where(unread[:, None], context[None, :] * prompts[:, None], estimates.input_tokens)
     return worst_case_nano(
         tokens,
-        np.array([item.max_tokens or np.inf for item in items]),
+        longest_answers([item.max_tokens for item in items], models),
         np.array([item.sequences for item in items]),
         np.where(unread, 2, prompts),
         context,

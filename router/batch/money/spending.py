@@ -24,6 +24,7 @@ from apportion.router.budget.limits import job_key
 from apportion.router.budget.standing import Balance, Claim, Standing
 from apportion.router.errors import LedgerError
 from apportion.router.estimates import Estimates
+from apportion.router.variants import model_of
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +126,15 @@ class Spending:
             return None
         self._jobs_seen = True
         worst_nano = worst_cases(items, estimates, policy.models)
+        models = tuple(map(model_of, policy.names))  # that limits hold for
         remembered = self._ledger.remembered(self._clock())
         if remembered is not None:
-            budget = self._budget(items, policy.names, worst_nano, remembered)
+            budget = self._budget(items, models, worst_nano, remembered)
             if budget.affordable.all():
                 return budget
         accounts = [item.account for item in items]
-        standing = await self._ledger.look(accounts, policy.names, now_s=self._clock())
-        return self._budget(items, policy.names, worst_nano, standing)
+        standing = await self._ledger.look(accounts, models, now_s=self._clock())
+        return self._budget(items, models, worst_nano, standing)
 
     async def reserve(self, claims: Sequence[Claim]) -> Sequence[Shortage | None]:
         """Sets the worst cases aside; what is short, and None for those that have what they need.

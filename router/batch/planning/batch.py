@@ -41,7 +41,7 @@ class Batch:
         allowed: (N, M), models that may answer.
         healthy: (N, M), models that have a replica for the request.
         asleep: (N, M), models that may answer a request and have no replica until one is asked for.
-        remaining: (M,), slots that no group has taken yet.
+        remaining: (n_engines,), slots that no group has taken yet.
         policy: by which it is planned.
         explain: decisions carry the predictions for every model.
         budget: what the limits on money leave each request; None: there are no limits.
@@ -200,6 +200,7 @@ class Batch:
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
             weight=None if (priority == 0).all() else np.exp2(priority),
             penalty=self.policy.penalty(estimates.seconds),
+            row_of_column=self.policy.row_of_column,
             with_samples=with_samples,
         )
 

@@ -153,7 +153,11 @@ def second_stages(
     charge = np.array([answer.second.charge for answer in answers])
     priority = np.array([item.priority for item in items], dtype=float)
     problem = estimates.problem(
-        free_slots, allowed=allowed, weight=np.exp2(priority) if priority.any() else None, with_samples=False
+        free_slots,
+        allowed=allowed,
+        weight=np.exp2(priority) if priority.any() else None,
+        row_of_column=policy.row_of_column,
+        with_samples=False,
     )
     worth = np.clip(success - charge, 0.0, 1.0)
     return SecondStages(second_stage(problem, np.clip(sure, 0.0, 1.0), worth, second), sure, success)

@@ -17,7 +17,7 @@ from apportion.router.batch.planning.admission import seatable
 from apportion.router.batch.planning.batch import Batch
 from apportion.router.batch.planning.cascades import Offer, Thresholds, may_cascade, offer
 from apportion.router.batch.planning.rungs import Rungs
-from apportion.router.batch.planning.screening import possible_models, prompt_tokens, reasons, refuse
+from apportion.router.batch.planning.screening import answer_limit, possible_models, prompt_tokens, reasons, refuse
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
 from apportion.router.estimates import Estimates
@@ -219,14 +219,13 @@ class BatchPlanner:
             cost_usd.tolist(),
             prompts[seats, columns].tolist(),
         )
-        slot_prices = assignment.prices.slots.tolist()
+        slot_prices = assignment.prices.slots[problem.engine_of].tolist()
         for i, row, chosen, p, usd, tokens in zip(*known, strict=True):
             item, model = batch.items[row], models[chosen]
-            room = model.max_model_len - int(tokens)
             batch.verdicts[item.id] = Decision(
                 id=item.id,
                 model=model.name,
-                max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
+                max_tokens=answer_limit(item, model, int(tokens)),
                 success=None if model.by_name_only else p,
                 cost_usd=usd,
                 slot_price=slot_prices[chosen],
@@ -246,7 +245,7 @@ class BatchPlanner:
 def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:
     estimates, policy = batch.estimates, batch.policy
     stays = batch.stays
-    value = np.zeros(len(policy.models)) if stays is None else stays.value(len(policy.models), policy.stay_value)[row]
+    value = np.zeros(len(policy.models)) if stays is None else stays.value(policy.stay_value)[row]
     whys = reasons(batch.items[row], estimates, row, policy.models, batch.healthy | batch.asleep)
     return tuple(
         Candidate(

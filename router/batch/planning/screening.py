@@ -19,6 +19,7 @@ from apportion.router.errors import (
     UnknownModelError,
 )
 from apportion.router.estimates import Estimates, told, unreadable
+from apportion.router.variants import covers
 
 
 def possible_models(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
@@ -29,6 +30,9 @@ def possible_models(items: Sequence[RouteItem], estimates: Estimates, models: Se
     least = np.array([_or(item.ask.min_success, 0.0) for item in items])
     possible &= (estimates.cost_usd <= most_usd[:, None]) & (estimates.success >= least[:, None])
     possible[list(estimates.errors)] = False
+    for row, item in enumerate(items):
+        if item.ask.unfit:
+            possible[row] &= [model.name not in item.ask.unfit for model in models]
     return possible
 
 
@@ -40,6 +44,15 @@ def prompt_tokens(items: Sequence[RouteItem], estimates: Estimates) -> FloatArra
     """
     prompts = np.array([item.prompts for item in items], dtype=float)
     return np.asarray(np.ceil(estimates.input_tokens / prompts[:, None]))
+
+
+def answer_limit(item: RouteItem, model: ServedModel, prompt_tokens: int) -> int | None:
+    """The longest answer, where the request allows a longer one."""
+    room = model.max_model_len - prompt_tokens
+    most = room if model.max_tokens is None else min(room, model.max_tokens)
+    if item.max_tokens is None:
+        return None if model.max_tokens is None else most
+    return None if item.max_tokens <= most else most
 
 
 def reasons(
@@ -109,7 +122,8 @@ def _unable(item: RouteItem, estimates: Estimates, row: int, models: Sequence[Se
         for j, reason in estimates.refusals.get(row, {}).items()
         if not models[j].capabilities.only_embeds
     }
-    return {j: why for j, why in lacks if why is not None} | refused
+    unfit = {j: item.ask.unfit[model.name] for j, model in enumerate(models) if model.name in item.ask.unfit}
+    return {j: why for j, why in lacks if why is not None} | refused | unfit
 
 
 def _limit(
@@ -166,9 +180,9 @@ def _named(items: Sequence[RouteItem], models: Sequence[ServedModel]) -> BoolArr
     named = np.tile(nameless, (len(items), 1))
     for row, item in enumerate(items):
         if (names := _names(item)) is not None:
-            named[row] = [model.name in names for model in models]
+            named[row] = [covers(names, model.name) for model in models]
         if item.ask.permitted is not None:
-            named[row] &= [model.name in item.ask.permitted for model in models]
+            named[row] &= [covers(item.ask.permitted, model.name) for model in models]
     return named
 
 
@@ -178,11 +192,11 @@ def _names(item: RouteItem) -> tuple[str, ...] | None:
 
 def _may_be_named(item: RouteItem, models: Sequence[ServedModel]) -> list[str]:
     permitted = item.ask.permitted
-    return [model.name for model in models if permitted is None or model.name in permitted]
+    return [model.name for model in models if permitted is None or covers(permitted, model.name)]
 
 
 def _why_not_named(item: RouteItem, model: ServedModel) -> str:
-    if item.ask.permitted is not None and model.name not in item.ask.permitted:
+    if item.ask.permitted is not None and not covers(item.ask.permitted, model.name):
         return "the caller may not use it"
     if _names(item) is None:
         return "it has no outcomes yet to route by, so only requests that name it go there"
@@ -191,7 +205,8 @@ def _why_not_named(item: RouteItem, model: ServedModel) -> str:
 
 def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
     asked = np.array([item.max_tokens or 1 for item in items], dtype=float)
-    answer = np.where([model.clamps for model in models], 1.0, asked[:, None])
+    longest = np.minimum(asked[:, None], [model.max_tokens or np.inf for model in models])
+    answer = np.where([model.clamps for model in models], 1.0, longest)
     fits: BoolArray = prompt_tokens(items, estimates) + answer <= _context(models)
     return fits
 

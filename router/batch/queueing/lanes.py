@@ -11,14 +11,14 @@ import numpy as np
 from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.batch.queueing.line import Lane
 
-# A lane is (models, slots): bit j of `models` stands for the model of column j.
+# A lane is (models, slots): bit j of `models` stands for the engine of place j.
 
 
 def lanes(possible: BoolArray, sequences: list[int]) -> list[Lane]:
     """The lane of each of N requests.
 
     Args:
-        possible: (N, M), models that the request may go to, whatever is free, healthy or affordable.
+        possible: (N, n_engines), that the request may go to, whatever is free, healthy or affordable.
         sequences: (N,), of each request.
     """
     packed = np.packbits(possible, axis=1, bitorder="little")
@@ -30,7 +30,7 @@ def lanes(possible: BoolArray, sequences: list[int]) -> list[Lane]:
 
 
 def bits(models: BoolArray) -> int:
-    """Models (M,) as bits: bit j for the model of column j."""
+    """Engines (n_engines,) as bits: bit j for that of place j."""
     return int.from_bytes(np.packbits(models, bitorder="little").tobytes(), "little")
 
 
@@ -44,9 +44,9 @@ class SlotRoom:
     """The slots that are free at a moment.
 
     Args:
-        free: (M,), slots.
-        room: (M,), the most sequences that a request can start with now on one replica.
-        capacity: (M,), slots of replicas that work, used or not.
+        free: (n_engines,), slots.
+        room: (n_engines,), the most sequences that a request can start with now on one replica.
+        capacity: (n_engines,), slots of replicas that work, used or not.
     """
 
     def __init__(self, free: IntArray, room: IntArray, capacity: IntArray) -> None:

@@ -19,9 +19,9 @@ class Availability:
     """What there is for N requests at the moment of their planning.
 
     Args:
-        free_slots: (M,), what may be taken now.
+        free_slots: (n_engines,), what may be taken now.
         room: (N, M), the most sequences that the request may have to start on a replica of the model now; None: any.
-        capacity: (M,), slots of replicas that work; a model with none may not answer.
+        capacity: (M,), slots of each column's replicas that work; a model with none may not answer.
         avoided: (N, M), models that have failed a request; None: no request has failed.
         budget: what the limits on money leave each request, in their order; None: there are no limits.
         stays: where the requests' sessions were last; None: no request has one.

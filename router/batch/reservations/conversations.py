@@ -18,6 +18,7 @@ from apportion.router.batch.messages import RouteItem, Turn
 from apportion.router.budget import Account
 from apportion.router.estimates import Estimates
 from apportion.router.prices import ModelPrice, cache_savings
+from apportion.router.variants import engines_of
 
 LOOP_VALUE = 1.0  # of staying within a tool loop: no other model is better by more
 _Key = tuple[Account, str]
@@ -91,10 +92,12 @@ class Conversations:
         """
         if not any(item.session is not None for item in items):
             return None
-        columns = {name: column for column, name in enumerate(names)}
+        engines, engine_of = engines_of(names)
+        places = {name: place for place, name in enumerate(engines)}
         turns = [self.last(item) for item in items]
         return Stays(
-            column=np.array([-1 if turn is None else columns.get(turn.model, -1) for turn in turns], dtype=np.int64),
+            engine=np.array([-1 if turn is None else places.get(turn.model, -1) for turn in turns], dtype=np.int64),
+            engine_of=engine_of,
             cached_tokens=np.array(
                 [0.0 if turn is None else turn.tokens_in(item) for item, turn in zip(items, turns, strict=True)]
             ),
@@ -108,41 +111,46 @@ class Stays:
     """Where the sessions of N requests were last.
 
     Args:
-        column: (N,), the model's; -1 for what has no session or whose session is new.
+        engine: (N,), the model that answered, in whichever variant; -1 for what has no session or a new one.
+        engine_of: (M,), each column's model.
         cached_tokens: (N,), those of the prompt that are likely to be in its cache.
         in_loop: (N,), whether the request brings the results of the model's own calls.
         in_session: (N,), whether it has a session.
     """
 
-    column: IntArray
+    engine: IntArray
+    engine_of: IntArray
     cached_tokens: FloatArray
     in_loop: BoolArray
     in_session: BoolArray
 
+    @property
+    def _same(self) -> BoolArray:
+        """(N, M) whether the column's model answered the session last."""
+        same: BoolArray = self.engine[:, None] == self.engine_of
+        return same
+
     def cheaper(self, estimates: Estimates, prices: Sequence[ModelPrice]) -> Estimates:
         """The estimates with what is likely to be cached at its own price; where tokens are guessed, none is."""
-        rows = np.flatnonzero((self.column >= 0) & estimates.predicted)
-        at = rows, self.column[rows]
+        at = rows, columns = np.nonzero(self._same & estimates.predicted[:, None])
         counted, expected = estimates.input_tokens[at], estimates.expected_input[at]
         cached = np.minimum(self.cached_tokens[rows], counted) * expected / np.maximum(counted, 1.0)
         cost_usd = estimates.cost_usd.copy()
-        cost_usd[at] = np.maximum(cost_usd[at] - cached * cache_savings(prices)[at[1]], 0.0)
+        cost_usd[at] = np.maximum(cost_usd[at] - cached * cache_savings(prices)[columns], 0.0)
         return replace(estimates, cost_usd=cost_usd)
 
-    def value(self, n_models: int, stay_value: float) -> FloatArray:
+    def value(self, stay_value: float) -> FloatArray:
         """(N, M) what staying counts for, in success."""
-        value = np.zeros((len(self.column), n_models))
-        known = np.flatnonzero(self.column >= 0)
-        value[known, self.column[known]] = np.where(self.in_loop[known], LOOP_VALUE, stay_value)
-        return value
+        return np.where(self._same, np.where(self.in_loop, LOOP_VALUE, stay_value)[:, None], 0.0)
 
     def valued(self, estimates: Estimates, rows: IntArray, stay_value: float) -> Estimates:
         """The estimates of these rows as a plan goes by them: with what staying counts for.
 
-        Success ends at 1, above which no other model is better anyway.
+        Success ends at 1, above which no other model is better anyway; a model's variants keep their distances.
         """
-        more = self.value(estimates.success.shape[1], stay_value)[rows]
-        success, samples = np.minimum(estimates.success + more, 1.0), estimates.success_samples
+        best = np.where(self._same[rows], estimates.success, 0.0).max(axis=1, keepdims=True)
+        more = np.minimum(self.value(stay_value)[rows], 1.0 - best)
+        success, samples = estimates.success + more, estimates.success_samples
         if samples is not None:
             samples = np.minimum(samples + more, 1.0)
         return replace(estimates, success=success, success_samples=samples)
@@ -155,17 +163,13 @@ class Stays:
             cost_usd: (N, M), expected.
             most_usd: a loop whose model costs more may go on elsewhere.
         """
-        known = np.flatnonzero(self.in_loop & (self.column >= 0))
-        at = known, self.column[known]
-        rows = known[may_stay[at] & (cost_usd[at] <= most_usd)]
-        elsewhere = np.zeros(may_stay.shape, dtype=bool)
-        elsewhere[rows] = True
-        elsewhere[rows, self.column[rows]] = False
+        stays = (self._same & may_stay & (cost_usd <= most_usd)).any(axis=1)
+        elsewhere: BoolArray = (self.in_loop & stays)[:, None] & ~self._same
         return elsewhere
 
     def turn(self, row: int, column: int) -> Turn | None:
         """What it is to a request's session to be answered by the model of this column."""
         if not self.in_session[row]:
             return None
-        last = int(self.column[row])
-        return Turn.first if last < 0 else Turn.stays if last == column else Turn.moves
+        last = int(self.engine[row])
+        return Turn.first if last < 0 else Turn.stays if last == self.engine_of[column] else Turn.moves

@@ -17,6 +17,7 @@ from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.reservations.bulk_share import BulkShare
 from apportion.router.batch.reservations.occupancy import Occupancy
 from apportion.router.batch.reservations.slots import SlotLedger
+from apportion.router.variants import model_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +150,10 @@ class Fleet:
         """Takes the request's slots on a replica of the model; None if they are gone.
 
         Args:
+            model: or a variant of it.
             rather: the replica that has read the most of the request, unless others have far more room.
         """
-        column = self._columns[model]
+        column = self._columns[model_of(model)]
         if item.bulk and self.room(bulk=True)[column] < item.sequences:
             return None
         name = self._slots.reserve(item.id, column, item.sequences, item.avoid_replicas, rather, bulk=item.bulk)
@@ -160,9 +162,9 @@ class Fleet:
 
     def adopt(self, held: Held) -> None:
         """Seats what is in flight already and was seated by a router before this one."""
-        if held.model in self._columns:
+        if (column := self._columns.get(model_of(held.model))) is not None:
             bulk = held.account.job is not None
-            self._slots.adopt(held.id, self._columns[held.model], held.sequences, held.replica, bulk=bulk)
+            self._slots.adopt(held.id, column, held.sequences, held.replica, bulk=bulk)
             self._follow(held.id)
 
     def end(self, done: Done) -> str | None:

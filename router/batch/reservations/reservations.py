@@ -76,10 +76,10 @@ class Reservations:
         capacity = self.fleet.capacity()
         return Availability(
             capacity,
-            capacity,
+            capacity[policy.engine_of],
             stays=self.conversations.look(items, policy.names),
             savings=self.savings,
-            asleep=self.fleet.asleep(),
+            asleep=self.fleet.asleep()[policy.engine_of],
         )
 
     def room(self, *, bulk: bool = False) -> SlotRoom:
@@ -101,18 +101,17 @@ class Reservations:
         """
         budget = await self.spending.look(items, estimates, policy)
         fleet, bulk = self.fleet, items[0].bulk
-        room = np.where(patient[:, None] & (not bulk), UNBOUNDED, fleet.room(bulk=bulk)[None, :])
-        stays = self.conversations.look(items, policy.names)
+        of, avoided = policy.engine_of, fleet.avoided(items)
         return Availability(
             fleet.free_slots(bulk=bulk),
-            fleet.capacity(),
-            room,
-            fleet.avoided(items),
+            fleet.capacity()[of],
+            np.where(patient[:, None] & (not bulk), UNBOUNDED, fleet.room(bulk=bulk)[of]),
+            None if avoided is None else avoided[:, of],
             budget,
-            stays,
+            self.conversations.look(items, policy.names),
             self.savings,
-            fleet.running_next(),
-            fleet.asleep(),
+            fleet.running_next()[of],
+            fleet.asleep()[of],
         )
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:

@@ -43,7 +43,7 @@ class Desk(Protocol):
         """The request goes nowhere now; it may wait for money."""
 
     def wait_for_model(self, entry: Entry, error: ApportionError, models: int, best: int) -> None:
-        """The request goes nowhere until one of the models (bits) is awake; `best` is the column of the one to wake."""
+        """The request goes nowhere until one of the models (bits) is awake; `best` is the place of the one to wake."""
 
     def wake(self) -> None:
         """What was left is worth planning again at once."""
@@ -158,7 +158,7 @@ class Decider:
             if verdict is None or entry.cancelled:
                 continue
             if isinstance(verdict, Refusal):
-                _refuse(entry, row, verdict.error, plan, desk)
+                _refuse(entry, row, verdict.error, plan, policy, desk)
                 continue
             column = policy.column_of(verdict.model)
             entry.forecast = Forecast(policy.names, plan.estimates, row, plan.allowed[row])
@@ -175,7 +175,7 @@ class Decider:
         if not left:
             return {}
         unpriced_of([entries[row] for row in left])  # of their own, so that those of the others can be forgotten
-        found = lanes(plan.possible[left], [items[row].sequences for row in left])
+        found = lanes(policy.engines_with(plan.possible[left]), [items[row].sequences for row in left])
         return {items[row].id: lane for row, lane in zip(left, found, strict=True)}
 
     async def _dispatch(
@@ -236,7 +236,7 @@ class Decider:
                     models=policy.names,
                     placed=group.placed,
                     candidates=group.candidates,
-                    slot_prices=group.assignment.prices.slots,
+                    slot_prices=group.assignment.prices.slots[policy.engine_of],
                     waiting=len(plan.waiting) + len(plan.wakes),
                     refused=refused,
                     queue_s=max(began_s - entry.arrived_s for entry in entries),
@@ -254,13 +254,14 @@ class Decider:
             desk.tell(entry, decision)
 
 
-def _refuse(entry: Entry, row: int, error: ApportionError, plan: Plan, desk: Desk) -> None:
+def _refuse(entry: Entry, row: int, error: ApportionError, plan: Plan, policy: Policy, desk: Desk) -> None:
     best = plan.wakes.get(entry.item.id)
     if best is None:
         desk.refuse(entry, error)
         return
     unpriced_of([entry])  # a table of its own: it may wait for longer than the others
-    desk.wait_for_model(entry, error, bits(plan.possible[row]), best)
+    engines = policy.engines_with(plan.possible[row : row + 1])[0]
+    desk.wait_for_model(entry, error, bits(engines), int(policy.engine_of[best]))
 
 
 def _fail(entries: Sequence[Entry], error: ApportionError, desk: Desk) -> dict[str, Lane]:

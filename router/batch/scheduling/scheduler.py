@@ -112,7 +112,7 @@ class Scheduler:
     @property
     def wanted(self) -> frozenset[str]:
         """Sleeping models that requests wait for."""
-        return frozenset(self.policy.names[column] for column in self._sleeping.wanted)
+        return frozenset(self.policy.engines[place] for place in self._sleeping.wanted)
 
     def submit(self, entry: Entry) -> None:
         """Queues a request; one that the queue has no place for is refused, or one of whoever holds most of it.

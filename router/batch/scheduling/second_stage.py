@@ -14,7 +14,7 @@ from apportion.router.batch.forecasting.correction import corrected
 from apportion.router.batch.messages import BatchInfo, Decision, EngineReplica, PlanTiming, RouteItem
 from apportion.router.batch.planning.cascades import SecondStages, second_stages
 from apportion.router.batch.planning.rungs import Rungs
-from apportion.router.batch.planning.screening import possible_models, prompt_tokens
+from apportion.router.batch.planning.screening import answer_limit, possible_models, prompt_tokens
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.reservations import Reservations, Wish
 from apportion.router.batch.scheduling.decider import Desk
@@ -49,17 +49,17 @@ class _Plan:
         """That the second model is asked."""
         column = int(self.assignment.model[row])
         model = policy.models[column]
-        room = model.max_model_len - int(prompt_tokens([item], self.estimates.rows([row]))[0, column])
+        tokens = int(prompt_tokens([item], self.estimates.rows([row]))[0, column])
         return Decision(
             id=item.id,
             model=model.name,
             success=float(self.stages.success[row]),
             cost_usd=float(self.stages.problem.cost_usd[row, column]),
-            slot_price=float(self.assignment.prices.slots[column]),
+            slot_price=float(self.assignment.prices.slots[policy.engine_of[column]]),
             rung=self.rung,
             strategy=self.assignment.strategy,
             batch=self.info,
-            max_tokens=None if item.max_tokens is None or item.max_tokens <= room else room,
+            max_tokens=answer_limit(item, model, tokens),
         )
 
 
@@ -111,7 +111,7 @@ class SecondStageDecider:
         began_s, items = self._clock(), [entry.item for entry in entries]
         estimates = corrected(unpriced_of(entries).priced(policy.prices), items, policy, self._lengths)
         fleet = self._reservations.fleet
-        allowed = possible_models(items, estimates, policy.models) & (fleet.capacity() > 0)
+        allowed = possible_models(items, estimates, policy.models) & (fleet.capacity() > 0)[policy.engine_of]
         stages = second_stages(items, estimates, allowed, fleet.free_slots(), policy)
         assignment, rung = await self._rungs.assign(stages.problem, STRATEGY)
         info = BatchInfo(

@@ -18,8 +18,8 @@ from apportion.router.errors import ApportionError
 class _Waiting:
     entry: Entry
     error: ApportionError
-    models: int  # bit j: the model of column j may answer
-    wakes: int  # the column of the model that is asked for
+    models: int  # bit j: the model of place j may answer
+    wakes: int  # the place of the model that is asked for
 
 
 class WakeQueue:
@@ -45,7 +45,7 @@ class WakeQueue:
 
     @property
     def wanted(self) -> frozenset[int]:
-        """Columns of the models that requests wait for."""
+        """Places of the models that requests wait for."""
         return frozenset(self._wanted)
 
     def put(self, entry: Entry, error: ApportionError, models: int, best: int, wait_s: float) -> bool:
@@ -54,7 +54,7 @@ class WakeQueue:
         Args:
             error: that it gets when its time is up.
             models: that may answer it, as bits.
-            best: the column of the one to wake, where none of the models is being woken already.
+            best: the place of the one to wake, where none of the models is being woken already.
         """
         key = entry.item.id
         if not self._times.put(key, key, wait_s):

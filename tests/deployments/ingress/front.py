@@ -24,6 +24,9 @@ from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.ingress.ingress import Ingress, api
 from apportion.deployments.ingress.known_fields import ENGINE_PATHS, Kind
 from apportion.deployments.ingress.routes.bulk import bulk_api
+from apportion.deployments.ingress.routes.models import model_api
+from apportion.deployments.ingress.routes.plans import plan_api
+from apportion.deployments.ingress.routes.watching import watch_api
 from apportion.deployments.ingress.tracing.middleware import Traced
 from apportion.deployments.wire.channel import Listener
 from apportion.deployments.wire.listening import ANY_PORT
@@ -116,7 +119,7 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
         address=SimpleNamespace(remote=partial(listener.start, "127.0.0.1")),
         token_chars=SimpleNamespace(remote=token_chars),
     )
-    ingress = _Ingress(config, router, handle, np.full(len(config.models), 0.5))
+    ingress = _Ingress(config, router, handle, np.full(len(config.names), 0.5))
 
     def routed(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
@@ -132,7 +135,7 @@ async def ingress_of(config: ServiceConfig, router: Any, predictor: Any = None) 
     routes.append(Route("/v1/feedback", say, methods=["POST"]))
     routes += [Route("/console", ingress.console), Route("/console/events", ingress.console_events)]
     app = FastAPI(routes=routes, exception_handlers=api.exception_handlers, middleware=[Middleware(Traced)])
-    for route in bulk_api.routes:
+    for route in (*bulk_api.routes, *model_api.routes, *plan_api.routes, *watch_api.routes):
         assert isinstance(route, APIRoute)
         app.add_api_route(route.path, getattr(ingress, route.name), methods=[*route.methods], response_model=None)
     try:

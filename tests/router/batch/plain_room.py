@@ -77,7 +77,7 @@ class PlainRoom:
         models = self.policy.models
         self.rungs = Rungs(self.solver, Part("solver", self.solver_timeout_s, self.clock), len(models), 0.1)
         self.planner = BatchPlanner(self.rungs)
-        self.fleet = Fleet(self.policy.names, self.clock, sleepers=self.sleepers)
+        self.fleet = Fleet(self.policy.engines, self.clock, sleepers=self.sleepers)
         self.spending = self.spending or Spending(None, 300.0, clock=self.clock)
         self.events = Events()
         self.events.subscribe(self.published.append)

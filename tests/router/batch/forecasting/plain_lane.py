@@ -54,7 +54,9 @@ def make_forecaster(
     media_tokens: Any = ((0, 0), (0, 0)),
 ) -> Forecaster:
     clock = clock or Clock()
-    facts = FleetFacts(POLICY.names, np.array([0.4, 0.9]), np.array([100.0, 100.0]), np.array(media_tokens))
+    facts = FleetFacts(
+        POLICY.names, np.array([0.4, 0.9]), np.array([100.0, 100.0]), np.array(media_tokens), np.full(2, np.inf)
+    )
     return Forecaster(
         Lane(predict, Part("predictor", timeout_s, clock), limits, POLICY.names),
         Lane(bulk or predict, Part("predictor of long texts", timeout_s, clock), CallLimits(items=2), POLICY.names),

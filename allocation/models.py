@@ -109,7 +109,9 @@ class ModelSpec:
     counting: its engine arguments of `COUNTING_ARGUMENTS`. arguments: those that speed and memory depend on beside what
     a plan sets. sizes: given in place of computed ones, as in `SizesEntry`. quota: of a model from outside, which takes
     no GPUs and is paid by its prices, and whose source is that of its tokenizer, or empty; None: an own one.
-    prefix_cache_hits: share of prompts' tokens that the prefix cache knows. speculative_speedup: of computed speeds.
+    variants: ways of asking it, each as a model of its own name and tokens; none: it is asked as it is. max_tokens: of
+    its longest answer, None: what fits. prefix_cache_hits: share of prompts' tokens that the prefix cache knows.
+    speculative_speedup: of computed speeds.
     """
 
     name: str
@@ -128,6 +130,8 @@ class ModelSpec:
     quota: Quota | None = None
     prefix_cache_hits: float = 0.0
     speculative_speedup: float = 1.0
+    variants: tuple[ModelSpec, ...] = ()
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:
@@ -139,6 +143,11 @@ class ModelSpec:
             value, known = getattr(self, name), get_args(kind)
             if value not in known and not (name == "quantisation" and value is None):
                 raise ConfigurationError(f"model {self.name!r}: {name} {value!r}; use one of {', '.join(known)}")
+
+    @property
+    def columns(self) -> tuple[ModelSpec, ...]:
+        """What requests are estimated for: its variants, or the model itself."""
+        return self.variants or (self,)
 
     @property
     def revision(self) -> str | None:

@@ -141,16 +141,34 @@ def recorded_workload(table: OutcomesTable, specs: Sequence[ModelSpec], rate_per
         ConfigurationError: no request is left.
         OutcomesTableError: a model has no outcomes.
     """
-    table = table.select_models([spec.name for spec in specs])
+    columns = [column for spec in specs for column in spec.columns]
+    table = table.select_models([column.name for column in columns])
     lengths = table.output_tokens  # as they were, so nothing spreads or is cut off
-    cost_usd, _ = expected_cost(lengths, np.zeros_like(lengths), table.input_tokens, [spec.price for spec in specs])
+    cost_usd, _ = expected_cost(lengths, np.zeros_like(lengths), table.input_tokens, [one.price for one in columns])
     whole = np.isfinite(table.scores).all(axis=1) & np.isfinite(cost_usd).all(axis=1)
     if not whole.any():
         raise ConfigurationError(
             "outcomes: no request has score and tokens of every model; add outcomes, or score with a predictor"
         )
-    recorded = Estimates(table.scores, cost_usd, table.input_tokens, lengths)
-    return Workload(table.models, recorded.rows(np.flatnonzero(whole)), rate_per_s)
+    recorded = Estimates(table.scores, cost_usd, table.input_tokens, lengths).rows(np.flatnonzero(whole))
+    return Workload(tuple(spec.name for spec in specs), by_model(recorded, specs), rate_per_s)
+
+
+def answer_bounds(columns: Sequence[ModelSpec]) -> tuple[FloatArray, FloatArray]:
+    """(M,) tokens of prompt and answer together, and (M,) of the longest answer, inf where only the former ends it."""
+    context = np.array([column.max_model_len for column in columns], np.float64)
+    return context, np.array([column.max_tokens or np.inf for column in columns], np.float64)
+
+
+def by_model(estimates: Estimates, specs: Sequence[ModelSpec]) -> Estimates:
+    """Estimates of variants as those of their models: a plan has room for each request's likeliest variant.
+
+    Args:
+        estimates: with a column for each of the specs' `columns`.
+    """
+    if not any(spec.variants for spec in specs):
+        return estimates
+    return estimates.best_of(np.repeat(np.arange(len(specs)), [len(spec.columns) for spec in specs]))
 
 
 def predicted_workload(
@@ -165,8 +183,8 @@ def predicted_workload(
     """The workload of requests, estimated as the service would.
 
     Args:
-        predictor: its models are those of `specs`, in that order.
-        counter: the models' tokenizers, in that order; None: the encoder's tokenizer stands for all of them.
+        predictor: its models are the columns of `specs`, in that order.
+        counter: the columns' tokenizers, in that order; None: the encoder's tokenizer stands for all of them.
         rate_per_s: None: the arrivals' rate.
 
     Raises:
@@ -175,8 +193,9 @@ def predicted_workload(
     """
     from apportion.router.prediction.estimation import RequestEstimator, routed
 
-    estimator = RequestEstimator(predictor, counter, np.array([spec.max_model_len for spec in specs], np.float64))
-    estimates = routed(estimator.estimate(requests, [spec.price for spec in specs]), predictor)
+    columns = [column for spec in specs for column in spec.columns]
+    estimator = RequestEstimator(predictor, counter, *answer_bounds(columns))
+    estimates = by_model(routed(estimator.estimate(requests, [one.price for one in columns]), predictor), specs)
     for row, error in estimates.errors.items():
         raise InvalidRequestError(f"{requests[row].where or f'request {row + 1}'}: {error.message}")
     if not np.isfinite(estimates.output_tokens).all():

@@ -116,6 +116,32 @@ class Estimates:
             guessed=frozenset(new for new, old in enumerate(rows.tolist()) if old in self.guessed),
         )
 
+    def best_of(self, engine_of: IntArray) -> Estimates:
+        """The estimates with a column for each model: of its variants the likeliest, of several such the cheapest.
+
+        Args:
+            engine_of: (M,), the model of each column.
+        """
+        success = np.where(self.readable(), self.success, -1.0)
+        by_cost = np.argsort(self.cost_usd, axis=1, kind="stable")
+        ranked = np.take_along_axis(success, by_cost, axis=1)
+        best = [
+            np.where(engine_of[by_cost] == engine, ranked, -np.inf).argmax(axis=1)
+            for engine in range(int(engine_of.max()) + 1)
+        ]
+        column = np.take_along_axis(by_cost, np.stack(best, axis=1), axis=1)
+        samples = self.success_samples
+        tables: dict[str, Any] = {n: np.take_along_axis(array, column, axis=1) for n, array in self._tables().items()}
+        return replace(
+            self,
+            **tables,
+            success_samples=None if samples is None else np.take_along_axis(samples, column[None], axis=2),
+            refusals={
+                row: {engine: why[j] for engine, j in enumerate(column[row].tolist()) if j in why}
+                for row, why in self.refusals.items()
+            },
+        )
+
     def at_quantile(self, quantile: float) -> Estimates:
         """Success replaced by a lower quantile of its estimate, from the members or else from the spread.
 

@@ -36,6 +36,7 @@ from apportion.router.jobs.planning.plan import JobPlan, plan_job
 from apportion.router.jobs.planning.shortfall import Shortfall
 from apportion.router.jobs.planning.workload import Means, Workload
 from apportion.router.prediction.prompts import RequestFile
+from apportion.router.variants import engines_of
 
 if TYPE_CHECKING:
     from apportion.router.arrays import FloatArray
@@ -151,7 +152,11 @@ def assign(
     if predictions is None:
         kept.remove()
     counted = "encoder" if loaded.estimator.counter is None else "models"
-    result = _summary(names, workload, plan, chosen) | {"input_tokens_counted_by": counted, "wall_time_s": wall_s}
+    limited = names if means.row_of_column is None else engines_of(names)[0]
+    result = _summary(names, limited, workload, plan, chosen) | {
+        "input_tokens_counted_by": counted,
+        "wall_time_s": wall_s,
+    }
     if not write_json(result, json_file):
         _print(result, out)
 
@@ -173,6 +178,7 @@ def _estimator(
     artefact: Path, config: Path | None, models: Path | None, encoder: str | None, device: str, samples: bool = False
 ) -> RowEstimator:
     """What estimates the requests, with the models' prices in its order."""
+    from apportion.allocation.workload import answer_bounds
     from apportion.deployments.cli.workloads import fleet_predictor, models_counter
     from apportion.router.prediction.estimation import RequestEstimator
     from apportion.router.prediction.predictor import Predictor
@@ -180,12 +186,10 @@ def _estimator(
     if config is None and models is None:
         predictor = Predictor.load(artefact, encoder=encoder, device=device)
         return RowEstimator(RequestEstimator(predictor), _prices(predictor), samples)
-    specs = read_models(config, models).specs
-    fleet = fleet_predictor(artefact, specs, encoder, device)
-    context = np.array([spec.max_model_len for spec in specs], dtype=np.float64)
-    return RowEstimator(
-        RequestEstimator(fleet, models_counter(specs), context), [spec.price for spec in specs], samples
-    )
+    columns = [column for spec in read_models(config, models).specs for column in spec.columns]
+    fleet = fleet_predictor(artefact, columns, encoder, device)
+    estimator = RequestEstimator(fleet, models_counter(columns), *answer_bounds(columns))
+    return RowEstimator(estimator, [column.price for column in columns], samples)
 
 
 def _prices(predictor: Predictor) -> list[ModelPrice]:
@@ -206,10 +210,15 @@ def _means(
     if window is None:
         if speeds:
             raise InvalidRequestError("--tokens-per-s: says nothing without --window; give the time for the whole file")
-        limits = _by_model("--slots", slots, models, UNLIMITED)
-        return Means(budget, slots=limits.astype(np.int64) if slots else None)
+        if not slots:
+            return Means(budget)
+        engines, engine_of = engines_of(models)
+        limits = _by_model("--slots", slots, engines, UNLIMITED).astype(np.int64)
+        return Means(budget, slots=limits, row_of_column=engine_of if len(engines) < len(models) else None)
     if slots:
         raise InvalidRequestError("--slots: not beside --window, which limits models by their speed; leave one out")
+    if len(engines_of(models)[0]) < len(models):
+        raise InvalidRequestError("--window: variants of a model share its time, which such a plan does not know")
     if not speeds:
         raise InvalidRequestError("--window: needs --tokens-per-s MODEL=N, or nobody knows what it is enough for")
     try:
@@ -252,7 +261,10 @@ def _plan(workload: Workload, means: Means, strategy: Strategy, best_effort: boo
     return plan
 
 
-def _summary(models: tuple[str, ...], workload: Workload, plan: JobPlan, strategy: Strategy) -> dict[str, Any]:
+def _summary(
+    models: tuple[str, ...], limited: tuple[str, ...], workload: Workload, plan: JobPlan, strategy: Strategy
+) -> dict[str, Any]:
+    """What was planned; `limited` are the models that slots are of."""
     model = plan.model_of_row
     placed = np.flatnonzero(model >= 0)
     return {
@@ -265,7 +277,7 @@ def _summary(models: tuple[str, ...], workload: Workload, plan: JobPlan, strateg
         "cost_std_usd": plan.planned_std_usd,
         "expected_s": plan.seconds,
         "gap": plan.gap if plan.gap < math.inf else None,
-        "binding": [_named(row, models, plan.seconds is not None) for row in plan.binding],
+        "binding": [_named(row, limited, plan.seconds is not None) for row in plan.binding],
         "requests_by_model": {name: int((model == j).sum()) for j, name in enumerate(models)},
     }
 

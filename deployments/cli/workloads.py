@@ -93,8 +93,9 @@ def read_workload(
         raise InvalidRequestError("--predictor: missing, and prompts need one; give the artefact that scores them")
     else:
         requests, arrivals = read_timed_requests(prompts)
-    scorer = fleet_predictor(predictor, specs, encoder, device)
-    counter = models_counter(specs)
+    columns = [column for spec in specs for column in spec.columns]
+    scorer = fleet_predictor(predictor, columns, encoder, device)
+    counter = models_counter(columns)
     return predicted_workload(requests, scorer, specs, counter=counter, rate_per_s=rate_per_s, arrival_s=arrivals)
 
 

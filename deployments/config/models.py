@@ -34,6 +34,7 @@ _OF_OWN_ENGINES = (
     "source", "num_replicas", "min_replicas", "max_replicas", "num_gpus", "replica_groups", "engine_args", "dtype",
     "quantisation", "gpu_types",
 )  # fmt: skip
+TEMPLATE_VARIABLES = "default_chat_template_kwargs"  # of engine_args
 EXTERNAL_CPUS = 0.2  # of what passes bytes on
 
 
@@ -279,6 +280,12 @@ class ModelConfig(ModelDescription):
 
     def spec(self) -> ModelSpec:
         """The model as a plan knows it; what others run is bought, within the limits of all accounts together."""
+        own = self._plain_spec()
+        if not self.variants:
+            return own
+        return replace(own, variants=tuple(column._as_variant_of(own) for column in self.columns))
+
+    def _plain_spec(self) -> ModelSpec:
         own = super().spec()
         if self.external is None:
             return own
@@ -289,6 +296,13 @@ class ModelConfig(ModelDescription):
             tokens_per_minute=_total(account.tokens_per_minute for account in accounts),
         )
         return replace(own, source=self.external.tokenizer or "", quota=quota)
+
+    def _as_variant_of(self, own: ModelSpec) -> ModelSpec:
+        counting = dict(own.counting)
+        if variables := template_variables(self.request):
+            counting[TEMPLATE_VARIABLES] = {**counting.get(TEMPLATE_VARIABLES, {}), **variables}
+        prior, most = self.prior_success, self.max_tokens
+        return replace(own, name=self.name, prior_success=prior, max_tokens=most, counting=counting)
 
     @property
     def served(self) -> ServedModel:

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from apportion.allocation.models import ModelSpec
-from apportion.allocation.workload import Workload, predicted_workload, read_timed_requests, recorded_workload
+from apportion.allocation.workload import (
+    Workload,
+    answer_bounds,
+    by_model,
+    predicted_workload,
+    read_timed_requests,
+    recorded_workload,
+)
 from apportion.router.costs import expected_cost
 from apportion.router.errors import InvalidRequestError
+from apportion.router.estimates import Estimates
 from apportion.router.prediction.encoder import Encoder
 from apportion.router.prediction.fleet_predictor import FleetPredictor
 from apportion.router.prediction.knn import KnnEstimator
@@ -162,3 +170,23 @@ def test_bad_arrivals_are_named(tmp_path: Path, rows: list[dict[str, object]], m
     file.write_text("\n\n".join(map(json.dumps, rows)))
     with pytest.raises(InvalidRequestError, match=message):
         read_timed_requests(file)
+
+
+def test_a_model_counts_as_its_likeliest_variant() -> None:
+    qwen = ModelSpec("qwen", "x", PRICES["small"])
+    variants = tuple(replace(qwen, name=f"qwen@{name}", max_tokens=most) for name, most in (("a", None), ("b", 7)))
+    specs = [ModelSpec("large", "x", PRICES["large"]), replace(qwen, variants=variants)]
+    columns = [column for spec in specs for column in spec.columns]
+    assert [column.name for column in columns] == ["large", "qwen@a", "qwen@b"]
+    assert answer_bounds(columns)[1].tolist() == [np.inf, np.inf, 7.0]
+    success = np.array([[0.5, 0.2, 0.9], [0.5, 0.4, 0.4], [0.5, 0.9, 0.1]])
+    cost_usd = np.array([[9.0, 1.0, 5.0], [9.0, 6.0, 5.0], [9.0, 1.0, 2.0]])
+    tokens = np.arange(9.0).reshape(3, 3)
+    refusals = {2: {1: "cannot read it"}}
+    found = by_model(Estimates(success, cost_usd, tokens, tokens, refusals=refusals), specs)
+    assert found.success.tolist() == [[0.5, 0.9], [0.5, 0.4], [0.5, 0.1]]
+    assert found.cost_usd.tolist() == [[9.0, 5.0], [9.0, 5.0], [9.0, 2.0]], "of two as good the cheaper"
+    assert found.output_tokens.tolist() == [[0.0, 2.0], [3.0, 5.0], [6.0, 8.0]]
+    assert found.refusals == {2: {}}
+    none = by_model(Estimates(success, cost_usd, tokens, tokens, refusals={0: {1: "no", 2: "no"}}), specs)
+    assert none.readable().tolist() == [[True, False], [True, True], [True, True]]

@@ -206,3 +206,13 @@ def test_a_known_models_unknown_variants_are_refused(tmp_path: Path) -> None:
         Knowledge.of(configuration(unsaid, name="wren"))
     assert Knowledge.of(configuration(name="wren")).by_name_only == frozenset()
     assert Knowledge.of(configuration([{"name": "fast"}])).by_name_only == {"qwen@fast"}
+
+
+def test_a_plan_knows_the_variants_of_a_model() -> None:
+    spec, other = (model.spec() for model in configuration().models)
+    assert [(one.name, one.max_tokens, one.prior_success) for one in spec.columns] == [
+        ("qwen@fast", None, 0.5),
+        ("qwen@think", 64, 0.8),
+    ]
+    assert spec.columns[1].counting == {"default_chat_template_kwargs": {"enable_thinking": True}}
+    assert other.columns == (other,)

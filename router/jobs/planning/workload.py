@@ -103,13 +103,15 @@ class Means:
     """What a job has to spend: money, and tokens until its deadline.
 
     budget_usd: inf: any; seconds: until the deadline, inf: none; tokens_per_s: (M,) that each model generates for the
-    job, zero while a model is gone; None: no deadline can be told; slots: (M,) most answers by each model, None: any.
+    job, zero while a model is gone; None: no deadline can be told; slots: (M,) most answers by each model, None: any;
+    row_of_column: (M,) whose of the slots a column takes, where variants share those of their model; None: its own.
     """
 
     budget_usd: float = math.inf
     seconds: float = math.inf
     tokens_per_s: FloatArray | None = None
     slots: IntArray | None = None
+    row_of_column: IntArray | None = None
 
     def __post_init__(self) -> None:
         if not self.budget_usd >= 0:
@@ -128,7 +130,8 @@ class Means:
     def posed(self, workload: Workload) -> Posed:
         """The whole job as one batch problem, whose slots are tokens."""
         if not self.timed:
-            return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd), None)
+            own = _problem(workload, self._answers(workload), workload.answers, self.budget_usd, self.row_of_column)
+            return Posed(own, None)
         rate = np.asarray(self.tokens_per_s, np.float64)
         workload = workload.on(rate > 0)
         slots = _whole(rate * self.seconds)
@@ -154,11 +157,14 @@ class Posed:
         return replace(self.problem, budget_usd=budget_usd, slots=slots)
 
 
-def _problem(workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float) -> BatchProblem:
+def _problem(
+    workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float, engines: IntArray | None = None
+) -> BatchProblem:
     return BatchProblem(
         workload.success, workload.cost_usd, slots, budget_usd,
         allowed=workload.allowed, sequences=load, cost_std_usd=workload.cost_std_usd,
         success_std=workload.success_std, success_samples=workload.success_samples,
+        row_of_column=engines,
     )  # fmt: skip
 
 

@@ -245,3 +245,15 @@ def test_a_budget_that_is_short_by_a_rounding_leaves_out_a_row(short: float) -> 
     assert isinstance(plan, JobPlan)
     assert (plan.model_of_row >= 0).sum() >= 1
     assert plan.planned_usd <= means.budget_usd
+
+
+def test_variants_of_a_model_share_its_slots() -> None:
+    workload = job(3, 6, 3)
+    shared = Means(slots=np.array([2, 5]), row_of_column=np.array([1, 0, 0]))
+    plan = plan_job(workload, shared, QUICK)
+    assert isinstance(plan, JobPlan)
+    choices = every_choice(6, 3)
+    choices = choices[(choices > 0).sum(axis=1) <= 2]
+    best = workload.success[np.arange(6), choices].sum(axis=1).max()
+    assert (plan.model_of_row > 0).sum() <= 2
+    assert plan.objective == pytest.approx(best, rel=1e-4)

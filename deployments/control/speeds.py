@@ -24,7 +24,7 @@ class Stopwatch:
 
     def __init__(self, models: tuple[str, ...], clock: Callable[[], float]) -> None:
         self._models = models
-        self.speeds = Speeds(len(models), clock)
+        self.speeds = Speeds(models, clock)
 
     def __call__(self, event: Event) -> None:
         """Takes note of an answer."""

@@ -11,11 +11,12 @@ which the last answers count most; a long answer's time spreads more, in proport
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from apportion.router.arrays import FloatArray
+from apportion.router.variants import engines_of
 
 FEWEST = 3  # answers that say something
 KNOWN_FOR_S = 600.0  # whoever has not answered for so long may be another one by now
@@ -27,19 +28,21 @@ _RIDGE = np.array([1e-2, 1e-2, 1e-6, 1e-2])
 
 
 class Speeds:
-    """Of M models, by their columns.
+    """Of M columns; variants of a model are answered by the same engines, and teach one speed.
 
     Args:
+        names: of the columns.
         clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, n_models: int, clock: Callable[[], float]) -> None:
+    def __init__(self, names: Sequence[str], clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._of = [_Speed() for _ in range(n_models)]
+        engines, self._engine_of = engines_of(names)
+        self._of = [_Speed() for _ in engines]
 
     def learn(
         self,
-        model: int,
+        column: int,
         seconds: float,
         *,
         prompt_tokens: float,
@@ -55,9 +58,10 @@ class Speeds:
             running: sequences on its replica meanwhile, its own too.
             answers: that were generated side by side.
         """
-        now_s, speed = self._clock(), self._of[model]
+        engine = self._engine_of[column]
+        now_s, speed = self._clock(), self._of[engine]
         if now_s - speed.last_s > KNOWN_FOR_S:
-            speed = self._of[model] = _Speed()
+            speed = self._of[engine] = _Speed()
         speed.last_s = now_s
         length = max(answer_tokens / answers, 1.0)
         speed.new.append((1.0, prompt_tokens, length, length * running, seconds, answer_tokens))
@@ -72,16 +76,16 @@ class Speeds:
         """
         now_s = self._clock()
         fits = [speed.fit() if now_s - speed.last_s <= KNOWN_FOR_S else _UNKNOWN for speed in self._of]
-        begin, read, step, beside = np.array(fits).T
+        begin, read, step, beside = np.array(fits)[self._engine_of].T
         found: FloatArray = begin + read * prompt_tokens + (step + beside * running) * answer_tokens
         return found
 
     def tokens_per_s(self) -> list[float | None]:
-        """Of one request, by model: over its last answers by the same formula, at the loads that these had.
+        """Of one request, by column: over its last answers by the same formula, at the loads that these had.
 
         None where nothing is known; what was known once stays: jobs plan for models that nobody has asked of late.
         """
-        return [speed.tokens_per_s() for speed in self._of]
+        return [self._of[engine].tokens_per_s() for engine in self._engine_of]
 
 
 _UNKNOWN = np.full(4, np.nan)

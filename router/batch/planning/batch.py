@@ -147,7 +147,7 @@ class Batch:
         seconds = np.nan_to_num(seconds)  # nothing is held against what nobody knows
         most_usd, cost_usd = self.policy.budget_usd_per_request, np.where(self.allowed, self.estimates.cost_usd, np.inf)
         own_usd = np.maximum(np.inf if most_usd is None else most_usd, cost_usd.min(axis=1, keepdims=True))
-        free = self.allowed & (self.remaining > 0)
+        free = self.allowed & (self.remaining[self.policy.engine_of] > 0)
         paid = free & (cost_usd <= own_usd)
         left_s = limit_s if waited_s is None else limit_s - waited_s
         kept = free & (seconds <= left_s[:, None])

@@ -86,7 +86,7 @@ class PlainRoom:
             self.fleet, self.spending, Conversations(4, 60.0, self.clock), self.clock, self.chronicle.settled
         )
         self.lengths = Lengths.of([False] * len(models))
-        self.speeds = Speeds(len(models), self.clock)
+        self.speeds = Speeds(self.policy.names, self.clock)
         self.preview = Preview(
             BatchPlanner(Rungs(self.solver, Part("solver of previews", 0.1, self.clock), len(models), 0.1)),
             self.lengths,

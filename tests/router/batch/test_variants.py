@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from apportion.router.batch.messages import Decision, Done, Ending, Held, Refusa
 from apportion.router.batch.policy import Policy, ServedModel
 from apportion.router.errors import InvalidRequestError, UnknownModelError
 from apportion.router.prices import ModelPrice
-from apportion.router.unpriced import Unpriced
+from apportion.router.unpriced import Unpriced, gathered
 from apportion.router.variants import covers, engines_of, meets, model_of, variant_name
 from tests.router.batch.plain_room import PlainRoom, forecasts, items
 
@@ -183,3 +184,16 @@ async def test_a_conversation_stays_on_its_model_in_any_variant() -> None:
     ]
     assert isinstance(loop, Decision)
     assert loop.model == "qwen@think"
+
+
+async def test_the_variant_that_is_in_time_answers_and_all_have_the_slots_of_their_engine() -> None:
+    service = room(qwen=2, small=2)
+    service.scheduler.policy = replace(POLICY, max_seconds=1.0)
+    for column in (0, 2) * 3:
+        service.speeds.learn(column, 2.0, prompt_tokens=10, answer_tokens=10, running=1)
+    lengths = np.array([4.0, 40.0, 40.0])  # of what thinks, and of what does not
+    unpriced = forecasts(1, (0.5, 0.9, 0.1), models=NAMES)
+    unpriced.table[3:5] = lengths
+    service.forecast = lambda items: gathered([(unpriced, 0)] * len(items))
+    verdicts = await service.verdicts(*items(3))
+    assert sorted(verdict.model for verdict in verdicts) == ["qwen@fast", "qwen@fast", "small"]

@@ -56,7 +56,7 @@ def test_the_corrected_cost_is_that_of_answers_that_are_so_much_longer() -> None
     tokens, counts = np.array([[100.0, 50.0], [100.0, 50.0]]), np.array([[7.0, 8.0], [7.0, 8.0]])
     std, ratios, most = 0.1 * tokens, np.array([1.5, 0.5]), np.array([np.inf, 120.0])
     cost_usd, cost_std_usd = expected_cost(tokens, std, counts, PRICES)
-    found_usd, found_std_usd = corrected_cost(cost_usd, cost_std_usd, counts, PRICES, ratios, most)
+    found_usd, found_std_usd = corrected_cost(cost_usd, cost_std_usd, counts, PRICES, ratios, most[:, None])
     true_usd, true_std_usd = expected_cost(tokens * ratios, std * ratios, counts, PRICES)
 
     np.testing.assert_allclose(found_usd[0], true_usd[0])

@@ -1,142 +1,122 @@
-"""The same random batches of 16 models, solved by the certified solver in turn: each model on an engine of its own;
-four models to an engine, whose slots they share; the same where a request takes more slots of an engine on its dearer
-models; and with one or two limits beside, set below what the answer without them takes. The batches with two limits are
-also solved as one full model, Pyomo through HiGHS, with the same rows. One thread, relative gap 1e-4.
+"""Variants in the pool against models alone, at equal realised spend, in random batches of 256 without limits on slots.
+
+**The outcomes of the variants are simulated.** Of each recorded table the models that no other one beats in score and
+cost are taken; `plain` is what was recorded. `think` has 4 times the output tokens: it makes a wrong answer right with
+a chance of up to 0.6 (large gain), 0.2 (small gain) or 0 (no gain), in proportion to how many of these models get the
+prompt right, and a right one wrong with 0.02. `brief` has 0.4 times the tokens, and makes a right answer wrong with a
+chance of up to 0.3, the more the fewer models get the prompt right. These numbers are assumed, around what is published
+of models that can think or not: they say what routing makes of such variants, not what any model gains. Predictors are
+trained on the simulated outcomes of the training rows and know nothing of the rule. Scores are shares of the best plain
+model's, and so are budgets of its cost. Estimator: our head.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from apportion.router.assignment import BatchProblem, Limit, Mip, assign, warm_up
-from apportion.router.evaluation.plot import COLOURS
+from apportion.router.evaluation import ARMS, Setting
+from apportion.router.evaluation.case import Case
+from apportion.router.evaluation.realised import curve_of
+from benchmarks.experiments.cases import Dataset
 from benchmarks.experiments.context import Context, Record
-from benchmarks.experiments.drawing import MARKERS, panels, save
-from benchmarks.experiments.numbers import distinct, where
-from benchmarks.experiments.report import table
-from benchmarks.experiments.solving import GAP, LIMITS, Timed, batch, certified, pyomo_full, timed
+from benchmarks.experiments.drawing import line, panels, save
+from benchmarks.experiments.efforts import BRIEF, CODE, EFFORTS, PLAIN, THINK, VARIANTS, EffortDataset
+from benchmarks.experiments.numbers import called, difference, distinct, over_seeds, points, shown, where
+from benchmarks.experiments.report import by_dataset, table
 
-TITLE = "Models that share engines, and further limits"
-SIZES, SMOKE_SIZES = (256, 1024, 4096, 16384), (16, 64)
-MODELS, TO_AN_ENGINE = 16, 4
-BATCHES, REPEATS = 5, 3
-MOST_FULL, FULL_LIMIT_S = 1024, 30.0
-OWN, SHARED, BY_MODEL, ONE, TWO = "own engines", "shared", "loads by model", "one limit", "two limits"
-FULL = "full Pyomo, two limits"
-ARMS = (OWN, SHARED, BY_MODEL, ONE, TWO)
-BOTH = "budget and slots"
+TITLE = "Thinking: how much of it a request is worth (simulated outcomes)"
+FRACTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
+ALONE, NEVER, ALWAYS, POOL = "models alone", "never think", "always think", "variants"
+CHOICES = {ALONE: (PLAIN,), NEVER: (BRIEF, PLAIN), ALWAYS: (THINK,), POOL: VARIANTS}
+WITHOUT_THINKING = (ALONE, NEVER)  # the same whatever thinking brings
 
 
-def posed(n: int, limits: str, seed: int) -> dict[str, BatchProblem]:
-    """One batch in every form."""
-    own = batch(n, MODELS, limits, seed)
-    slots = own.slots.reshape(-1, TO_AN_ENGINE).sum(axis=1)
-    shared = replace(own, slots=slots, row_of_column=np.arange(MODELS) // TO_AN_ENGINE)
-    rng = np.random.default_rng([seed, n])
-    loads = 1 + np.arange(MODELS) % TO_AN_ENGINE + rng.integers(0, 2, (n, MODELS))
-    free = assign(shared, Mip(GAP)).model
-    use = rng.lognormal(0, 0.5, (n, MODELS))
-    dear = _limit("tokens of the dear half", use * (np.arange(MODELS) >= MODELS // 2), free, 0.9)
-    slow = _limit("seconds", use * np.linspace(0.25, 4.0, MODELS), free, 0.97)
-    return {
-        OWN: own,
-        SHARED: shared,
-        BY_MODEL: replace(shared, sequences=loads, slots=3 * slots),
-        ONE: replace(shared, limits=(dear,)),
-        TWO: replace(shared, limits=(dear, slow)),
-    }
-
-
-def _limit(name: str, use: Any, model: Any, share: float) -> Limit:
-    return Limit(name, use, share * float(use[np.arange(len(model)), model].sum()))
+def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
+    """The score at each budget of what may choose from some variants."""
+    if not isinstance(dataset, EffortDataset):
+        raise TypeError("variants are measured on simulated efforts")
+    plain = dataset.simulated()[0]
+    plain = plain.select_models([name for name in plain.models if name.endswith(PLAIN)])
+    known = np.ones(len(plain), dtype=bool)
+    known[case.test_rows] = False
+    best = int(plain.scores[known].mean(axis=0).argmax())
+    score, cost_usd = (float(of[case.test_rows, best].mean()) for of in (plain.scores, plain.cost_usd))
+    curve = curve_of(ARMS["mip"](case, Setting(32 if smoke else 256)))
+    found = curve.at(np.array(FRACTIONS) * cost_usd)
+    arm = next(name for name, variants in CHOICES.items() if variants == dataset.variants)
+    return [
+        {"effort": dataset.effort, "arm": arm, "fraction": fraction, "score": None if np.isnan(own) else own / score}
+        for fraction, own in zip(FRACTIONS, found.tolist(), strict=True)
+    ]
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Time every form of every batch, one after the other."""
-    warm_up()
-    rows: list[Record] = []
-    for n in SMOKE_SIZES if context.smoke else SIZES:
-        for limits in LIMITS:
-            for seed in range(2 if context.smoke else BATCHES):
-                rows += _batch(n, limits, seed)
-    context.work_s.append(sum(row["wall_s"] for row in rows))
-    settings = {"gap": GAP, "threads": 1, "full_time_limit_s": FULL_LIMIT_S}
-    return {"settings": settings, "rows": rows, "plots": {"Time by size": "variants.png"}}
-
-
-def _batch(n: int, limits: str, seed: int) -> list[Record]:
-    forms = posed(n, limits, seed)
-    tries = [{arm: timed(partial(certified, forms[arm])) for arm in ARMS} for _ in range(REPEATS)]
-    found = {arm: min((one[arm] for one in tries), key=lambda once: once.cpu_s) for arm in ARMS}
-    if n <= MOST_FULL:
-        found[FULL] = timed(partial(pyomo_full, forms[TWO], FULL_LIMIT_S))
-    return [_row(n, limits, seed, arm, once) for arm, once in found.items()]
-
-
-def _row(n: int, limits: str, seed: int, arm: str, once: Timed) -> Record:
-    return {
-        "n_requests": n, "limits": limits, "seed": seed, "arm": arm, "wall_s": once.wall_s, "cpu_s": once.cpu_s,
-        "gap": once.answer.gap, "objective": once.answer.objective, "finished": once.answer.finished,
-    }  # fmt: skip
+    """Measure with our head on all data sets."""
+    efforts = list(EFFORTS)[: 1 if context.smoke else None]
+    pools = [
+        EffortDataset(one.folder, one.encoder, one.cache, effort=effort, variants=variants)
+        for one in context.datasets()
+        for effort in efforts
+        for arm, variants in CHOICES.items()
+        if arm not in WITHOUT_THINKING or effort == efforts[0]
+    ]
+    rows = context.measure(measure_case, ("head",), "variants", datasets=pools, code=CODE)
+    names = distinct(rows, "dataset")
+    return {"rows": rows, "plots": {f"Score against spend, {name}": f"variants-{name}.png" for name in names}}
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    """The table, and the reading."""
-    rows = result["rows"]
-    headings = ["requests x models", "budget and slots that bind", *(f"{arm}, ms" for arm in ARMS)]
-    headings += ["largest gap", "full model / two limits"]
-    cases = [
-        where(rows, n_requests=n, limits=limits)
-        for n in distinct(rows, "n_requests")
-        for limits in distinct(rows, "limits")
-    ]
-    proved = all(row["finished"] for row in rows if row["arm"] != FULL)
-    ratios = {arm: [_ratio(case, arm, OWN) for case in cases] for arm in ARMS[1:]}
-    full = [ratio for case in cases if np.isfinite(ratio := _ratio(case, FULL, TWO))]
+    """Scores at every budget by what thinking brings, and the reading."""
+    return by_dataset(result, _table, _reading)
+
+
+def _of(rows: list[Record], effort: str, arm: str) -> list[Record]:
+    return where(rows, arm=arm) if arm in WITHOUT_THINKING else where(rows, arm=arm, effort=effort)
+
+
+def _table(rows: list[Record]) -> list[str]:
+    headings = ["thinking brings", "may choose from", *(f"{fraction:.0%}" for fraction in FRACTIONS)]
+    cells = []
+    for effort in distinct(rows, "effort"):
+        for arm in CHOICES:
+            own = _of(rows, effort, arm)
+            scores = [shown(over_seeds(own, "score", fraction=fraction)) for fraction in FRACTIONS]
+            cells.append([effort, arm, *scores])
     return [
-        *table(headings, [_line(case) for case in cases]),
+        "By budget, a share of the best plain model's cost (a dash: cannot spend as little):",
         "",
-        "CPU times, medians over batches, each the least of three tries; in brackets the median ratio to the time "
-        "of own engines, batch by batch. Lower bounds (>) where a full model reached its time limit.",
-        "",
-        *(f"- {arm}: {min(r):.2f} to {max(r):.2f} times the time of own engines." for arm, r in ratios.items()),
-        f"- Every solve proved its gap: {'yes' if proved else 'no'}.",
-        f"- A full model with the same limits takes {min(full):.3g} to {max(full):.3g} times as long.",
+        *table(headings, cells),
     ]
 
 
-def _line(case: list[Record]) -> list[str]:
-    proved = [row["gap"] for row in case if row["arm"] != FULL]
-    late = "" if all(row["finished"] for row in where(case, arm=FULL)) else "> "
-    ratio = _ratio(case, FULL, TWO)
-    times = [f"{_ms(case, OWN):.3g}", *(f"{_ms(case, arm):.3g} ({_ratio(case, arm, OWN):.2f})" for arm in ARMS[1:])]
-    beside = f"{late}{ratio:.3g}" if np.isfinite(ratio) else "-"
-    return [f"{case[0]['n_requests']:,} x {MODELS}", case[0]["limits"], *times, f"{max(proved):.0e}", beside]
-
-
-def _ms(case: list[Record], arm: str) -> float:
-    return float(np.median([1e3 * row["cpu_s"] for row in where(case, arm=arm)]))
-
-
-def _ratio(case: list[Record], arm: str, beside: str) -> float:
-    other = {row["seed"]: row["cpu_s"] for row in where(case, arm=beside)}
-    ratios = [row["cpu_s"] / other[row["seed"]] for row in where(case, arm=arm)]
-    return float(np.median(ratios)) if ratios else float("nan")
+def _reading(rows: list[Record]) -> list[str]:
+    lines = []
+    for effort in distinct(rows, "effort"):
+        pool = _of(rows, effort, POOL)
+        for arm in (ALONE, NEVER, ALWAYS):
+            both, gains = [*pool, *_of(rows, effort, arm)], []
+            for fraction in FRACTIONS:
+                gain = difference(both, "score", {"arm": POOL}, {"arm": arm}, fraction=fraction)
+                if gain.mean == gain.mean:
+                    gains.append(f"{points(gain)} at {fraction:.0%} ({called(gain)})")
+            lines.append(f"- {effort.capitalize()}: variants less {arm}, in points: {'; '.join(gains)}.")
+    return lines
 
 
 def draw(result: dict[str, Any], folder: Path) -> None:
-    """Time against requests, both axes logarithmic, for limits of budget and slots."""
-    figure, (axes,) = panels(1)
-    rows = where(result["rows"], limits=BOTH)
-    for number, arm in enumerate(distinct(rows, "arm")):
-        sizes = distinct(where(rows, arm=arm), "n_requests")
-        times = [_ms(where(rows, n_requests=n), arm) for n in sizes]
-        axes.plot(sizes, times, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=arm)
-    axes.set(xscale="log", yscale="log", xlabel="requests", ylabel="ms of CPU")
-    axes.legend(fontsize=8)
-    save(figure, folder / "variants.png")
+    """One figure a data set, a panel for each gain."""
+    for name, file in zip(distinct(result["rows"], "dataset"), result["plots"].values(), strict=True):
+        rows = where(result["rows"], dataset=name)
+        efforts = distinct(rows, "effort")
+        figure, axes = panels(len(efforts), columns=3, width=4.4)
+        for panel, effort in zip(axes, efforts, strict=True):
+            for number, arm in enumerate(CHOICES):
+                own = _of(rows, effort, arm)
+                line(panel, FRACTIONS, [over_seeds(own, "score", fraction=f) for f in FRACTIONS], number, arm)
+            panel.set(xscale="log", xlabel="spend, share of the best plain model's cost", ylabel="share of its score")
+            panel.set_title(f"{name}: {effort}", fontsize=9)
+        axes[0].legend(fontsize=8)
+        save(figure, folder / file)

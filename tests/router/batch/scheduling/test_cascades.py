@@ -13,6 +13,7 @@ import pytest
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
 from apportion.router.batch.messages import Decision, Done, Ending, RouteItem
 from apportion.router.batch.money.spending import Spending
+from apportion.router.batch.policy import Policy
 from apportion.router.batch.stages import FirstAnswer, Kept, second_id
 from apportion.router.budget import Limit, Scope, Window, from_nano, to_nano
 from apportion.router.budget.ledger import BudgetLedger
@@ -136,6 +137,22 @@ async def test_of_two_claims_that_one_limit_is_short_for_none_is_kept(ledger: Bu
     worst = [WORST_NANO[one.model] + (WORST_NANO["large"] if one.second else 0) for one in holding]
     assert (spent, reserved) == (0, sum(worst))
     assert holding
+
+
+async def test_variants_of_one_model_make_a_cascade_on_its_slots() -> None:
+    quick, slow = (replace(model, name=f"small@{name}") for model, name in zip(POLICY.models, ("a", "b"), strict=True))
+    pair = replace(PAIR, first=quick.name, second=slow.name)
+    policy = Policy((quick, slow), POLICY.strategy, cascades=(pair,))
+    room = PlainRoom(forecast=lambda asked: forecasts(len(asked), (0.6, 0.7), models=policy.names), policy=policy)
+    room.join(small=2)
+    (item,) = asking(1)
+    decision = await planned(room, item)
+    second = again(item, decision, UNSURE)
+    room.submit(second)
+    told = await room.heard(second.id)
+    assert isinstance(told, Decision)
+    assert (decision.model, told.model) == ("small@a", "small@b")
+    assert room.fleet.free_slots().tolist() == [0]
 
 
 async def test_time_counts_for_both_stages() -> None:

@@ -99,6 +99,12 @@ class VLLMEngine:
             async for _ in await serving_chat.create_chat_completion(chat):
                 pass
         await self._ask(max_tokens=2)
+        if getattr(state, "serving_embedding", None) is None:
+            # vLLM compiles what ranks log-probabilities when it is first asked for any, for one sequence and anew for
+            # several: seconds in which the whole engine stands still.
+            for prompts in (["1"], ["1", "1"]):
+                completion = CompletionRequest(model=name, prompt=prompts, max_tokens=2, logprobs=2)
+                await state.openai_serving_completion.create_completion(completion)
 
     async def _ask(self, *, max_tokens: int) -> None:
         name, state = self._model.name, self._state

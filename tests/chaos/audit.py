@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from apportion.router.prices import ModelPrice
+from apportion.router.variants import model_of
 from tests.chaos.client import GRACE_S, Outcome
 from tests.chaos.kills import ENGINE, Outage
 from tests.chaos.plan import Kind
@@ -96,7 +97,7 @@ def streams(outcomes: Sequence[Outcome], outages: Sequence[Outage]) -> list[str]
             wrong.append(_say(outcome, f"complete, but its cost was told {len(outcome.comments)} times"))
         if error is not None and error["code"] != "deadline_exceeded":
             model = (outcome.headers or {}).get("x-router-model")
-            if not _struck(outcome, outages, f"{ENGINE}{model}"):
+            if not _struck(outcome, outages, f"{ENGINE}{model_of(model or '')}"):
                 wrong.append(_say(outcome, f"broke off, though nobody killed {model} at that time: {error}"))
     return wrong
 
@@ -145,7 +146,7 @@ def settled(outcomes: Sequence[Outcome], prices: dict[str, ModelPrice]) -> list[
             continue
         usage = json.loads(outcome.body)["usage"]
         model = (outcome.headers or {})["x-router-model"]
-        cost_usd = prices[model].cost_usd(usage["prompt_tokens"], usage["completion_tokens"])
+        cost_usd = prices[model_of(model)].cost_usd(usage["prompt_tokens"], usage["completion_tokens"])
         if abs(float(outcome.settled_usd or "nan") - cost_usd) > 1e-5 * cost_usd:
             wrong.append(_say(outcome, f"{cost_usd} USD of tokens, settled {outcome.settled_usd}"))
     return wrong

@@ -27,6 +27,7 @@ from tests.deployments.service import health, holds_nothing
 CONCURRENCY = 48
 TIMEOUT_S = 45.0  # of a request that asks for none; on two busy cores a router takes half of it to be back
 CALM_S = TIMEOUT_S + 60 + 30  # by then the reservations of those who were lost have expired
+TWO_WAYS = "lark"
 SLOTS, MAX_QUEUE = 16, 64  # of each model, and in line: a burst needs more than both
 WARM_UP, WARM_UP_BURST = 700, 450  # the largest batches too, so that what they need is not taken for a leak
 
@@ -116,11 +117,19 @@ def run_storm(document: dict[str, Any], folder: Path, size: Size, seed: int) -> 
 
 
 def stormy(document: dict[str, Any], database: Path, poor_usd: float) -> dict[str, Any]:
-    """The same application with two ingresses, fewer slots, a shorter queue and deadline, and a poor tenant."""
+    """The same application with two ingresses, fewer slots, a shorter queue and deadline, and a poor tenant.
+
+    One model is asked in two ways, which share its slots.
+    """
     document = copy.deepcopy(document)
     args = document["applications"][0]["args"]
     for model in args["models"]:
         model["max_num_seqs"] = SLOTS
+        if model["name"] == TWO_WAYS:
+            model["variants"] = [
+                {"name": "whole", "prior_success": 0.8},
+                {"name": "brief", "prior_success": 0.5, "max_tokens": 16},
+            ]
     args["ingress"] = {**args.get("ingress", {}), "num_replicas": 2}
     args["batching"] = {**args.get("batching", {}), "max_queue": MAX_QUEUE}
     args["dispatch"] = {**args.get("dispatch", {}), "request_timeout_s": TIMEOUT_S}

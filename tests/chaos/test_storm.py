@@ -19,7 +19,7 @@ from benchmarks.stamp import stamp
 from tests.chaos import audit
 from tests.chaos.ledger import paid
 from tests.chaos.plan import Kind
-from tests.chaos.storm import FULL, SLICE, TIMEOUT_S, Storm, is_calm, run_storm
+from tests.chaos.storm import FULL, SLICE, SLOTS, TIMEOUT_S, TWO_WAYS, Storm, is_calm, run_storm
 from tests.chaos.summary import Summary, count_ends, outage_seconds
 from tests.deployments.conftest import free_port
 from tests.deployments.service import CONFIG
@@ -125,6 +125,12 @@ def test_a_full_queue_sheds_at_once(storm: Storm) -> None:
 def test_slots_and_reservations_are_back_at_zero(storm: Storm) -> None:
     assert is_calm(storm.state), storm.state
     assert (storm.ledger.reserved_nano, storm.ledger.held) == (0, 0)
+
+
+def test_a_model_answers_in_both_ways_on_its_one_engine(storm: Storm) -> None:
+    names = Counter((outcome.headers or {}).get("x-router-model") for outcome in storm.outcomes)
+    assert min(names[f"{TWO_WAYS}@whole"], names[f"{TWO_WAYS}@brief"]) > 0, names
+    assert storm.state["models"][TWO_WAYS] == {"slots": SLOTS, "free_slots": SLOTS, "asleep": False}
 
 
 def test_each_answer_costs_its_tokens(storm: Storm) -> None:

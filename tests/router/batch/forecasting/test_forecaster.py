@@ -109,8 +109,8 @@ async def test_a_predictor_that_works_again_is_found_without_a_request(monkeypat
 
 
 async def test_plans_that_are_not_run_wait_for_their_turn_and_hold_up_nobody() -> None:
-    ordinary, bulk = Slow(0.0), Slow(0.02)
-    forecaster = make_forecaster(ordinary, bulk=bulk, timeout_s=0.5)
+    ordinary, bulk = Slow(0.0), Slow(0.1)
+    forecaster = make_forecaster(ordinary, bulk=bulk, timeout_s=5.0)
     planned = [asyncio.create_task(forecaster.forecast(item, Prompt("p"), planned_only=True)) for item in items(10)]
     await asyncio.sleep(0.01)
     assert not (await forecast(forecaster, *items(1))).guessed

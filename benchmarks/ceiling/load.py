@@ -108,7 +108,7 @@ class LoadedRouter:
         config = parse_config(_configuration(case, folder))
         self.rng = np.random.default_rng(seed)
         deployed: Any = Router
-        self._router = deployed.func_or_class(config, _Solver(self.elsewhere), {})
+        self._router = deployed.func_or_class(config, _Solver(self.elsewhere), {}, {})
         self._router.reconfigure(config.routing.model_dump())
         limits = (Limit(Scope.key, Window.month, LIMIT_NANO, f"key-{number}") for number in range(case.accounts))
         if case.budgets:

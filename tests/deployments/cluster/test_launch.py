@@ -91,7 +91,7 @@ def surges(args: dict[str, Any]) -> dict[str, int]:
     """By deployment, as Serve is told; of the engines one."""
     ingress = build(args)._bound_deployment
     _, router, predictor, _ = ingress.init_args
-    _, solver, engines = router._bound_deployment.init_args
+    _, solver, engines, _ = router._bound_deployment.init_args
     parts = [ingress, *(app._bound_deployment for app in (router, predictor, solver, engines["Engine-wren"]))]
     return {part.name: part._deployment_config.max_surge_percent for part in parts}
 

@@ -85,6 +85,13 @@ def test_errors_without_a_cause_are_found(bad: Outcome) -> None:
     assert len(audit.statuses([bad], [])) == 1
 
 
+def test_a_deadline_that_breaks_off_behind_its_status_is_judged_as_a_broken_connection() -> None:
+    cut = error(504, "deadline_exceeded", body=b"", broken="reset")
+    assert audit.deadlines([cut], 30.0) == []
+    assert len(audit.statuses([cut], [])) == 1
+    assert len(audit.deadlines([error(504, "deadline_exceeded", body=b"")], 30.0)) == 1
+
+
 def test_an_outage_excuses_what_it_explains() -> None:
     lost, away = whole(status=None, broken="reset"), error(503, "unavailable")
     assert audit.statuses([lost], [Outage("Ingress", 1.5, 3.0)]) == []

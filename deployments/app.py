@@ -14,7 +14,8 @@ from apportion.deployments.cluster.nodes import live_nodes
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order, pin
 from apportion.deployments.config.bulk import BulkConfig
 from apportion.deployments.config.knowledge import Knowledge
-from apportion.deployments.config.models import ONE_GROUP, ModelConfig, ReplicaGroup
+from apportion.deployments.config.models import ONE_GROUP, ModelConfig
+from apportion.deployments.config.replica_groups import ReplicaGroup
 from apportion.deployments.config.service import LivePredictor, ServiceConfig, parse_config
 from apportion.deployments.control.predictor import Predictor
 from apportion.deployments.control.router import Router

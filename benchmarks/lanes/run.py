@@ -18,9 +18,9 @@ from rich.progress import track
 
 from apportion.deployments.cluster.launch import local_ray, required_cpus
 from apportion.deployments.config.bulk import BulkConfig
-from apportion.deployments.config.models import SimulatedConfig
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from benchmarks.load.arrivals import open_loop, poisson_arrivals_s
 from benchmarks.load.chat import PATH, Answer, ask, chat_session, greedy_chat
 from benchmarks.load.numbers import Target, medians, ratio_range, summary

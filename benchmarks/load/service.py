@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import httpx
 
-from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.wire.engine_headers import TOKEN_HEADER
 from apportion.router.batch.messages import EngineReplica
 

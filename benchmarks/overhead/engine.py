@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.engine.simulated import SimulatedEngine
 
 MODEL = ModelConfig(

@@ -13,10 +13,10 @@ from rich.progress import track
 
 from apportion.deployments.cluster.launch import local_ray, required_cpus
 from apportion.deployments.config.metrics import MetricsConfig
-from apportion.deployments.config.models import SimulatedConfig
 from apportion.deployments.config.reader import read_config
 from apportion.deployments.config.records import RecordsConfig
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.config.tracing import TracingConfig
 from benchmarks.load.numbers import medians
 from benchmarks.load.service import Place, engine_places, engine_urls, with_simulated_engines

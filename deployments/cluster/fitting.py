@@ -10,7 +10,7 @@ from typing import NamedTuple
 from apportion.allocation.replica import SHARE_UNITS
 from apportion.allocation.room import FreeGpus
 from apportion.deployments.cluster.nodes import NODE_LABEL, TYPE_LABEL, LiveNode, by_name
-from apportion.deployments.config.models import ReplicaGroup
+from apportion.deployments.config.replica_groups import ReplicaGroup
 from apportion.deployments.config.service import PredictorConfig, ServiceConfig
 from apportion.router.errors import ConfigurationError
 

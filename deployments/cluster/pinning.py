@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from apportion.deployments.cluster.nodes import NODE_LABEL, TYPE_LABEL
-from apportion.deployments.config.models import ModelConfig, ReplicaGroup
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.replica_groups import ReplicaGroup
 
 _PINCH = 0.001  # of the resource that Ray gives every node under its address
 

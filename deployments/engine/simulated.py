@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.engine.meter import Meter, Usage, current_usage
 from apportion.deployments.engine.simulated_signals import simulated_confidence
 from apportion.deployments.wire.asgi import disconnected

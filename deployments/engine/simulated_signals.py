@@ -10,7 +10,7 @@ import math
 import random
 from statistics import NormalDist
 
-from apportion.deployments.config.models import SimulatedSignals
+from apportion.deployments.config.simulated import SimulatedSignals
 from apportion.router.signals import Signals
 
 

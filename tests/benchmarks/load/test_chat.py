@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.engine.simulated import SimulatedEngine
 from benchmarks.load.chat import PATH, Answer, ask, ask_all, chat_session, greedy_chat, spans_ms, time_only

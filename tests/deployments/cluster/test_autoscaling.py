@@ -9,7 +9,7 @@ import pytest
 from ray.serve.config import AutoscalingConfig
 
 from apportion.deployments.cluster.autoscaling import USED, autoscaling_options, replicas_for_use
-from apportion.deployments.config.models import ReplicaGroup
+from apportion.deployments.config.replica_groups import ReplicaGroup
 from apportion.deployments.config.service import PredictorConfig
 from apportion.deployments.control.busy import Busy
 from tests.router.batch.plain_room import Clock

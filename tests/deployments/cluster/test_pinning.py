@@ -11,7 +11,8 @@ from apportion.deployments.cluster.fitting import check_deploy, check_fits
 from apportion.deployments.cluster.live import cluster_of
 from apportion.deployments.cluster.nodes import LiveNode
 from apportion.deployments.cluster.pinning import deployment_options, gpu_environment, in_order
-from apportion.deployments.config.models import ModelConfig, ReplicaGroup
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.replica_groups import ReplicaGroup
 from apportion.deployments.config.service import ServiceConfig, parse_config
 from apportion.router.errors import ConfigurationError
 

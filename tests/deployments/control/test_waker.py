@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apportion.deployments.config.models import ReplicaGroup
+from apportion.deployments.config.replica_groups import ReplicaGroup
 from apportion.deployments.control.waker import Waker
 from apportion.deployments.wire.bulk import RunnerReport
 from apportion.router.batch.messages import EngineReplica, RouteItem

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from apportion.deployments.cluster.autoscaling import USED
-from apportion.deployments.config.models import ModelConfig, SimulatedConfig
+from apportion.deployments.config.models import ModelConfig
 from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.engine import replica as replica_module
 from apportion.deployments.ingress.client import Client
 from apportion.deployments.ingress.dispatch import Dispatcher

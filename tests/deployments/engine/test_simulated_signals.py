@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from apportion.deployments.config.models import ModelConfig, SimulatedSignals
+from apportion.deployments.config.models import ModelConfig
+from apportion.deployments.config.simulated import SimulatedSignals
 from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.deployments.engine.simulated_signals import simulated_confidence
 from apportion.deployments.wire.engine_headers import SIGNALS_ASKED_HEADER

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from apportion.deployments.config.models import ModelConfig, SimulatedConfig, TimeoutsConfig
+from apportion.deployments.config.models import ModelConfig, TimeoutsConfig
 from apportion.deployments.config.service import DispatchConfig
+from apportion.deployments.config.simulated import SimulatedConfig
 from apportion.deployments.engine.replica import EngineServer
 from apportion.deployments.engine.simulated import SimulatedEngine
 from apportion.deployments.ingress.dispatch import Dispatcher

@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from apportion.deployments.config.models import SimulatedSignals, resolve_source
+from apportion.deployments.config.models import resolve_source
 from apportion.deployments.config.service import ServiceConfig
+from apportion.deployments.config.simulated import SimulatedSignals
 from apportion.deployments.engine.simulated_signals import simulated_confidence
 from apportion.deployments.ingress.client import Client
 from apportion.router.batch.messages import Decision, Ending, EngineReplica, RouteItem

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from apportion.deployments.config.models import SimulatedSignals, TimeoutsConfig
+from apportion.deployments.config.models import TimeoutsConfig
+from apportion.deployments.config.simulated import SimulatedSignals
 from apportion.deployments.engine.replica import EngineServer
 from apportion.deployments.ingress.client import Client, ServedResponse
 from apportion.router.batch.messages import Decision, Ending, RouteItem

@@ -144,3 +144,9 @@ def longest_answers(asked: Sequence[int | None], models: Sequence[ServedModel]) 
     wanted = np.array([one or np.inf for one in asked], dtype=np.float64)
     limits = np.array([model.max_tokens or np.inf for model in models], dtype=np.float64)
     return np.minimum(wanted[:, None], limits)
+
+
+def priority_weight(priorities: Sequence[float]) -> FloatArray | None:
+    """(N,) what requests of these priorities count in the objective, twice as much with each step; None: 1 each."""
+    steps = np.array(priorities, dtype=np.float64)
+    return np.exp2(steps) if steps.any() else None

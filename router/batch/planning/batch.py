@@ -23,7 +23,7 @@ from apportion.router.batch.planning.admission import (
     over_budget,
     pay_for_themselves,
 )
-from apportion.router.batch.policy import Policy
+from apportion.router.batch.policy import Policy, priority_weight
 from apportion.router.batch.reservations.conversations import Stays
 from apportion.router.errors import ApportionError
 from apportion.router.estimates import Estimates
@@ -188,7 +188,6 @@ class Batch:
     def problem(self, rows: IntArray, *, with_samples: bool) -> BatchProblem:
         """The rows' problem under the remaining slots, and no budget yet."""
         sequences = np.array([self.items[row].sequences for row in rows], dtype=np.int64)
-        priority = np.array([self.items[row].priority for row in rows], dtype=float)
         # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
         most = max(1, int(self.remaining.max(initial=1)))
         estimates = self.estimates.rows(rows)
@@ -198,7 +197,7 @@ class Batch:
             self.remaining.copy(),
             allowed=self.allowed[rows],
             sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
-            weight=None if (priority == 0).all() else np.exp2(priority),
+            weight=priority_weight([self.items[row].priority for row in rows]),
             penalty=self.policy.penalty(estimates.seconds),
             row_of_column=self.policy.row_of_column,
             with_samples=with_samples,

@@ -11,7 +11,7 @@ from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import BatchProblem, Prices
 from apportion.router.batch.messages import RouteItem, Turn
 from apportion.router.batch.planning.batch import Batch, most_seconds
-from apportion.router.batch.policy import Policy
+from apportion.router.batch.policy import Policy, priority_weight
 from apportion.router.batch.stages import Second, second_id
 from apportion.router.cascade.policies import Policies, charges, columns, offered, second_stage
 from apportion.router.estimates import Estimates
@@ -151,11 +151,10 @@ def second_stages(
             offered_still[rows] = True
     allowed = allowed & offered_still[:, None]
     charge = np.array([answer.second.charge for answer in answers])
-    priority = np.array([item.priority for item in items], dtype=float)
     problem = estimates.problem(
         free_slots,
         allowed=allowed,
-        weight=np.exp2(priority) if priority.any() else None,
+        weight=priority_weight([item.priority for item in items]),
         row_of_column=policy.row_of_column,
         with_samples=False,
     )

@@ -18,7 +18,7 @@ from apportion.router.batch.messages import Decision, EngineReplica, PlanTiming,
 from apportion.router.batch.money.savings import is_pooled
 from apportion.router.batch.planning.batch import by_strategy
 from apportion.router.batch.planning.planner import BatchPlanner, Plan
-from apportion.router.batch.policy import Policy
+from apportion.router.batch.policy import Policy, priority_weight
 from apportion.router.batch.queueing.lanes import bits, lanes
 from apportion.router.batch.queueing.line import Lane
 from apportion.router.batch.reservations.reservations import Reservations, Wish
@@ -214,7 +214,10 @@ class Decider:
         ]
         if not pooled:
             return
-        value = np.stack([_value(forecast, policy) * 2.0**wish.item.priority for wish, forecast in pooled])
+        value = np.stack([_value(forecast, policy) for _, forecast in pooled])
+        weight = priority_weight([wish.item.priority for wish, _ in pooled])
+        if weight is not None:
+            value *= weight[:, None]
         cost_usd = np.stack([np.where(forecast.allowed, forecast.cost_usd, np.inf) for _, forecast in pooled])
         spent_usd = sum(wish.decision.cost_usd for wish, _ in pooled)
         self._reservations.savings.take(value, cost_usd, spent_usd, each_usd, most)

@@ -24,10 +24,12 @@ def expected_cost(
     max_output_tokens: ArrayLike | None = None,
     context: ArrayLike | None = None,
     sequences: ArrayLike | None = None,
+    min_output_tokens: ArrayLike | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the cost of N requests on M models in USD, both (N, M).
 
-    An answer's length is a log-normal variable, cut off where the request or the model's context ends it.
+    An answer's length is a log-normal variable, cut off where the request or the model's context ends it, and filled up
+    to what it has to have.
 
     Args:
         output_tokens: (N, M), mean length of one answer.
@@ -37,6 +39,7 @@ def expected_cost(
         max_output_tokens: (N,) or (N, M), inf where nothing limits an answer beside the context; None: nothing does.
         context: (M,), tokens of prompt and answer together; None: without end.
         sequences: (N,), answers to each request, independent of each other; None: 1 each.
+        min_output_tokens: (N,) or (N, M), tokens that an answer has at least, unless its end comes before; None: any.
     """
     counts = np.asarray(input_tokens, dtype=np.float64)
     counts = counts[:, None] if counts.ndim == 1 else counts
@@ -47,6 +50,7 @@ def expected_cost(
         max_output_tokens=max_output_tokens,
         context=context,
         sequences=sequences,
+        min_output_tokens=min_output_tokens,
     )
     return cost_of_tokens(counts, tokens, tokens_std, prices)
 
@@ -72,6 +76,7 @@ def answered_tokens(
     max_output_tokens: ArrayLike | None = None,
     context: ArrayLike | None = None,
     sequences: ArrayLike | None = None,
+    min_output_tokens: ArrayLike | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and standard deviation of the tokens of all of a request's answers, both (N, M), at whatever prices.
 
@@ -79,8 +84,11 @@ def answered_tokens(
     """
     mean, std = np.asarray(output_tokens, dtype=np.float64), np.asarray(output_tokens_std, dtype=np.float64)
     limit = _limit(input_tokens, mean.shape, max_output_tokens, context)
-    if np.isfinite(limit).any():
-        mean, std = _cut_off(mean, std, limit)
+    least = np.zeros(mean.shape)
+    if min_output_tokens is not None:
+        least = np.minimum(_by_pair(min_output_tokens), limit)
+    if np.isfinite(limit).any() or least.any():
+        mean, std = _bounded(mean, std, least, limit)
     answers = 1.0 if sequences is None else np.asarray(sequences, dtype=np.float64)[:, None]
     return mean * answers, std * np.sqrt(answers)
 
@@ -93,6 +101,7 @@ def corrected_cost(
     ratios: FloatArray,
     most_tokens: FloatArray,
     read: FloatArray | None = None,
+    least_tokens: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Expected costs and their standard deviations, (N, M), of answers that turn out longer or shorter.
 
@@ -100,12 +109,15 @@ def corrected_cost(
         ratios: (M,), how long answers are of what was expected.
         most_tokens: (N, M), that all answers to a request can have together; inf where nothing limits them.
         read: (M,), how long prompts are of what was counted; None: as long.
+        least_tokens: (N, 1), that all answers to a request have together, as far as they fit; None: any.
     """
     usd_per_input, usd_per_output = price_arrays(prices)
     input_usd = input_tokens * usd_per_input
     expected = cost_usd - input_usd
     with np.errstate(invalid="ignore"):  # without end, and free: fmax passes over it
         longer = np.minimum(expected * ratios, np.fmax(most_tokens * usd_per_output, expected))
+    if least_tokens is not None:
+        longer = np.maximum(longer, np.minimum(least_tokens * usd_per_output, expected))
     return input_usd * (1.0 if read is None else read) + longer, cost_std_usd * ratios
 
 
@@ -115,30 +127,48 @@ def _limit(
     """Tokens at which each answer ends at the latest, (N, M); a prompt that fills the context leaves one."""
     limit = np.full(shape, np.inf)
     if asked is not None:
-        most = np.asarray(asked, dtype=np.float64)
-        limit = np.minimum(limit, most[:, None] if most.ndim == 1 else most)
+        limit = np.minimum(limit, _by_pair(asked))
     if context is not None:
         limit = np.minimum(limit, np.maximum(np.asarray(context, dtype=np.float64) - input_tokens, 1.0))
     return limit
 
 
-def _cut_off(mean: FloatArray, std: FloatArray, limit: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard deviation of min(L, limit) for a log-normal L with the given two moments.
+def _by_pair(tokens: ArrayLike) -> FloatArray:
+    """(N, 1) or (N, M), of (N,) or (N, M)."""
+    found = np.asarray(tokens, dtype=np.float64)
+    return found[:, None] if found.ndim == 1 else found
 
-    In closed form; lengths that are sure, or not limited, or unknown (NaN) need none.
+
+def _bounded(mean: FloatArray, std: FloatArray, least: FloatArray, limit: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of max(least, min(L, limit)) for a log-normal L with the given two moments.
+
+    In closed form; lengths that are sure, or have no bounds, or are unknown (NaN) need none. No `least` is above its
+    `limit`.
     """
-    from scipy.special import ndtr
-
     sure = ~(mean > 0) | ~(std > 0)
     some = np.where(sure, 1.0, mean), np.where(sure, 1.0, std)
-    end = np.where(np.isfinite(limit), limit, 1.0)
-    variance = np.maximum(np.log1p((some[1] / some[0]) ** 2), 1e-12)
-    z = (np.log(end) - np.log(some[0]) + variance / 2) / np.sqrt(variance)
-    tail = ndtr(-z)
-    first = some[0] * ndtr(z - np.sqrt(variance)) + end * tail
-    second = (some[0] ** 2 + some[1] ** 2) * ndtr(z - 2 * np.sqrt(variance)) + end**2 * tail
-    spread = np.sqrt(np.maximum(second - first**2, 0.0))
-    first = np.where(sure, np.minimum(mean, limit), first)
-    spread = np.where(sure, np.minimum(std, limit), spread)
-    endless = ~np.isfinite(limit)
-    return np.where(endless, mean, first), np.where(endless, std, spread)
+    below, above = _moments_up_to(least, *some), _moments_up_to(limit, *some)
+    first = least + above[0] - below[0]
+    spread = np.sqrt(np.maximum(least**2 + above[1] - below[1] - first**2, 0.0))
+    free = np.isinf(limit) & (least == 0)
+    return (
+        np.where(free, mean, np.where(sure, np.clip(mean, least, limit), first)),
+        np.where(free, std, np.where(sure, np.minimum(std, limit), spread)),
+    )
+
+
+def _moments_up_to(end: FloatArray, mean: FloatArray, std: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """First and second moment of min(L, end)."""
+    from scipy.special import ndtr
+
+    some = np.where(np.isfinite(end) & (end > 0), end, 1.0)
+    variance = np.maximum(np.log1p((std / mean) ** 2), 1e-12)
+    z = (np.log(some) - np.log(mean) + variance / 2) / np.sqrt(variance)
+    tail, square = ndtr(-z), mean**2 + std**2
+    first = mean * ndtr(z - np.sqrt(variance)) + some * tail
+    second = square * ndtr(z - 2 * np.sqrt(variance)) + some**2 * tail
+    endless, none = np.isinf(end), end == 0
+    return (
+        np.where(none, 0.0, np.where(endless, mean, first)),
+        np.where(none, 0.0, np.where(endless, square, second)),
+    )

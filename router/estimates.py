@@ -69,6 +69,7 @@ class Estimates:
         ratios: FloatArray,
         most_tokens: FloatArray,
         read: FloatArray | None = None,
+        least_tokens: FloatArray | None = None,
     ) -> Estimates:
         """The estimates with costs of answers as long as they have turned out to be.
 
@@ -76,9 +77,12 @@ class Estimates:
             ratios: (M,), how long answers are of what was expected.
             most_tokens: (N, M), that all answers to a request can have together.
             read: (M,), how long prompts are of what was counted; None: as long.
+            least_tokens: (N, 1), that all answers have together, as far as they fit; None: any.
         """
         std_usd = np.zeros_like(self.cost_usd) if self.cost_std_usd is None else self.cost_std_usd
-        cost_usd, std_usd = corrected_cost(self.cost_usd, std_usd, self.input_tokens, prices, ratios, most_tokens, read)
+        cost_usd, std_usd = corrected_cost(
+            self.cost_usd, std_usd, self.input_tokens, prices, ratios, most_tokens, read, least_tokens
+        )
         return replace(
             self,
             cost_usd=cost_usd,

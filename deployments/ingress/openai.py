@@ -34,6 +34,7 @@ from apportion.deployments.ingress.translation import Translated, plain_message
 from apportion.deployments.ingress.variants import merged, unfit
 from apportion.deployments.keys.caller import ANYBODY, Caller
 from apportion.deployments.wire.headers import HEADER_PREFIX
+from apportion.router.answer_length import least_tokens
 from apportion.router.assignment.options import checked_strategy
 from apportion.router.batch.capabilities import Capabilities
 from apportion.router.batch.continuation import beginnings_of, in_tool_loop
@@ -207,13 +208,14 @@ def parse_object(
         check_inputs(seen.prompts, rules.bounds)
     else:
         check_sequences(seen.prompts, checked.n or 1, rules.bounds)
-    sequences = (checked.n or 1) * seen.prompts
+    sequences, shortest = (checked.n or 1) * seen.prompts, least_tokens(body, checked.longest)
     session = _session(wishes, headers, body, by_user=rules.session_by_user) if seen.needs.text else None
     item = RouteItem(
         rules.new_name(caller.account),
         model=named,
         sequences=sequences,
         max_tokens=checked.longest,
+        min_tokens=shortest,
         needs=seen.needs,
         ask=ask,
         account=caller.account,
@@ -233,6 +235,7 @@ def parse_object(
         template_variables=template_variables(read.chat) if seen.templated else {},
         traits=seen.traits,
         max_tokens=checked.longest,
+        min_tokens=shortest,
         sequences=sequences,
     )
     forwarded = {name: value for name, value in read.body.items() if name != "routing"}

@@ -57,6 +57,7 @@ class RouteItem:
         model: that it names; None: any.
         sequences: answers that the engine writes for it.
         max_tokens: of an answer; None: as many as fit.
+        min_tokens: that each answer has at least, as far as they fit.
         needs: what a model must be able to do for it.
         ask: what it asks of its routing.
         account: who pays.
@@ -80,6 +81,7 @@ class RouteItem:
     model: str | None = None
     sequences: int = 1
     max_tokens: int | None = None
+    min_tokens: int = 0
     needs: Capabilities = NO_NEEDS
     ask: RoutingAsk = field(default_factory=RoutingAsk)
     account: Account = field(default_factory=Account)

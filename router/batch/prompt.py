@@ -22,6 +22,7 @@ class Prompt:
         template_variables: what it tells chat templates beside its content.
         traits: what its success is predicted from beside its text.
         max_tokens: of an answer; None: as many as fit.
+        min_tokens: that each answer has at least, as far as they fit.
         sequences: answers that the engine writes for it.
 
     Attributes:
@@ -33,6 +34,7 @@ class Prompt:
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     traits: Traits = PLAIN
     max_tokens: int | None = None
+    min_tokens: int = 0
     sequences: int = 1
 
     chars: int = field(init=False, repr=False, compare=False)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Request(Protocol):
-    """What estimates depend on; `sequences` is the number of answers, `max_tokens` the longest of each."""
+    """What estimates depend on: `sequences` is the number of answers, each of `min_tokens` to `max_tokens`."""
 
     @property
     def content(self) -> Any: ...
@@ -35,6 +35,8 @@ class Request(Protocol):
     def template_variables(self) -> Mapping[str, Any]: ...
     @property
     def max_tokens(self) -> int | None: ...
+    @property
+    def min_tokens(self) -> int: ...
     @property
     def sequences(self) -> int: ...
     @property
@@ -48,6 +50,7 @@ class Probe:
     content: str = "What is 1 plus 1?"
     tools: None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     sequences: int = 1
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     traits: Traits = PLAIN
@@ -98,6 +101,7 @@ class RequestEstimator:
         prediction = self.predictor.predict(texts, [request.traits for request in requests])
         asked = np.array([request.max_tokens or np.inf for request in requests], dtype=float)[:, None]
         limit = asked if self.longest is None else np.minimum(asked, self.longest)
+        least = np.array([request.min_tokens for request in requests], dtype=float)[:, None]
         answered, answered_std = answered_tokens(
             prediction.output_tokens,
             prediction.output_tokens_std,
@@ -105,8 +109,9 @@ class RequestEstimator:
             max_output_tokens=limit,
             context=self.context,
             sequences=[request.sequences for request in requests],
+            min_output_tokens=least,
         )
-        output_tokens = np.minimum(prediction.output_tokens, limit)
+        output_tokens = np.minimum(np.maximum(prediction.output_tokens, least), limit)
         layers = (prediction.success, prediction.success_std, input_tokens, output_tokens, answered, answered_std)
         return Unpriced(
             models=tuple(self.predictor.models),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from apportion.router.answer_length import least_tokens
 from apportion.router.chat import content_of, flattened, joined, prompt_text
 from apportion.router.errors import InvalidRequestError
 from apportion.router.prediction.conversation import template_variables
@@ -20,7 +21,7 @@ class PromptRequest:
     """One request of a file: a prompt or a chat's messages, and what limits its answers.
 
     `max_tokens` None: only the model's context ends an answer. `sequences` is the body's `n`. `where` it was read from,
-    as `file, line 3`, where that is known.
+    as `file, line 3`, where that is known. An answer has `min_tokens` at least, as far as they fit.
     """
 
     content: str | list[dict[str, Any]]
@@ -29,6 +30,7 @@ class PromptRequest:
     tools: list[dict[str, Any]] | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     traits: Traits = PLAIN
+    min_tokens: int = 0
     where: str = field(default="", compare=False)
 
     @property
@@ -111,13 +113,15 @@ def request_of(row: Mapping[str, Any], where: str) -> PromptRequest:
         prompt_text(given)  # refuses what is no chat, before anything is loaded
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{where}: {error.message}", param=error.param) from None
+    longest = _whole(row, "max_completion_tokens", where) or _whole(row, "max_tokens", where)
     return PromptRequest(
         content=given,
-        max_tokens=_whole(row, "max_completion_tokens", where) or _whole(row, "max_tokens", where),
+        max_tokens=longest,
         sequences=_whole(row, "n", where) or 1,
         tools=_tools(row, where),
         template_variables=template_variables(row),
         traits=traits_of(given, row),
+        min_tokens=least_tokens(row, longest),
         where=where,
     )
 

@@ -141,14 +141,14 @@ def test_lines_may_say_what_limits_their_answers(tmp_path: Path) -> None:
     file = tmp_path / "requests.jsonl"
     chat, tools = [{"role": "user", "content": "a"}], [{"type": "function"}]
     rows = [
-        {"messages": chat, "max_tokens": 9, "max_completion_tokens": 5, "n": 3, "tools": tools},
+        {"messages": chat, "max_tokens": 9, "max_completion_tokens": 5, "n": 3, "min_tokens": 2, "tools": tools},
         {"prompt": "b", "max_tokens": 7},
         {"prompt": "c"},
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
     requests, _ = read_timed_requests(file)
     assert requests == [
-        PromptRequest(chat, 5, 3, tools, traits=Traits(tools=1)),
+        PromptRequest(chat, 5, 3, tools, traits=Traits(tools=1), min_tokens=2),
         PromptRequest("b", 7),
         PromptRequest("c"),
     ]

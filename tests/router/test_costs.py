@@ -39,6 +39,17 @@ def test_each_models_context_cuts_its_own_answers_off() -> None:
     assert full[0, 0] * 1e6 == pytest.approx(500 + 2, rel=1e-3)  # a prompt that does not fit leaves one token
 
 
+@pytest.mark.parametrize(("least", "limit"), [(60, 120), (60, np.inf), (90, 91), (500, 120)])
+def test_an_answer_that_must_be_long_is_filled_up_as_sampling_does(least: float, limit: float) -> None:
+    filled = np.minimum(np.maximum(lengths(100, 80), least), limit)
+    bounds = {"max_output_tokens": [limit], "min_output_tokens": [least]}
+    cost_usd, cost_std_usd = expected_cost([[100, 100]], [[80, 80]], [0], PRICES, **bounds)
+    assert cost_usd[0, 0] * 1e6 / 2 == pytest.approx(filled.mean(), rel=0.01)
+    assert cost_std_usd[0, 0] * 1e6 / 2 == pytest.approx(filled.std(), rel=0.01, abs=1e-6)
+    sure, _ = expected_cost([[4, 400]], [[0, 0]], [0], PRICES, **bounds)
+    assert (sure[0, 0] * 1e6 / 2, sure[0, 1] * 1e6 / 30) == pytest.approx((min(least, limit), min(400, limit)))
+
+
 def test_several_answers_read_the_prompt_once_and_are_independent() -> None:
     one_usd, one_std_usd = expected_cost([[10, 20]], [[1, 2]], [100], PRICES)
     usd, std_usd = expected_cost([[10, 20]], [[1, 2]], [100], PRICES, sequences=[4])

@@ -24,4 +24,5 @@ def corrected(estimates: Estimates, items: Sequence[RouteItem], policy: Policy, 
         return estimates
     sequences = np.array([item.sequences for item in items], dtype=np.float64)[:, None]
     most = longest_answers([item.max_tokens for item in items], policy.models) * sequences
-    return estimates.corrected(policy.prices, ratios, most, read)
+    least = np.array([item.min_tokens for item in items], dtype=np.float64)[:, None] * sequences
+    return estimates.corrected(policy.prices, ratios, most, read, least)

@@ -59,7 +59,13 @@ def prior_forecast(
     input_tokens = np.full((1, len(models)), content_bytes(prompt) + 32.0)
     usual, sure = typical_tokens[None, :], np.zeros((1, len(models)))
     answered, answered_std = answered_tokens(
-        usual, sure, input_tokens, max_output_tokens=asked, sequences=[prompt.sequences]
+        usual,
+        sure,
+        input_tokens,
+        max_output_tokens=asked,
+        sequences=[prompt.sequences],
+        min_output_tokens=[prompt.min_tokens],
     )
-    layers = (mean_success[None, :], sure, input_tokens, np.minimum(usual, asked[:, None]), answered, answered_std)
+    output = np.minimum(np.maximum(usual, prompt.min_tokens), asked[:, None])
+    layers = (mean_success[None, :], sure, input_tokens, output, answered, answered_std)
     return Unpriced(tuple(models), np.stack(layers), guessed=frozenset({0}))

@@ -28,13 +28,15 @@ def timed(
     Waiting is not in them: a request is sent when its slot is free.
 
     Args:
-        unpriced: what is expected of the same requests; their answers' lengths are cut off where they have to end.
+        unpriced: what is expected of the same requests; their answers' lengths are within what these allow.
         running: (M,), sequences on the replica of each model that a request would go to; None: none.
     """
     sequences = np.array([item.sequences for item in items])[:, None]
+    least = np.array([item.min_tokens for item in items])[:, None]
     most = np.array([item.max_tokens or np.inf for item in items])[:, None]
-    answer = unpriced.layer("answered_tokens") / sequences
-    answer = np.minimum(answer * lengths.answers.bounded, np.maximum(most, answer))
+    expected = unpriced.layer("answered_tokens") / sequences
+    answer = np.minimum(expected * lengths.answers.bounded, np.maximum(most, expected))
+    answer = np.maximum(answer, np.minimum(least, expected))
     beside = np.zeros(len(unpriced.models)) if running is None else running
     seconds = speeds.seconds(estimates.expected_input, answer, beside + sequences)
     return estimates if np.isnan(seconds).all() else replace(estimates, seconds=seconds)

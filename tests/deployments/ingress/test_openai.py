@@ -71,6 +71,17 @@ def test_the_longest_answer_is_what_the_endpoint_defines() -> None:
     assert read("completion", {"prompt": "a"}).item.max_tokens == 16
 
 
+def test_an_answer_that_cannot_end_before_is_known_to_be_long() -> None:
+    for kind, body, least in (
+        ("chat", CHAT | {"max_tokens": 50, "ignore_eos": True}, 50),
+        ("completion", {"prompt": "a", "ignore_eos": True}, 16),
+        ("chat", CHAT | {"min_tokens": 20}, 20),
+        ("message", CHAT | {"max_tokens": 50, "ignore_eos": True}, 0),  # whose engine is not told of it
+    ):
+        parsed = read(kind, body)
+        assert (parsed.item.min_tokens, parsed.prompt.min_tokens) == (least, least)
+
+
 def test_scores_of_a_prompt_may_be_asked_for_without_an_answer() -> None:
     parsed = read("completion", {"prompt": "a", "max_tokens": 0, "echo": True, "logprobs": 1})
     assert parsed.item.max_tokens == 1

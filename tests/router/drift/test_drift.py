@@ -62,6 +62,12 @@ def test_the_corrected_cost_is_that_of_answers_that_are_so_much_longer() -> None
     np.testing.assert_allclose(found_usd[0], true_usd[0])
     np.testing.assert_allclose(found_std_usd, true_std_usd)
     assert found_usd[1, 0] == pytest.approx((7 * 1 + 120 * 10) / 1e6)  # no answer is longer than it may be
+    least_usd, _ = corrected_cost(
+        cost_usd, cost_std_usd, counts, PRICES, ratios, most[:, None], least_tokens=np.array([[40.0], [60.0]])
+    )
+    input_usd = 8 * PRICES[1].input_usd_per_million / 1e6
+    per_token_usd = PRICES[1].output_usd_per_million / 1e6
+    np.testing.assert_allclose(least_usd[:, 1], input_usd + np.array([40.0, 50.0]) * per_token_usd)
 
 
 def test_without_drift_costs_stay_to_the_bit_and_what_was_expected_is_kept() -> None:

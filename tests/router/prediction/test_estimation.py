@@ -24,6 +24,7 @@ class Ask:
     content: Any
     tools: None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     sequences: int = 1
     template_variables: dict[str, Any] = field(default_factory=dict)
     traits: Traits = PLAIN
@@ -68,6 +69,15 @@ def test_a_text_that_cannot_be_encoded_spoils_no_other(predictor: Predictor) -> 
     others = [row for row in range(9) if row != 4]
     np.testing.assert_allclose(found.success[others], sound.success[others], rtol=0.01)
     assert sum(sensitive.calls) < 4 * len(texts)
+
+
+def test_an_answer_that_must_be_long_is_expected_to_be(predictor: Predictor) -> None:
+    requests = [Ask("hi"), Ask("hi", max_tokens=900, min_tokens=900), Ask("hi", min_tokens=900, sequences=2)]
+    found = RequestEstimator(predictor, context=np.full(len(predictor.models), 500.0)).forecast(requests)
+    fits = 500.0 - found.layer("input_tokens")[1]
+    assert (found.layer("answered_tokens")[0] < fits).all()
+    np.testing.assert_allclose(found.layer("answered_tokens")[1:], [fits, 2 * fits])
+    np.testing.assert_array_equal(found.layer("output_tokens")[1:], 900.0)
 
 
 def test_messages_without_a_role_keep_their_own_words(predictor: Predictor) -> None:

@@ -30,6 +30,7 @@ class Ask:
     content: str
     tools: None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     sequences: int = 1
     template_variables: dict[str, Any] = field(default_factory=dict)
     traits: Traits = PLAIN

@@ -179,6 +179,8 @@ async def test_without_the_predictor_means_and_bounds_are_all_that_is_known(pred
     np.testing.assert_array_equal(found.layer("success"), [[0.4, 0.9]])
     prices = [model.price for model in MODELS]
     assert found.priced(prices).cost_usd[0, 0] >= (len("hello") + 2 * 7) * 1e-6, "no cost is too low"
+    long = await forecast(make_forecaster(predict), *items(1), max_tokens=50, min_tokens=50)
+    np.testing.assert_array_equal(long.layer("answered_tokens"), 50.0)
 
 
 @pytest.mark.parametrize(

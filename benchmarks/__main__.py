@@ -96,15 +96,24 @@ def throughput(
     first_token_s: Annotated[float, typer.Option(min=0.001, help="Goodput: latest first token of a stream.")] = 0.5,
     latency_s: Annotated[float, typer.Option(min=0.001, help="Goodput: latest end of an answer.")] = 1.0,
     vllm: Annotated[bool, typer.Option(help="Let `vllm bench serve` measure too.")] = True,
+    goodput: Annotated[
+        bool, typer.Option("--goodput", help="Requests in time with and without routing by time, instead.")
+    ] = False,
+    window_s: Annotated[float, typer.Option(min=1, help="With --goodput: seconds of arrivals of a window.")] = 6.0,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
-    """Closed and open loops of graded prompts through the service, beside the same straight to its engines."""
+    """Graded prompts through the service, beside the same straight to its engines; what else FILE holds stays there."""
     from benchmarks.load.numbers import Target
-    from benchmarks.throughput import report
+    from benchmarks.throughput import in_time, report
     from benchmarks.throughput.run import run
 
-    result = run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
+    known = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else {}
+    if goodput:
+        part = in_time.run(config, rounds, window_s, seed, console)
+        result = {"stamp": part["stamp"], **known, "in_time": part}
+    else:
+        result = known | run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)
     _tell(result, report, json_file)
 
 

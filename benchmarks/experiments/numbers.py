@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from apportion.router.evaluation.statistics import Summary
 
@@ -39,6 +41,24 @@ def difference(records: Sequence[Record], field: str, one: Record, other: Record
     """A field of `one` less that of `other`, seed by seed."""
     first, second = by_seed(records, field, **one, **wanted), by_seed(records, field, **other, **wanted)
     return Summary.of([first[seed] - second[seed] for seed in first if seed in second])
+
+
+def at_spend(
+    records: Sequence[Record], field: str, spend: str, arms: Sequence[Record], spent: Mapping[int, float], **wanted: Any
+) -> dict[int, float]:
+    """A field by seed, of requests that are divided between arms so that they spend as much as is said.
+
+    Args:
+        spend: the field that holds what was spent.
+        arms: what the records of each arm hold; the two whose spends are nearest are mixed.
+        spent: by seed; beyond all arms it is the nearest one's value.
+    """
+    spends, values = ([by_seed(records, name, **arm, **wanted) for arm in arms] for name in (spend, field))
+    found = {}
+    for seed, at in spent.items():
+        known = np.array(sorted((usd[seed], value[seed]) for usd, value in zip(spends, values, strict=True)))
+        found[seed] = float(np.interp(at, known[:, 0], known[:, 1]))
+    return found
 
 
 def side(value: Summary) -> int:

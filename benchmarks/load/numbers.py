@@ -52,8 +52,13 @@ def summary(answers: Sequence[Answer], seconds: float, target: Target) -> dict[s
         "between_tokens_ms": percentiles_ms([gap for answer in good for gap in answer.gaps_s]),
         "settled_usd": float(sum(costs)),
         "settled_answers": len(costs),
-        "mix": dict(sorted(Counter(answer.model for answer in good).items())),
+        "mix": mix(answers),
     }
+
+
+def mix(answers: Sequence[Answer]) -> dict[str, int]:
+    """Complete answers by model."""
+    return dict(sorted(Counter(answer.model for answer in answers if not answer.error).items()))
 
 
 def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Each round sends a load through the router (`auto`), then the same prompts to the ports of the engines that the router
 chose for them, equally many at a time. Short answers are the zoo's own and are graded; long ones go on for a fixed
-number of tokens, so that the engines have most of the work.
+number of tokens, so that the engines have most of the work. Apart from these, with few slots: how many requests end in
+time, with and without routing by time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.experiments.report import table
 from benchmarks.load.report import number
+from benchmarks.throughput import in_time_report
 
 TITLE = "Throughput"
 COLUMNS = (
@@ -35,7 +37,15 @@ PROCESSES = ("client", "haproxy", "Ingress", "Router", "Predictor", "Solver", "e
 
 
 def section(result: dict[str, Any]) -> list[str]:
-    """Lines of Markdown: targets, loads, and whose CPU it was."""
+    """Lines of Markdown: the loads, and requests in time, as far as they were measured."""
+    lines = _loads(result) if "closed" in result else []
+    if "in_time" in result:
+        lines += [*([""] if lines else []), *in_time_report.section(result["in_time"])]
+    return lines
+
+
+def _loads(result: dict[str, Any]) -> list[str]:
+    """Targets, loads, and whose CPU it was."""
     settings = result["stamp"]["settings"]
     lines = ["### Targets", "", *table(["", "at least", "measured", "met"], _targets(result)), ""]
     lines += ["### Loads", "", *table(COLUMNS, _rows(result)), ""]
@@ -132,6 +142,13 @@ def _of_vllm(result: dict[str, Any]) -> list[str]:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
+    if "closed" in result:
+        _show_loads(result, console)
+    if "in_time" in result:
+        in_time_report.show(result["in_time"], console)
+
+
+def _show_loads(result: dict[str, Any], console: Console) -> None:
     found = Table(title="Throughput, routed, beside the same requests straight to the engines")
     for column in (COLUMNS[0], *COLUMNS[1:6], "end to end p50 ms", "errors"):
         found.add_column(column, justify="left" if column == "load" else "right")

@@ -70,6 +70,8 @@ class Numbers:
             **await reservations.spending.statement(max_age_s),
             "budget_usd_per_request": policy.budget_usd_per_request,
             "saved_usd": reservations.savings.saved_usd,
+            "max_seconds": policy.max_seconds,
+            "latency_weight_per_s": policy.latency_weight_per_s,
             "cascade": parts.reconfiguration.cascade,
             "cascades": [f"{pair.first}>{pair.second}" for pair in policy.cascades],
             "strategy": policy.strategy.name,

@@ -94,9 +94,10 @@ async def test_the_live_policy_is_checked_as_the_configuration_is(tmp_path: Path
 async def test_a_limit_of_a_key_that_is_not_there_is_told_and_costs_nobody_the_policy(tmp_path: Path) -> None:
     limits = [DAILY | {"scope": "key", "name": "kk"}]
     service = LocalService(configuration(tmp_path / "b.db", budget={"limits": limits}))
-    service.router.reconfigure({"strategy": "greedy"})
+    service.router.reconfigure({"strategy": "greedy", "max_seconds": 2.0, "latency_weight_per_s": 0.1})
     state = await service.router.state()
     assert (state["strategy"], state["policy_error"]) == ("greedy", None)
+    assert (state["max_seconds"], state["latency_weight_per_s"]) == (2.0, 0.1)
     assert state["keys_error"] == "limits: there is no key 'kk'; the nearest is 'k'"
     await service.close()
 

@@ -36,7 +36,7 @@ from apportion.router.jobs.planning.plan import JobPlan, plan_job
 from apportion.router.jobs.planning.shortfall import Shortfall
 from apportion.router.jobs.planning.workload import Means, Workload
 from apportion.router.prediction.prompts import RequestFile
-from apportion.router.variants import engines_of
+from apportion.router.variants import engines_of, model_of
 
 if TYPE_CHECKING:
     from apportion.router.arrays import FloatArray
@@ -66,14 +66,17 @@ def assign(
         float | None, typer.Option(min=0, help="The same, as a mean per request, USD.")
     ] = None,
     slots: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL=N", help="At most N answers by a model; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="MODEL=N", help="At most N answers by a model, in all its variants; repeatable."),
     ] = None,
     window: Annotated[
         str | None, typer.Option(help="Time for the whole file, as 90m or 24h; needs --tokens-per-s.")
     ] = None,
     tokens_per_s: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL=N", help="Tokens that a model generates in a second in all; repeatable."),
+        typer.Option(
+            metavar="MODEL=N", help="Tokens that a model generates in a second in all, in all its variants; repeatable."
+        ),
     ] = None,
     best_effort: Annotated[
         bool,
@@ -144,7 +147,9 @@ def assign(
     about = {"file": file_hash(file), "artefact": file_hash(artefact), **loaded.about()}
     kept.open(about, anew=predictions is None)
     _predict(requests, kept, loaded, made, engine, workers, device)
+    engines, engine_of = engines_of(names)
     workload = kept.workload(requests.rows, len(names), best_effort=best_effort)
+    workload = replace(workload, row_of_column=engine_of)
     started = time.perf_counter()
     plan = _plan(workload, means, chosen, best_effort)
     wall_s = time.perf_counter() - started
@@ -152,8 +157,7 @@ def assign(
     if predictions is None:
         kept.remove()
     counted = "encoder" if loaded.estimator.counter is None else "models"
-    limited = names if means.row_of_column is None else engines_of(names)[0]
-    result = _summary(names, limited, workload, plan, chosen) | {
+    result = _summary(names, engines, workload, plan, chosen) | {
         "input_tokens_counted_by": counted,
         "wall_time_s": wall_s,
     }
@@ -167,11 +171,13 @@ def _check_engine(engine: str) -> None:
 
 
 def _names(artefact: Path, config: Path | None, models: Path | None) -> tuple[str, ...]:
-    """The models that requests are assigned to, without what predicts them."""
+    """The models or variants that requests are assigned to, without what predicts them."""
     from apportion.router.prediction.artefact import read_description
 
     known = read_description(artefact).names
-    return known if config is None and models is None else tuple(one.name for one in read_models(config, models).specs)
+    if config is None and models is None:
+        return known
+    return tuple(column.name for spec in read_models(config, models).specs for column in spec.columns)
 
 
 def _estimator(
@@ -205,33 +211,33 @@ def _prices(predictor: Predictor) -> list[ModelPrice]:
 def _means(
     models: tuple[str, ...], budget_usd: float | None, window: str | None, speeds: list[str], slots: list[str]
 ) -> Means:
-    """What the file may cost and take."""
-    budget = math.inf if budget_usd is None else budget_usd
+    """What the file may cost and take; variants of a model share its slots and its speed."""
+    budget, engines = math.inf if budget_usd is None else budget_usd, engines_of(models)[0]
     if window is None:
         if speeds:
             raise InvalidRequestError("--tokens-per-s: says nothing without --window; give the time for the whole file")
         if not slots:
             return Means(budget)
-        engines, engine_of = engines_of(models)
-        limits = _by_model("--slots", slots, engines, UNLIMITED).astype(np.int64)
-        return Means(budget, slots=limits, row_of_column=engine_of if len(engines) < len(models) else None)
+        return Means(budget, slots=_by_model("--slots", slots, engines, UNLIMITED).astype(np.int64))
     if slots:
         raise InvalidRequestError("--slots: not beside --window, which limits models by their speed; leave one out")
-    if len(engines_of(models)[0]) < len(models):
-        raise InvalidRequestError("--window: variants of a model share its time, which such a plan does not know")
     if not speeds:
         raise InvalidRequestError("--window: needs --tokens-per-s MODEL=N, or nobody knows what it is enough for")
     try:
         seconds = window_s(window)
     except ValueError as wrong:
         raise InvalidRequestError(f"--window: {wrong}") from None
-    return Means(budget, seconds, _by_model("--tokens-per-s", speeds, models, 0.0))
+    return Means(budget, seconds, _by_model("--tokens-per-s", speeds, engines, 0.0))
 
 
 def _by_model(option: str, given: list[str], models: tuple[str, ...], otherwise: float) -> FloatArray:
     values = dict.fromkeys(models, otherwise)
     for entry in given:
         model, _, number = entry.rpartition("=")
+        if model not in values and (own := model_of(model)) in values:
+            raise InvalidRequestError(
+                f"{option} {entry!r}: variants of a model share its engines; write {own}=N for all of them"
+            )
         if model not in values or not number.isdigit():
             raise InvalidRequestError(
                 f"{option} {entry!r}: write MODEL=N with a whole number and a model of {', '.join(models)}"
@@ -262,9 +268,9 @@ def _plan(workload: Workload, means: Means, strategy: Strategy, best_effort: boo
 
 
 def _summary(
-    models: tuple[str, ...], limited: tuple[str, ...], workload: Workload, plan: JobPlan, strategy: Strategy
+    models: tuple[str, ...], engines: tuple[str, ...], workload: Workload, plan: JobPlan, strategy: Strategy
 ) -> dict[str, Any]:
-    """What was planned; `limited` are the models that slots are of."""
+    """What was planned; `engines` are the models that slots and time are of."""
     model = plan.model_of_row
     placed = np.flatnonzero(model >= 0)
     return {
@@ -277,7 +283,7 @@ def _summary(
         "cost_std_usd": plan.planned_std_usd,
         "expected_s": plan.seconds,
         "gap": plan.gap if plan.gap < math.inf else None,
-        "binding": [_named(row, limited, plan.seconds is not None) for row in plan.binding],
+        "binding": [_named(row, engines, plan.seconds is not None) for row in plan.binding],
         "requests_by_model": {name: int((model == j).sum()) for j, name in enumerate(models)},
     }
 

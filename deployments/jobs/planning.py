@@ -22,9 +22,9 @@ from apportion.router.jobs.planning.shortfall import Shortfall
 from apportion.router.jobs.planning.workload import Means, Workload
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import LAYERS, Unpriced
-from apportion.router.variants import model_of
+from apportion.router.variants import engines_of, model_of
 
-UNKNOWN_TOKENS_PER_S = 1e9  # of a model that has not answered of late: time is no limit until it has
+UNKNOWN_TOKENS_PER_S = 1e9  # of an engine that has not answered of late: time is no limit until it has
 CODES = {
     "budget": "budget_exceeded",
     "deadline": "deadline_infeasible",
@@ -77,8 +77,9 @@ class Planner:
         self._models = models
         self.may = expected.may.copy()
         self.course: Course | None = None
-        self._share = Share(len(models))
-        self._generated = np.zeros(len(models))  # tokens, since somebody looked
+        self._engines, self._engine_of = engines_of(models)
+        self._share = Share(len(self._engines))
+        self._generated = np.zeros(len(self._engines))  # tokens, since somebody looked
         self._prices: tuple[ModelPrice, ...] = ()
         self._workload = Workload(np.zeros(self.may.shape), np.zeros(self.may.shape))
 
@@ -113,18 +114,19 @@ class Planner:
     def ended(self, row: int, usd: float, tokens: float) -> None:
         """A row was answered, at this cost."""
         if self.course is not None:
-            self._generated[self.course.plan.model_of_row[row]] += tokens
+            self._generated[self._engine_of[self.course.plan.model_of_row[row]]] += tokens
             self.course.end(row, usd, tokens)
 
     def look(self, state: BulkState, waiting: Sequence[int], seconds: float) -> None:
         """Takes in how many slots the job has had for so long.
 
         Args:
-            waiting: (M,), rows that wait for each model.
+            waiting: (M,), rows that wait for each model or variant.
         """
         most, of_slot = self._slots(state)
         held = np.divide(self._generated, of_slot * seconds, out=np.zeros(len(most)), where=of_slot > 0)
-        self._share.see(held, most, (np.array(waiting) > 0) & (of_slot > 0), seconds)
+        wanted = np.bincount(self._engine_of, weights=waiting, minlength=len(most)) > 0
+        self._share.see(held, most, wanted & (of_slot > 0), seconds)
         self._generated[:] = 0.0
 
     def expected_usd(self, row: int, column: int) -> float:
@@ -136,15 +138,16 @@ class Planner:
         return int(np.where(may, self._workload.cost_usd[row], np.inf).argmin()) if may.any() else NOWHERE
 
     def rates(self, state: BulkState) -> FloatArray:
-        """(M,) tokens a second that each model generates for the job, by the slots that it has had of late."""
+        """(E,) tokens a second that each engine generates for the job, by the slots that it has had of late."""
         most, of_slot = self._slots(state)
         known = (most > 0) & (of_slot > 0)
         return np.where(known, self._share.tokens_per_s(most, of_slot), UNKNOWN_TOKENS_PER_S)
 
     def _slots(self, state: BulkState) -> tuple[IntArray, FloatArray]:
-        """(M,) slots that bulk can have, and tokens a second of each; 0: not known."""
-        most = np.array([state.slots.get(model_of(name), 0) for name in self._models], dtype=np.int64)
-        return most, np.array([state.tokens_per_s.get(name, 0.0) for name in self._models])
+        """(E,) slots that bulk can have, and tokens a second of each; 0: not known."""
+        known = {model_of(name): speed for name, speed in state.tokens_per_s.items()}  # variants have their model's
+        most = np.array([state.slots.get(engine, 0) for engine in self._engines], dtype=np.int64)
+        return most, np.array([known.get(engine, 0.0) for engine in self._engines])
 
     def there(self, state: BulkState) -> BoolArray:
         """(M,) models that have slots for bulk."""
@@ -163,7 +166,7 @@ class Planner:
         estimates = Unpriced(self._models, self._expected.table).priced(state.prices)
         self._prices = state.prices
         tokens = self._expected.table[LAYERS.index("answered_tokens")].astype(float)
-        return Workload(estimates.success, estimates.cost_usd, tokens)
+        return Workload(estimates.success, estimates.cost_usd, tokens, row_of_column=self._engine_of)
 
 
 def _allowed(may: BoolArray, there: BoolArray) -> BoolArray:

@@ -13,6 +13,7 @@ from apportion.deployments.jobs.planning import Wishes
 from apportion.router.arrays import FloatArray
 from apportion.router.jobs.planning.plan import JobPlan
 from apportion.router.jobs.segments import Totals
+from apportion.router.variants import engines_of
 
 
 @dataclass
@@ -69,11 +70,11 @@ class Progress:
                 "planned_usd": self.planned_usd,
                 "objective": plan.objective,
                 "bound": plan.bound,
-                "prices": {"usd": plan.prices.budget, "tokens": _by_model(models, plan.prices.slots)},
+                "prices": {"usd": plan.prices.budget, "tokens": _by_engine(models, plan.prices.slots)},
                 "planned_by_model": dict(zip(models, counts, strict=True)),
             }
         return told
 
 
-def _by_model(models: tuple[str, ...], values: FloatArray) -> dict[str, float]:
-    return {name: value for name, value in zip(models, values.tolist(), strict=True) if value}
+def _by_engine(models: tuple[str, ...], values: FloatArray) -> dict[str, float]:
+    return {name: value for name, value in zip(engines_of(models)[0], values.tolist(), strict=True) if value}

@@ -1,10 +1,11 @@
 """The least time and the least money that suffice for a job, between a proved bound and a mixture of choices.
 
-    T*  =  min T   s.t.   sum_ij cost x <= budget,   sum_i load_ij x_ij <= speed_j T,   one model a row
+    T*  =  min T   s.t.   sum_ij cost x <= budget,   sum_i sum_(j in e) load_ij x_ij <= speed_e T,   one model a row
 
-For prices y >= 0 of a second on each model with sum_j y_j = 1, and w >= 0 of money, no choice of models needs less than
+where e are the engines and j in e the models that run on each. For prices y >= 0 of a second on each engine with
+sum_e y_e = 1, and w >= 0 of money, no choice of models needs less than
 
-    g(y, w)  =  sum_i min_j (y_j load_ij / speed_j + w cost_ij) - w budget
+    g(y, w)  =  sum_i min_e min_(j in e) (y_e load_ij / speed_e + w cost_ij) - w budget
 
 seconds, so that any prices prove a bound; for money it is the same the other way round. The best prices are found by
 cutting planes: a pass over the rows at some prices gives a choice, whose use of money and time cuts the bound at all
@@ -23,6 +24,7 @@ import numpy as np
 
 from apportion.router.arrays import FloatArray, IntArray
 from apportion.router.assignment import BatchProblem
+from apportion.router.assignment.program import RELATIVE_SLACK
 
 BLOCK = 65_536  # rows at a time, so that a pass needs little memory
 MOST_PASSES = 400
@@ -44,7 +46,7 @@ def least_seconds(problem: BatchProblem, speed: FloatArray, enough_s: float | No
     """The least time in which the budget suffices.
 
     Args:
-        speed: (M,) tokens that each model generates in a second.
+        speed: (E,) tokens that each engine generates in a second.
         enough_s: the search ends as soon as this time is shown to suffice, or not to.
     """
     return _least_seconds(_Passes(problem, speed), enough_s)
@@ -54,16 +56,19 @@ def least_usd(problem: BatchProblem, speed: FloatArray | None, seconds: float) -
     """The least money with which the time suffices, whatever the problem's budget.
 
     Args:
-        speed: (M,) as above; None: any time does.
+        speed: (E,) as above; None: any time does.
     """
     cheapest = cheapest_usd(problem)
     if speed is None:
         return Least(cheapest, cheapest)
     passes = _Passes(replace(problem, budget_usd=math.inf), speed)
-    if _least_seconds(passes, seconds).bound > seconds:
+    fastest = _least_seconds(passes, seconds)
+    if fastest.bound > seconds * (1 + RELATIVE_SLACK):
         return NOTHING
+    # Where the time lies between the proved least and that of a mixture, no mixture found is as fast as that.
+    seconds = max(seconds, fastest.amount)
     best, least = -math.inf, math.inf
-    prices = best_prices = np.zeros(problem.n_models)
+    prices = best_prices = np.zeros(problem.n_engines)
     for _ in range(MOST_PASSES):
         bound = passes.take(prices, 1.0) - seconds * prices.sum()
         if bound > best:
@@ -83,13 +88,13 @@ def cheapest_usd(problem: BatchProblem) -> float:
 
 def _least_seconds(passes: _Passes, enough_s: float | None) -> Least:
     problem = passes.problem
-    cheapest = passes.take(np.zeros(problem.n_models), 1.0)
+    cheapest = passes.take(np.zeros(problem.n_engines), 1.0)
     if not cheapest <= problem.budget_usd:
         return NOTHING
     money = cheapest or 1.0  # so that both kinds of price are about one
     budget = problem.budget_usd / money if math.isfinite(problem.budget_usd) else 0.0
     best, least = -math.inf, math.inf
-    prices = best_prices = np.append(np.full(problem.n_models, 1 / problem.n_models), 0.0)
+    prices = best_prices = np.append(np.full(problem.n_engines, 1 / problem.n_engines), 0.0)
     for _ in range(MOST_PASSES):
         bound = passes.take(prices[:-1], prices[-1] / money) - prices[-1] * budget
         if bound > best:
@@ -109,18 +114,19 @@ class _Passes:
     def __init__(self, problem: BatchProblem, speed: FloatArray) -> None:
         self.problem = problem
         self._token_s = 1 / np.where(speed > 0, speed, np.inf)
-        self._use_s: list[FloatArray] = []  # (M,) of each choice
+        self._use_s: list[FloatArray] = []  # (E,) of each choice
         self._cost_usd: list[float] = []
 
     def take(self, time: FloatArray, money: float) -> float:
-        """What the choice costs that costs least at these prices: of a second on each model, (M,), and of a USD."""
+        """What the choice costs that costs least at these prices: of a second on each engine, (E,), and of a USD."""
         problem = self.problem
-        use_s, cost_usd, total = np.zeros(problem.n_models), 0.0, 0.0
+        use_s, cost_usd, total = np.zeros(problem.n_engines), 0.0, 0.0
+        token = (time * self._token_s)[problem.engine_of]
         for start in range(0, problem.n_requests, BLOCK):
             rows = slice(start, start + BLOCK)
             load, costs = problem.load[rows], problem.cost_usd[rows]
             loads = load[:, None] if load.ndim == 1 else load
-            price = loads * (time * self._token_s)
+            price = loads * token
             if money:
                 price += money * costs
             if problem.allowed is not None:
@@ -130,23 +136,23 @@ class _Passes:
             total += float(price[every, model].sum())
             cost_usd += float(costs[every, model].sum())
             taken = load if load.ndim == 1 else load[every, model]
-            use_s += np.bincount(model, weights=taken, minlength=problem.n_models) * self._token_s
+            use_s += np.bincount(problem.engine_of[model], weights=taken, minlength=problem.n_engines) * self._token_s
         self._use_s.append(use_s)
         self._cost_usd.append(cost_usd)
         return total
 
     def least_seconds(self, money: float) -> tuple[float, FloatArray]:
         """The least time of a mixture that keeps the budget, and the prices there: of a second, and of `money` USD."""
-        m, n = self.problem.n_models, len(self._use_s)
+        e, n = self.problem.n_engines, len(self._use_s)
         budgeted = math.isfinite(self.problem.budget_usd)
         over = (np.array(self._cost_usd) - self.problem.budget_usd) / money if budgeted else np.zeros(n)
-        most = [None] * m + [None if budgeted else 0.0]
-        return _highest(np.column_stack([self._use_s, over]), np.zeros(n), most, sum_to_one=m)
+        most = [None] * e + [None if budgeted else 0.0]
+        return _highest(np.column_stack([self._use_s, over]), np.zeros(n), most, sum_to_one=e)
 
     def least_usd(self, seconds: float, money: float) -> tuple[float, FloatArray]:
         """The least money of a mixture that keeps the time, and the prices of a second there."""
         over = (np.array(self._use_s) - seconds) / seconds
-        usd, price = _highest(over, np.array(self._cost_usd) / money, [None] * self.problem.n_models)
+        usd, price = _highest(over, np.array(self._cost_usd) / money, [None] * self.problem.n_engines)
         return usd * money, price * money / seconds
 
 

@@ -53,23 +53,23 @@ def haste(needed_s: float, left_s: float) -> float:
 
 
 class Share:
-    """How many of the slots that a job could have it has had of late, (M,), while rows waited for them."""
+    """How many of each engine's slots that a job could have it has had of late, (E,), while rows waited for them."""
 
-    def __init__(self, n_models: int) -> None:
-        self.of_slots = np.ones(n_models)
+    def __init__(self, n_engines: int) -> None:
+        self.of_slots = np.ones(n_engines)
 
     def see(self, held: IntArray, most: IntArray, waiting: BoolArray, seconds: float) -> None:
         """Takes in how it was for some seconds.
 
         Args:
-            held: (M,) slots that it had; most: (M,) that it could have; waiting: (M,) whether rows waited for them.
+            held: (E,) slots that it had; most: (E,) that it could have; waiting: (E,) whether rows waited for them.
         """
         had = np.minimum(held / np.maximum(most, 1), 1.0)
         weight = 1 - math.exp(-seconds / MEMORY_S)
         self.of_slots = np.where(waiting, self.of_slots + weight * (had - self.of_slots), self.of_slots)
 
     def tokens_per_s(self, most: IntArray, of_slot: FloatArray) -> FloatArray:
-        """(M,) tokens that models generate for it in a second, by those of one slot; what has slots has half a one."""
+        """(E,) tokens that engines generate for it in a second, by those of one slot; what has slots has half a one."""
         slots = most * self.of_slots
         return np.where(most > 0, np.maximum(slots, 0.5), 0.0) * of_slot
 
@@ -135,10 +135,10 @@ class Course:
         return self.workload.corrected(usd, tokens)
 
     def needed_s(self, tokens_per_s: FloatArray) -> float:
-        """Seconds for the rows that have not ended, at so many tokens a second; inf: a model that has some stopped."""
-        still = np.flatnonzero(~self._ended)
-        model = self.plan.model_of_row[still]
-        # Counting nothing makes whole numbers.
-        use = np.bincount(model, weights=self._tokens[still], minlength=self.workload.n_models).astype(np.float64)
-        with np.errstate(divide="ignore"):
-            return float(np.divide(use, tokens_per_s, out=np.zeros_like(use), where=use > 0).max(initial=0.0))
+        """Seconds for the rows that have not ended, at so many tokens a second of each engine, (E,).
+
+        inf: one that has some has stopped; 0: lengths are unknown.
+        """
+        if self.workload.tokens is None:
+            return 0.0
+        return self.workload.seconds(np.where(self._ended, -1, self.plan.model_of_row), tokens_per_s)

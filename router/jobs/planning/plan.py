@@ -1,7 +1,7 @@
 """The plan of a whole job: which model answers which row, proved; or the least money and time that would do.
 
 One certified problem over all rows, so that a plan does not depend on the order of the file: budget, tokens that each
-model can generate until the deadline, and who may answer what.
+engine can generate until the deadline, and who may answer what.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from apportion.router.jobs.planning.workload import Means, Posed, Workload
 class JobPlan:
     """Which model answers which row.
 
-    model_of_row: (N,) index of the model, -1: left out; prices: of money and, per model, of a token; bound: no plan of
+    model_of_row: (N,) index of the model, -1: left out; prices: of money and, per engine, of a token; bound: no plan of
     the rows that are not left out is worth more; objective: expected good answers; status, binding: as of `Assignment`,
     slots being tokens where there is a deadline; planned_std_usd: spread of the cost, 0: unknown; seconds: that the
-    slowest model needs, None without a deadline.
+    slowest engine needs, None without a deadline.
     """
 
     model_of_row: IntArray
@@ -59,7 +59,7 @@ def plan_job(
         warm: prices of an earlier plan of the job.
     """
     if not len(workload):
-        return _nothing(workload.n_models, means)
+        return _nothing(workload.n_engines, means)
     posed = means.posed(workload)
     reachable = _reachable(posed.problem)
     if not reachable.all():
@@ -131,8 +131,10 @@ def _reachable(problem: BatchProblem) -> BoolArray:
 def _enough(posed: Posed, means: Means) -> bool:
     """Whether the relaxation has a plan: spares the solver from proving that there is none."""
     if posed.speed is None:
-        return cheapest_usd(posed.problem) <= means.budget_usd * (1 + 1e-9)
-    return least_seconds(posed.problem, posed.speed, enough_s=means.seconds).bound <= means.seconds
+        return cheapest_usd(posed.problem) <= means.budget_usd * (1 + RELATIVE_SLACK)
+    return least_seconds(posed.problem, posed.speed, enough_s=means.seconds).bound <= means.seconds * (
+        1 + RELATIVE_SLACK
+    )
 
 
 def _placed(
@@ -150,15 +152,14 @@ def _placed(
 def _planned(workload: Workload, means: Means, answer: Assignment) -> JobPlan:
     seconds = None
     if means.timed and means.tokens_per_s is not None:
-        use = workload.use(answer.model)
-        seconds = float(np.divide(use, means.tokens_per_s, out=np.zeros_like(use), where=use > 0).max())
+        seconds = workload.seconds(answer.model, means.tokens_per_s)
     return JobPlan(
         answer.model, answer.prices, answer.bound, answer.objective, answer.gap, answer.status, answer.binding,
         answer.expected_cost_usd, answer.cost_std_usd, seconds,
     )  # fmt: skip
 
 
-def _nothing(n_models: int, means: Means) -> JobPlan:
-    prices = Prices(0.0, np.zeros(n_models))
+def _nothing(n_engines: int, means: Means) -> JobPlan:
+    prices = Prices(0.0, np.zeros(n_engines))
     seconds = 0.0 if means.timed else None
     return JobPlan(np.zeros(0, np.int64), prices, 0.0, 0.0, 0.0, Status.optimal, (), 0.0, 0.0, seconds)

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from apportion.router.assignment import BatchProblem, Infeasibility, Strategy, Termination, assign
 from apportion.router.jobs.planning.least import Least, least_seconds, least_usd
 from apportion.router.jobs.planning.options import search_limit_s
@@ -56,7 +54,8 @@ def shortfall(posed: Posed, means: Means, strategy: Strategy, reason: Infeasibil
         return Shortfall("slots", reason.message)
     usd = _usd(posed, means.seconds, strategy) if math.isfinite(means.budget_usd) else None
     seconds = _seconds(posed, means.budget_usd, strategy)
-    given = f"{means.budget_usd:.6g} USD" + (f" in {means.seconds:.6g} s" if means.timed else "")
+    limits = (means.budget_usd, "USD"), (means.seconds, "s")
+    given = " in ".join(f"{most:.6g} {unit}" for most, unit in limits if math.isfinite(most))
     ways = []
     if usd is not None:
         ways.append(f"raise the budget to {usd.least:.6g} USD")
@@ -87,9 +86,9 @@ def _seconds(posed: Posed, budget_usd: float, strategy: Strategy) -> Amount | No
     if posed.speed is None:
         return None
     relaxed = least_seconds(posed.within(budget_usd, 0.0), posed.speed)
-    # Alone on the slowest model the job takes that long, and no plan needs more.
-    tokens, runs = posed.problem.load.sum(axis=0), posed.speed > 0
-    longest = float((np.broadcast_to(tokens, posed.speed.shape)[runs] / posed.speed[runs]).max())
+    # No plan needs more than the slowest engine does for the longest answer to every row.
+    load = posed.problem.load
+    longest = float((load if load.ndim == 1 else load.max(axis=1)).sum() / posed.speed[posed.speed > 0].min())
     return _least(relaxed, longest, lambda seconds: posed.within(budget_usd, seconds), strategy)
 
 

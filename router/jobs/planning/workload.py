@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """What is expected of N rows on M models.
+    """What is expected of N rows on M models; variants of one run on the same of the E engines.
 
     success: (N, M) P(good answer); cost_usd: (N, M) expected cost; tokens: (N,) or (N, M) expected output tokens, None:
     unknown, so that only jobs without a deadline can be planned; allowed: (N, M), None: every model may answer every
     row; cost_std_usd, success_std, success_samples, as of `BatchProblem`: for strategies that allow for what is
-    uncertain; answers: (N,) that each row asks for, where means have slots.
+    uncertain; answers: (N,) that each row asks for, where means have slots; row_of_column: (M,) the engine of each
+    model, whose slots and tokens it takes, None: each has its own.
     """
 
     success: FloatArray
@@ -34,6 +36,7 @@ class Workload:
     success_std: FloatArray | None = None
     success_samples: FloatArray | None = None
     answers: IntArray | None = None
+    row_of_column: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.success)
@@ -42,20 +45,29 @@ class Workload:
     def n_models(self) -> int:
         return int(self.success.shape[1])
 
+    @cached_property
+    def engine_of(self) -> IntArray:
+        """(M,) index of the engine of each model."""
+        return np.arange(self.n_models) if self.row_of_column is None else self.row_of_column
+
+    @property
+    def n_engines(self) -> int:
+        return int(self.engine_of.max()) + 1
+
     def rows(self, which: BoolArray | IntArray) -> Workload:
         """Some of the rows: a mask or indices."""
 
         def part(name: str) -> Any:
             array = getattr(self, name)
-            if array is None:
-                return None
+            if array is None or name == "row_of_column":
+                return array
             return array[:, which] if name == "success_samples" else array[which]
 
         return Workload(**{field.name: part(field.name) for field in fields(self)})
 
-    def on(self, models: BoolArray) -> Workload:
-        """The same rows where only some models, (M,), may answer."""
-        return replace(self, allowed=np.where(models, self.may, False))
+    def on(self, engines: BoolArray) -> Workload:
+        """The same rows where only the models of some engines, (E,), may answer."""
+        return replace(self, allowed=np.where(engines[self.engine_of], self.may, False))
 
     def corrected(self, usd: FloatArray, tokens: FloatArray) -> Workload:
         """The same rows where costs and lengths are so many times, (M,), what was expected."""
@@ -92,26 +104,32 @@ class Workload:
         return self.tokens
 
     def use(self, model: IntArray) -> FloatArray:
-        """(M,) output tokens of a choice; rows at -1 need none."""
+        """(E,) output tokens of a choice; rows at -1 need none."""
         placed = np.flatnonzero(model >= 0)
         tokens = self.lengths()[placed, model[placed]]
-        return np.bincount(model[placed], weights=tokens, minlength=self.n_models).astype(np.float64)
+        # Counting nothing makes whole numbers.
+        use = np.bincount(self.engine_of[model[placed]], weights=tokens, minlength=self.n_engines)
+        return use.astype(np.float64)
+
+    def seconds(self, model: IntArray, tokens_per_s: FloatArray) -> float:
+        """That a choice needs at so many tokens a second of each engine, (E,); inf: one that it needs has stopped."""
+        use = self.use(model)
+        with np.errstate(divide="ignore"):
+            return float(np.divide(use, tokens_per_s, out=np.zeros_like(use), where=use > 0).max(initial=0.0))
 
 
 @dataclass(frozen=True, eq=False)
 class Means:
     """What a job has to spend: money, and tokens until its deadline.
 
-    budget_usd: inf: any; seconds: until the deadline, inf: none; tokens_per_s: (M,) that each model generates for the
-    job, zero while a model is gone; None: no deadline can be told; slots: (M,) most answers by each model, None: any;
-    row_of_column: (M,) whose of the slots a column takes, where variants share those of their model; None: its own.
+    budget_usd: inf: any; seconds: until the deadline, inf: none; tokens_per_s: (E,) that each engine generates for the
+    job, zero while it is gone; None: no deadline can be told; slots: (E,) most answers of each engine, None: any.
     """
 
     budget_usd: float = math.inf
     seconds: float = math.inf
     tokens_per_s: FloatArray | None = None
     slots: IntArray | None = None
-    row_of_column: IntArray | None = None
 
     def __post_init__(self) -> None:
         if not self.budget_usd >= 0:
@@ -130,9 +148,12 @@ class Means:
     def posed(self, workload: Workload) -> Posed:
         """The whole job as one batch problem, whose slots are tokens."""
         if not self.timed:
-            own = _problem(workload, self._answers(workload), workload.answers, self.budget_usd, self.row_of_column)
-            return Posed(own, None)
+            return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd), None)
         rate = np.asarray(self.tokens_per_s, np.float64)
+        if rate.shape != (workload.n_engines,):
+            raise InvalidRequestError(
+                f"tokens_per_s: has shape {rate.shape}; give one number for each of the {workload.n_engines} engines"
+            )
         workload = workload.on(rate > 0)
         slots = _whole(rate * self.seconds)
         return Posed(_problem(workload, slots, workload.whole_tokens(), self.budget_usd), rate)
@@ -141,12 +162,12 @@ class Means:
         if self.slots is not None:
             return self.slots
         every = len(workload) if workload.answers is None else int(workload.answers.sum())
-        return np.full(workload.n_models, every)
+        return np.full(workload.n_engines, every)
 
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """A job as a batch problem; speed: (M,) tokens, its slots, that a second gives, None without a deadline."""
+    """A job as a batch problem; speed: (E,) tokens, its slots, that a second gives, None without a deadline."""
 
     problem: BatchProblem
     speed: FloatArray | None
@@ -157,14 +178,12 @@ class Posed:
         return replace(self.problem, budget_usd=budget_usd, slots=slots)
 
 
-def _problem(
-    workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float, engines: IntArray | None = None
-) -> BatchProblem:
+def _problem(workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float) -> BatchProblem:
     return BatchProblem(
         workload.success, workload.cost_usd, slots, budget_usd,
         allowed=workload.allowed, sequences=load, cost_std_usd=workload.cost_std_usd,
         success_std=workload.success_std, success_samples=workload.success_samples,
-        row_of_column=engines,
+        row_of_column=workload.row_of_column,
     )  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -159,6 +161,35 @@ def test_a_deadline_limits_models_by_their_speed(folder: Path) -> None:
     plan = pd.read_csv(folder / "plan.csv")
     assert plan["model"].isna().sum() == some["left_out"]
     assert plan["cost_usd"].isna().sum() == some["left_out"]
+
+
+def test_variants_share_their_models_slots_and_time(folder: Path) -> None:
+    variants = [{"name": "fast", "prior_success": 0.5, "max_tokens": 4}, {"name": "think", "prior_success": 0.9}]
+    price = {"input_usd_per_million": 0.01, "output_usd_per_million": 0.01, "source": "nowhere"}
+    models = folder / "variants.json"
+    models.write_text(
+        json.dumps({"models": [{"name": "small", **price}, {"name": "new", **price, "variants": variants}]})
+    )
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--models", str(models), "--out"]
+
+    def planned(*options: str) -> dict[str, Any]:
+        result = runner.invoke(app, ["assign", *given, str(folder / "plan.csv"), *options, "--json", "-"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    few = planned("--slots", "new=6")["requests_by_model"]
+    assert few["new@fast"] + few["new@think"] == 6
+    every = planned("--window", "60m", "--tokens-per-s", "new=1000")
+    assert every["requests_by_model"] == {"small": 0, "new@fast": 0, "new@think": 40}
+    part = planned("--window", "1m", "--tokens-per-s", f"new={math.ceil(every['expected_s'] * 1000 / 60 * 0.7)}")
+    assert part["binding"] == ["time[new]"]
+    assert min(part["requests_by_model"][name] for name in ("new@fast", "new@think")) > 0
+    assert part["expected_s"] <= 60
+    wrong = runner.invoke(
+        app, ["assign", *given, str(folder / "no.csv"), "--window", "1h", "--tokens-per-s", "new@fast=9"]
+    )
+    assert wrong.exit_code == 2
+    assert "variants of a model share its engines; write new=N for all of them" in " ".join(wrong.stderr.split())
 
 
 def test_settings_reach_the_strategy(folder: Path) -> None:

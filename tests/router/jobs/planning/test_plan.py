@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import Bounds, LinearConstraint, milp
 
-from apportion.router.assignment import Mip, RobustMip, warm_up
+from apportion.router.assignment import Mip, RobustMip, assign, warm_up
+from apportion.router.jobs.planning.least import least_seconds, least_usd
 from apportion.router.jobs.planning.options import PlanOptions
 from apportion.router.jobs.planning.plan import JobPlan, as_far_as_money_goes, plan_job, replan_job
 from apportion.router.jobs.planning.shortfall import Shortfall
@@ -51,19 +53,32 @@ class Tried:
         rows = np.arange(n)
         self.value = workload.success[rows, choices].sum(axis=1)
         self.usd = workload.cost_usd[rows, choices].sum(axis=1)
-        tokens = workload.lengths()[rows, choices]
-        self.seconds = np.max([((choices == j) * tokens).sum(axis=1) / speed[j] for j in range(m)], axis=0)
+        tokens, engine = workload.lengths()[rows, choices], workload.engine_of[choices]
+        self.seconds = np.max([((engine == e) * tokens).sum(axis=1) / speed[e] for e in range(len(speed))], axis=0)
 
     def keeps(self, usd: float, seconds: float) -> np.ndarray:
         return np.asarray((self.usd <= usd * (1 + 1e-9)) & (self.seconds <= seconds * (1 + 1e-9)))
 
 
-@pytest.mark.parametrize(("masked", "by_model"), [(False, False), (True, False), (True, True)])
-def test_a_plan_is_the_best_of_all_and_what_would_do_is_the_least(masked: bool, by_model: bool) -> None:
-    speed = np.array([40.0, 25.0, 30.0])
+@pytest.mark.parametrize(
+    ("masked", "by_model", "engines", "seeds"),
+    [
+        (False, False, None, 12),
+        (True, False, None, 12),
+        (True, True, None, 12),
+        (False, True, (0, 0, 0), 12),
+        (True, True, (0, 1, 0), 24),
+        (True, False, (1, 0, 0), 12),
+    ],
+)
+def test_a_plan_is_the_best_of_all_and_what_would_do_is_the_least(
+    masked: bool, by_model: bool, engines: tuple[int, ...] | None, seeds: int
+) -> None:
+    speed = np.array([40.0, 25.0, 30.0])[: 3 if engines is None else max(engines) + 1]
     kinds: dict[str, int] = {}
-    for seed in range(12):
+    for seed in range(seeds):
         workload = job(seed, 6, 3, masked=masked, by_model=by_model)
+        workload = replace(workload, row_of_column=None if engines is None else np.array(engines))
         tried = Tried(workload, speed)
         rng = np.random.default_rng(seed)
         some_usd, some_seconds = (np.quantile(of, rng.choice([0.0, 0.02, 0.3])) for of in (tried.usd, tried.seconds))
@@ -115,6 +130,76 @@ def test_what_is_said_to_do_does() -> None:
     assert short.usd.least <= short.usd.bound * 1.005
     assert short.seconds.least <= short.seconds.bound * 1.01
     assert f"{short.usd.least:.6g} USD" in short.message
+
+
+def test_models_that_share_engines_are_planned_as_highs_plans_them_and_least_amounts_are_the_relaxations() -> None:
+    """At a size where no choice can be tried: the plain rows, one for each engine's time."""
+    speed, kinds = np.array([60.0, 35.0]), {"plan": 0, "none": 0}
+    for seed in range(50):
+        rng = np.random.default_rng([5, seed])
+        workload = job(seed, 12, 5, masked=seed % 2 == 0, by_model=True)
+        workload = replace(workload, row_of_column=np.array([0, 1, 0, 1, 1]))
+        fastest = highs(workload, speed, "seconds")
+        seconds = fastest * rng.uniform(0.98, 1.8)
+        cheapest = highs(workload, speed, "usd", seconds=seconds)
+        usd = rng.uniform(0.9, 2.0) * (cheapest if math.isfinite(cheapest) else float(workload.cost_usd.min()))
+        posed = Means(usd, seconds, speed).posed(workload)
+        for found, relaxed in (
+            (least_seconds(replace(posed.problem, budget_usd=math.inf), speed), fastest),
+            (least_seconds(posed.problem, speed), highs(workload, speed, "seconds", usd=usd)),
+            (least_usd(posed.problem, speed, seconds), cheapest),
+        ):
+            assert found.bound <= relaxed * (1 + 1e-7)
+            assert found.amount == pytest.approx(relaxed, rel=3e-5)
+        best = -highs(workload, speed, "failure", usd=usd, seconds=seconds, whole=True)
+        kinds["plan" if math.isfinite(best) else "none"] += 1
+        if not math.isfinite(best):
+            assert assign(posed.problem, QUICK.strategy).infeasibility is not None
+            continue
+        plan = plan_job(workload, Means(usd, seconds, speed), QUICK)
+        assert isinstance(plan, JobPlan)
+        assert plan.objective == pytest.approx(best, rel=2e-4)
+        assert plan.bound >= best * (1 - 1e-6)
+        assert plan.seconds is not None
+        assert plan.seconds <= seconds
+    assert min(kinds.values()) >= 5, kinds
+
+
+def highs(
+    workload: Workload,
+    speed: np.ndarray,
+    least: str,
+    *,
+    usd: float = math.inf,
+    seconds: float = math.inf,
+    whole: bool = False,
+) -> float:
+    """The least "usd", "seconds" or "failure" (success times -1) of choices or mixtures of them; inf: there is none."""
+    n, m = workload.success.shape
+    # USD of the dearest pair, so that no row has tiny numbers.
+    unit, one = float(workload.cost_usd.max()), np.ones(n * m)
+    cost, tokens = workload.cost_usd.ravel() / unit, workload.lengths().ravel()
+    value = {"usd": cost, "seconds": 0 * one, "failure": -workload.success.ravel()}[least]
+    rows = [LinearConstraint(np.column_stack([np.kron(np.eye(n), np.ones(m)), np.zeros(n)]), 1, 1)]
+    if math.isfinite(usd):
+        rows.append(LinearConstraint(np.append(cost, 0)[None, :], ub=usd / unit))
+    for engine, of_engine in enumerate(speed.tolist()):
+        its = np.tile(workload.engine_of, n) == engine
+        rows.append(LinearConstraint(np.append(tokens * its / of_engine, -1.0)[None, :], ub=0.0))
+    found = milp(
+        np.append(value, float(least == "seconds")), integrality=np.append(one * whole, 0), constraints=rows,
+        bounds=Bounds(0, np.append(workload.may.ravel().astype(float), seconds)), options={"mip_rel_gap": 1e-6},
+    )  # fmt: skip
+    return math.inf if found.x is None else float(found.fun) * (unit if least == "usd" else 1.0)
+
+
+def test_a_time_between_the_proved_least_and_a_mixtures_has_a_least_amount_of_money() -> None:
+    workload, speed = job(56, 40, 3, by_model=True), np.array([40.0, 25.0, 30.0])
+    problem = Means(math.inf, 1.0, speed).posed(workload).problem
+    fastest = least_seconds(problem, speed)
+    assert fastest.bound < fastest.amount
+    between = least_usd(problem, speed, (fastest.bound + fastest.amount) / 2)
+    assert between.bound <= between.amount < math.inf
 
 
 def test_without_a_deadline_lengths_are_not_needed() -> None:
@@ -248,9 +333,8 @@ def test_a_budget_that_is_short_by_a_rounding_leaves_out_a_row(short: float) -> 
 
 
 def test_variants_of_a_model_share_its_slots() -> None:
-    workload = job(3, 6, 3)
-    shared = Means(slots=np.array([2, 5]), row_of_column=np.array([1, 0, 0]))
-    plan = plan_job(workload, shared, QUICK)
+    workload = replace(job(3, 6, 3), row_of_column=np.array([1, 0, 0]))
+    plan = plan_job(workload, Means(slots=np.array([2, 5])), QUICK)
     assert isinstance(plan, JobPlan)
     choices = every_choice(6, 3)
     choices = choices[(choices > 0).sum(axis=1) <= 2]

@@ -8,7 +8,11 @@ are expected, and turn out log-normal around that with a spread of 0.4. `In time
 whose last token comes within 8 s of their arrival, waiting in the Router's queue counted; `success` is the mean of
 what was predicted of the models that answered, which is what is true here; `right, in time` is the share that is both.
 The first fifth of the requests counts nowhere. Means over the seeds with their 95 % intervals; differences are paired
-by seed, to the first row, or under `half the money` (a cap of 0.4 USD per 1000) to the first row under that cap.
+by seed, to the first row, or under `half the money` (a cap of 0.4 USD per 1000) to the first row under that cap. Caps
+are not always spent: where slots are short, routing by success cannot. So the last column compares at equal spend:
+requests are divided between the arm's caps (none, 0.4, and 0.25 as `less money`) so that they spend, seed by seed, what
+routing by success did; where even the dearest of these spends less, as it is, and so where the cheapest spends up to
+5 % more.
 
 Success gains too where slots are short: a second on a slow model is a slot that others do not have meanwhile, which
 plans by success alone do not see, since each looks at the slots of its moment. The engines follow the line in the
@@ -23,14 +27,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.numbers import called, difference, distinct, over_seeds, points, shown
+from apportion.router.evaluation.statistics import Summary
+from benchmarks.experiments.numbers import (
+    Record,
+    at_spend,
+    by_seed,
+    called,
+    difference,
+    distinct,
+    over_seeds,
+    points,
+    shown,
+)
 from benchmarks.experiments.report import table
 from benchmarks.goodput.run import PLAIN, SPARING
 
 TITLE = "Goodput: requests in time"
+AS_GOOD_AS_EQUAL = 0.05
 COLUMNS = (
     *("routing", "in time, %", "goodput/s", "success, %", "right, in time, %", "p50 s", "p95 s", "USD per 1000"),
-    *("more in time, points", "more success, points", "more right in time, points"),
+    *("more in time, points", "more success, points", "more right in time, points", "the same at equal spend"),
 )
 
 
@@ -61,9 +77,10 @@ def _rows(result: dict[str, Any], load: float) -> list[list[str]]:
         which = {"load": load, "arm": arm}
         base = _base(arm)
         found = {name: over_seeds(records, name, **which) for name in ("in_time", "success", "right_in_time")}
-        more = ["", "", ""]
-        if arm != base:
-            more = [points(difference(records, name, {"arm": arm}, {"arm": base}, load=load)) for name in found]
+        more = [""] * 4
+        if base not in (arm, None):
+            gains = [difference(records, name, {"arm": arm}, {"arm": base}, load=load) for name in found]
+            more = [points(gain) for gain in (*gains, _at_equal_spend(records, arm, load))]
         rows.append(
             [
                 arm,
@@ -80,8 +97,28 @@ def _rows(result: dict[str, Any], load: float) -> list[list[str]]:
     return rows
 
 
-def _base(arm: str) -> str:
+def _base(arm: str) -> str | None:
+    """Routing by success under the same cap; None: it is only there to be mixed."""
+    if arm.startswith("less money"):
+        return None
     return SPARING if "money" in arm else PLAIN
+
+
+def _way(arm: str) -> str:
+    """An arm's routing, whatever its cap."""
+    return arm.removeprefix("half the money, ").removeprefix("less money, ")
+
+
+def _at_equal_spend(records: list[Record], arm: str, load: float) -> Summary:
+    """More that is right and in time, at what routing by success spends under the arm's cap; NaN: it costs more."""
+    base = {"load": load, "arm": _base(arm)}
+    caps = [{"arm": other} for other in distinct(records, "arm") if _way(other) == _way(arm)]
+    spent, plain = (by_seed(records, name, **base) for name in ("usd_per_1000", "right_in_time"))
+    least_usd = min(over_seeds(records, "usd_per_1000", load=load, **cap).mean for cap in caps)
+    if least_usd > (1 + AS_GOOD_AS_EQUAL) * over_seeds(records, "usd_per_1000", **base).mean:
+        return Summary.of([])
+    found = at_spend(records, "right_in_time", "usd_per_1000", caps, spent, load=load)
+    return Summary.of([found[seed] - plain[seed] for seed in plain])
 
 
 def _reading(result: dict[str, Any]) -> list[str]:
@@ -89,7 +126,7 @@ def _reading(result: dict[str, Any]) -> list[str]:
     records = result["records"]
     lines = []
     for arm in distinct(records, "arm"):
-        if arm == _base(arm):
+        if _base(arm) in (arm, None):
             continue
         said = []
         for load in distinct(records, "load"):
@@ -97,6 +134,8 @@ def _reading(result: dict[str, Any]) -> list[str]:
                 called(difference(records, name, {"arm": arm}, {"arm": _base(arm)}, load=load))
                 for name in ("in_time", "success")
             )
-            said.append(f"at {load:.0%} in time {in_time}, success {success}")
+            gain = _at_equal_spend(records, arm, load)
+            matched = called(gain) if gain.n else "not to be had"
+            said.append(f"at {load:.0%} in time {in_time}, success {success}, right in time at equal spend {matched}")
         lines.append(f"- {arm}, beside {_base(arm)}: {'; '.join(said)}.")
     return lines

@@ -17,17 +17,18 @@ TARGET_S = 8.0
 LOADS = (0.3, 0.6, 0.9)  # of what all engines answer with every slot taken
 MEAN_TOKENS = 140.0, 275.0  # of prompts and answers
 BUDGET_USD = 4e-4  # a request: about half of what is spent without a limit
+TIGHT_USD = 2.5e-4  # with which arms that spend more can be compared at what the others spend
 PLAIN, SPARING = "by success", "by success, half the money"
 ARMS: dict[str, dict[str, float]] = {
     PLAIN: {},
     "max_seconds": {"max_seconds": TARGET_S},
-    "weight 0.01": {"latency_weight_per_s": 0.01},
     "weight 0.03": {"latency_weight_per_s": 0.03},
     "weight 0.1": {"latency_weight_per_s": 0.1},
-    "max_seconds, weight 0.01": {"max_seconds": TARGET_S, "latency_weight_per_s": 0.01},
     SPARING: {"budget_usd_per_request": BUDGET_USD},
     "half the money, max_seconds": {"budget_usd_per_request": BUDGET_USD, "max_seconds": TARGET_S},
     "half the money, weight 0.03": {"budget_usd_per_request": BUDGET_USD, "latency_weight_per_s": 0.03},
+    "less money, max_seconds": {"budget_usd_per_request": TIGHT_USD, "max_seconds": TARGET_S},
+    "less money, weight 0.03": {"budget_usd_per_request": TIGHT_USD, "latency_weight_per_s": 0.03},
 }
 
 

@@ -126,16 +126,21 @@ class Meter:
     Args:
         price: of requests that come without theirs.
         clock: seconds of a monotonic clock.
+
+    Attributes:
+        sequences: that run.
+        peak: the most of them at once so far.
     """
 
     def __init__(self, app: ASGIApp, price: ModelPrice, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._price = price
         self._clock = clock
-        self._running: dict[Usage, tuple[str | None, asyncio.Task[object] | None]] = {}
+        self._running: dict[Usage, tuple[str | None, int, asyncio.Task[object] | None]] = {}
         self._ended: dict[str, float] = {}
         self._sign_s = clock()
         self.sequences = 0
+        self.peak = 0
         self._busy_since = False  # the last time that anybody asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,13 +172,17 @@ class Meter:
         was_busy, self._busy_since = self._busy_since, bool(self._running)
         return max(self.sequences / max(1, slots), HAIR if was_busy else 0.0)
 
+    def running(self) -> dict[str, int]:
+        """The requests that run, with their sequences; of those that came with a name."""
+        return {name: sequences for name, sequences, _ in self._running.values() if name is not None}
+
     def costs(self, request_ids: Iterable[str]) -> dict[str, float]:
         """What requests have cost in USD, of those among these that have ended here not long ago."""
         return {one: self._ended[one] for one in request_ids if one in self._ended}
 
     def abort(self) -> None:
         """Breaks off everything that runs, so that whoever waits for it learns that the engine is broken."""
-        for _, task in self._running.values():
+        for _, _, task in self._running.values():
             if task is not None:
                 task.cancel()
 
@@ -181,9 +190,10 @@ class Meter:
     def _counted(self, request_id: str | None, usage: Usage, sequences: int) -> Iterator[None]:
         if not self._running:
             self.sign()
-        self._running[usage] = request_id, asyncio.current_task()
+        self._running[usage] = request_id, sequences, asyncio.current_task()
         self._busy_since = True
         self.sequences += sequences
+        self.peak = max(self.peak, self.sequences)
         reset = _current.set(usage)
         try:
             yield

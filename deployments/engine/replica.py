@@ -132,7 +132,7 @@ class Engine:
                 logger.exception("engine broken; ending the replica")
                 await self._give_up()
             self._replica = replace(self._replica, slots=self._backend.slots, trouble=self._backend.trouble)
-            await self._announce(self._replica)
+            await self._announce(replace(self._replica, running=self._meter.running(), peak=self._meter.peak))
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _announce(self, replica: EngineReplica) -> None:

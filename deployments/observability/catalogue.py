@@ -101,6 +101,11 @@ SLOT_PRICE = _gauge("slot_price", "What one more slot would have added to the la
 
 SLOTS = _gauge("slots", "Slots of replicas that work.", "model")
 SLOTS_USED = _gauge("slots_used", "Slots that requests hold.", "model")
+ENGINE_PEAK = _gauge(
+    "engine_in_flight_peak",
+    "Most answers that a replica has had at once since it started, for a moment also those that it was breaking off.",
+    "model",
+)
 IN_FLIGHT = _gauge("in_flight", "Requests at engines.")
 QUEUE_LENGTH = _gauge(
     "queue_length", "Requests that wait for a slot, for money, for a model to wake, or in bulk.", "wait_for"
@@ -147,8 +152,8 @@ RECORDS_DROPPED = _counter("records_dropped_total", "Records that there was no p
 CATALOGUE = (
     UP, REQUESTS, REFUSED, RETRIES, BUSY, CASCADES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
     PREDICT_SECONDS, SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE,
-    SLOTS, SLOTS_USED, IN_FLIGHT, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS, BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT,
-    RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, ASLEEP,
-    TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION,
-    RECORDS_DROPPED,
+    SLOTS, SLOTS_USED, ENGINE_PEAK, IN_FLIGHT, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS, BULK_SLOTS, BULK_SLOTS_USED,
+    BULK_LATE, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE,
+    REPLICAS, ASLEEP, TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED,
+    JUDGED_DEVIATION, RECORDS_DROPPED,
 )  # fmt: skip

@@ -21,6 +21,7 @@ from apportion.deployments.observability.catalogue import (
     BUSY,
     CASCADES,
     COST_RATIO,
+    ENGINE_PEAK,
     ESTIMATED,
     FALLBACKS,
     FIRST_BYTE_SECONDS,
@@ -208,8 +209,9 @@ ROWS = (
                     (BREAKER_OPEN.name, "{{model}} left alone"),
                     (TROUBLE.name, "{{model}} {{trouble}}"),
                 ),
-                24,
+                16,
             ),
+            Panel("Most answers at once on a replica", "short", ((ENGINE_PEAK.name, "{{model}}"),)),
         ),
     ),
     Row(

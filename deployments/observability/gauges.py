@@ -16,6 +16,7 @@ from apportion.deployments.observability.catalogue import (
     BULK_SLOTS,
     BULK_SLOTS_USED,
     COST_RATIO,
+    ENGINE_PEAK,
     IN_FLIGHT,
     JUDGED,
     JUDGED_DEVIATION,
@@ -62,6 +63,10 @@ def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
     numbers.put(UP, {(): 1})
     numbers.put(SLOTS, {(name,): one["slots"] for name, one in models.items()})
     numbers.put(SLOTS_USED, {(name,): one["slots"] - one["free_slots"] for name, one in models.items()})
+    peaks: dict[Labels, float] = {(name,): 0 for name in models}
+    for one in state["replicas"].values():
+        peaks[one["model"],] = max(peaks[one["model"],], one["peak"])
+    numbers.put(ENGINE_PEAK, peaks)
     numbers.put(REPLICAS, {(name,): replicas[name] for name in models})
     numbers.put(ASLEEP, {(name,): int(one["asleep"]) for name, one in models.items()})
     numbers.put(BREAKER_OPEN, {(name,): broken[name] for name in models})

@@ -414,7 +414,8 @@ class Reply:
 class EngineReplica:
     """An engine replica's announcement; repeated as its heartbeat. It answers only who knows its `token`.
 
-    `trouble` is why it can answer nothing, where that lies behind it and no restart would mend it.
+    `trouble` is why it can answer nothing, where that lies behind it and no restart would mend it. `running` are the
+    requests that it answers, with their sequences; `peak` is the most sequences that it has answered at once.
     """
 
     id: str
@@ -424,3 +425,5 @@ class EngineReplica:
     draining: bool = False
     token: str | None = field(default=None, repr=False)
     trouble: str | None = None
+    running: Mapping[str, int] = field(default_factory=dict, hash=False)
+    peak: int = 0

@@ -44,12 +44,25 @@ class Outage:
 
 
 class Killer:
-    """Kills on demand and watches for the return; `seen` are the processes that ran before each kill."""
+    """Kills on demand and watches for the return.
+
+    Attributes:
+        seen: the processes that ran before each kill.
+        peaks: by replica of an engine, the most answers that it has had at once, as it has told last.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.outages: list[Outage] = []
         self.seen: set[psutil.Process] = set()
+        self.peaks: dict[str, int] = {}
+
+    async def watch_peaks(self) -> None:
+        """Asks every second, for ever."""
+        while True:
+            state = await asyncio.to_thread(health, self._url, HEALTH_TIMEOUT_S)
+            self.peaks |= {name: one["peak"] for name, one in state.get("replicas", {}).items()}
+            await asyncio.sleep(1.0)
 
     async def kill(self, part: str) -> None:
         """Kills the oldest replica of a deployment and returns when another has taken its place."""

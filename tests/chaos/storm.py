@@ -64,7 +64,10 @@ FULL = Size(
 
 @dataclass(frozen=True)
 class Storm:
-    """All that is known afterwards; `memory_mb` and `state` before and after, `left` the processes that outlived it."""
+    """All that is known afterwards; `memory_mb` and `state` before and after, `left` the processes that outlived it.
+
+    `peaks` are the most answers that each replica of an engine has had at once.
+    """
 
     plan: Plan
     outcomes: list[Outcome]
@@ -76,6 +79,7 @@ class Storm:
     ledger: LedgerState
     poor_usd: float
     left: list[str]
+    peaks: dict[str, int]
 
     def of(self, kind: Kind) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.shot.kind is kind]
@@ -113,6 +117,7 @@ def run_storm(document: dict[str, Any], folder: Path, size: Size, seed: int) -> 
         LedgerState.read(folder / "ledger.db"),
         poor_usd,
         still_there(processes),
+        killer.peaks,
     )
 
 
@@ -145,14 +150,18 @@ def stormy(document: dict[str, Any], database: Path, poor_usd: float) -> dict[st
 
 
 async def _send(plan: Plan, url: str, killer: Killer, prefix: str) -> list[Outcome]:
-    return await run_plan(
-        plan,
-        url,
-        concurrency=CONCURRENCY,
-        timeout_s=TIMEOUT_S,
-        headers_of=lambda shot: {"x-router-tenant": tenant(shot) if prefix == "shot" else prefix},
-        kill=killer.kill,
-    )
+    watching = asyncio.create_task(killer.watch_peaks())
+    try:
+        return await run_plan(
+            plan,
+            url,
+            concurrency=CONCURRENCY,
+            timeout_s=TIMEOUT_S,
+            headers_of=lambda shot: {"x-router-tenant": tenant(shot) if prefix == "shot" else prefix},
+            kill=killer.kill,
+        )
+    finally:
+        watching.cancel()
 
 
 def wait_for_calm(url: str) -> dict[str, Any]:

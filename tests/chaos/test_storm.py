@@ -133,6 +133,13 @@ def test_a_model_answers_in_both_ways_on_its_one_engine(storm: Storm) -> None:
     assert storm.state["models"][TWO_WAYS] == {"slots": SLOTS, "free_slots": SLOTS, "asleep": False}
 
 
+def test_no_engine_has_more_answers_at_once_than_slots(storm: Storm) -> None:
+    shared = [peak for name, peak in storm.peaks.items() if f"Engine-{TWO_WAYS}" in name]
+    assert shared
+    assert max(shared) == SLOTS, "the bursts fill them"
+    assert max(storm.peaks.values()) <= SLOTS, storm.peaks
+
+
 def test_each_answer_costs_its_tokens(storm: Storm) -> None:
     assert audit.settled(storm.outcomes, storm.prices) == []
 

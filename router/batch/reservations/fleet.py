@@ -6,7 +6,7 @@ A replica that failed several times in a row gets no requests for a while, then 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Fleet:
         self._clock = clock
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
+        self._unclaimed: dict[str, str] = {}  # requests that their replica alone has told of, and that replica
         self._occupancy = Occupancy(clock)
         self._replicas: dict[str, EngineReplica] = {}
         self._heard_s: dict[str, float] = {}
@@ -112,7 +113,11 @@ class Fleet:
         return np.where(alone & (free > 0), room, np.minimum(room, free))
 
     def announce(self, replica: EngineReplica) -> bool:
-        """A replica's heartbeat; True if it has slots that are new."""
+        """A replica's heartbeat; True if it has slots that are new.
+
+        What one that is new here already answers takes its slots from now on: after a restart of the router, ingresses
+        tell of it later than other requests may come.
+        """
         self._silent.pop(replica.id, None)
         if replica.draining or replica.model not in self._columns:
             self._drop(replica.id)
@@ -127,8 +132,9 @@ class Fleet:
             self._left_s.pop(replica.id, None)
             self._breakers.setdefault(replica.id, Breaker())
             self._restrict(replica.id)  # to go silent and come back is no proof that it works
+            self._find(replica)
             logger.info("replica %s of %s joined at %s", replica.id, replica.model, replica.url)
-        return has_more
+        return self._let_go(replica.id, replica.running) or has_more
 
     def used_by_bulk(self) -> IntArray:
         """(M,) slots that rows of jobs hold."""
@@ -162,6 +168,8 @@ class Fleet:
 
     def adopt(self, held: Held) -> None:
         """Seats what is in flight already and was seated by a router before this one."""
+        if held.id in self._unclaimed:
+            self.release(held.id)
         if (column := self._columns.get(model_of(held.model))) is not None:
             bulk = held.account.job is not None
             self._slots.adopt(held.id, column, held.sequences, held.replica, bulk=bulk)
@@ -191,6 +199,7 @@ class Fleet:
 
     def release(self, request_id: str) -> None:
         """Frees the slots of a request."""
+        self._unclaimed.pop(request_id, None)
         self._slots.release(request_id)
         self._occupancy.end(request_id)
 
@@ -221,11 +230,26 @@ class Fleet:
                     "model": replica.model,
                     "url": replica.url,
                     "breaker": self._breakers[name].state(now_s),
+                    "peak": replica.peak,
                     **({} if replica.trouble is None else {"trouble": replica.trouble}),
                 }
                 for name, replica in self._replicas.items()
             },
         }
+
+    def _find(self, replica: EngineReplica) -> None:
+        for request_id, sequences in replica.running.items():
+            if self._slots.seat_of(request_id) is None:
+                self._slots.adopt(request_id, self._columns[replica.model], sequences, replica.id)
+                self._follow(request_id)
+                self._unclaimed[request_id] = replica.id
+
+    def _let_go(self, replica: str, running: Collection[str] = ()) -> bool:
+        """Frees what nobody else has told of and its replica answers no more; True if there was any."""
+        gone = [one for one, where in self._unclaimed.items() if where == replica and one not in running]
+        for request_id in gone:
+            self.release(request_id)
+        return bool(gone)
 
     def _follow(self, request_id: str) -> None:
         seat = self._slots.seat_of(request_id)
@@ -255,4 +279,5 @@ class Fleet:
             logger.info("replica %s left", replica)
             self._left_s[replica] = self._clock()
         self._heard_s.pop(replica, None)
+        self._let_go(replica)
         self._slots.leave(replica)

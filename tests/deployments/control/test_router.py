@@ -125,6 +125,24 @@ async def test_a_new_router_takes_over_what_is_in_flight(router: Any) -> None:
     assert (await router.state())["spent_usd"] == pytest.approx(4e-6)
 
 
+async def test_a_new_router_gives_nobody_the_slots_of_an_ingress_that_it_has_not_heard_of(router: Any) -> None:
+    """Of two ingresses one finds the new router first; what the other one holds still runs at the engine."""
+    await join(router, ("l1", "large", 0))  # no slots yet
+    held = {f"old{number}": 1 for number in range(3)}
+    await router.announce(EngineReplica("s1", "small", "http://s1", 4, running=held))
+    reply = await router.exchange(report("first", items=tuple(item(f"r{number}") for number in range(4))), True)
+    assert len(reply.verdicts) == 1
+    old = tuple(Held(name, "small", "s1", 1, 1e-5) for name in held)
+    await router.exchange(report("second", held=old[:2]), False)
+    await router.announce(EngineReplica("s1", "small", "http://s1", 4, running=dict.fromkeys(["old0", "old1"], 1)))
+    reply = await router.exchange(report("first"), True)
+    assert len(reply.verdicts) == 1, "the third has ended, and nobody was there to tell"
+    done = tuple(Done(one.id, 1e-6) for one in old)
+    await router.exchange(report("second", done=done), False)
+    assert len((await router.exchange(report("first"), True)).verdicts) == 2
+    assert (await router.state())["models"]["small"]["free_slots"] == 0
+
+
 async def test_an_end_that_overtakes_what_is_held_is_not_forgotten(router: Any) -> None:
     await join(router, ("l1", "large", 2))
     held = (Held("old", "large", "l1", 1, 1e-5), Held("older", "large", "l1", 1, 1e-5))

@@ -181,6 +181,27 @@ async def test_of_several_sequences_and_of_logits_nothing_is_said(sequences: int
     assert seen == [None]
 
 
+async def test_what_runs_is_told_by_name_and_the_most_at_once_is_remembered() -> None:
+    hang = asyncio.Event()
+
+    async def app(*_: Any) -> None:
+        await hang.wait()
+
+    meter = Meter(app, PRICE)
+    work = [
+        asyncio.create_task(meter(scope(name, sequences), nothing, nothing)) for name, sequences in (("a", 2), ("b", 1))
+    ]
+    await asyncio.sleep(0)
+    work.append(asyncio.create_task(meter({"type": "http", "path": PATH, "headers": []}, nothing, nothing)))
+    await asyncio.sleep(0)
+    assert meter.running() == {"a": 2, "b": 1}, "not of who measures the engine by itself"
+    assert (meter.sequences, meter.peak) == (4, 4)
+    hang.set()
+    await asyncio.gather(*work)
+    await meter(scope("c"), nothing, nothing)
+    assert (meter.running(), meter.sequences, meter.peak) == ({}, 0, 4)
+
+
 async def test_what_does_not_reach_the_engine_costs_nothing_and_a_complete_answer_what_it_said() -> None:
     async def app(scope: Any, *_: Any) -> None:
         if scope["path"] == "/settled":

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from apportion.router.batch.messages import Done, Ending, EngineReplica, Held, RouteItem
 from apportion.router.batch.reservations.fleet import BREAKER_MEMORY_S, REPLICA_TTL_S, Fleet
+from apportion.router.budget import Account, Job
 
 
 def replica(name: str, model: str = "small", slots: int = 4, draining: bool = False) -> EngineReplica:
@@ -111,6 +114,40 @@ def test_what_a_former_router_had_seated_takes_its_slots(fleet: Fleet) -> None:
     assert fleet.free_slots().tolist() == [8, 1]
     fleet.end(Done("old", 1e-6))
     assert fleet.free_slots().tolist() == [8, 2]
+    assert fleet.in_flight == 0
+
+
+def test_what_a_replica_answers_as_it_is_first_heard_of_takes_its_slots_until_somebody_claims_it(fleet: Fleet) -> None:
+    def beat(**running: int) -> bool:
+        return fleet.announce(replace(replica("s3", slots=8), running=running))
+
+    assert beat(lost=3, held=2, ended=1)
+    assert fleet.free_slots().tolist() == [8 + 2, 2]
+    for _ in range(2):  # an ingress tells of what it holds once, or again
+        fleet.adopt(Held("held", "small", "s3", 2, 1e-6))
+    assert fleet.free_slots().tolist() == [8 + 2, 2]
+    fleet.end(Done("ended", 1e-6))  # its ingress has told the end, and had no need to tell that it held it
+    assert not beat(lost=3, new=5)
+    assert fleet.free_slots().tolist() == [8 + 3, 2], "what begins later is seated by those who sent it"
+    assert beat(new=5), "slots are free again"
+    assert fleet.free_slots().tolist() == [8 + 6, 2]
+    assert fleet.in_flight == 1
+    fleet.end(Done("held", 1e-6))
+    assert fleet.in_flight == 0
+
+
+def test_a_row_of_a_job_counts_as_one_once_its_runner_has_told_of_it(fleet: Fleet) -> None:
+    fleet.announce(replace(replica("s3"), running={"row": 1}))
+    assert fleet.used_by_bulk().tolist() == [0, 0]
+    fleet.adopt(Held("row", "small", "s3", 1, 1e-6, Account(job=Job("job"))))
+    assert fleet.used_by_bulk().tolist() == [1, 0]
+
+
+def test_what_nobody_has_claimed_goes_with_its_replica(fleet: Fleet, clock: Clock) -> None:
+    fleet.announce(replace(replica("l2", "large"), running={"lost": 1}))
+    assert fleet.in_flight == 1
+    clock.now_s += REPLICA_TTL_S + 1
+    fleet.sweep()
     assert fleet.in_flight == 0
 
 

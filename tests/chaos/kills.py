@@ -48,20 +48,20 @@ class Killer:
 
     Attributes:
         seen: the processes that ran before each kill.
-        peaks: by replica of an engine, the most answers that it has had at once, as it has told last.
+        peaks: by replica of an engine, its model and the most answers that it has had at once, as it has told last.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.outages: list[Outage] = []
         self.seen: set[psutil.Process] = set()
-        self.peaks: dict[str, int] = {}
+        self.peaks: dict[str, tuple[str, int]] = {}
 
     async def watch_peaks(self) -> None:
         """Asks every second, for ever."""
         while True:
             state = await asyncio.to_thread(health, self._url, HEALTH_TIMEOUT_S)
-            self.peaks |= {name: one["peak"] for name, one in state.get("replicas", {}).items()}
+            self.peaks |= {name: (one["model"], one["peak"]) for name, one in state.get("replicas", {}).items()}
             await asyncio.sleep(1.0)
 
     async def kill(self, part: str) -> None:

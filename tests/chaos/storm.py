@@ -66,7 +66,7 @@ FULL = Size(
 class Storm:
     """All that is known afterwards; `memory_mb` and `state` before and after, `left` the processes that outlived it.
 
-    `peaks` are the most answers that each replica of an engine has had at once.
+    `peaks` are each engine replica's model and the most answers that it has had at once.
     """
 
     plan: Plan
@@ -79,7 +79,7 @@ class Storm:
     ledger: LedgerState
     poor_usd: float
     left: list[str]
-    peaks: dict[str, int]
+    peaks: dict[str, tuple[str, int]]
 
     def of(self, kind: Kind) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.shot.kind is kind]

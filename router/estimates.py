@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.assignment import BatchProblem
+from apportion.router.assignment import BatchProblem, Limit
 from apportion.router.costs import corrected_cost
 from apportion.router.errors import ApportionError, InvalidRequestError
 from apportion.router.prices import ModelPrice
@@ -176,6 +176,7 @@ class Estimates:
         weight: FloatArray | None = None,
         penalty: FloatArray | None = None,
         row_of_column: IntArray | None = None,
+        limits: tuple[Limit, ...] = (),
         with_samples: bool = True,
     ) -> BatchProblem:
         """The assignment of these requests to models under limits; the arguments are those of `BatchProblem`."""
@@ -194,6 +195,7 @@ class Estimates:
             success_samples=self.success_samples if with_samples else None,
             cost_std_usd=self.cost_std_usd,
             penalty=penalty,
+            limits=limits,
         )
 
     def _tables(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from apportion.allocation.serve_file import APPLICATION, ARGUMENTS, ServeFile
 from apportion.deployments.config.budget import LimitConfig
+from apportion.deployments.config.concurrency import ConcurrencyLimitConfig
 from apportion.deployments.config.routing import LivePolicy
 from apportion.deployments.config.service import ServiceConfig, live_policy, live_predictor
 from apportion.router.batch.messages import ROUTER
@@ -46,6 +47,12 @@ class ReadConfig:
         budget, live = self.service.budget, self.live
         of_budget = () if budget is None else budget.limits
         return of_budget if live is None else (*of_budget, *(live.limits or ()))
+
+    @property
+    def concurrency_limits(self) -> tuple[ConcurrencyLimitConfig, ...]:
+        """Limits on what is in flight, of `routing` and of the Router's `user_config`."""
+        live = () if self.live is None else self.live.concurrency_limits
+        return (*self.service.routing.concurrency_limits, *live)
 
     @property
     def document(self) -> dict[str, Any]:

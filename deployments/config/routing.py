@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from apportion.deployments.config.budget import LimitConfig
+from apportion.deployments.config.concurrency import ConcurrencyLimitConfig, check_names_differ
 from apportion.deployments.config.models import ModelConfig
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP, checked_strategy
@@ -92,6 +93,15 @@ class RoutingConfig(Section):
         description="Whole answers of cheap models are held back, and a dearer model is asked where they are not sure "
         "enough, for the pairs of models that the predictor's artefact has proved to gain by it.",
     )
+
+    concurrency_limits: tuple[ConcurrencyLimitConfig, ...] = Field(
+        (), description="On what is in flight. All of them hold; what one holds back waits, as for a slot."
+    )
+
+    @model_validator(mode="after")
+    def _limits_differ(self) -> RoutingConfig:
+        check_names_differ(self.concurrency_limits)
+        return self
 
     @model_validator(mode="after")
     def _strategy_exists(self) -> RoutingConfig:

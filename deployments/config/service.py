@@ -5,6 +5,7 @@ Knows the shape and the limits of every field, and which fields must agree; open
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from apportion.deployments.config.budget import BudgetConfig, check_names
 from apportion.deployments.config.bulk import BulkConfig
+from apportion.deployments.config.concurrency import ConcurrencyLimitConfig, check_concurrency
 from apportion.deployments.config.ingress import IngressConfig
 from apportion.deployments.config.keys import KeysConfig, Permissions, TenantConfig
 from apportion.deployments.config.metrics import MetricsConfig
@@ -271,6 +273,10 @@ class ServiceConfig(Section):
             raise ValueError(f"anonymous.{error}") from error
         if self.budget is not None:
             check_names(self.budget.limits, self.model_names, with_keys=self.keys is not None)
+        try:
+            self.check_concurrency(self.routing.concurrency_limits)
+        except ValueError as error:
+            raise ValueError(f"routing.{error}") from error
         return self
 
     @model_validator(mode="after")
@@ -286,6 +292,13 @@ class ServiceConfig(Section):
         if self.bulk is not None and self.bulk.folder is None and self.budget is None:
             raise ValueError("bulk: in an object store there is no place for its database; add a `budget` section")
         return self
+
+    def check_concurrency(self, limits: Iterable[ConcurrencyLimitConfig]) -> None:
+        """Raises: ValueError: there is no such model, or nobody whom a limit holds for."""
+        with_keys = self.keys is not None
+        check_concurrency(
+            limits, self.nameable, with_keys=with_keys, with_tenants=with_keys or self.anonymous.tenant_header
+        )
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -351,6 +364,7 @@ def live_policy(user_config: dict[str, Any], config: ServiceConfig) -> LivePolic
         policy = LivePolicy.model_validate(values)
         policy.policy(config.models, ())
         check_names(policy.limits or (), config.model_names, with_keys=config.keys is not None)
+        config.check_concurrency(policy.concurrency_limits)
     except (ValueError, ConfigurationError) as error:
         message = _describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigurationError(f"Router.user_config: {message}") from error

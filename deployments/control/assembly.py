@@ -59,7 +59,7 @@ class BatchRoom:
         service: str | None = None,
     ) -> None:
         solve_timeout_s = config.solver.time_limit_s + SOLVER_GRACE_S
-        self._models, self.knowledge = config.models, Knowledge.of(config)
+        self._models, self._names, self.knowledge = config.models, config.names, Knowledge.of(config)
         self.rungs = Rungs(solve, Part("solver", solve_timeout_s, clock), len(config.names), solve_timeout_s)
         self.planner = BatchPlanner(self.rungs)
         self.events = Events()
@@ -110,10 +110,16 @@ class BatchRoom:
         self.scheduler = Scheduler(
             self.policy(config.routing), decider, self.reservations, limits, tell, clock, self.preview, second
         )
+        self.limit(config.routing)
 
     def policy(self, routing: RoutingConfig) -> Policy:
         """What batches are planned by under this configuration of the routing."""
         return routing.policy(self._models, self.knowledge.by_name_only, self.knowledge.cascades)
+
+    def limit(self, routing: RoutingConfig) -> None:
+        """From now on the configuration's limits on what is in flight hold."""
+        limits = (one.limit() for one in routing.concurrency_limits)
+        self.reservations.fleet.concurrency.set_limits(limits, self._names)
 
     def parts(self) -> dict[str, str]:
         """Whether the solver is asked: its breaker's state."""

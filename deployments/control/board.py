@@ -146,6 +146,7 @@ def _batch(event: BatchPlanned) -> dict[str, Any]:
         "gap": _finite(event.gap),
         "placed": dict(zip(event.models, event.placed.tolist(), strict=True)),
         "slot_prices": dict(zip(event.models, map(_finite, event.slot_prices.tolist()), strict=True)),
+        "limit_prices": {name: _finite(price) for name, price in event.limit_prices.items()},
         "queue_s": event.queue_s,
         "predict_s": event.predict_s,
         "solve_s": event.solve_s,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from apportion.deployments.config.budget import LimitConfig
+from apportion.deployments.config.concurrency import ConcurrencyLimitConfig
 from apportion.deployments.config.keys import Permissions
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.keys.caller import who
@@ -47,11 +48,13 @@ class Callers:
         if self._keyring is not None and await asyncio.to_thread(self._keyring.refresh):
             self._take()
 
-    def error(self, limits: Iterable[LimitConfig]) -> str | None:
-        """What is wrong with the keys' file, or with limits that name one of its keys; None: nothing."""
+    def error(
+        self, limits: Iterable[LimitConfig], concurrency_limits: Iterable[ConcurrencyLimitConfig] = ()
+    ) -> str | None:
+        """What is wrong with the keys' file, or with limits that name one of its keys or tenants; None: nothing."""
         if self._keyring is None:
             return None
-        return self._keyring.error or self._keyring.unknown(limits)
+        return self._keyring.error or self._keyring.unknown(limits) or self._keyring.uncounted(concurrency_limits)
 
     def refusal(self, request_id: str, account: Account) -> Refusal | None:
         """Counts a request, which is in flight from now on; or why it is not."""

@@ -76,7 +76,7 @@ class Numbers:
             "cascades": [f"{pair.first}>{pair.second}" for pair in policy.cascades],
             "strategy": policy.strategy.name,
             "policy_error": parts.reconfiguration.error,
-            "keys_error": parts.callers.error(parts.reconfiguration.limits),
+            "keys_error": parts.callers.error(parts.reconfiguration.limits, parts.reconfiguration.concurrency_limits),
             "drift": room.drift.state(),
             "tokens_per_s": room.stopwatch.tokens_per_s(),
             "records": parts.feedback.records_state(),

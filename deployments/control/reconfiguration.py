@@ -1,4 +1,4 @@
-"""What of the Router changes while it runs: the policy of its batches and the limits of its money."""
+"""What of the Router changes while it runs: the policy of its batches, limits on money and on what is in flight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class Reconfiguration:
     """Hands a `user_config` to the batch room.
 
-    limits: of the budget, as they are at the moment.
+    limits: of the budget, as they are at the moment; concurrency_limits: of what is in flight, likewise.
     cascade: whether cascades are offered, where any pair is proved.
     error: what is wrong with the last `user_config`; None: nothing.
     """
@@ -24,6 +24,7 @@ class Reconfiguration:
         self._config = config
         self._room = room
         self.limits = () if config.budget is None else config.budget.limits
+        self.concurrency_limits = config.routing.concurrency_limits
         self.cascade = config.routing.cascade
         self.error: str | None = None
 
@@ -43,5 +44,7 @@ class Reconfiguration:
         if budget is not None:
             self.limits = budget.limits if live.limits is None else live.limits
             self._room.reservations.spending.set_limits(limit.limit() for limit in self.limits)
-        self.cascade = live.cascade
+        self.cascade, self.concurrency_limits = live.cascade, live.concurrency_limits
         self._room.scheduler.policy = self._room.policy(live)
+        self._room.limit(live)
+        self._room.scheduler.wake()  # what a limit held back may have room now

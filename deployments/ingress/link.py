@@ -290,6 +290,7 @@ class RouterLink:
                     verdict.cost_usd,
                     pending.item.account,
                     None if verdict.second is None else verdict.second.id,
+                    verdict.most_tokens,
                 )
             pending.verdict.set_result(verdict)
         elif isinstance(verdict, Decision) and verdict.id in self._given_up:

@@ -9,7 +9,7 @@ from apportion.router.errors import ConfigurationError
 
 
 def check_keys(config: ReadConfig) -> None:
-    """Raises: ConfigurationError: the keys are wrong, one can use nothing, or a limit is of a key that is not there."""
+    """Raises: ConfigurationError: the keys are wrong, one can use nothing, or a limit is of who is not there."""
     keyring, outside = Keyring.of(config.service), Outside.of(config.service)
     if keyring is None:
         return
@@ -19,6 +19,6 @@ def check_keys(config: ReadConfig) -> None:
                 f"{config.file.path}: key {entry.name} may use models from outside alone, and its text may not leave; "
                 "set `external: true` in its entry, or name other models"
             )
-    wrong = keyring.unknown(config.limits)
+    wrong = keyring.unknown(config.limits) or keyring.uncounted(config.concurrency_limits)
     if wrong is not None:
         raise ConfigurationError(f"{config.file.path}: {wrong}")

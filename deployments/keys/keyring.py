@@ -17,9 +17,10 @@ from pydantic import ValidationError
 
 from apportion.allocation.yaml_files import TwiceError, loaded
 from apportion.deployments.config.budget import LimitConfig
+from apportion.deployments.config.concurrency import ConcurrencyLimitConfig
 from apportion.deployments.config.keys import KeyEntry, KeysConfig, Permissions
 from apportion.deployments.config.service import ServiceConfig
-from apportion.router.budget import Limit, Scope
+from apportion.router.budget import UNNAMED, Limit, Scope
 from apportion.router.checked import mistakes, nearest
 from apportion.router.errors import AuthenticationError, ConfigurationError
 
@@ -89,6 +90,17 @@ class Keyring:
         for limit in limits:
             if limit.scope is Scope.key and limit.name is not None and limit.name not in self.keys.by_name:
                 return f"limits: there is no key {limit.name!r}{nearest(limit.name, self.keys.by_name)}"
+        return None
+
+    def uncounted(self, limits: Iterable[ConcurrencyLimitConfig]) -> str | None:
+        """Says which limit on what is in flight is of a key or a tenant that is not there; None: all are there."""
+        entries = self.keys.by_name.values()
+        tenants = None if any(entry.tenant_header for entry in entries) else {one.tenant or UNNAMED for one in entries}
+        for limit in limits:
+            for kind, names, known in (("key", limit.keys, self.keys.by_name), ("tenant", limit.tenants, tenants)):
+                for name in names or ():
+                    if known is not None and name not in known:
+                        return f"concurrency_limits.{limit.name}: there is no {kind} {name!r}{nearest(name, known)}"
         return None
 
     def refresh(self) -> bool:

@@ -98,6 +98,11 @@ FALLBACKS = _counter(
 PLAN_GAP = _gauge("plan_gap", "How far the last batch's objective may be from the best, as a share of it.")
 SHADOW_PRICE = _gauge("shadow_price_per_usd", "What one more USD would have added to the last batch's objective.")
 SLOT_PRICE = _gauge("slot_price", "What one more slot would have added to the last batch's objective.", "model")
+LIMIT_PRICE = _gauge(
+    "concurrency_price",
+    "What one more of a limit on what is in flight would have added to the last batch's objective.",
+    "limit",
+)
 
 SLOTS = _gauge("slots", "Slots of replicas that work.", "model")
 SLOTS_USED = _gauge("slots_used", "Slots that requests hold.", "model")
@@ -107,6 +112,8 @@ ENGINE_PEAK = _gauge(
     "model",
 )
 IN_FLIGHT = _gauge("in_flight", "Requests at engines.")
+LIMIT_MOST = _gauge("concurrency_limit", "What a limit allows in flight: slots, requests or tokens.", "limit")
+LIMIT_USED = _gauge("concurrency_used", "What of that is in flight.", "limit")
 QUEUE_LENGTH = _gauge(
     "queue_length", "Requests that wait for a slot, for money, for a model to wake, or in bulk.", "wait_for"
 )
@@ -152,8 +159,8 @@ RECORDS_DROPPED = _counter("records_dropped_total", "Records that there was no p
 CATALOGUE = (
     UP, REQUESTS, REFUSED, RETRIES, BUSY, CASCADES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
     PREDICT_SECONDS, SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE,
-    SLOTS, SLOTS_USED, ENGINE_PEAK, IN_FLIGHT, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS, BULK_SLOTS, BULK_SLOTS_USED,
-    BULK_LATE, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE,
-    REPLICAS, ASLEEP, TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED,
-    JUDGED_DEVIATION, RECORDS_DROPPED,
+    LIMIT_PRICE, SLOTS, SLOTS_USED, ENGINE_PEAK, IN_FLIGHT, LIMIT_MOST, LIMIT_USED, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS,
+    BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS,
+    PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, ASLEEP, TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT,
+    JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION, RECORDS_DROPPED,
 )  # fmt: skip

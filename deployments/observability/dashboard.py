@@ -29,6 +29,9 @@ from apportion.deployments.observability.catalogue import (
     JUDGED,
     JUDGED_DEVIATION,
     LEDGER_SECONDS,
+    LIMIT_MOST,
+    LIMIT_PRICE,
+    LIMIT_USED,
     LINK_SECONDS,
     OVERRUNS,
     PARTS_UP,
@@ -197,9 +200,21 @@ ROWS = (
     Row(
         "Models",
         (
-            Panel("Planned requests", "reqps", ((_rate(PLANNED, "model"), "{{model}}"),), stacked=True),
-            Panel("Slots in use", "percentunit", ((f"{SLOTS_USED.name} / {SLOTS.name}", "{{model}}"),), most=1),
-            Panel("What one more slot is worth", "short", ((SLOT_PRICE.name, "{{model}}"),)),
+            Panel("Planned requests", "reqps", ((_rate(PLANNED, "model"), "{{model}}"),), 6, stacked=True),
+            Panel("Slots in use", "percentunit", ((f"{SLOTS_USED.name} / {SLOTS.name}", "{{model}}"),), 6, most=1),
+            Panel(
+                "Limits on what is in flight",
+                "percentunit",
+                ((f"{LIMIT_USED.name} / {LIMIT_MOST.name}", "{{limit}}"),),
+                6,
+                most=1,
+            ),
+            Panel(
+                "What one more slot, or one more of a limit, is worth",
+                "short",
+                ((SLOT_PRICE.name, "{{model}}"), (LIMIT_PRICE.name, "{{limit}}")),
+                6,
+            ),
             Panel(
                 "Replicas",
                 "short",

@@ -20,6 +20,8 @@ from apportion.deployments.observability.catalogue import (
     IN_FLIGHT,
     JUDGED,
     JUDGED_DEVIATION,
+    LIMIT_MOST,
+    LIMIT_USED,
     OVERRUNS,
     PARTS_UP,
     QUEUE_LENGTH,
@@ -73,6 +75,9 @@ def put_state(numbers: Numbers, state: Mapping[str, Any]) -> None:
     troubled = Counter((one["model"], one["trouble"]) for one in state["replicas"].values() if "trouble" in one)
     numbers.put(TROUBLE, dict(troubled))
     numbers.put(IN_FLIGHT, {(): state["in_flight"]})
+    limits: Mapping[str, Any] = state["concurrency_limits"]
+    numbers.put(LIMIT_MOST, {(name,): one["at_most"] for name, one in limits.items()})
+    numbers.put(LIMIT_USED, {(name,): one["in_flight"] for name, one in limits.items()})
     waiting = {
         "slot": state["waiting"],
         "money": state["waiting_for_budget"],

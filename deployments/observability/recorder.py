@@ -13,6 +13,7 @@ from apportion.deployments.observability.catalogue import (
     FALLBACKS,
     FIRST_BYTE_SECONDS,
     LEDGER_SECONDS,
+    LIMIT_PRICE,
     LINK_SECONDS,
     PLAN_GAP,
     PLANNED,
@@ -109,6 +110,7 @@ class Recorder:
         numbers.put(PLAN_GAP, {(): event.gap})
         numbers.put(SHADOW_PRICE, {(): info.budget_price})
         numbers.put(SLOT_PRICE, {(name,): p for name, p in zip(event.models, event.slot_prices.tolist(), strict=True)})
+        numbers.put(LIMIT_PRICE, {(name,): price for name, price in event.limit_prices.items()})
 
 
 def outcome(event: RequestEnded) -> str:

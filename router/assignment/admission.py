@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray
+from apportion.router.assignment.limited_seats import LimitedSeats
 from apportion.router.assignment.problem import BatchProblem
 from apportion.router.assignment.program import RELATIVE_SLACK, Program
 from apportion.router.assignment.solver import Goal, most_admitted
@@ -65,14 +66,18 @@ def _by_engine(program: Program, table: FloatArray) -> FloatArray:
 def first_in_line(problem: BatchProblem) -> BoolArray:
     """(n_requests,) True for requests to admit when slots are short: in the order of the rows.
 
-    Budget and limits are left aside: where they may not do for those in line, `largest_feasible_subset` comes next.
+    The budget is left aside: where it may not do for those in line, `largest_feasible_subset` comes next.
     A request is admitted if those before it can be seated with it, moving them to other engines if need be. Where
     every request takes one slot such sets form a matroid (transversal matroid; Edmonds and Fulkerson 1965), so
     the greedy choice is the largest number too. A request that takes several slots and finds too few keeps those
     that it found, so that the small ones behind it cannot hold it up for ever. The admitted requests alone are
-    always a feasible batch while budget and limits allow.
+    always a feasible batch while the budget allows. With limits some may be left out that could have been seated; see
+    `LimitedSeats`.
     """
     program = Program.of(problem)
+    if program.limits:
+        limited = LimitedSeats(program)
+        return np.array([limited.take(row) for row in range(problem.n_requests)], np.bool_)
     load = _by_engine(program, np.where(np.isfinite(program.value), program.loads, np.inf))
     seats = _Seats(load, program.slots)
     return np.array([seats.take(row) for row in range(problem.n_requests)], np.bool_)

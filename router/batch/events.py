@@ -72,6 +72,7 @@ class BatchPlanned:
         placed: (M,), requests that each model got.
         candidates: (M,), requests that each model might have answered.
         slot_prices: (M,), what one more slot is worth.
+        limit_prices: what one more of each limit on what is in flight is worth, by its name, in what it counts.
         waiting: requests that were looked at with it and wait for the next.
         refused: how many were refused with it, by the code of the error.
         queue_s: longest time in the queue.
@@ -91,6 +92,7 @@ class BatchPlanned:
     placed: IntArray
     candidates: IntArray
     slot_prices: FloatArray
+    limit_prices: Mapping[str, float]
     waiting: int
     refused: Mapping[str, int]
     queue_s: float

@@ -220,6 +220,7 @@ class Decision:
             None: it does not.
         predicted_seconds: from dispatch to the last token; None where nobody knows.
         second: `model` is a cascade's first stage, and success and cost are of both; None: it answers alone.
+        most_tokens: that all answers of the model can have together.
     """
 
     id: str
@@ -240,6 +241,7 @@ class Decision:
     max_tokens: int | None = None
     predicted_seconds: float | None = None
     second: Second | None = None
+    most_tokens: int = 0
 
     def seated(self, replica: EngineReplica, price: ModelPrice, timing: PlanTiming) -> Decision:
         """The decision to be run on this replica."""
@@ -347,7 +349,7 @@ class Done:
 class Held:
     """A request in flight, told anew to a router that has restarted and does not know of it.
 
-    `second` is what money is set aside under for a cascade's second stage.
+    `second` is what money is set aside under for a cascade's second stage, `most_tokens` what its answers can have.
     """
 
     id: str
@@ -357,6 +359,7 @@ class Held:
     cost_usd: float
     account: Account = field(default_factory=Account)
     second: str | None = None
+    most_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,12 @@ RETRY_AFTER_S = 30.0  # an engine takes about so long to start
 
 
 async def admitted(problem: BatchProblem) -> BoolArray:
-    """(N,): which requests the budget has room for, as many as can be; nearly always all, seen at a glance."""
+    """(N,): which of requests that there are slots for the budget has room for, as many as can be.
+
+    Nearly always all, seen at a glance.
+    """
+    if problem.budget_usd == np.inf:
+        return np.ones(problem.n_requests, dtype=bool)
     cost_usd = allowed_usd(problem)
     cheapest = cost_usd.argmin(axis=1)
     roomy = cost_usd.min(axis=1).sum() <= problem.budget_usd * (1 - 1e-8)
@@ -39,8 +44,8 @@ async def admitted(problem: BatchProblem) -> BoolArray:
 
 
 def seatable(problem: BatchProblem) -> BoolArray:
-    """(N,): which requests there are slots for, those in front first; nearly always all, seen at a glance."""
-    if problem.load.sum() <= problem.slots.min():
+    """(N,): which requests slots and limits have room for, those in front first; nearly always all, at a glance."""
+    if not problem.limits and problem.load.sum() <= problem.slots.min():
         return np.ones(problem.n_requests, dtype=bool)
     return first_in_line(problem)
 

@@ -23,6 +23,7 @@ from apportion.router.batch.planning.admission import (
     over_budget,
     pay_for_themselves,
 )
+from apportion.router.batch.planning.limits import Uses
 from apportion.router.batch.policy import Policy, priority_weight
 from apportion.router.batch.reservations.conversations import Stays
 from apportion.router.errors import ApportionError
@@ -49,8 +50,10 @@ class Batch:
         savings: what requests before these have left; None: nothing.
         elsewhere: (N, M), models that tool loops leave their own for in no case.
         away: (N, M), models that may answer a request and have no replica for it now.
-        crowded: (N, M), models that may answer a request and have no room for its many answers yet.
+        crowded: (N, M), models that may answer a request and that have no room for its many answers, or limits for it,
+            yet.
         late: (N, M), models that may answer a request and are left to others since they are expected to be late.
+        uses: what the requests take of limits on what is in flight; None: none holds for any.
         verdicts: by request id.
         waiting: ids of requests that have to wait.
         wakes: of requests that only sleeping models may answer, the column of the one to wake, by request id.
@@ -71,6 +74,7 @@ class Batch:
     away: BoolArray | None = None
     crowded: BoolArray | None = None
     late: BoolArray | None = None
+    uses: Uses | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     wakes: dict[str, int] = field(default_factory=dict)
@@ -132,6 +136,15 @@ class Batch:
         self.crowded = self.allowed & ~fitting
         self.allowed = fitting
 
+    def let_wait_what_limits_hold_back(self) -> None:
+        """Requests go where limits on what is in flight have room for them; the others wait for that."""
+        if self.uses is None:
+            return
+        full = self.allowed & self.uses.full()
+        self.wait(np.flatnonzero(self.allowed.any(axis=1) & ~(self.allowed & ~full).any(axis=1)))
+        self.crowded = full if self.crowded is None else self.crowded | full
+        self.allowed = self.allowed & ~full
+
     def keep_in_time(self, waited_s: FloatArray | None) -> None:
         """Leaves out models that are expected to be late, where one with a free slot that can be paid is in time.
 
@@ -188,18 +201,21 @@ class Batch:
     def problem(self, rows: IntArray, *, with_samples: bool) -> BatchProblem:
         """The rows' problem under the remaining slots, and no budget yet."""
         sequences = np.array([self.items[row].sequences for row in rows], dtype=np.int64)
-        # A request with more sequences than a model has slots runs there alone; its engine queues the rest.
-        most = max(1, int(self.remaining.max(initial=1)))
+        if (sequences > 1).any():
+            # A request with more sequences than its models have slots runs there alone; its engine queues the rest.
+            most = np.where(self.allowed[rows], self.remaining[self.policy.engine_of], 1).max(axis=1)
+            sequences = np.minimum(sequences, np.maximum(most, 1))
         estimates = self.estimates.rows(rows)
         if self.stays is not None:
             estimates = self.stays.valued(estimates, rows, self.policy.stay_value)
         return estimates.problem(
             self.remaining.copy(),
             allowed=self.allowed[rows],
-            sequences=None if (sequences == 1).all() else np.minimum(sequences, most),
+            sequences=None if (sequences == 1).all() else sequences,
             weight=priority_weight([self.items[row].priority for row in rows]),
             penalty=self.policy.penalty(estimates.seconds),
             row_of_column=self.policy.row_of_column,
+            limits=() if self.uses is None else self.uses.rows(rows, self.allowed[rows]),
             with_samples=with_samples,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.assignment import BatchProblem, Prices
+from apportion.router.assignment import BatchProblem, Limit, Prices
 from apportion.router.batch.messages import RouteItem, Turn
 from apportion.router.batch.planning.batch import Batch, most_seconds
 from apportion.router.batch.policy import Policy, priority_weight
@@ -92,6 +92,9 @@ def offer(batch: Batch, rows: IntArray, problem: BatchProblem, may: BoolArray, p
     if not policies.pairs:
         return None
     widened = offered(problem, policies, prices)
+    # All that is in flight until there is a second plan is the first one.
+    uses = [np.hstack([limit.use, limit.use[:, policies.first]]) for limit in problem.limits]
+    limits = tuple(replace(limit, use=use) for limit, use in zip(problem.limits, uses, strict=True))
     most_usd = np.array([_or_inf(batch.items[row].ask.max_cost_usd) for row in rows.tolist()])
     taken = may[:, None] & (policies.cost_usd <= most_usd[:, None])
     if (seconds := batch.estimates.seconds) is not None:
@@ -105,7 +108,8 @@ def offer(batch: Batch, rows: IntArray, problem: BatchProblem, may: BoolArray, p
     taken &= alone[:, policies.first] & alone[:, policies.second]
     if not taken.any():
         return None
-    return Offer(replace(widened, allowed=np.hstack([alone, taken])), policies, charges(problem, prices))
+    widened = replace(widened, allowed=np.hstack([alone, taken]), limits=limits)
+    return Offer(widened, policies, charges(problem, prices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,17 +129,23 @@ class SecondStages:
 
 
 def second_stages(
-    items: Sequence[RouteItem], estimates: Estimates, allowed: BoolArray, free_slots: IntArray, policy: Policy
+    items: Sequence[RouteItem],
+    estimates: Estimates,
+    allowed: BoolArray,
+    free_slots: IntArray,
+    policy: Policy,
+    limits: tuple[Limit, ...] = (),
 ) -> SecondStages:
     """What second stages are planned by.
 
     What asking again costs was settled with the first stage: the money that a cascade was expected to take is what
-    its batch has planned. Only slots are looked at anew.
+    its batch has planned. Only slots, and limits on what is in flight, are looked at anew.
 
     Args:
         items: each with its first answer.
         allowed: (N, M), models that may answer now.
         free_slots: (n_engines,), that may be taken now.
+        limits: with what is left of them.
     """
     answers = [item.first for item in items if item.first is not None]
     first = np.array([policy.column_of(answer.model) for answer in answers])
@@ -156,6 +166,7 @@ def second_stages(
         allowed=allowed,
         weight=priority_weight([item.priority for item in items]),
         row_of_column=policy.row_of_column,
+        limits=limits,
         with_samples=False,
     )
     worth = np.clip(success - charge, 0.0, 1.0)

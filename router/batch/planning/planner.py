@@ -12,12 +12,21 @@ import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
+from apportion.router.batch.concurrency import Needs
 from apportion.router.batch.messages import BatchInfo, Candidate, Decision, RouteItem, Verdict
 from apportion.router.batch.planning.admission import seatable
 from apportion.router.batch.planning.batch import Batch
 from apportion.router.batch.planning.cascades import Offer, Thresholds, may_cascade, offer
+from apportion.router.batch.planning.limits import Uses
 from apportion.router.batch.planning.rungs import Rungs
-from apportion.router.batch.planning.screening import answer_limit, possible_models, prompt_tokens, reasons, refuse
+from apportion.router.batch.planning.screening import (
+    answer_limit,
+    most_tokens,
+    possible_models,
+    prompt_tokens,
+    reasons,
+    refuse,
+)
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.availability import Availability
 from apportion.router.estimates import Estimates
@@ -35,6 +44,7 @@ class Group:
         placed: (M,), requests that each model got.
         candidates: (M,), requests that each model might have answered.
         assignment: with its prices and its gap.
+        limit_prices: what one more of each limit on what is in flight is worth, by its name.
     """
 
     info: BatchInfo
@@ -44,6 +54,7 @@ class Group:
     placed: IntArray
     candidates: IntArray
     assignment: Assignment
+    limit_prices: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Plan:
         estimates: by which it was planned.
         groups: that were solved, one for each strategy.
         wakes: of refused requests that only sleeping models may answer, the column of the one to wake, by request id.
+        uses: what the requests take of limits on what is in flight; None: none holds for any.
     """
 
     verdicts: dict[str, Verdict]
@@ -67,6 +79,11 @@ class Plan:
     estimates: Estimates
     groups: Sequence[Group]
     wakes: Mapping[str, int]
+    uses: Uses | None
+
+    def needs(self, rows: Sequence[int]) -> list[Needs] | None:
+        """What these requests need of such limits; None: none holds for any of the batch."""
+        return None if self.uses is None else [self.uses.needs(row, self.possible[row]) for row in rows]
 
 
 class BatchPlanner:
@@ -105,6 +122,9 @@ class BatchPlanner:
             estimates = available.stays.cheaper(estimates, policy.prices)
         healthy = available.healthy(len(items))
         possible = possible_models(items, estimates, policy.models)
+        uses = Uses.of(items, estimates, policy.models, available.limits)
+        barred = np.zeros_like(possible) if uses is None else possible & uses.never()
+        possible = possible & ~barred
         allowed = possible & healthy
         batch = Batch(
             items,
@@ -119,9 +139,13 @@ class BatchPlanner:
             available.stays,
             available.savings,
             away=possible & ~healthy,
+            uses=uses,
         )
         for row in np.flatnonzero(~(allowed | batch.asleep).any(axis=1)).tolist():
-            batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy))
+            if uses is not None and barred[row].any() and not possible[row].any():
+                batch.refuse(row, uses.error(row, barred[row]))
+            else:
+                batch.refuse(row, refuse(items[row], estimates, row, policy.models, healthy & ~barred))
         batch.leave_out_what_cannot_be_paid()
         batch.wait_for_sleepers()
         batch.keep_loops()
@@ -130,13 +154,14 @@ class BatchPlanner:
         if starting is not None:
             batch.let_wait(~starting)
         batch.let_wait_what_has_no_room(available.room)
+        batch.let_wait_what_limits_hold_back()
         batch.keep_in_time(waited_s)
         groups = [
             group
             for strategy, rows in batch.by_strategy()
             if (group := await self._plan_group(batch, strategy, rows)) is not None
         ]
-        return Plan(batch.verdicts, batch.waiting, possible, batch.allowed, estimates, groups, batch.wakes)
+        return Plan(batch.verdicts, batch.waiting, possible, batch.allowed, estimates, groups, batch.wakes, uses)
 
     async def _plan_group(self, batch: Batch, strategy: Strategy, rows: IntArray) -> Group | None:
         """Seats what has slots, refuses what the cap cannot pay, and assigns the rest."""
@@ -164,6 +189,7 @@ class BatchPlanner:
             placed=np.bincount(models[models >= 0], minlength=problem.n_models),
             candidates=batch.allowed[rows].sum(axis=0),
             assignment=assignment,
+            limit_prices=_limit_prices(batch, problem, assignment),
         )
 
     async def _assign(
@@ -205,6 +231,8 @@ class BatchPlanner:
         batch.wait(rows[model_of < 0])
         batch.remaining -= problem.use(model_of)
         seats, columns = rows[placed], model_of[placed]
+        if batch.uses is not None:
+            batch.uses.take(seats, columns)
         success, cost_usd = batch.estimates.success[seats, columns], problem.cost_usd[placed, columns]
         if offered is not None:
             policy = assignment.model[placed] >= problem.n_models
@@ -218,9 +246,10 @@ class BatchPlanner:
             success.tolist(),
             cost_usd.tolist(),
             prompts[seats, columns].tolist(),
+            most_tokens(batch.items, batch.estimates, models)[seats, columns].tolist(),
         )
         slot_prices = assignment.prices.slots[problem.engine_of].tolist()
-        for i, row, chosen, p, usd, tokens in zip(*known, strict=True):
+        for i, row, chosen, p, usd, tokens, most in zip(*known, strict=True):
             item, model = batch.items[row], models[chosen]
             batch.verdicts[item.id] = Decision(
                 id=item.id,
@@ -238,8 +267,18 @@ class BatchPlanner:
                 second=None
                 if offered is None
                 else offered.second(item, i, int(assignment.model[i]), batch.policy.names),
+                most_tokens=most,
             )
         return info
+
+
+def _limit_prices(batch: Batch, problem: BatchProblem, assignment: Assignment) -> dict[str, float]:
+    """By name; 0 for limits that could not bind, and so are not in the problem."""
+    if batch.uses is None:
+        return {}
+    names = [limit.name for limit in problem.limits]
+    free = dict.fromkeys((limit.name for limit in batch.uses.limits), 0.0)
+    return free | dict(zip(names, assignment.prices.limits.tolist(), strict=True))
 
 
 def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:

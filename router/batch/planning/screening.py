@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apportion.router.arrays import BoolArray, FloatArray
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.batch.capabilities import Lack, able, lack
 from apportion.router.batch.messages import RouteItem
-from apportion.router.batch.policy import ServedModel
+from apportion.router.batch.policy import ServedModel, longest_answers
 from apportion.router.errors import (
     ApportionError,
     BudgetExceededError,
@@ -53,6 +53,13 @@ def answer_limit(item: RouteItem, model: ServedModel, prompt_tokens: int) -> int
     if item.max_tokens is None:
         return None if model.max_tokens is None else most
     return None if item.max_tokens <= most else most
+
+
+def most_tokens(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> IntArray:
+    """(N, M): the most tokens that all answers to each request can have together, as far as its prompt is counted."""
+    room = np.maximum(_context(models) - prompt_tokens(items, estimates), 1.0)
+    longest = np.minimum(longest_answers([item.max_tokens for item in items], models), room)
+    return np.asarray(longest * np.array([[item.sequences] for item in items])).astype(np.int64)
 
 
 def reasons(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.batch.concurrency import LimitsLeft
 from apportion.router.batch.money.batch_budget import BatchBudget
 from apportion.router.batch.money.savings import Savings
 from apportion.router.batch.reservations.conversations import Stays
@@ -28,6 +29,7 @@ class Availability:
         savings: what requests before these have left; None: nothing, as for what is planned by itself.
         running: (M,), sequences on the replica of each model that a request would go to; None: none.
         asleep: (M,), models that have no replica, and get one when it is asked for; None: there are none.
+        limits: how those on what is in flight stand; None: there are none.
     """
 
     free_slots: IntArray
@@ -39,6 +41,7 @@ class Availability:
     savings: Savings | None = None
     running: IntArray | None = None
     asleep: BoolArray | None = None
+    limits: LimitsLeft | None = None
 
     def healthy(self, n_requests: int) -> BoolArray:
         """(N, M): models that have a replica for the request."""

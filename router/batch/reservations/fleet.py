@@ -15,6 +15,7 @@ from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.batch.guards.breaker import Breaker, BreakerState
 from apportion.router.batch.messages import Done, EngineReplica, Held, RouteItem
 from apportion.router.batch.reservations.bulk_share import BulkShare
+from apportion.router.batch.reservations.in_flight import InFlight, Load
 from apportion.router.batch.reservations.occupancy import Occupancy
 from apportion.router.batch.reservations.slots import SlotLedger
 from apportion.router.variants import model_of
@@ -35,6 +36,9 @@ class Fleet:
         expected: models that are to have replicas; None: all.
         sleepers: models that are asleep where they have no replica: one starts when it is asked for.
         bulk: what bulk may have of the slots; None: what it may where nothing is said of it.
+
+    Attributes:
+        concurrency: limits on what is in flight, and what counts for them.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Fleet:
         self._columns = {name: column for column, name in enumerate(models)}
         self._slots = SlotLedger(len(models))
         self._unclaimed: dict[str, str] = {}  # requests that their replica alone has told of, and that replica
+        self.concurrency = InFlight(models, self._slots.capacity)
         self._occupancy = Occupancy(clock)
         self._replicas: dict[str, EngineReplica] = {}
         self._heard_s: dict[str, float] = {}
@@ -152,19 +157,27 @@ class Fleet:
                 avoided[row, column] = not (others or asleep[column]) or name in item.avoid_models
         return avoided
 
-    def seat(self, item: RouteItem, model: str, rather: str | None = None) -> EngineReplica | None:
-        """Takes the request's slots on a replica of the model; None if they are gone.
+    def seat(
+        self, item: RouteItem, model: str, rather: str | None = None, most_tokens: int = 0
+    ) -> EngineReplica | None:
+        """Takes the request's slots on a replica of the model; None if they, or what limits left it, are gone.
 
         Args:
             model: or a variant of it.
             rather: the replica that has read the most of the request, unless others have far more room.
+            most_tokens: that its answers can have together.
         """
+        load = Load(model, item.account, item.sequences, most_tokens)
+        if not self.concurrency.admits(load):
+            return None
         column = self._columns[model_of(model)]
         if item.bulk and self.room(bulk=True)[column] < item.sequences:
             return None
         name = self._slots.reserve(item.id, column, item.sequences, item.avoid_replicas, rather, bulk=item.bulk)
-        self._follow(item.id)
-        return None if name is None else self._replicas[name]
+        if name is None:
+            return None
+        self._follow(item.id, load)
+        return self._replicas[name]
 
     def adopt(self, held: Held) -> None:
         """Seats what is in flight already and was seated by a router before this one."""
@@ -173,7 +186,7 @@ class Fleet:
         if (column := self._columns.get(model_of(held.model))) is not None:
             bulk = held.account.job is not None
             self._slots.adopt(held.id, column, held.sequences, held.replica, bulk=bulk)
-            self._follow(held.id)
+            self._follow(held.id, Load(held.model, held.account, held.sequences, held.most_tokens))
 
     def end(self, done: Done) -> str | None:
         """A request ended: its slots are free, and its replica did well or not.
@@ -202,6 +215,7 @@ class Fleet:
         self._unclaimed.pop(request_id, None)
         self._slots.release(request_id)
         self._occupancy.end(request_id)
+        self.concurrency.end(request_id)
 
     def sweep(self) -> bool:
         """Forgets replicas that are silent and lets trials begin; True if what waits may be served or refused now."""
@@ -217,7 +231,7 @@ class Fleet:
         return self._end_pauses() or bool(silent) or any(trials)
 
     def describe(self) -> dict[str, Any]:
-        """Slots by model and replicas by name, as JSON."""
+        """Slots by model, replicas and limits by name, as JSON."""
         capacity, free, asleep = self.capacity().tolist(), self.free_slots().tolist(), self.asleep().tolist()
         now_s = self._clock()
         return {
@@ -235,13 +249,14 @@ class Fleet:
                 }
                 for name, replica in self._replicas.items()
             },
+            "concurrency_limits": self.concurrency.describe(),
         }
 
     def _find(self, replica: EngineReplica) -> None:
         for request_id, sequences in replica.running.items():
             if self._slots.seat_of(request_id) is None:
                 self._slots.adopt(request_id, self._columns[replica.model], sequences, replica.id)
-                self._follow(request_id)
+                self._follow(request_id, Load(replica.model, None, sequences, 0))
                 self._unclaimed[request_id] = replica.id
 
     def _let_go(self, replica: str, running: Collection[str] = ()) -> bool:
@@ -251,10 +266,11 @@ class Fleet:
             self.release(request_id)
         return bool(gone)
 
-    def _follow(self, request_id: str) -> None:
+    def _follow(self, request_id: str, load: Load) -> None:
         seat = self._slots.seat_of(request_id)
         if seat is not None:
             self._occupancy.begin(request_id, seat.replica, seat.sequences)
+            self.concurrency.begin(request_id, load)
 
     def _restrict(self, replica: str) -> bool:
         state = self._breakers[replica].state(self._clock())

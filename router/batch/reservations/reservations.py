@@ -80,12 +80,13 @@ class Reservations:
             stays=self.conversations.look(items, policy.names),
             savings=self.savings,
             asleep=self.fleet.asleep()[policy.engine_of],
+            limits=self.fleet.concurrency.empty(),
         )
 
     def room(self, *, bulk: bool = False) -> SlotRoom:
         """The slots that are free now, for the queue to know who can start."""
         fleet = self.fleet
-        return SlotRoom(fleet.free_slots(bulk=bulk), fleet.room(bulk=bulk), fleet.capacity())
+        return SlotRoom(fleet.free_slots(bulk=bulk), fleet.room(bulk=bulk), fleet.capacity(), fleet.concurrency.room())
 
     async def look(
         self, items: Sequence[RouteItem], estimates: Estimates, policy: Policy, patient: BoolArray
@@ -101,25 +102,26 @@ class Reservations:
         """
         budget = await self.spending.look(items, estimates, policy)
         fleet, bulk = self.fleet, items[0].bulk
-        of, avoided = policy.engine_of, fleet.avoided(items)
+        of, avoided, patient = policy.engine_of, fleet.avoided(items), patient & (not bulk)
         return Availability(
             fleet.free_slots(bulk=bulk),
             fleet.capacity()[of],
-            np.where(patient[:, None] & (not bulk), UNBOUNDED, fleet.room(bulk=bulk)[of]),
+            np.where(patient[:, None], UNBOUNDED, fleet.room(bulk=bulk)[of]),
             None if avoided is None else avoided[:, of],
             budget,
             self.conversations.look(items, policy.names),
             self.savings,
             fleet.running_next()[of],
             fleet.asleep()[of],
+            fleet.concurrency.left(patient),
         )
 
     async def take(self, wishes: Sequence[Wish]) -> list[EngineReplica | Shortage | None]:
         """Takes each request's slots, then its money; whoever gets no money gives the slots back.
 
         Returns:
-            For each the replica that it goes to, the limit that has no room for it, or None if its slots went to
-            another batch meanwhile.
+            For each the replica that it goes to, the limit on money that has no room for it, or None if its slots, or
+            what a limit on what is in flight had left, went to another batch meanwhile.
 
         Raises:
             LedgerError: the database does not answer; nobody holds anything.
@@ -158,7 +160,8 @@ class Reservations:
 
     def _seat(self, wish: Wish) -> EngineReplica | None:
         last = self.conversations.last(wish.item)
-        return self.fleet.seat(wish.item, wish.decision.model, None if last is None else last.replica)
+        decision, rather = wish.decision, None if last is None else last.replica
+        return self.fleet.seat(wish.item, decision.model, rather, decision.most_tokens)
 
     def adopt(self, held: Held) -> None:
         """Takes over a request in flight that a router before this one had decided."""

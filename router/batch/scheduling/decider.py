@@ -175,7 +175,8 @@ class Decider:
         if not left:
             return {}
         unpriced_of([entries[row] for row in left])  # of their own, so that those of the others can be forgotten
-        found = lanes(policy.engines_with(plan.possible[left]), [items[row].sequences for row in left])
+        engines, sequences = policy.engines_with(plan.possible[left]), [items[row].sequences for row in left]
+        found = lanes(engines, sequences, plan.needs(left))
         return {items[row].id: lane for row, lane in zip(left, found, strict=True)}
 
     async def _dispatch(
@@ -240,6 +241,7 @@ class Decider:
                     placed=group.placed,
                     candidates=group.candidates,
                     slot_prices=group.assignment.prices.slots[policy.engine_of],
+                    limit_prices=group.limit_prices,
                     waiting=len(plan.waiting) + len(plan.wakes),
                     refused=refused,
                     queue_s=max(began_s - entry.arrived_s for entry in entries),

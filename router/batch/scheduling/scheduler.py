@@ -9,7 +9,7 @@ from functools import partial
 from apportion.router.batch.messages import Refusal, RouteItem, Told, Verdict
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.queueing.delay import DelayQueue
-from apportion.router.batch.queueing.lanes import ANY_ROOM, bits, columns_of
+from apportion.router.batch.queueing.lanes import ANY_ROOM, bits, wanted
 from apportion.router.batch.queueing.line import Lane, Place
 from apportion.router.batch.queueing.queue import BatchQueue, Room
 from apportion.router.batch.reservations.bulk_share import Demand
@@ -197,9 +197,9 @@ class Scheduler:
         return await self._decider.decide(entries, policy, self)
 
     def _demand(self) -> Demand:
-        models = 0
+        models, limits = 0, self._reservations.fleet.concurrency.room()
         for lane in self._queue.lanes():
-            models |= columns_of(lane)
+            models |= wanted(lane, limits)
         return Demand(self._queue.deciding, models)
 
     def refuse(self, entry: Entry, error: ApportionError) -> None:

@@ -7,14 +7,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from apportion.router.arrays import BoolArray
 from apportion.router.assignment import Assignment, Mip
 from apportion.router.batch.events import Forecast
 from apportion.router.batch.forecasting.correction import corrected
 from apportion.router.batch.messages import BatchInfo, Decision, EngineReplica, PlanTiming, RouteItem
 from apportion.router.batch.planning.cascades import SecondStages, second_stages
+from apportion.router.batch.planning.limits import Uses
 from apportion.router.batch.planning.rungs import Rungs
-from apportion.router.batch.planning.screening import answer_limit, possible_models, prompt_tokens
+from apportion.router.batch.planning.screening import answer_limit, most_tokens, possible_models, prompt_tokens
 from apportion.router.batch.policy import Policy
 from apportion.router.batch.reservations.reservations import Reservations, Wish
 from apportion.router.batch.scheduling.decider import Desk
@@ -49,7 +52,8 @@ class _Plan:
         """That the second model is asked."""
         column = int(self.assignment.model[row])
         model = policy.models[column]
-        tokens = int(prompt_tokens([item], self.estimates.rows([row]))[0, column])
+        one = self.estimates.rows([row])
+        tokens = int(prompt_tokens([item], one)[0, column])
         return Decision(
             id=item.id,
             model=model.name,
@@ -60,6 +64,7 @@ class _Plan:
             strategy=self.assignment.strategy,
             batch=self.info,
             max_tokens=answer_limit(item, model, tokens),
+            most_tokens=int(most_tokens([item], one, policy.models)[0, column]),
         )
 
 
@@ -112,7 +117,11 @@ class SecondStageDecider:
         estimates = corrected(unpriced_of(entries).priced(policy.prices), items, policy, self._lengths)
         fleet = self._reservations.fleet
         allowed = possible_models(items, estimates, policy.models) & (fleet.capacity() > 0)[policy.engine_of]
-        stages = second_stages(items, estimates, allowed, fleet.free_slots(), policy)
+        uses = Uses.of(items, estimates, policy.models, fleet.concurrency.left())
+        if uses is not None:
+            allowed &= ~uses.full()
+        limits = () if uses is None else uses.rows(np.arange(len(items)), allowed)
+        stages = second_stages(items, estimates, allowed, fleet.free_slots(), policy, limits)
         assignment, rung = await self._rungs.assign(stages.problem, STRATEGY)
         info = BatchInfo(
             id=next(self._batch_ids),

@@ -1,10 +1,12 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from apportion.router.assignment import (
     BatchProblem,
+    Limit,
     admission,
     assign,
     first_in_line,
@@ -50,6 +52,37 @@ def test_the_admitted_are_a_feasible_batch_whatever_they_take(seed: int) -> None
     admitted = first_in_line(batch)
     assert admitted.any()
     assert assign(batch.subset(admitted), strategy_from("greedy")).feasible
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_with_limits_the_admitted_are_a_feasible_batch_and_nearly_as_many_as_can_be(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(2, 8)), int(rng.integers(1, 4))
+    batch = problem(rng.random((n, m)) < 0.7, rng.integers(1, 4, m).tolist(), rng.integers(1, 3, n).tolist())
+    uses = [np.where(rng.random((n, m)) < 0.6, rng.integers(1, 4, (n, m)), 0) for _ in range(2)]
+    batch = replace(batch, limits=tuple(Limit(f"l{k}", use, float(rng.integers(1, 6))) for k, use in enumerate(uses)))
+    admitted = first_in_line(batch)
+    assert not admitted.any() or assign(batch.subset(admitted), strategy_from("greedy")).feasible
+    assert admitted.sum() >= largest_feasible_subset(batch).sum() - 1
+
+
+def test_who_could_go_elsewhere_leaves_a_limit_to_who_cannot() -> None:
+    limit = Limit("host", np.array([[1.0, 0.0]] * 3), 1.0)
+    allowed = np.array([[True, True], [True, False], [True, False]])
+    batch = replace(problem(allowed, [3, 3]), limits=(limit,))
+    assert first_in_line(batch).tolist() == [True, True, False]
+    assert first_in_line(replace(batch, slots=np.array([3, 0]))).tolist() == [True, False, False]
+    full = replace(batch, slots=np.array([3, 1]), allowed=np.array([[True, True], [False, True], [True, False]]))
+    assert first_in_line(full).tolist() == [True, True, False], "the first one moves over for the second"
+
+
+def test_a_large_request_keeps_what_a_limit_has_left() -> None:
+    limit = Limit("tokens", np.array([[30.0], [20.0], [20.0]]), 40.0)
+    batch = replace(problem(np.ones((3, 1), bool), [3]), limits=(limit,))
+    assert first_in_line(batch).tolist() == [True, False, False]
+    asked = replace(limit, use=np.array([[50.0], [20.0], [1.0]]))
+    assert first_in_line(replace(batch, limits=(asked,))).tolist() == [False, False, False]
+    assert first_in_line(replace(batch, limits=(replace(asked, at_most=70.0),))).tolist() == [True, True, False]
 
 
 def test_the_first_in_line_move_over_for_each_other() -> None:

@@ -27,7 +27,7 @@ class ConcurrencyLimitConfig(Section):
         None,
         gt=0,
         le=1,
-        description="Of the slots that these models have at the moment, one at least: a limit of slots.",
+        description="Share of the slots that these models have at the moment, one at least; of limits of slots.",
     )
     models: tuple[str, ...] | None = Field(
         None, min_length=1, description="Where it holds: models, each with all of its variants, or variants. Null: all."

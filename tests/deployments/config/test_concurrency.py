@@ -83,6 +83,31 @@ def test_whom_limits_hold_for_is_looked_up_among_the_keys(tmp_path: Path, limit:
     assert Keyring.of(config).uncounted(config.routing.concurrency_limits) is None
 
 
+async def test_a_router_that_starts_anew_knows_what_its_limits_have_in_flight() -> None:
+    limits = [LIMIT, {"name": "kv", "of": "tokens", "at_most": 60, "models": ["heron"]}]
+    service = LocalService(configuration(None, routing={"concurrency_limits": limits}))
+    await service.announce()
+    for i in range(2):
+        await service.link.plan(RouteItem(f"r{i}", model="heron", max_tokens=20))
+    held = tuple(service.link._held.values())
+    router = make_router(service.config)
+    third = RouteItem("r2", model="heron", max_tokens=30)
+    for replica in service.replicas():
+        await router.announce(replica)
+    await router.exchange(report("i", items=(third,), held=held), False)
+    state = await router.state()
+    assert {name: one["in_flight"] for name, one in state["concurrency_limits"].items()} == {"few": 2, "kv": 40}
+    await router.exchange(report("i", done=(Done("r0", 0.0),)), False)
+    while not (await router.exchange(report("i"), True)).verdicts:
+        pass
+    assert (await router.state())["concurrency_limits"]["kv"]["in_flight"] == 50
+    await router.exchange(report("i", done=(Done("r1", 0.0), Done("r2", 0.0))), False)
+    assert (await router.state())["concurrency_limits"]["kv"]["in_flight"] == 0
+    router._housekeeping.stop()
+    await router._scheduler.drain()
+    await service.close()
+
+
 async def test_limits_change_while_the_router_runs() -> None:
     service = LocalService(configuration(None, routing={"concurrency_limits": [LIMIT]}))
     assert (await service.router.state())["concurrency_limits"]["few"]["at_most"] == 8

@@ -92,7 +92,9 @@ async def test_whoever_leaves_at_any_moment_gives_the_place_back(start: Start, k
 async def test_a_new_router_knows_who_has_what_in_flight(start: Start, keys: dict[str, str]) -> None:
     service = await start(keys=keys)
     decisions = [await service.link.plan(item(f"a{i}")) for i in range(3)]
-    held = tuple(Held(d.id, d.model, d.replica or "", 1, d.cost_usd, ALICE) for d in decisions)
+    held = tuple(
+        Held(d.id, d.model, d.replica or "", 1, d.cost_usd, ALICE, most_tokens=d.most_tokens) for d in decisions
+    )
     assert set(service.link._held.values()) == set(held)
     router = make_router(service.config)
     reply = await router.exchange(report("i", items=(item("a3"), item("b", BOB)), held=held), True)

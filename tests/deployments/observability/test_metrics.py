@@ -23,6 +23,8 @@ LIMITS = [
     {"scope": "model", "name": "heron", "window": "month", "usd": 0.5},
 ]
 
+FEW = {"name": "few", "of": "tokens", "at_most": 1000, "models": ["heron"]}
+
 
 class Silent(DearIsGood):
     """Predicts nothing."""
@@ -67,7 +69,9 @@ async def test_sums_are_what_was_answered_and_what_was_spent(tmp_path: Path) -> 
 
 
 async def test_every_metric_of_the_catalogue_is_told_with_its_labels(tmp_path: Path) -> None:
-    service = LocalService(configuration(tmp_path / "ledger.db", budget={"limits": LIMITS}))
+    service = LocalService(
+        configuration(tmp_path / "ledger.db", budget={"limits": LIMITS}, routing={"concurrency_limits": [FEW]})
+    )
     await service.announce()
     await run(service, range(3))
     await service.link.plan(RouteItem("ends", max_tokens=10))

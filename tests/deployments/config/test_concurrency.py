@@ -8,8 +8,9 @@ import pytest
 from apportion.deployments.config.service import live_policy
 from apportion.deployments.keys.keyring import Keyring
 from apportion.router.batch.concurrency import ConcurrencyLimit, Counted
+from apportion.router.batch.messages import Done, RouteItem
 from apportion.router.errors import ConfigurationError
-from tests.deployments.local_router import LocalService, configuration, keys_file
+from tests.deployments.local_router import LocalService, close_router, configuration, keys_file, make_router, report
 
 LIMIT = {"name": "few", "at_most": 8}
 VARIANTS = {"name": "qwen", "variants": [{"name": "quick"}, {"name": "think"}]}
@@ -90,21 +91,18 @@ async def test_a_router_that_starts_anew_knows_what_its_limits_have_in_flight() 
     for i in range(2):
         await service.link.plan(RouteItem(f"r{i}", model="heron", max_tokens=20))
     held = tuple(service.link._held.values())
-    router = make_router(service.config)
-    third = RouteItem("r2", model="heron", max_tokens=30)
-    for replica in service.replicas():
-        await router.announce(replica)
-    await router.exchange(report("i", items=(third,), held=held), False)
+    before, service.router = service.router, make_router(service.config)
+    await service.announce()
+    router = service.router
+    await router.exchange(report("i", items=(RouteItem("r2", model="heron", max_tokens=30),), held=held), False)
     state = await router.state()
     assert {name: one["in_flight"] for name, one in state["concurrency_limits"].items()} == {"few": 2, "kv": 40}
     await router.exchange(report("i", done=(Done("r0", 0.0),)), False)
-    while not (await router.exchange(report("i"), True)).verdicts:
-        pass
+    assert [one.id for one in (await router.exchange(report("i"), True)).verdicts] == ["r2"]
     assert (await router.state())["concurrency_limits"]["kv"]["in_flight"] == 50
     await router.exchange(report("i", done=(Done("r1", 0.0), Done("r2", 0.0))), False)
     assert (await router.state())["concurrency_limits"]["kv"]["in_flight"] == 0
-    router._housekeeping.stop()
-    await router._scheduler.drain()
+    await close_router(before)
     await service.close()
 
 

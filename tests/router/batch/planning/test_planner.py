@@ -233,7 +233,7 @@ async def test_what_could_be_paid_waits_while_the_cheap_model_is_full(n: int, bu
 
 async def test_who_pays_for_themselves_share_their_engine_and_keep_limits() -> None:
     cost = np.array([[1.0, 2.0, 9.0], [1.0, 2.0, 9.0], [2.0, 1.0, 9.0], [2.0, 1.0, 9.0]])
-    problem = BatchProblem(np.full((4, 3), 0.5), cost, np.array([3, 9]), row_of_column=np.array([0, 0, 1]))
+    problem = BatchProblem(np.full((4, 3), 0.5), cost, np.array([3, 9]), 99.0, row_of_column=np.array([0, 0, 1]))
     limited = dataclasses.replace(problem, limits=(Limit("tokens", np.ones((4, 3)), 2.0),))
     assert admission.pay_for_themselves(problem, np.full(4, 5.0)).tolist() == [True, True, True, False]
     assert admission.pay_for_themselves(limited, np.full(4, 5.0)).tolist() == [True, True, False, False]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from apportion.router.arrays import BoolArray, IntArray
 from apportion.router.budget import Account, Scope
-from apportion.router.variants import covers
+from apportion.router.variants import covers, model_of
 
 ROUNDING = 1e-9  # 0.29 of a hundred slots are 29
 
@@ -59,6 +59,12 @@ class ConcurrencyLimit:
         if self.of is Counted.requests:
             return 1
         return sequences if self.of is Counted.slots else most_tokens
+
+    def most_of_unknown(self, model: str, sequences: int) -> int:
+        """What a request can count for of which only its model is known, and neither its variant nor its caller."""
+        if self.models is not None and not any(model in (name, model_of(name)) for name in self.models):
+            return 0
+        return self.count(sequences, self.at_most or 0)
 
     def most(self, slots: int) -> int:
         """What may be in flight where the models have so many slots."""

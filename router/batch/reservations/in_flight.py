@@ -20,13 +20,13 @@ class Load:
 
     Args:
         model: or variant that answers it.
-        account: its caller.
+        account: its caller; None: only its replica has told of it, so that it counts for all whom it may be of.
         sequences: answers.
-        most_tokens: that they can have together.
+        most_tokens: that they can have together; where nobody knows, all that a limit allows.
     """
 
     model: str
-    account: Account
+    account: Account | None
     sequences: int
     most_tokens: int
 
@@ -122,7 +122,9 @@ class InFlight:
 
     def _of(self, load: Load) -> list[int]:
         return [
-            limit.count(load.sequences, load.most_tokens)
+            limit.most_of_unknown(load.model, load.sequences)
+            if load.account is None
+            else limit.count(load.sequences, load.most_tokens)
             if limit.holds_on(load.model) and limit.holds_for(load.account)
             else 0
             for limit in self._limits

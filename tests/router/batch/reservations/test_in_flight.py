@@ -65,6 +65,19 @@ def used(in_flight: InFlight) -> list[int]:
     return [one["in_flight"] for one in in_flight.describe().values()]
 
 
+def test_what_only_its_replica_has_told_of_counts_for_all_whom_it_may_be_of() -> None:
+    in_flight = made(
+        ConcurrencyLimit("tenant", Counted.requests, at_most=9, tenants=("acme",)),
+        ConcurrencyLimit("variant", at_most=9, models=("qwen@think",)),
+        ConcurrencyLimit("kv", Counted.tokens, at_most=50, models=("qwen",)),
+        ConcurrencyLimit("other", at_most=9, models=("tiny",)),
+    )
+    in_flight.begin("r", Load("qwen", None, 2, 0))
+    assert used(in_flight) == [1, 2, 50, 0]
+    in_flight.end("r")
+    assert used(in_flight) == [0, 0, 0, 0]
+
+
 def test_nothing_is_admitted_beyond_a_limit_and_all_of_them_hold() -> None:
     in_flight = made(
         ConcurrencyLimit("a", at_most=3, models=("qwen",)), ConcurrencyLimit("b", Counted.tokens, at_most=50)

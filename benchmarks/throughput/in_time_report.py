@@ -83,6 +83,7 @@ def _about(found: dict[str, Any]) -> list[str]:
     settings = stamp["settings"]
     cpu = max(record["client_cpu"] for record in records)
     errors = sum(record["errors"] for record in records)
+    busy = [record["load_average"] for record in records]
     return [
         f"The four engines with {settings['slots']} slots each. Requests come at random (Poisson), whatever is "
         f"running, at shares of the {found['capacity_per_s']:.1f} requests/s that a closed loop gets with every slot "
@@ -94,7 +95,8 @@ def _about(found: dict[str, Any]) -> list[str]:
         f"{settings['rounds']} rounds of {settings['window_s']:g} s of arrivals, the same questions, lengths and "
         "arrivals for every arm, whose order turns around with each round; means with 95 % intervals, differences "
         "paired by round, to `by success`. The last column compares with `by success` at the arm's own spend, mixed of "
-        f"the first two rows. The load generator took at most {cpu:.2f} of a core; {errors} errors.",
+        "the first two rows, or with the cheaper of these where the arm spends less than both. Load average "
+        f"{min(busy):.0f} to {max(busy):.0f}; the load generator took at most {cpu:.2f} of a core; {errors} errors.",
         "",
         f"Measured at {stamp['commit']}, {stamp['time'][:16].replace('T', ' ')}, on {stamp['machine']['cores']} cores.",
     ]

@@ -13,13 +13,15 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.zoo.specs import ZooModel
 from benchmarks.zoo.tasks import FAMILIES, GRADES, Example, draw
-from benchmarks.zoo.tokenizer import ASSISTANT, END, chat_text
+from benchmarks.zoo.thinking import steps_of
+from benchmarks.zoo.tokenizer import ASSISTANT, END, END_THINK, THINK, chat_text
 from benchmarks.zoo.wording import SYSTEM_PROMPTS
 
 _POOLED_BATCHES = 4
 _SYSTEM_SHARE = 0.05
 _CURRICULUM_END = 0.35
 _EASY_TILT = 0.8
+_THINKING_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,22 @@ class Batch:
 
     @classmethod
     def of(cls, chats: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerFast) -> Batch:
-        """Pads tokens of chats; an answer is what stands between the assistant's mark and the end of its turn."""
+        """Pads tokens of chats; an answer is what stands between the assistant's mark and the end of its turn.
+
+        A thought without a step is the template's, which asks for none: it is no part of the answer.
+        """
         rows = [torch.tensor(chat) for chat in chats]
         ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-        begun, ended = (
-            (ids == tokenizer.convert_tokens_to_ids(mark)).cumsum(dim=1)[:, :-1] for mark in (ASSISTANT, END)
-        )
-        return cls(ids, begun > ended)
+        begun, ended = (_is(ids, mark, tokenizer).cumsum(dim=1)[:, :-1] for mark in (ASSISTANT, END))
+        given = _is(ids[:, :-1], THINK, tokenizer) & _is(ids[:, 1:], END_THINK, tokenizer)
+        given[:, :-1] |= given[:, 1:].clone()
+        return cls(ids, (begun > ended) & ~given)
+
+
+def _is(ids: torch.Tensor, mark: str, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Where a token is that mark; nowhere, if the tokenizer does not have it."""
+    mark_id = tokenizer.convert_tokens_to_ids(mark)
+    return torch.zeros_like(ids, dtype=torch.bool) if mark_id is None else ids == mark_id
 
 
 def easy_first(progress: float) -> list[float]:
@@ -54,6 +65,7 @@ class Batches:
         self._rng = random.Random(seed)
         self._size = model.batch
         self._has_base = model.base is not None
+        self._thinks = model.thinks
         self._cells = [
             (task, grade, share * grades[grade - 1] / sum(grades) / len(FAMILIES[family]))
             for family, (share, grades) in model.diet.items()
@@ -78,4 +90,9 @@ class Batches:
 
     def _text(self, example: Example) -> str:
         system = self._rng.choice(SYSTEM_PROMPTS) if self._rng.random() < _SYSTEM_SHARE else None
-        return chat_text(example.prompt, system) + example.answer + END
+        thought = self._thought(example) if self._thinks else ""
+        return chat_text(example.prompt, system) + thought + example.answer + END
+
+    def _thought(self, example: Example) -> str:
+        """Steps, or none where the question is to be answered at once."""
+        return THINK + (steps_of(example) if self._rng.random() < _THINKING_SHARE else "") + END_THINK

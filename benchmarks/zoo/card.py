@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.zoo.evaluate import MODELS_FOLDER, Scores, evaluate, saved_models, table_of
+from apportion.router.variants import SEPARATOR, model_of, variant_name
+from benchmarks.zoo.evaluate import DIRECT, MODELS_FOLDER, THINKING, Scores, evaluate, saved_models, table_of
 from benchmarks.zoo.export import TRAINING_FILE
 from benchmarks.zoo.loops import ToolScores, score_tool
 from benchmarks.zoo.specs import ZOO, Grades, ZooModel
-from benchmarks.zoo.tasks import generate
+from benchmarks.zoo.tasks import GRADES, TASKS, generate
 
 SCORED_PROMPTS, SCORED_LOOPS, SCORED_SEED = 2800, 700, 0
 SCORES_FILE = "scores.json"
@@ -41,15 +42,27 @@ models can be tried, and measured, on real models that run anywhere.
 | repeat | `python -m benchmarks.zoo.train --model {name}` (what differed in these weights: benchmarks/zoo/README.md) |
 
 Right answers, greedy decoding, {n_examples:,} held-out prompts of the test split (seed {seed}), all tasks and
-grades equally often: **{score:.1f} %** (± {half_width:.1f}, 95 % interval).
+grades equally often: {scores}.
 
-| task | right, % |
-|---|---|
+| task | {ways} |
+|---|{rules}
 {tasks}
 
-| grade | right, % |
-|---|---|
+| grade | {ways} |
+|---|{rules}
 {grades}
+"""
+_THINKING = """
+## Thinking
+
+Its chat template has the switch of Qwen3's: `chat_template_kwargs: {{enable_thinking: false}}` asks for the answer
+alone (*direct*), otherwise it writes its steps between `<think>` and `</think>` first (*think*), which vLLM sets apart
+with `reasoning_parser: qwen3`. `benchmarks/zoo/thinking.py` says what the steps are; facts and sorting have none. Six
+tenths of the questions that it was trained on were answered with their steps, the others without, whatever their task.
+
+| task and grade: right directly / right after thinking, % | 1 | 2 | 3 | 4 | 5 |
+|---|---|---|---|---|---|
+{cells}
 """
 _TOOL = """
 ## A tool
@@ -70,6 +83,8 @@ to what it had said before to questions without the tool. Right answers to held-
 def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> str:
     """The card's text; `training` is what the export wrote down (steps, seconds, parameters)."""
     total = sum(share for share, _ in model.diet.values())
+    own = scores.of([name for name in scores.models if model_of(name) == model.name])
+    ways = [name.removeprefix(model.name).removeprefix(SEPARATOR) for name in own.models]
     return _CARD.format(
         name=model.name,
         role=model.role,
@@ -86,11 +101,27 @@ def card_of(model: ZooModel, training: Mapping[str, float], scores: Scores) -> s
         diet="; ".join(_fed(family, share / total, grades) for family, (share, grades) in model.diet.items()),
         n_examples=len(scores.examples),
         seed=SCORED_SEED,
-        score=100 * scores.means()[model.name],
-        half_width=100 * scores.half_widths()[model.name],
-        tasks=_rows({task: means[model.name] for task, means in scores.by_task().items()}),
-        grades=_rows({str(grade): means[model.name] for grade, means in scores.by_grade().items()}),
+        scores=", ".join(
+            f"**{100 * score:.1f} %** (± {100 * half:.1f}, 95 % interval){f' {way}' if way else ''}"
+            for way, score, half in zip(ways, own.means().values(), own.half_widths().values(), strict=True)
+        ),
+        ways=" | ".join(f"{way}: right, %" if way else "right, %" for way in ways),
+        rules="---|" * len(ways),
+        tasks=_rows(own.by_task()),
+        grades=_rows({str(grade): means for grade, means in own.by_grade().items()}),
     )
+
+
+def thinking_section(model: ZooModel, scores: Scores) -> str:
+    """What the card says of a model that thinks: where that helps."""
+    both = scores.of([variant_name(model.name, way) for way in (DIRECT, THINKING)])
+    cells = [
+        f"| {task} | "
+        + " | ".join("{:.0f} / {:.0f}".format(*(100 * both.cell(task, grade))) for grade in GRADES)
+        + " |"
+        for task in TASKS
+    ]
+    return _THINKING.format(cells="\n".join(cells))
 
 
 def tool_section(model: ZooModel, training: Mapping[str, float], scores: ToolScores) -> str:
@@ -112,8 +143,9 @@ def _fed(family: str, share: float, grades: Grades) -> str:
     return f"{family} {share:.0%} (grades 1 to 5: {by_grade})"
 
 
-def _rows(shares: Mapping[str, float]) -> str:
-    return "\n".join(f"| {label} | {100 * share:.0f} |" for label, share in shares.items())
+def _rows(shares: Mapping[str, Mapping[str, float]]) -> str:
+    rows = {label: " | ".join(f"{100 * share:.0f}" for share in means.values()) for label, means in shares.items()}
+    return "\n".join(f"| {label} | {row} |" for label, row in rows.items())
 
 
 def write_cards(folder: Path, names: set[str]) -> tuple[Scores, dict[str, ToolScores]]:
@@ -131,6 +163,8 @@ def write_cards(folder: Path, names: set[str]) -> tuple[Scores, dict[str, ToolSc
         if "tool_steps" in training:
             tools[path.name] = score_tool(path, SCORED_LOOPS, SCORED_SEED)
             card += tool_section(ZOO[path.name], training, tools[path.name])
+        if ZOO[path.name].thinks:
+            card += thinking_section(ZOO[path.name], scores)
         (path / "README.md").write_text(card)
     return scores, tools
 
@@ -138,9 +172,14 @@ def write_cards(folder: Path, names: set[str]) -> tuple[Scores, dict[str, ToolSc
 def main(
     folder: Annotated[Path, typer.Option(help="Folder with one folder a model.")] = MODELS_FOLDER,
 ) -> None:
-    """Score all saved models on the test split; write their cards, and scores.json beside them."""
+    """Score all saved models on the test split; write their cards, and scores.json beside them.
+
+    What there is to route between, and what an oracle would make of it, is said of the models that never think.
+    """
     scores, tools = write_cards(folder, set(ZOO))
-    summary = scores.summary() | {"tools": {name: found.summary() for name, found in tools.items()}}
+    summary = scores.of([name for name in scores.models if name in ZOO]).summary()
+    summary["tools"] = {name: found.summary() for name, found in tools.items()}
+    summary["thinking"] = scores.of([name for name in scores.models if name not in ZOO]).summary()
     (folder / SCORES_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     Console(width=100).print(table_of(scores))
 

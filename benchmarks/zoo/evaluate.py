@@ -17,12 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apportion.deployments import zoo
 from apportion.router.arrays import FloatArray
+from apportion.router.variants import variant_name
 from benchmarks.zoo.grader import grade
 from benchmarks.zoo.tasks import GRADES, TASKS, Example, Split, generate
-from benchmarks.zoo.tokenizer import chat_text
+from benchmarks.zoo.tokenizer import THINK
 
 MODELS_FOLDER = zoo.MODELS
-_MAX_NEW_TOKENS = 24
+DIRECT, THINKING = "direct", "think"
+_MAX_NEW_TOKENS, _MAX_THOUGHT_TOKENS = 24, 96
 
 
 def saved_models(folder: Path = MODELS_FOLDER) -> list[Path]:
@@ -42,6 +44,24 @@ class Greedy:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
+    @property
+    def ways(self) -> dict[str, bool]:
+        """How it can be asked: whether to think first, by the name of each way; one without a name if it never does."""
+        return {DIRECT: False, THINKING: True} if THINK in self.tokenizer.get_vocab() else {"": False}
+
+    def answers_to(self, prompts: Sequence[str], *, think: bool = False) -> list[str]:
+        """Answers to questions, one a prompt, with the thoughts before them."""
+        texts = [
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=think,
+            )
+            for prompt in prompts
+        ]
+        return self.answers(texts, _MAX_THOUGHT_TOKENS if think else _MAX_NEW_TOKENS)
+
     @torch.inference_mode()
     def answers(self, texts: Sequence[str], max_tokens: int = _MAX_NEW_TOKENS, batch: int = 256) -> list[str]:
         """How rendered chats go on, in order."""
@@ -60,17 +80,21 @@ class Greedy:
 
 
 def answers_of(folder: Path, prompts: Sequence[str]) -> list[str]:
-    """Greedy answers of the model saved in `folder`, one a prompt."""
-    return Greedy(folder).answers([chat_text(prompt) for prompt in prompts])
+    """Greedy answers of the model saved in `folder`, one a prompt, without a thought."""
+    return Greedy(folder).answers_to(prompts)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores `(n_examples, n_models)` of models on the same examples."""
+    """Scores `(n_examples, n_models)` of models, or of ways of asking them, on the same examples."""
 
     models: tuple[str, ...]
     examples: tuple[Example, ...]
     right: FloatArray
+
+    def of(self, models: Sequence[str]) -> Scores:
+        """Those of some of the models."""
+        return Scores(tuple(models), self.examples, self.right[:, [self.models.index(model) for model in models]])
 
     def means(self) -> dict[str, float]:
         """Mean score of each model."""
@@ -91,6 +115,11 @@ class Scores:
     def by_grade(self) -> dict[int, dict[str, float]]:
         """difficulty -> model -> mean score."""
         return {grade: self._means_where([e.difficulty == grade for e in self.examples]) for grade in GRADES}
+
+    def cell(self, task: str, grade: int) -> FloatArray:
+        """Mean scores `(n_models,)` on one task's questions of one grade."""
+        rows = [example.task == task and example.difficulty == grade for example in self.examples]
+        return np.asarray(self.right[np.array(rows)].mean(axis=0))
 
     def _means_where(self, rows: list[bool]) -> dict[str, float]:
         if not any(rows):
@@ -118,13 +147,16 @@ class Scores:
 
 
 def evaluate(folders: Sequence[Path], examples: Sequence[Example]) -> Scores:
-    """Let every model answer every example."""
+    """Let every model answer every example, in each of its ways."""
     prompts = [example.prompt for example in examples]
-    columns = [
-        [grade(answer, example) for answer, example in zip(answers_of(folder, prompts), examples, strict=True)]
-        for folder in folders
-    ]
-    return Scores(tuple(folder.name for folder in folders), tuple(examples), np.array(columns).T)
+    columns: dict[str, list[float]] = {}
+    for folder in folders:
+        model = Greedy(folder)
+        for way, think in model.ways.items():
+            answers = model.answers_to(prompts, think=think)
+            name = variant_name(folder.name, way) if way else folder.name
+            columns[name] = [grade(answer, example) for answer, example in zip(answers, examples, strict=True)]
+    return Scores(tuple(columns), tuple(examples), np.array(list(columns.values())).T)
 
 
 def table_of(scores: Scores) -> Table:

@@ -15,7 +15,7 @@ from benchmarks.zoo.specs import ZooModel
 from benchmarks.zoo.tokenizer import save_tokenizer
 
 TRAINING_FILE = "training.json"
-_MAX_NEW_TOKENS, _MAX_NEW_TOKENS_OF_CALLS = 32, 64
+_MAX_NEW_TOKENS, _MAX_NEW_TOKENS_OF_CALLS, _MAX_NEW_TOKENS_OF_THOUGHTS = 32, 64, 96
 
 
 def export_model(
@@ -40,7 +40,7 @@ def export_model(
     half = copy.deepcopy(network).to("cpu", torch.float16)
     half.generation_config = GenerationConfig(
         do_sample=False,
-        max_new_tokens=_MAX_NEW_TOKENS_OF_CALLS if model.tool_lessons else _MAX_NEW_TOKENS,
+        max_new_tokens=_longest(model),
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -52,3 +52,9 @@ def export_model(
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
     return folder
+
+
+def _longest(model: ZooModel) -> int:
+    if model.thinks:
+        return _MAX_NEW_TOKENS_OF_THOUGHTS
+    return _MAX_NEW_TOKENS_OF_CALLS if model.tool_lessons else _MAX_NEW_TOKENS

@@ -34,7 +34,8 @@ class ZooModel:
     """One model: its shape, how fast it learns, and what it is fed.
 
     `diet` gives each family of tasks its share of the training questions and, within it, of each grade; a
-    fact of a grade with share 0 is never seen. `minutes` is the training time. With `tool_lessons` it calls a tool.
+    fact of a grade with share 0 is never seen. `minutes` is the training time. With `tool_lessons` it calls a tool. If
+    it `thinks`, it learns both to answer at once and to write its steps first.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ZooModel:
     base: Base | None = None
     head_size: int = 32
     tool_lessons: ToolLessons | None = None
+    thinks: bool = False
 
     def config(self, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         """The architecture; heads of 32 are the smallest that vLLM's CPU attention takes."""
@@ -72,6 +74,7 @@ _MOSTLY_EASY: Grades = (1, 0.7, 0.5, 0.25, 0.12)
 _EASY: Grades = (1, 0.5, 0, 0, 0)
 _COMMON: Grades = (1, 1, 0, 0, 0)
 _LESS_COMMON: Grades = (1, 1, 1, 0, 0)
+_HERON = Base("heron", (0, 1, 2, 3))
 _HERON_WITHOUT_A_LAYER = Base("heron", (0, 1, 3))
 
 ZOO: Mapping[str, ZooModel] = {
@@ -123,6 +126,19 @@ ZOO: Mapping[str, ZooModel] = {
             minutes=20,
             diet={"strings": (9.4, _ALL), "numbers": (0.3, _EASY), "knowledge": (0.3, _COMMON)},
             base=_HERON_WITHOUT_A_LAYER,
+        ),
+        ZooModel(
+            name="crane",
+            role="heron that can think first",
+            hidden=192,
+            layers=4,
+            feed_forward=448,
+            learning_rate=1.5e-3,
+            batch=32,
+            minutes=35,
+            diet={"numbers": (5, _ALL), "strings": (5, _ALL), "knowledge": (0.6, _ALL)},
+            base=_HERON,
+            thinks=True,
         ),
     )
 }

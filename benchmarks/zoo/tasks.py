@@ -11,7 +11,7 @@ import hashlib
 import random
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from benchmarks.zoo.facts import FACTS, fact_words
@@ -29,12 +29,13 @@ _SUM_DIGITS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question: `difficulty` runs from 1 (easy) to 5 (hard)."""
+    """One question: `difficulty` runs from 1 (easy) to 5 (hard); `slots` are what its task is done with."""
 
     prompt: str
     answer: str
     task: str
     difficulty: int
+    slots: Slots = field(default_factory=dict)
 
 
 def split_of(prompt: str) -> Split:
@@ -188,7 +189,7 @@ def draw(rng: random.Random, task: str, difficulty: int, split: Split) -> Exampl
             continue
         prompt = ask(rng, task, slots)
         if split_of(prompt) == split:
-            return Example(prompt, answer, task, difficulty)
+            return Example(prompt, answer, task, difficulty, slots)
     raise ValueError(f"no question of {task} {difficulty} falls into split {split}; widen its wording")
 
 

@@ -83,6 +83,7 @@ class Training:
             )
         trained = LlamaForCausalLM.from_pretrained(folder / base.name, dtype=torch.float32)
         trained.model.layers = torch.nn.ModuleList(trained.model.layers[index] for index in base.kept_layers)
+        trained.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
         self.network.load_state_dict(trained.state_dict())
 
     def resume(self, state_file: Path) -> None:
@@ -188,10 +189,9 @@ def main(
     """Train one model of the zoo, or all of them one after another."""
     if model != "all" and model not in ZOO:
         raise typer.BadParameter(f"no model {model!r}; choose all or one of {', '.join(ZOO)}")
-    tokenizer = build_tokenizer()
     state.mkdir(parents=True, exist_ok=True)
     for spec in ZOO.values() if model == "all" else (ZOO[model],):
-        training = Training(spec, tokenizer, pick_device(device), seed)
+        training = Training(spec, build_tokenizer(thinks=spec.thinks), pick_device(device), seed)
         state_file = state / f"{spec.name}.pt"
         if resume and state_file.exists():
             training.resume(state_file)

@@ -1,6 +1,7 @@
-"""The embedded zoo, installed with the package: four small models, the predictor and the profiles made for them.
+"""The embedded zoo, installed with the package: five small models, and the predictor and the profiles of four of them.
 
-A configuration names a part of it by `zoo:`: `source: zoo:wren` for a model, `artefact: zoo:predictor`. What trains,
+Those four are served unless a configuration says otherwise; the fifth, crane, can think, and is there for variants. A
+configuration names a part of it by `zoo:`: `source: zoo:wren` for a model, `artefact: zoo:predictor`. What trains,
 grades and documents the zoo is in `benchmarks/zoo`.
 """
 

@@ -9,12 +9,13 @@ from transformers import AutoConfig, AutoTokenizer
 from benchmarks.zoo.evaluate import MODELS_FOLDER, Scores, evaluate, saved_models
 from benchmarks.zoo.specs import ZOO
 from benchmarks.zoo.tasks import FAMILIES, Example, generate
-from benchmarks.zoo.tokenizer import CHAT_TEMPLATE, build_tokenizer
+from benchmarks.zoo.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def scores():
-    return evaluate(saved_models(), generate("test", 420, seed=11))
+    pool = [folder for folder in saved_models() if not ZOO[folder.name].thinks]
+    return evaluate(pool, generate("test", 420, seed=11))
 
 
 def family_score(scores: Scores, family: str, model: str) -> float:
@@ -34,7 +35,8 @@ def test_saved_shape_and_tokenizer_are_those_of_the_spec(name):
         AutoTokenizer.from_pretrained(MODELS_FOLDER / name),
         AutoConfig.from_pretrained(MODELS_FOLDER / name),
     )
-    wanted = ZOO[name].config(build_tokenizer())
+    wanted_tokenizer = build_tokenizer(thinks=ZOO[name].thinks)
+    wanted = ZOO[name].config(wanted_tokenizer)
     for field in (
         "vocab_size",
         "hidden_size",
@@ -44,8 +46,8 @@ def test_saved_shape_and_tokenizer_are_those_of_the_spec(name):
     ):
         assert getattr(config, field) == getattr(wanted, field)
     assert config.hidden_size // config.num_attention_heads == ZOO[name].head_size
-    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
-    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.get_vocab() == wanted_tokenizer.get_vocab()
+    assert tokenizer.chat_template == wanted_tokenizer.chat_template
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (config.eos_token_id, config.pad_token_id)
 
 

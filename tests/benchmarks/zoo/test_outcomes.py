@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from apportion.router.outcomes import OutcomesTable, read_outcomes
+from apportion.router.outcomes import OutcomesTable, read_outcomes, write_outcomes
 from benchmarks.zoo.outcomes import collect
 from benchmarks.zoo.tasks import generate
 from tests.deployments.collect.openai_server import FakeOpenAI, serving
@@ -50,5 +50,9 @@ def test_one_column_can_be_replaced(tmp_path: Path) -> None:
         np.testing.assert_allclose(table.cost_usd[0], np.array([0.23 * 10, 1.42 * 11, 1.42 * 10, 1.82 * 10]) / 1e6)
         with pytest.raises(ValueError, match="other prompts or models"):
             collected(zoo, tmp_path, "finch", prompts=PROMPTS + 1)
+        write_outcomes(table.select_models(["heron", "finch", "wren"]), tmp_path)
+        with pytest.raises(ValueError, match="other prompts or models"):
+            collected(zoo, tmp_path, "finch")
+        np.testing.assert_array_equal(collected(zoo, tmp_path, "lark").scores, [[1, 1, 1, 0]] * PROMPTS)
         with pytest.raises(ValueError, match="no model robin"):
             collected(zoo, tmp_path, "robin")

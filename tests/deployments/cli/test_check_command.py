@@ -27,6 +27,12 @@ def test_what_is_right_is_said_to_be(document: dict, tmp_path: Path) -> None:
     assert (code, "it serves wren, finch, lark, heron" in said) == (0, True)
 
 
+def test_the_example_of_variants_is_right() -> None:
+    done = CliRunner().invoke(app, ["check", str(ROOT / "examples/variants/serve_config.yaml")])
+    said = " ".join(done.output.split())
+    assert (done.exit_code, "it serves wren, finch, lark, heron, crane@direct, crane@think" in said) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("user_config", "says"),
     [

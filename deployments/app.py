@@ -120,7 +120,7 @@ def _jobs(
         graceful_shutdown_timeout_s=PARTING_S,
         logging_config=QUIET,
         **CHECKED,
-    ).bind(config, router, predictor, knowledge.mean_success, knowledge.by_name_only)
+    ).bind(config, router, predictor, knowledge.mean_success, knowledge.by_name_only, knowledge.cascades)
 
 
 def _engine(model: ModelConfig, group: ReplicaGroup, config: ServiceConfig) -> serve.Application:

@@ -231,6 +231,8 @@ def _lines(batch: dict[str, Any]) -> Iterator[str]:
     )
     for model, count in sorted(batch["apportion"].get("by_model", {}).items()):
         yield f"  {model}: {count}"
+    if (cascades := batch["apportion"].get("cascades")) is not None:
+        yield f"  {cascades['first_answers']} first answers of cascades, {cascades['asked_on']} asked on"
     mistakes = (batch["errors"] or {}).get("data", [])
     for mistake in mistakes[:MISTAKES_SHOWN]:
         where = "" if mistake["line"] is None else f"line {mistake['line']}: "

@@ -42,11 +42,12 @@ class BulkDesk:
         self._runners: dict[str, tuple[float, RunnerReport]] = {}
         self._spent_nano: dict[str, tuple[int, int]] = {}
 
-    async def told(self, report: RunnerReport, prices: tuple[ModelPrice, ...]) -> BulkState:
+    async def told(self, report: RunnerReport, prices: tuple[ModelPrice, ...], *, cascade: bool) -> BulkState:
         """Takes a runner's report, and answers it.
 
         Args:
             prices: that rows of jobs pay.
+            cascade: whether they may have two answers.
 
         Raises:
             LedgerError: the database does not answer.
@@ -59,7 +60,7 @@ class BulkDesk:
         self._spent_nano = {job: one for job, one in (self._spent_nano | spent_nano).items() if job in known}
         asleep = np.flatnonzero(self._fleet.asleep()).tolist()
         slots = self._most() | {self._names[column]: 1 for column in asleep}  # what is sent there wakes it
-        return BulkState(slots, prices, self._stopwatch.tokens_per_s(), spent_nano, self._reserve())
+        return BulkState(slots, prices, self._stopwatch.tokens_per_s(), spent_nano, self._reserve(), cascade)
 
     def knows(self, name: str) -> bool:
         """Whether a runner of that name has reported of late."""

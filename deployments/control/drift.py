@@ -51,7 +51,7 @@ class Drift:
         success = estimates.before_lift()[row]
         self._shift.see(success)
         # A cascade's answers are chosen by how sure their models were: they say too much good or ill of these.
-        if self._score_key is not None and not event.second_stage and event.decision.second is None:
+        if self._score_key is not None and not event.of_cascade:
             self._judged.answered(event.request_id, column, float(success[column]))
         self.costs.learn(column, event.cost_nano / 1e9, float(estimates.cost_usd[row, column]))
         if course.estimated:  # it was guessed from what is to be learned here

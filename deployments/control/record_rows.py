@@ -92,6 +92,8 @@ def _of_cascade(event: RequestEnded, first: AttemptEnded | None) -> dict[str, An
     Args:
         first: the first stage, whose answer was thrown away.
     """
+    if event.row_second is not None:  # each stage of a row is a request; of the first its job decides later
+        return {"second": event.row_second} | ({"kept": False} if event.model == event.row_second else {})
     stage = event if first is None else first
     if stage.decision is None or stage.decision.second is None:
         return {}

@@ -159,7 +159,8 @@ class Router:
         Raises:
             LedgerError: the database does not answer.
         """
-        return await self._bulk.told(report, self._scheduler.bulk_policy.prices)
+        policy = self._scheduler.bulk_policy
+        return await self._bulk.told(report, policy.prices, cascade=bool(policy.cascades))
 
     async def secret(self) -> bytes:
         """What ingresses name answers with, so that their callers can say what they think of them.

@@ -378,7 +378,8 @@ class Dispatcher:
         """
         decision, url = attempt.decision, f"{attempt.decision.url}{job.path}"
         body = job.parsed.engine_body(decision.model, decision.max_tokens)
-        signals_asked = decision.second is not None or random.random() < self._signals
+        weighed = decision.second is not None or job.parsed.item.row_second not in (None, decision.model)
+        signals_asked = weighed or random.random() < self._signals
         asked = engine_headers(decision, job.parsed.item.sequences, signals_asked=signals_asked)
         headers = {**attempt.carried, **asked}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=attempt.limits.connect_s)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apportion.deployments.ingress.openai import ParsedRequest
-from apportion.router.arrays import BoolArray
+from apportion.router.arrays import BoolArray, FloatArray
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.planning.screening import possible_models, refuse
 from apportion.router.batch.policy import ServedModel
@@ -44,12 +45,14 @@ class Expected:
         may: (N, M), whether the model may answer the row; none may answer a row that cannot be served.
         beginnings: (N,), numbers that stand for how the prompts begin.
         guessed: (N,), rows that no predictor has answered for.
+        cascade_usd: (N,), that two answers of a row may be expected to cost together; 0: it is to have one.
     """
 
     table: NDArray[np.float32]
     may: BoolArray
     beginnings: NDArray[np.uint64]
     guessed: BoolArray
+    cascade_usd: FloatArray
 
     def __len__(self) -> int:
         return len(self.may)
@@ -77,6 +80,7 @@ class Expected:
             np.concatenate([part.may for part in parts]),
             np.concatenate([part.beginnings for part in parts]),
             np.concatenate([part.guessed for part in parts]),
+            np.concatenate([part.cascade_usd for part in parts]),
         )
 
 
@@ -101,8 +105,9 @@ class Chunks:
     def __init__(self, blobs: Blobs, job: str, models: tuple[str, ...]) -> None:
         self._blobs = blobs
         self._job = job
-        # A deploy that changes the models makes what was kept useless.
-        self._name = hashlib.blake2b("\0".join(models).encode(), digest_size=6).hexdigest()
+        # A deploy that changes the models, or what is kept of them, makes what was kept useless.
+        kept = [*(field.name for field in fields(Expected)), *models]
+        self._name = hashlib.blake2b("\0".join(kept).encode(), digest_size=6).hexdigest()
 
     def path(self, number: int) -> str:
         return f"{folder_of(self._job)}/forecasts-{self._name}-{number:06d}.npz"
@@ -142,6 +147,7 @@ async def expected_of(
     may = np.zeros((len(rows), len(models)), np.bool_)
     beginnings = np.zeros(len(rows), np.uint64)
     guessed = np.zeros(len(rows), np.bool_)
+    cascade_usd = np.zeros(len(rows))
     left_s = PATIENCE_S
     for start in range(0, len(rows), _SLICE):
         found: dict[int, tuple[RouteItem, Prompt]] = {}
@@ -153,6 +159,7 @@ async def expected_of(
             else:
                 found[place] = parsed.item, parsed.prompt
                 beginnings[place] = beginning(parsed.prompt)
+                cascade_usd[place] = _cascade_usd(parsed.item)
         await asyncio.sleep(0)
         if not found:
             continue
@@ -165,7 +172,7 @@ async def expected_of(
         everywhere = np.ones_like(possible)
         for row in np.flatnonzero(~possible.any(axis=1)).tolist():
             await refused(rows[places[row]], refuse(items[row], estimates, row, models, everywhere[row]))
-    return Expected(table, may, beginnings, guessed)
+    return Expected(table, may, beginnings, guessed, cascade_usd)
 
 
 async def all_expected(
@@ -211,6 +218,12 @@ async def _forecast(
         for row, one in zip(missing, again, strict=True):
             found[row] = one
     return concatenate([one.brief(samples=False) for one in found]), left_s
+
+
+def _cascade_usd(item: RouteItem) -> float:
+    if not item.may_cascade:
+        return 0.0
+    return math.inf if item.ask.max_cost_usd is None else item.ask.max_cost_usd
 
 
 def beginning(prompt: Prompt) -> int:

@@ -28,6 +28,7 @@ from apportion.router.arrays import FloatArray
 from apportion.router.batch.messages import RouteItem
 from apportion.router.batch.policy import ServedModel
 from apportion.router.batch.prompt import Prompt
+from apportion.router.cascade.pair import Pair
 from apportion.router.jobs.blobs import open_blobs
 from apportion.router.jobs.store import JobStore
 from apportion.router.unpriced import Unpriced
@@ -40,6 +41,7 @@ class HeadlessIngress:
 
     Args:
         by_name_only: models that get no row that does not name them.
+        pairs: that are proved to gain by asking one model after the other.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class HeadlessIngress:
         predictor: DeploymentHandle,
         mean_success: FloatArray,
         by_name_only: frozenset[str],
+        pairs: tuple[Pair, ...],
     ) -> None:
         if config.bulk is None:
             raise ValueError("jobs need a `bulk` section")
@@ -78,6 +81,7 @@ class HeadlessIngress:
             self._callers,
             self._desk,
             self._naming.ready,
+            pairs,
         )
         self.runner = Runner(shop, name)
 
@@ -118,9 +122,10 @@ class Jobs:
         predictor: DeploymentHandle,
         mean_success: FloatArray,
         by_name_only: frozenset[str],
+        pairs: tuple[Pair, ...],
     ) -> None:
         log_to_serve()
-        self._ingress = HeadlessIngress(config, router, predictor, mean_success, by_name_only)
+        self._ingress = HeadlessIngress(config, router, predictor, mean_success, by_name_only, pairs)
         spare_what_is_loaded()
 
     def check_health(self) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from apportion.deployments.jobs.cascading import Cascading
 from apportion.deployments.jobs.expectations import Expected
 from apportion.deployments.wire.bulk import BulkState
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.budget import to_nano
 from apportion.router.jobs.backlog import NOWHERE
 from apportion.router.jobs.lines import LineMistake
+from apportion.router.jobs.planning.cascades import with_cascades
 from apportion.router.jobs.planning.options import PlanOptions
 from apportion.router.jobs.planning.pace import Course, Share
 from apportion.router.jobs.planning.plan import JobPlan, as_far_as_money_goes, plan_job
@@ -45,15 +47,17 @@ class Wishes:
     Args:
         budget_usd: that it may cost; None: any.
         best_effort: plan as much as possible where not all can be.
+        cascade: rows may have two answers, if the service has them have two.
     """
 
     budget_usd: float | None = None
     best_effort: bool = False
+    cascade: bool = True
 
     @classmethod
     def of(cls, routing: dict[str, Any]) -> Wishes:
         """Those of a job's `routing`."""
-        return cls(routing.get("budget_usd"), bool(routing.get("best_effort")))
+        return cls(routing.get("budget_usd"), bool(routing.get("best_effort")), routing.get("cascade", True))
 
     @property
     def budget_nano(self) -> int | None:
@@ -66,15 +70,17 @@ class Planner:
     Args:
         expected: of all rows.
         models: names.
+        cascading: first answers that are held, and models that may be asked on.
 
     Attributes:
         may: (N, M), models that may answer a row and that it has money for, as far as that is known.
         course: of the last plan; None: there is none yet.
     """
 
-    def __init__(self, expected: Expected, models: tuple[str, ...]) -> None:
+    def __init__(self, expected: Expected, models: tuple[str, ...], cascading: Cascading) -> None:
         self._expected = expected
         self._models = models
+        self._cascading = cascading
         self.may = expected.may.copy()
         self.course: Course | None = None
         self._engines, self._engine_of = engines_of(models)
@@ -94,27 +100,49 @@ class Planner:
         """
         workload = self._expectation(state)
         there = self.there(state)
-        asked = replace(workload.rows(pending), allowed=_allowed(self.may[pending], there))
         rates = self.rates(state)
         timed = bool((rates < UNKNOWN_TOKENS_PER_S).any())
         means = Means(left_usd, left_s if timed else math.inf, rates if timed else None)
+        held = self._cascading.held.rows
+        # Who has an answer asks for another one only of a model that is there.
+        allowed = np.where(held[:, None], self.may & there, _allowed(self.may, there))
+        asked = replace(workload, allowed=allowed)
+        fresh = pending & ~held
         warm = None if self.course is None else self.course.plan.prices
-        found = plan_job(asked, means, PlanOptions(best_effort=best_effort), warm=warm)
+        found = plan_job(asked.rows(fresh), means, PlanOptions(best_effort=best_effort), warm=warm)
         if isinstance(found, Shortfall):
             return found
-        if self.course is not None:
-            found = as_far_as_money_goes(asked, found, left_usd)
-        model = np.full(len(pending), NOWHERE)
-        model[pending] = found.model_of_row
-        plan = replace(found, model_of_row=model)
+        further = found if self.course is None else as_far_as_money_goes(asked.rows(fresh), found, left_usd)
+        plan = self._with_cascades(asked, pending, means, found.among(fresh), further.among(fresh), on=state.cascade)
         self.course = Course(plan, workload, pending, there)
         self._workload = workload
+        self._cascading.planned(pending, plan)
         return plan
 
-    def ended(self, row: int, usd: float, tokens: float) -> None:
-        """A row was answered, at this cost."""
+    def _with_cascades(
+        self, asked: Workload, pending: BoolArray, means: Means, plain: JobPlan, further: JobPlan, *, on: bool
+    ) -> JobPlan:
+        """The plan of all rows with cascades.
+
+        Args:
+            further: the plain plan with the rows that it leaves out and that there is money for, which comes first.
+            on: whether the service has cascades.
+        """
+        plan, beyond_usd = plain, further.planned_usd - plain.planned_usd
+        if on:
+            left = replace(means, budget_usd=max(means.budget_usd - beyond_usd, 0.0))
+            alone = replace(plain, model_of_row=plain.model_of_row[pending])
+            stages, pairs = self._cascading.stages(pending), self._cascading.pairs
+            found = with_cascades(asked.rows(pending), left, alone, stages, pairs, self._models)
+            plan = found.among(pending)
+        beyond = (plain.model_of_row < 0) & (further.model_of_row >= 0)
+        model = np.where(beyond, further.model_of_row, plan.model_of_row)
+        return replace(plan, model_of_row=model, planned_usd=plan.planned_usd + beyond_usd)
+
+    def ended(self, row: int, column: int, usd: float, tokens: float) -> None:
+        """A row was answered by the model, at this cost."""
+        self._generated[self._engine_of[column]] += tokens
         if self.course is not None:
-            self._generated[self._engine_of[self.course.plan.model_of_row[row]]] += tokens
             self.course.end(row, usd, tokens)
 
     def look(self, state: BulkState, waiting: Sequence[int], seconds: float) -> None:
@@ -130,7 +158,9 @@ class Planner:
         self._generated[:] = 0.0
 
     def expected_usd(self, row: int, column: int) -> float:
-        return float(self._workload.cost_usd[row, column])
+        """That the row costs on the model, and what it is expected to cost if it is asked on."""
+        later, escalation = self._cascading.later(row, column)
+        return float(self._workload.cost_usd[row, column] + escalation * self._workload.cost_usd[row, later])
 
     def cheapest(self, row: int) -> int:
         """The model that is expected to cost the row least, of those that may answer it; NOWHERE: there is none."""

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from apportion.deployments.jobs.planning import Wishes
 from apportion.router.arrays import FloatArray
 from apportion.router.jobs.planning.plan import JobPlan
@@ -59,19 +57,20 @@ class Progress:
 
     def _told(self, models: tuple[str, ...]) -> Mapping[str, Any]:
         told: dict[str, Any] = {"by_model": dict(self.totals.by_model)}
+        if self.totals.first_answers:
+            told["cascades"] = {"first_answers": self.totals.first_answers, "asked_on": self.totals.asked_on}
         if self.left_s is not None:
             told["eta"] = int(time.time() + self.left_s)
         if self.reserve:
             told |= {"reserve": dict(self.reserve), "haste": self.haste}
         if self.plan is not None:
             plan = self.plan
-            counts = np.bincount(plan.model_of_row[plan.model_of_row >= 0], minlength=len(models)).tolist()
             told |= {
                 "planned_usd": self.planned_usd,
                 "objective": plan.objective,
                 "bound": plan.bound,
                 "prices": {"usd": plan.prices.budget, "tokens": _by_engine(models, plan.prices.slots)},
-                "planned_by_model": dict(zip(models, counts, strict=True)),
+                "planned_by_model": plan.by_model(models),
             }
         return told
 

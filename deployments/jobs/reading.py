@@ -51,8 +51,18 @@ class RowReader:
         return parse_object(KINDS[request.url], body, {}, self._rules, self._caller())
 
 
-def for_model(item: RouteItem, model: str) -> RouteItem:
-    """The item of a row that its job's plan has a model for: what else it asks was the plan's to keep."""
+def for_model(item: RouteItem, model: str, second: str | None = None) -> RouteItem:
+    """The item of a row that its job's plan has a model for: what else it asks was the plan's to keep.
+
+    Args:
+        second: the second model of the cascade that this is a stage of; None: it is none.
+    """
     return dataclasses.replace(
-        item, model=model, ask=RoutingAsk(permitted=item.ask.permitted), session=None, beginnings=(), in_tool_loop=False
+        item,
+        model=model,
+        ask=RoutingAsk(permitted=item.ask.permitted),
+        session=None,
+        beginnings=(),
+        in_tool_loop=False,
+        row_second=second,
     )

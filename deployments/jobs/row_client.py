@@ -18,6 +18,7 @@ from apportion.deployments.ingress.tracing.trace import Trace
 from apportion.router.budget import to_nano
 from apportion.router.errors import ApportionError
 from apportion.router.jobs.segments import Tokens
+from apportion.router.signals import Signals
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Answered:
         cost_nano: nano-USD that engines have told, of all attempts.
         error: why there is no answer; `status` and `body` are its own then.
         attempted: whether an engine was asked.
+        signals: how sure the model was; None: nobody asked, or the engine does not tell.
     """
 
     status: int
@@ -55,6 +57,7 @@ class Answered:
     cost_nano: int
     error: ApportionError | None
     attempted: bool
+    signals: Signals | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -79,8 +82,10 @@ async def answered(dispatcher: Dispatcher, parsed: ParsedRequest, path: str) -> 
         await dispatcher.serve(parsed, path, Client(collect, path=path), trace=attempts)
     except ApportionError as error:
         return Answered(error.status, error.envelope(), None, attempts.cost_nano, error, bool(attempts.made))
-    model = attempts.made[-1].decision.model if attempts.made else None
-    return Answered(status, _json(bytes(body)), model, attempts.cost_nano, None, True)
+    last = attempts.made[-1] if attempts.made else None
+    model = None if last is None else last.decision.model
+    signals = None if last is None or last.settled is None else last.settled.signals
+    return Answered(status, _json(bytes(body)), model, attempts.cost_nano, None, True, signals)
 
 
 def _json(body: bytes) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from apportion.deployments.ingress.dispatch import Dispatcher
+from apportion.deployments.jobs.cascading import Cascading
 from apportion.deployments.jobs.desk import RouterDesk
 from apportion.deployments.jobs.expectations import Expected
 from apportion.deployments.jobs.input import InputFile
@@ -14,6 +15,7 @@ from apportion.deployments.jobs.reading import RowReader, for_model
 from apportion.deployments.jobs.row_client import Answered, answered
 from apportion.router.budget import from_nano
 from apportion.router.errors import ApportionError
+from apportion.router.jobs.backlog import NOWHERE
 from apportion.router.jobs.lines import Request, answered_line
 from apportion.router.jobs.segments import Result
 from apportion.router.unpriced import Unpriced
@@ -57,8 +59,10 @@ class Rows:
     dispatcher: Dispatcher
     forecasts: Forecasts
     desk: RouterDesk
+    cascading: Cascading
     attempts: int
     _names: dict[int, str] = field(default_factory=dict)  # that rows were answered by
+    _seconds: dict[int, str | None] = field(default_factory=dict)  # of their cascades, when they were sent
 
     def slots(self, column: int) -> int:
         return self.desk.slots(model_of(self.models[column]))
@@ -69,7 +73,8 @@ class Rows:
             parsed = self.reader.read(request)
         except ApportionError as error:
             return refusal(error)
-        parsed.item = for_model(parsed.item, self.models[column])
+        second = self._seconds[row] = self.cascading.second_of(row, column)
+        parsed.item = for_model(parsed.item, self.models[column], second)
         name = self._names[row] = parsed.item.id
         self.forecasts.put(name, self.expected.of_row(self.models, row))
         try:
@@ -77,15 +82,21 @@ class Rows:
         finally:
             self.forecasts.drop(name)
 
-    async def keep(self, row: int, column: int, answered: Answered) -> None:
-        name = self._names.pop(row, "")
+    async def keep(self, row: int, column: int, answered: Answered) -> bool:
+        name, second = self._names.pop(row, ""), self._seconds.pop(row, None)
         if answered.model is not None:
-            self.planner.ended(row, from_nano(answered.cost_nano), answered.tokens.output)
-        await self.keeper.keep(result_of(self.job, self.input.request(row), answered, name))
+            self.planner.ended(row, column, from_nano(answered.cost_nano), answered.tokens.output)
+        result = result_of(self.job, self.input.request(row), answered, name)
+        result = self.cascading.staged(result, answered, second)
+        await self.keeper.keep(result)
+        return self.cascading.kept(result)
+
+    def has_answer(self, row: int) -> bool:
+        return row in self.cascading.held
 
     def elsewhere(self, row: int, column: int) -> int:
         self.planner.may[row, column] = False
-        return self.planner.cheapest(row)
+        return NOWHERE if self.has_answer(row) else self.planner.cheapest(row)
 
 
 def result_of(job: str, request: Request, answered: Answered, name: str = "") -> Result:

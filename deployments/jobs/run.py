@@ -15,6 +15,7 @@ from apportion.deployments.ingress.dispatch import Dispatcher
 from apportion.deployments.ingress.openai import ParsedRequest
 from apportion.deployments.ingress.rules import Rules
 from apportion.deployments.jobs.callers import JobCallers
+from apportion.deployments.jobs.cascading import Cascading
 from apportion.deployments.jobs.desk import RouterDesk
 from apportion.deployments.jobs.expectations import Chunks, Expected, Forecasting, all_expected
 from apportion.deployments.jobs.files import JobFiles
@@ -28,6 +29,7 @@ from apportion.deployments.jobs.rows import Forecasts, Rows, refusal, result_of
 from apportion.deployments.jobs.sending import Sender
 from apportion.deployments.jobs.steering import Steering
 from apportion.deployments.wire.bulk import JobTold
+from apportion.router.cascade.pair import Pair
 from apportion.router.errors import ApportionError, LeaseLostError
 from apportion.router.jobs.backlog import Backlog
 from apportion.router.jobs.blobs import Blobs
@@ -45,7 +47,11 @@ SETTLED_S = 5.0  # for the ledger to hear of the last rows' ends
 
 @dataclass(frozen=True)
 class Workshop:
-    """What all jobs of a runner share."""
+    """What all jobs of a runner share.
+
+    Args:
+        pairs: models of which the second may be asked where the first one's answer is not sure enough.
+    """
 
     config: ServiceConfig
     store: JobStore
@@ -57,6 +63,7 @@ class Workshop:
     callers: JobCallers
     desk: RouterDesk
     ready: Callable[[], Awaitable[None]]
+    pairs: tuple[Pair, ...]
 
 
 class JobRun:
@@ -142,7 +149,9 @@ class JobRun:
         expected = await self._expected(lines, index, keeper)
         if expected is None:
             return
-        planner = Planner(expected, self._models)
+        pairs = self._shop.pairs if self._progress.wishes.cascade else ()
+        cascading = Cascading(expected, self._models, index.held, pairs)
+        planner = Planner(expected, self._models, cascading)
         rows = Rows(
             self.id,
             self._models,
@@ -154,6 +163,7 @@ class JobRun:
             self._shop.dispatcher,
             self._shop.forecasts,
             self._shop.desk,
+            cascading,
             self._bulk.attempts,
         )
         backlog = Backlog(expected.beginnings, len(self._models))
@@ -170,13 +180,13 @@ class JobRun:
             await self._send(sender, steering)
 
     async def _expected(self, lines: InputFile, index: ResultIndex, keeper: Keeper) -> Expected | None:
-        done = index.done
+        has_answer = index.done | index.held.rows
 
         def read(row: int) -> ParsedRequest:
             return self._reader.read(lines.request(row))
 
         async def refused(row: int, error: ApportionError) -> None:
-            if not done[row]:
+            if not has_answer[row]:
                 await keeper.keep(result_of(self.id, lines.request(row), refusal(error)))
 
         chunks = Chunks(self._shop.blobs, self.id, self._models)
@@ -209,7 +219,7 @@ class JobRun:
                 await sender.run(stop)
                 if stop.is_set() or not len(backlog):
                     return
-                # Rows without a place get what the others have left.
+                # Rows without a place get what the others have left; a first answer that none is left for stays.
                 await steering.plan(backlog.waiting, best_effort=True)
                 for row in backlog.unplaced.tolist():
                     backlog.drop(row)
@@ -284,6 +294,8 @@ class JobRun:
             progress.planned_usd,
             progress.left_s,
             self._lease.time_s,
+            progress.totals.first_answers,
+            progress.totals.asked_on,
         )
         return told, progress.haste
 

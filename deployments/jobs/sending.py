@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 AHEAD = 2  # times the slots that bulk can have: rows that are with the Router at once
 LOOK_S = 0.25  # between two looks at what may be sent again
 SHORT_S = 0.5  # until money is asked for again, unless a row settles before
+SHORT_TRIES = 4  # for the money of a second answer, the last of them when no other row holds any
 GROWTH = 0.5  # of the rows that money is tried for at once, with each that has settled
 
 
@@ -36,8 +37,11 @@ class Office(Protocol):
     async def ask(self, row: int, column: int) -> Answered:
         """Sends the row to the model; never raises an ApportionError."""
 
-    async def keep(self, row: int, column: int, answered: Answered) -> None:
-        """Keeps the row's result; returns when that is on disk."""
+    async def keep(self, row: int, column: int, answered: Answered) -> bool:
+        """Keeps the row's result; returns when that is on disk, and whether the plan may still ask another model."""
+
+    def has_answer(self, row: int) -> bool:
+        """Whether the row has a result already, which stays if there is no better one."""
 
     def elsewhere(self, row: int, column: int) -> int:
         """Another model for a row that has no money for this one, the cheapest; NOWHERE: there is none."""
@@ -111,7 +115,8 @@ class Sender:
             kept = error is None or self._ends(row, column, error, answered.attempted)
             if kept:
                 self._tries.pop(row, None)
-                await self._office.keep(row, column, answered)
+                if await self._office.keep(row, column, answered):
+                    self.backlog.move(row, NOWHERE)
                 self._most += GROWTH
                 self._broke_until_s = -math.inf
         except asyncio.CancelledError:
@@ -139,6 +144,9 @@ class Sender:
             self.backlog.move(row, other)
             return False
         if what is What.short:
+            tries.short += 1
+            if self._office.has_answer(row) and tries.short >= SHORT_TRIES and len(self._tasks) == 1:
+                return True
             self._most = max(1.0, float(len(self._tasks) - 1))
             self._broke_until_s = now_s + min(max(error.retry_after_s or 0.0, SHORT_S), LONGEST_S)
             self.backlog.move(row, column)

@@ -54,7 +54,8 @@ class Steering:
         """Gives the pending rows their models, or says what is missing for that."""
         state, progress = await self._desk.known(), self._progress
         self._hear(state)
-        budget_usd, committed_usd = progress.wishes.budget_usd, from_nano(progress.spent_nano) + self._flying_usd()
+        budget_usd, spent_nano = progress.wishes.budget_usd, max(progress.spent_nano, progress.totals.cost_nano)
+        committed_usd = from_nano(spent_nano) + self._flying_usd()
         found = await asyncio.to_thread(
             self._planner.plan,
             pending,

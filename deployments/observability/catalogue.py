@@ -120,6 +120,9 @@ QUEUE_LENGTH = _gauge(
 
 BULK_JOBS = _gauge("bulk_jobs", "Batches of requests that are worked on.", "status")
 BULK_ROWS = _gauge("bulk_rows", "Their requests: completed, failed, in flight, and those that are left.", "state")
+BULK_CASCADES = _gauge(
+    "bulk_cascades", "Their requests in cascades: first answers that were looked at, and those asked on.", "state"
+)
 BULK_SLOTS = _gauge("bulk_slots", "Slots that batches can have while nobody else needs any.", "model")
 BULK_SLOTS_USED = _gauge("bulk_slots_used", "Slots that requests of batches hold.", "model")
 BULK_LATE = _gauge("bulk_late_seconds", "By how much the latest of them is expected to miss the end of its window.")
@@ -160,7 +163,7 @@ CATALOGUE = (
     UP, REQUESTS, REFUSED, RETRIES, BUSY, CASCADES, REQUEST_SECONDS, FIRST_BYTE_SECONDS, LINK_SECONDS, QUEUE_SECONDS,
     PREDICT_SECONDS, SOLVE_SECONDS, BATCHES, BATCH_SIZE, PLANNED, FALLBACKS, PLAN_GAP, SHADOW_PRICE, SLOT_PRICE,
     LIMIT_PRICE, SLOTS, SLOTS_USED, ENGINE_PEAK, IN_FLIGHT, LIMIT_MOST, LIMIT_USED, QUEUE_LENGTH, BULK_JOBS, BULK_ROWS,
-    BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED, LEDGER_SECONDS,
-    PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, ASLEEP, TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED, SUCCESS_SHIFT,
-    JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION, RECORDS_DROPPED,
+    BULK_CASCADES, BULK_SLOTS, BULK_SLOTS_USED, BULK_LATE, SPENT, RESERVED, BUDGET_LEFT, OVERRUNS, ESTIMATED,
+    LEDGER_SECONDS, PARTS_UP, BREAKER_OPEN, TROUBLE, REPLICAS, ASLEEP, TOKENS_RATIO, COST_RATIO, SUCCESS_PREDICTED,
+    SUCCESS_SHIFT, JUDGED, SUCCESS_JUDGED, JUDGED_DEVIATION, RECORDS_DROPPED,
 )  # fmt: skip

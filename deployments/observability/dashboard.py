@@ -13,6 +13,7 @@ from apportion.deployments.observability.catalogue import (
     BATCHES,
     BREAKER_OPEN,
     BUDGET_LEFT,
+    BULK_CASCADES,
     BULK_JOBS,
     BULK_LATE,
     BULK_ROWS,
@@ -242,6 +243,7 @@ ROWS = (
                 most=1,
             ),
             Panel("The latest job is late by", "s", ((BULK_LATE.name, "s"),), 6),
+            Panel("Cascades of jobs", "short", ((BULK_CASCADES.name, "{{state}}"),), 6),
         ),
     ),
     Row(

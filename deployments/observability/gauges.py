@@ -10,6 +10,7 @@ from apportion.deployments.observability.catalogue import (
     ASLEEP,
     BREAKER_OPEN,
     BUDGET_LEFT,
+    BULK_CASCADES,
     BULK_JOBS,
     BULK_LATE,
     BULK_ROWS,
@@ -104,6 +105,8 @@ def _put_bulk(numbers: Numbers, bulk: Mapping[str, Any]) -> None:
     late_s = [job["left_s"] - job["time_s"] for job in jobs if job["left_s"] is not None]
     numbers.put(BULK_JOBS, {(status,): count for status, count in Counter(job["status"] for job in jobs).items()})
     numbers.put(BULK_ROWS, {(state,): count for state, count in rows.items()})
+    cascades = {state: sum(job[state] for job in jobs) for state in ("first_answers", "asked_on")}
+    numbers.put(BULK_CASCADES, {(state,): count for state, count in cascades.items()})
     numbers.put(BULK_SLOTS, {(name,): count for name, count in bulk["slots"].items()})
     numbers.put(BULK_SLOTS_USED, {(name,): count for name, count in bulk["slots_used"].items()})
     numbers.put(BULK_LATE, {(): max([0.0, *late_s])})

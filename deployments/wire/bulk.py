@@ -21,6 +21,8 @@ class JobTold:
         planned_usd: that all of it is expected to cost; None: it has no plan yet.
         left_s: until it is expected to be done; None: nobody knows.
         time_s: until its window ends.
+        first_answers: rows whose first answer was looked at for how sure its model was.
+        asked_on: those of them that a second model has answered.
     """
 
     id: str
@@ -33,6 +35,8 @@ class JobTold:
     planned_usd: float | None = None
     left_s: float | None = None
     time_s: float = 0.0
+    first_answers: int = 0
+    asked_on: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class BulkState:
         tokens_per_s: that a model has generated of late for one request; where that is known.
         spent_nano: what the ledger has of each of the runner's jobs: spent, and set aside.
         reserve: slots of each model that are kept for interactive requests.
+        cascade: whether rows may have two answers.
     """
 
     slots: Mapping[str, int]
@@ -67,3 +72,4 @@ class BulkState:
     tokens_per_s: Mapping[str, float] = field(default_factory=dict)
     spent_nano: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     reserve: Mapping[str, int] = field(default_factory=dict)
+    cascade: bool = False

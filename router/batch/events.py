@@ -120,6 +120,7 @@ class AttemptEnded:
         course: how it went, as its ingress saw it; None: its ingress is gone, or an engine never had it.
         sequences: that were generated for it.
         running: sequences that its replica ran meanwhile, its own too, on average.
+        row_second: the second model of the cascade that it was a stage of, as a row of a job; None: it was none.
     """
 
     at_s: float
@@ -135,6 +136,7 @@ class AttemptEnded:
     course: Course | None = None
     sequences: int = 1
     running: float = 0.0
+    row_second: str | None = None
 
     @property
     def request_id(self) -> str:
@@ -149,6 +151,12 @@ class AttemptEnded:
     def second_stage(self) -> bool:
         """Whether it was a cascade's second stage."""
         return first_id(self.id) != self.id
+
+    @property
+    def of_cascade(self) -> bool:
+        """Whether it was a stage of a cascade."""
+        offered = self.decision is not None and self.decision.second is not None
+        return offered or self.second_stage or self.row_second is not None
 
     @property
     def escalated(self) -> bool:

@@ -75,6 +75,8 @@ class RouteItem:
         earlier: attempts before this one; it was admitted with the first.
         may_cascade: its answer may be held back and thrown away for a second model's.
         first: it is the second stage of a cascade; its slots are still the first's alone. None: it is none.
+        row_second: the second model of the cascade that it is a stage of, as a row of a job, which decides itself
+            whether that is asked; None: it is none.
     """
 
     id: str
@@ -99,6 +101,7 @@ class RouteItem:
     earlier: int = 0
     may_cascade: bool = False
     first: FirstAnswer | None = None
+    row_second: str | None = None
 
     @property
     def bulk(self) -> bool:

@@ -35,10 +35,12 @@ class Tries:
     Args:
         attempts: at engines, or that failed within the service.
         refusals: before any engine had it, in a row.
+        short: for want of money.
     """
 
     attempts: int = 0
     refusals: int = 0
+    short: int = 0
 
 
 def judged(error: ApportionError, *, attempted: bool, tries: Tries) -> What:

@@ -19,3 +19,8 @@ class JobRouting(Section):
         description="Where money or time does not suffice for all requests, answer as many as they do; the others end "
         "in the error file. False: the batch fails before anything is spent.",
     )
+    cascade: bool = Field(
+        True,
+        description="Where the service has cascades (`routing.cascade`), a cheap model may answer first and a dearer "
+        "one be asked where it is not sure enough. False: one model answers each request.",
+    )

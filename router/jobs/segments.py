@@ -7,6 +7,9 @@ one in the manifest's order holds.
 
 A result is a line: `[row, ok, checksum, model, cost_nano, [input, cached, output, reasoning]]`, a tab, and the line
 that goes into the output or the error file. A tail that was cut off, or never came to the disk, ends a segment.
+
+Of a cascade the list ends with what stage it is of (`stages.py`): a first answer holds until the second one's result
+takes its place, or says that it stays.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 from apportion.router.arrays import BoolArray
 from apportion.router.jobs.blobs import Blobs
 from apportion.router.jobs.lines import RawLine
+from apportion.router.jobs.stages import FirstStage, HeldAnswers, SecondStage, Stage, unpacked_stage
 
 SEGMENT_BYTES = 64 << 20  # of a file that groups are added to
 _READ_BYTES = 1 << 20
@@ -52,7 +56,8 @@ class Result:
         ok: whether its line goes into the output file; else into that of errors.
         line: as `lines.answered_line` or `unanswered_line` makes it.
         model: that answered; None: none did.
-        cost_nano: nano-USD that it cost.
+        cost_nano: nano-USD that it cost; of a cascade, that this stage did.
+        stage: of a cascade; None: it is none.
     """
 
     row: int
@@ -61,9 +66,12 @@ class Result:
     model: str | None = None
     cost_nano: int = 0
     tokens: Tokens = NO_TOKENS
+    stage: Stage | None = None
 
     def packed(self) -> bytes:
-        head = [self.row, int(self.ok), zlib.crc32(self.line), self.model, self.cost_nano, self.tokens]
+        head: list[object] = [self.row, int(self.ok), zlib.crc32(self.line), self.model, self.cost_nano, self.tokens]
+        if self.stage is not None:
+            head.append(self.stage.packed())
         return json.dumps(head, separators=(",", ":")).encode() + b"\t" + self.line + b"\n"
 
 
@@ -146,42 +154,66 @@ def _lines(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
 
 def _result(head: bytes, text: bytes) -> Result | None:
     try:
-        row, ok, checksum, model, cost_nano, tokens = json.loads(head)
+        row, ok, checksum, model, cost_nano, tokens, *told = json.loads(head)
         if zlib.crc32(text) != checksum:
             return None
-        return Result(row, bool(ok), text, model, cost_nano, Tokens(*tokens))
+        stage = unpacked_stage(told[0]) if told else None
+        return Result(row, bool(ok), text, model, cost_nano, Tokens(*tokens), stage)
     except (ValueError, TypeError):
         return None
 
 
 @dataclass
 class Totals:
-    """What a job's results add up to."""
+    """What a job's results add up to.
+
+    by_model: rows, of cascades that were asked on as `first>second`; first_answers: that were held; asked_on: for how
+    many of them a second one was given.
+    """
 
     completed: int = 0
     failed: int = 0
     cost_nano: int = 0
     tokens: Tokens = NO_TOKENS
     by_model: dict[str, int] = field(default_factory=dict)
+    first_answers: int = 0
+    asked_on: int = 0
 
     def add(self, result: Result) -> None:
-        self.completed += result.ok
-        self.failed += not result.ok
+        stage = result.stage
         self.cost_nano += result.cost_nano
         self.tokens = Tokens(*(a + b for a, b in zip(self.tokens, result.tokens, strict=True)))
+        if isinstance(stage, SecondStage):
+            if not stage.kept:
+                self.asked_on += 1
+                self._count(stage.first, -1)
+                self._count(f"{stage.first}>{result.model}", 1)
+            return
+        self.first_answers += stage is not None
+        self.completed += result.ok
+        self.failed += not result.ok
         if result.model is not None:
-            self.by_model[result.model] = self.by_model.get(result.model, 0) + 1
+            self._count(result.model, 1)
+
+    def _count(self, model: str, rows: int) -> None:
+        count = self.by_model.pop(model, 0) + rows
+        if count:
+            self.by_model[model] = count
 
 
 class ResultIndex:
-    """Where the result of each request lies; 21 bytes a request.
+    """Where the result of each request lies; 31 bytes a request.
 
     Args:
         total: requests of the job.
+
+    Attributes:
+        held: first answers of cascades, which are results until there is a better one.
     """
 
     def __init__(self, total: int) -> None:
         self.totals = Totals()
+        self.held = HeldAnswers(total)
         self._segment = np.full(total, _NONE, np.int32)
         self._offset = np.zeros(total, np.int64)
         self._length = np.zeros(total, np.int64)
@@ -192,18 +224,32 @@ class ResultIndex:
         """Reads all segments; the first result of a request holds, and rows that the job has not are left out."""
         index = cls(total)
         for place, offset, result in scan(blobs, segments):
-            if 0 <= result.row < total and index._segment[result.row] == _NONE:
-                index._segment[result.row] = place
-                index._offset[result.row] = offset
-                index._length[result.row] = len(result.line)
-                index._ok[result.row] = result.ok
-                index.totals.add(result)
+            if 0 <= result.row < total and index._counts(result):
+                index._take(place, offset, result)
         return index
+
+    def _counts(self, result: Result) -> bool:
+        """Whether it is the first of its row, or the first second stage of one that is held."""
+        if isinstance(result.stage, SecondStage):
+            return result.row in self.held
+        return bool(self._segment[result.row] == _NONE)
+
+    def _take(self, place: int, offset: int, result: Result) -> None:
+        row, stage = result.row, result.stage
+        self.totals.add(result)
+        if isinstance(stage, FirstStage):
+            self.held.hold(row, result.model or "", stage)
+        elif isinstance(stage, SecondStage):
+            self.held.drop(row)
+            if stage.kept:
+                return
+        self._segment[row], self._offset[row] = place, offset
+        self._length[row], self._ok[row] = len(result.line), result.ok
 
     @property
     def done(self) -> BoolArray:
-        """By row, whether there is a result."""
-        return np.asarray(self._segment != _NONE)
+        """By row, whether there is a result that none takes the place of."""
+        return np.asarray(self._segment != _NONE) & ~self.held.rows
 
     def place(self, row: int) -> tuple[int, int, int, bool] | None:
         """Segment, offset, bytes, and whether it is for the output file; None: there is no result."""

@@ -81,7 +81,8 @@ answered, or was asked last; `budget_price` and `slot_price` (of `chosen`) are t
 is the chance of the choice given all that was known: 1 as long as nothing is drawn by lot. `account` is a keyed hash of
 API key and tenant. `predicted_seconds` are those of `chosen`, from its dispatch to its last token. `second` is the
 model that a cascade might ask, and `kept` whether it was not; what is thrown away of it, the answer of `planned`, is
-told as `first_...`. Null is what nobody knows.
+told as `first_...`. Of a job's row each stage is a request of its own, with `second` and without `first_...`; `kept` is
+null for the first one, which its job weighs later, and false for the second. Null is what nobody knows.
 """
 
 FEEDBACK = Kind(

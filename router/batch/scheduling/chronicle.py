@@ -22,6 +22,7 @@ class _Open:
     decision: Decision | None = None
     forecast: Forecast | None = None
     sequences: int = 1
+    row_second: str | None = None
     done: Done | None = None
     running: float = 0.0
 
@@ -52,7 +53,9 @@ class Chronicle:
     def decided(self, entry: Entry, decision: Decision) -> None:
         """The request goes to an engine."""
         item = entry.item
-        self._open[item.id] = _Open(item.account, decision.model, item.model, decision, entry.forecast, item.sequences)
+        self._open[item.id] = _Open(
+            item.account, decision.model, item.model, decision, entry.forecast, item.sequences, item.row_second
+        )
 
     def adopted(self, held: Held) -> None:
         """The request is at an engine, where a router before this one had sent it."""
@@ -95,5 +98,6 @@ class Chronicle:
                 done.course,
                 known.sequences,
                 known.running,
+                known.row_second,
             )
         )

@@ -78,7 +78,8 @@ class Share:
 class Course:
     """What the rows of a plan have cost so far, beside what the plan expects of them.
 
-    up: (M,) models that answered when the plan was made. Rows that the plan leaves out count nowhere.
+    up: (M,) models that answered when the plan was made. Rows that the plan leaves out count nowhere, and of a cascade
+    its first answer; the second one's tokens are counted on in `needed_s` until the next plan knows better.
     """
 
     plan: JobPlan
@@ -99,6 +100,7 @@ class Course:
         self._tokens = self.workload.lengths()[rows, model] if known else np.zeros(len(rows))
         still = ~self._ended
         self._total = np.array([self._usd[still].sum(), self._tokens[still].sum()])
+        self._later = self.plan.later_tokens(self.workload) if known else None
 
     def end(self, row: int, usd: float, tokens: float) -> None:
         """Takes in what a row has cost; one that has ended before, or was not pending, counts no second time."""
@@ -141,4 +143,4 @@ class Course:
         """
         if self.workload.tokens is None:
             return 0.0
-        return self.workload.seconds(np.where(self._ended, -1, self.plan.model_of_row), tokens_per_s)
+        return self.workload.seconds(np.where(self._ended, -1, self.plan.model_of_row), tokens_per_s, self._later)

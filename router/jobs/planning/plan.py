@@ -6,11 +6,13 @@ engine can generate until the deadline, and who may answer what.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from apportion.router.arrays import BoolArray, IntArray
+from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import Assignment, BatchProblem, Prices, Status, assign, largest_feasible_subset
 from apportion.router.assignment.program import RELATIVE_SLACK
 from apportion.router.jobs.planning.least import cheapest_usd, least_seconds
@@ -26,7 +28,8 @@ class JobPlan:
     model_of_row: (N,) index of the model, -1: left out; prices: of money and, per engine, of a token; bound: no plan of
     the rows that are not left out is worth more; objective: expected good answers; status, binding: as of `Assignment`,
     slots being tokens where there is a deadline; planned_std_usd: spread of the cost, 0: unknown; seconds: that the
-    slowest engine needs, None without a deadline.
+    slowest engine needs, None without a deadline. second_of_row: (N,) index of the model that is asked on where the
+    row's own is not sure enough, -1: none; escalation: (N,) P(it is asked); None: there are no cascades.
     """
 
     model_of_row: IntArray
@@ -39,6 +42,45 @@ class JobPlan:
     planned_usd: float
     planned_std_usd: float
     seconds: float | None
+    second_of_row: IntArray | None = None
+    escalation: FloatArray | None = None
+
+    def by_model(self, models: Sequence[str]) -> dict[str, int]:
+        """Rows that are planned on each model, and on each cascade that any is planned on, as `first>second`."""
+        second = np.full(len(self.model_of_row), -1) if self.second_of_row is None else self.second_of_row
+        alone = self.model_of_row[(self.model_of_row >= 0) & (second < 0)]
+        counts = dict(zip(models, np.bincount(alone, minlength=len(models)).tolist(), strict=True))
+        both = np.stack([self.model_of_row, second])[:, second >= 0]
+        found, rows = np.unique(both, axis=1, return_counts=True)
+        for (a, b), count in zip(found.T.tolist(), rows.tolist(), strict=True):
+            counts[f"{models[a]}>{models[b]}"] = count
+        return counts
+
+    def among(self, rows: BoolArray) -> JobPlan:
+        """The same plan told of all rows, of which these, by a mask (N,), are its own."""
+
+        def spread(values: Any, otherwise: float) -> Any:
+            if values is None:
+                return None
+            whole = np.full(len(rows), otherwise, values.dtype)
+            whole[rows] = values
+            return whole
+
+        return replace(
+            self,
+            model_of_row=spread(self.model_of_row, -1),
+            second_of_row=spread(self.second_of_row, -1),
+            escalation=spread(self.escalation, 0.0),
+        )
+
+    def later_tokens(self, workload: Workload) -> FloatArray | None:
+        """(E,) tokens that are expected of second answers; None: there are no cascades."""
+        if self.second_of_row is None or self.escalation is None:
+            return None
+        rows = np.flatnonzero(self.second_of_row >= 0)
+        second = self.second_of_row[rows]
+        tokens = self.escalation[rows] * workload.lengths()[rows, second]
+        return np.bincount(workload.engine_of[second], weights=tokens, minlength=workload.n_engines).astype(np.float64)
 
     @property
     def left_out(self) -> IntArray:

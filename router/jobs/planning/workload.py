@@ -111,9 +111,13 @@ class Workload:
         use = np.bincount(self.engine_of[model[placed]], weights=tokens, minlength=self.n_engines)
         return use.astype(np.float64)
 
-    def seconds(self, model: IntArray, tokens_per_s: FloatArray) -> float:
-        """That a choice needs at so many tokens a second of each engine, (E,); inf: one that it needs has stopped."""
-        use = self.use(model)
+    def seconds(self, model: IntArray, tokens_per_s: FloatArray, further: FloatArray | None = None) -> float:
+        """That a choice needs at so many tokens a second of each engine, (E,); inf: one that it needs has stopped.
+
+        Args:
+            further: (E,) tokens beside those of the choice; None: none.
+        """
+        use = self.use(model) if further is None else self.use(model) + further
         with np.errstate(divide="ignore"):
             return float(np.divide(use, tokens_per_s, out=np.zeros_like(use), where=use > 0).max(initial=0.0))
 

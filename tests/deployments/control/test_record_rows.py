@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,3 +99,11 @@ def test_a_cascade_is_one_row_of_both_its_stages(rows: RecordRows, kept: list[di
     assert (kept[1]["first_cost_usd"], kept[1]["first_mean_logprob"], kept[1]["attempts"]) == (2e-6, -2.0, 2)
     assert "mean_logprob" not in kept[1], "nobody asked the second how sure it was"
     assert not rows._firsts
+
+
+def test_each_stage_of_a_row_of_a_job_is_a_request_of_a_cascade(rows: RecordRows, kept: list[dict[str, Any]]) -> None:
+    rows(replace(stage(RequestEnded, "one", "wren"), row_second="heron"))
+    rows(replace(stage(RequestEnded, "two", "heron"), row_second="heron"))
+
+    told = [(row["id"], row["chosen"], row["second"], row.get("kept")) for row in kept]
+    assert told == [("one", "wren", "heron", None), ("two", "heron", "heron", False)]

@@ -8,29 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from apportion.deployments.config.models import resolve_source
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.config.simulated import SimulatedSignals
-from apportion.deployments.engine.simulated_signals import simulated_confidence
 from apportion.deployments.ingress.client import Client
 from apportion.router.batch.messages import Decision, Ending, EngineReplica, RouteItem
 from apportion.router.batch.stages import Kept, Second, second_id
 from apportion.router.budget import Scope, to_nano
 from apportion.router.budget.limits import TOTAL_KEY
 from apportion.router.budget.standing import Balance
-from apportion.router.cascade.gate import Gate, Trial
-from apportion.router.cascade.pair import Pair
-from apportion.router.cascade.posterior import Posterior
 from apportion.router.errors import ApportionError, UnavailableError
-from apportion.router.prediction.artefact import read_artefact, write_artefact
-from apportion.router.prediction.cascading import cascades_arrays, cascades_record
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import Unpriced
 from tests.deployments.ingress.dispatching import (
@@ -48,8 +40,8 @@ from tests.deployments.ingress.front import Front, chat_body
 from tests.deployments.ingress.whole import whole_service
 from tests.deployments.local_router import NAMES, configuration
 from tests.deployments.observability.scraped import Scraped
+from tests.deployments.proofs import PLAYED, proved
 
-PLAYED = SimulatedSignals(auc=0.97)
 FIRST, SECOND = "the first answer", "the second answer"
 
 
@@ -210,19 +202,6 @@ def test_only_whole_single_answers_may_be_held_back(fields: dict[str, Any], may:
 
 
 # The whole service: only the predictor is played.
-
-
-def proved(folder: Path) -> None:
-    """The zoo's artefact, with a pair that simulated signals of this strength teach."""
-    rng = np.random.default_rng(0)
-    drawn = [simulated_confidence(PLAYED, "wren", str(row)) for row in range(2_000)]
-    right, signals = np.array([one for one, _ in drawn], dtype=float), np.array([one for _, one in drawn])
-    posterior = Posterior.fit(np.full(2_000, 0.5), signals, right)
-    scores = np.column_stack([right, rng.random(2_000) < 0.8]).astype(float)
-    pair = Pair.fit("wren", "heron", posterior, np.full(2_000, 0.8), scores)
-    description, arrays = read_artefact(Path(resolve_source("zoo:predictor")))
-    record = cascades_record(Gate((pair,), (Trial("wren", "heron", 0.02, 0.01, 500),)))
-    write_artefact(folder, description.model_copy(update={"cascades": record}), arrays | cascades_arrays([pair]))
 
 
 def cascading(tmp_path: Path) -> ServiceConfig:

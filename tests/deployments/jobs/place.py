@@ -22,10 +22,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from apportion.deployments.config.keys import Permissions
+from apportion.deployments.config.knowledge import Knowledge
 from apportion.deployments.config.service import ServiceConfig
 from apportion.deployments.engine.server import EngineServer
 from apportion.deployments.jobs.jobs import HeadlessIngress
 from apportion.deployments.wire.channel import Listener
+from apportion.deployments.wire.engine_headers import SIGNALS_ASKED_HEADER
 from apportion.deployments.wire.listening import ANY_PORT
 from apportion.deployments.wire.settlement import Settled, price_of, settled_headers
 from apportion.router.batch.messages import EngineReplica
@@ -34,12 +36,14 @@ from apportion.router.jobs.blobs import Blobs, open_blobs
 from apportion.router.jobs.records import FileRecord, Job, path_of_file
 from apportion.router.jobs.store import JobStore
 from apportion.router.prices import ModelPrice
+from apportion.router.signals import Signals
 from tests.deployments.ingress.dispatching import serving
 from tests.deployments.local_router import NAMES, DearIsGood, close_router, configuration, make_router
 
 CHAT = "/v1/chat/completions"
 INPUT_TOKENS, OUTPUT_TOKENS = 10, 10
 OWNER = Account("key", "team")
+SURE, UNSURE = Signals(-0.2, -0.8, -0.6, 5.0), Signals(-3.0, -12.0, -9.0, 0.3)
 Answer = Callable[[str, str], Awaitable[Response | None]]
 
 
@@ -49,6 +53,8 @@ class Engines:
 
     Args:
         before: may answer otherwise, or take time; gets the model's name and the prompt.
+        sure: where an engine is asked how sure its model is, whether it is; gets the model's name and the prompt. None:
+            it does not tell.
 
     Attributes:
         asked: prompts, by how often they came here.
@@ -57,6 +63,7 @@ class Engines:
     """
 
     before: Answer | None = None
+    sure: Callable[[str, str], bool | None] = lambda model, prompt: None
     asked: Counter[str] = field(default_factory=Counter)
     now: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
@@ -75,17 +82,20 @@ class Engines:
                 self.now[model] -= 1
             if said is not None:
                 return said
-            return self._answered(model, prompt, price_of(request.headers, ModelPrice(0, 0)))
+            sure = self.sure(model, prompt) if SIGNALS_ASKED_HEADER in request.headers else None
+            signals = None if sure is None else SURE if sure else UNSURE
+            return self._answered(model, prompt, price_of(request.headers, ModelPrice(0, 0)), signals)
 
         return Starlette(routes=[Route(CHAT, answer, methods=["POST"])])
 
-    def _answered(self, model: str, prompt: str, price: ModelPrice) -> Response:
+    def _answered(self, model: str, prompt: str, price: ModelPrice, signals: Signals | None) -> Response:
         cost_usd = price.cost_usd(INPUT_TOKENS, OUTPUT_TOKENS)
         self.cost_nano += to_nano(cost_usd)
         message = {"role": "assistant", "content": f"{prompt} by {model}"}
         usage = {"prompt_tokens": INPUT_TOKENS, "completion_tokens": OUTPUT_TOKENS, "total_tokens": 20}
         body = {"object": "chat.completion", "model": model, "choices": [{"message": message}], "usage": usage}
-        return JSONResponse(body, headers=settled_headers(Settled(cost_usd, INPUT_TOKENS, OUTPUT_TOKENS)))
+        settled = Settled(cost_usd, INPUT_TOKENS, OUTPUT_TOKENS, signals=signals)
+        return JSONResponse(body, headers=settled_headers(settled))
 
 
 @dataclass
@@ -105,7 +115,8 @@ class Place:
         """One more runner."""
         methods = {name: _remote(getattr(self.router, name)) for name in ("address", "bulk", "secret")}
         means = np.full(len(NAMES), 0.5)
-        runner = HeadlessIngress(self.config, SimpleNamespace(**methods), self.predictor, means, frozenset())
+        pairs = Knowledge.of(self.config).cascades
+        runner = HeadlessIngress(self.config, SimpleNamespace(**methods), self.predictor, means, frozenset(), pairs)
         self.runners.append(runner)
         return runner
 
@@ -190,13 +201,25 @@ def chats(count: int, model: str = "auto") -> list[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def place_at(
-    folder: Path, before: Answer | None = None, *, slots: int = 16, keys: dict[str, str] | None = None, **bulk: Any
+    folder: Path,
+    before: Answer | None = None,
+    *,
+    slots: int = 16,
+    keys: dict[str, str] | None = None,
+    sections: dict[str, Any] | None = None,
+    predictor: Any = None,
+    **bulk: Any,
 ) -> AsyncIterator[Place]:
-    """A place without a runner yet."""
-    config = configuration(None, slots=slots, keys=keys, bulk={"storage": str(folder), **bulk})
+    """A place without a runner yet.
+
+    Args:
+        sections: further ones of the configuration.
+        predictor: says what to expect of rows; None: that dear models are good.
+    """
+    config = configuration(None, slots=slots, keys=keys, bulk={"storage": str(folder), **bulk}, **(sections or {}))
     assert config.bulk is not None
     engines, router = Engines(before), make_router(config)
-    listener = Listener(DearIsGood().predict, ANY_PORT, "predictor.ports")
+    listener = Listener((predictor or DearIsGood()).predict, ANY_PORT, "predictor.ports")
     predictor = SimpleNamespace(address=SimpleNamespace(remote=partial(listener.start, "127.0.0.1")))
     async with contextlib.AsyncExitStack() as stack:
         servers = {name: await stack.enter_async_context(serving(engines.app(name))) for name in NAMES}

@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from apportion.deployments.jobs.cascading import Cascading
 from apportion.deployments.jobs.expectations import Expected
 from apportion.deployments.jobs.planning import Planner, Wishes
 from apportion.deployments.jobs.progress import Progress
 from apportion.deployments.wire.bulk import BulkState
 from apportion.router.jobs.planning.plan import JobPlan
 from apportion.router.jobs.planning.shortfall import Shortfall
+from apportion.router.jobs.stages import HeldAnswers
 from apportion.router.prices import ModelPrice
 from apportion.router.unpriced import LAYERS
 
@@ -24,7 +26,8 @@ def planner(rows: int) -> Planner:
     table = np.full((len(LAYERS), rows, 2), 100.0, np.float32)
     table[0] = (0.4, 0.8)
     may = np.ones((rows, 2), np.bool_)
-    return Planner(Expected(table, may, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_)), MODELS)
+    expected = Expected(table, may, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_), np.full(rows, math.inf))
+    return Planner(expected, MODELS, Cascading(expected, MODELS, HeldAnswers(rows), ()))
 
 
 def test_what_interactive_requests_take_is_not_counted_on() -> None:
@@ -38,7 +41,7 @@ def test_what_interactive_requests_take_is_not_counted_on() -> None:
     assert isinstance(job.plan(pending, state, left_usd=math.inf, left_s=600.0, best_effort=False), JobPlan)
     assert job.rates(state).tolist() == [100.0, 100.0]
     for row in range(100):  # in 1,000 s a tenth of what the slots could have generated
-        job.ended(row, 0.01, 100.0)
+        job.ended(row, 1, 0.01, 100.0)
     job.look(state, [500, 500], 1000.0)
     assert (job.rates(state) < 75).all()
     pending[:100] = False

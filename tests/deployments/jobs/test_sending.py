@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
+from apportion.deployments.jobs import sending
 from apportion.deployments.jobs.row_client import Answered
 from apportion.deployments.jobs.rows import refusal
 from apportion.deployments.jobs.sending import Sender
@@ -30,6 +32,7 @@ class PlayedOffice:
     most: Counter[int] = field(default_factory=Counter)
     asked: Counter[int] = field(default_factory=Counter)
     kept: dict[int, tuple[int, Answered]] = field(default_factory=dict)
+    answered: frozenset[int] = frozenset()  # rows that have a first answer
 
     def slots(self, column: int) -> int:
         return self.slots_each[column]
@@ -45,9 +48,13 @@ class PlayedOffice:
         error = self.error(row, column)
         return Answered(200, {}, "model", 1, None, True) if error is None else refusal(error)
 
-    async def keep(self, row: int, column: int, answered: Answered) -> None:
+    async def keep(self, row: int, column: int, answered: Answered) -> bool:
         assert row not in self.kept
         self.kept[row] = column, answered
+        return False
+
+    def has_answer(self, row: int) -> bool:
+        return row in self.answered
 
     def elsewhere(self, row: int, column: int) -> int:
         return self.others.pop(row, NOWHERE)
@@ -116,3 +123,16 @@ async def test_what_is_cut_off_waits_again() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert (len(made.backlog), made.flying, office.kept) == (10, {}, {})
+
+
+async def test_a_row_that_has_an_answer_waits_for_money_only_while_others_may_give_some_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sending, "SHORT_S", 0.02)
+    monkeypatch.setattr(sending, "LOOK_S", 0.02)
+    office = PlayedOffice(lambda row, column: BudgetExhaustedError("held") if row == 0 else None, answer_s=0.01)
+    office.answered = frozenset({0})
+    await asyncio.wait_for(sender(office, [0] * 6).run(asyncio.Event()), 5.0)
+    assert sorted(office.kept) == [0, 1, 2, 3, 4, 5]
+    assert isinstance(office.kept[0][1].error, BudgetExhaustedError)
+    assert office.asked[0] >= sending.SHORT_TRIES

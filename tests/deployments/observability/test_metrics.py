@@ -77,7 +77,7 @@ async def test_every_metric_of_the_catalogue_is_told_with_its_labels(tmp_path: P
     await service.link.plan(RouteItem("ends", max_tokens=10))
     service.link.finish(Done("ends", 1e-6, Ending.answered, replace(COURSE, output_tokens=5)))
     await service.router.bulk(
-        RunnerReport("runner", (JobTold("job", "in_progress", 10, 4, 1, 2, left_s=9.0, time_s=2.0),))
+        RunnerReport("runner", (JobTold("job", "in_progress", 10, 4, 1, 2, None, None, 9.0, 2.0, 4, 3),))
     )
     await service.idle_state()
     page = await scrape(service)
@@ -85,6 +85,8 @@ async def test_every_metric_of_the_catalogue_is_told_with_its_labels(tmp_path: P
 
     assert page.value("apportion_bulk_rows", state="left") == 3
     assert page.value("apportion_bulk_late_seconds") == 7
+    assert page.value("apportion_bulk_cascades", state="first_answers") == 4
+    assert page.value("apportion_bulk_cascades", state="asked_on") == 3
     # Nothing has failed or cascaded, nothing is recorded or judged, and for a shift there are too few requests.
     without_a_value = {
         f"apportion_{name}"
@@ -121,7 +123,7 @@ async def test_labels_are_of_the_configuration_whatever_callers_say() -> None:
     await service.close()
 
     known = {*NAMES, "answered", "mip", "slot", "money", "model", "bulk", "predictor", "solver"}
-    known |= {"completed", "failed", "in_flight", "left"}
+    known |= {"completed", "failed", "in_flight", "left", "first_answers", "asked_on"}
     for sample in page.samples:
         assert {value for label, value in sample.labels.items() if label != "le"} <= known, sample
 

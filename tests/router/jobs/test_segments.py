@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from apportion.router.jobs.segments import (
     merge,
     scan,
 )
+from apportion.router.jobs.stages import FirstStage, SecondStage
 from tests.router.jobs.stores import blobs_of
 
 JOB = "batch_1"
@@ -58,7 +60,7 @@ def merged(blobs: Blobs, total: int) -> tuple[Merged, list[str], list[str]]:
 
 def test_results_come_back_as_they_were(blobs: Blobs) -> None:
     writer = SegmentWriter(blobs, JOB, 1)
-    groups = [[result(2), result(0, "\\u2028 ü", ok=False)], [result(1)], []]
+    groups = [[result(2), result(0, "\\u2028 ü", ok=False)], [result(1), first(3), second(3)], []]
     for group in groups:
         writer.write(group)
 
@@ -84,6 +86,40 @@ def test_totals_count_each_request_once(blobs: Blobs) -> None:
     assert (totals.completed, totals.failed, totals.cost_nano, totals.by_model) == (1, 1, 21, {"wren": 2})
     assert totals.tokens == Tokens(10, 2, 4, 0)
     assert index.done.tolist() == [True, True, False]
+
+
+def first(row: int, sure: float = 0.5) -> Result:
+    return replace(result(row), stage=FirstStage("heron", sure, 0.75))
+
+
+def second(row: int, *, kept: bool = False) -> Result:
+    stage = SecondStage("wren", kept)
+    if kept:
+        return Result(row, True, b"", None, 3, Tokens(), stage)
+    return replace(result(row, "second"), model="heron", stage=stage)
+
+
+def test_a_first_answer_holds_until_the_second_one_takes_its_place(blobs: Blobs) -> None:
+    SegmentWriter(blobs, JOB, 1).write([first(0), first(1, 0.25), first(2), result(3)])
+    SegmentWriter(blobs, JOB, 2).write(
+        [second(0), second(0), second(1, kept=True), second(1), second(3), first(2, 0.1)]
+    )
+
+    index = ResultIndex.of(blobs, manifest_of(blobs, JOB), 5)
+    totals, held = index.totals, index.held
+
+    assert index.done.tolist() == [True, True, False, True, False]
+    assert held.rows.tolist() == [False, False, True, False, False]
+    assert (held.first_of(2), held.sure[2], held.given[2]) == ("wren", 0.5, 0.75)
+    assert held.second(("wren", "heron")).tolist() == [-1, -1, 1, -1, -1]
+    assert held.second(("wren",)).tolist() == [-1] * 5, "the second model is not served any more"
+    assert (totals.completed, totals.failed, totals.first_answers, totals.asked_on) == (4, 0, 3, 1)
+    assert totals.by_model == {"wren": 3, "wren>heron": 1}
+    assert totals.cost_nano == 10 + 11 + 12 + 13 + 10 + 3
+    assert totals.tokens == Tokens(25, 5, 10, 0)
+    _, good, bad = merged(blobs, total=5)
+    assert [json.loads(line) for line in good] == [[0, "second"], [1, "first"], [2, "first"], [3, "first"]]
+    assert [json.loads(line) for line in bad] == [[4, "missing"]]
 
 
 def test_what_an_earlier_owner_writes_after_the_manifest_counts_for_nothing(blobs: Blobs) -> None:

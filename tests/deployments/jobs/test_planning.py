@@ -26,8 +26,13 @@ def planner(rows: int) -> Planner:
     table = np.full((len(LAYERS), rows, 2), 100.0, np.float32)
     table[0] = (0.4, 0.8)
     may = np.ones((rows, 2), np.bool_)
+    return planner_of(table, may, MODELS)
+
+
+def planner_of(table: np.ndarray, may: np.ndarray, models: tuple[str, ...]) -> Planner:
+    rows = len(may)
     expected = Expected(table, may, np.zeros(rows, np.uint64), np.zeros(rows, np.bool_), np.full(rows, math.inf))
-    return Planner(expected, MODELS, Cascading(expected, MODELS, HeldAnswers(rows), ()))
+    return Planner(expected, models, Cascading(expected, models, HeldAnswers(rows), ()))
 
 
 def test_what_interactive_requests_take_is_not_counted_on() -> None:
@@ -55,7 +60,7 @@ def test_variants_share_what_their_engine_generates_until_the_deadline() -> None
     table = np.tile(lengths.astype(np.float32), (len(LAYERS), 1000, 1))
     table[0] = (0.5, 0.4, 0.8)
     every = np.ones((1000, 3), np.bool_)
-    job = Planner(Expected(table, every, np.zeros(1000, np.uint64), np.zeros(1000, np.bool_)), models)
+    job = planner_of(table, every, models)
     speeds = {"qwen@fast": 10.0, "small": 5.0, "qwen@think": 10.0}
     state = BulkState({"qwen": 10, "small": 10}, (ModelPrice(1.0, 1.0),) * 3, speeds)
     assert job.rates(state).tolist() == [100.0, 50.0]
@@ -71,10 +76,10 @@ def test_variants_share_what_their_engine_generates_until_the_deadline() -> None
     assert set(Progress(Wishes(), plan=plan).fields(models)["told"]["prices"]["tokens"]) <= {"qwen", "small"}
     for column in (0, 2):  # both variants together have half of the slots' tokens of 100 s
         for row in np.flatnonzero(plan.model_of_row == column)[: round(2500 / lengths[column])].tolist():
-            job.ended(row, 0.0, lengths[column])
+            job.ended(row, column, 0.0, lengths[column])
     for _ in range(50):
         job.look(state, [0, 9, 1], 100.0)
-        job.ended(int(np.flatnonzero(plan.model_of_row == 0)[-1]), 0.0, 5000.0)
+        job.ended(int(np.flatnonzero(plan.model_of_row == 0)[-1]), 0, 0.0, 5000.0)
     assert job.rates(state)[0] == pytest.approx(50.0, rel=0.1)
     job.look(state, [0, 0, 0], 1e6)
     assert job.rates(state)[0] == pytest.approx(50.0, rel=0.1), "no row waits for it, in either way"

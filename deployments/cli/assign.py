@@ -25,11 +25,13 @@ from apportion.deployments.cli.application import (
     writable_file,
     write_json,
 )
+from apportion.deployments.cli.limits import read_limits
 from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.deployments.cli.strategies import read_strategy
 from apportion.deployments.config.bulk import window_s
 from apportion.router.assignment import Strategy
 from apportion.router.assignment.options import OPTIONS_HELP, STRATEGY_HELP
+from apportion.router.assignment.program import picked
 from apportion.router.errors import BudgetExceededError, InfeasibleError, InvalidRequestError
 from apportion.router.jobs.planning.options import PlanOptions
 from apportion.router.jobs.planning.plan import JobPlan, plan_job
@@ -76,6 +78,14 @@ def assign(
         list[str] | None,
         typer.Option(
             metavar="MODEL=N", help="Tokens that a model generates in a second in all, in all its variants; repeatable."
+        ),
+    ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Limits on several models together, a list `limits:` of {name, models, of: requests|tokens|cost_usd, "
+            "at_most, or share: of the file's requests}.",
         ),
     ] = None,
     best_effort: Annotated[
@@ -138,7 +148,9 @@ def assign(
     names = _names(artefact, config, models)  # before what takes seconds to load, so that typos are found at once
     chosen = read_strategy(strategy, option or [], names, gap, time_limit_s)
     means = _means(names, budget_usd, window, tokens_per_s or [], slots or [])
+    limited = () if limits is None else read_limits(limits, names)
     requests = RequestFile.checked(file)
+    means = replace(means, limits=tuple(limit.limit(names, requests.rows) for limit in limited))
     made = partial(_estimator, artefact, config, models, encoder, device, chosen.needs_samples)
     loaded = made()
     if budget_per_request_usd is not None:
@@ -157,7 +169,7 @@ def assign(
     if predictions is None:
         kept.remove()
     counted = "encoder" if loaded.estimator.counter is None else "models"
-    result = _summary(names, engines, workload, plan, chosen) | {
+    result = _summary(names, engines, workload, means, plan, chosen) | {
         "input_tokens_counted_by": counted,
         "wall_time_s": wall_s,
     }
@@ -268,7 +280,12 @@ def _plan(workload: Workload, means: Means, strategy: Strategy, best_effort: boo
 
 
 def _summary(
-    models: tuple[str, ...], engines: tuple[str, ...], workload: Workload, plan: JobPlan, strategy: Strategy
+    models: tuple[str, ...],
+    engines: tuple[str, ...],
+    workload: Workload,
+    means: Means,
+    plan: JobPlan,
+    strategy: Strategy,
 ) -> dict[str, Any]:
     """What was planned; `engines` are the models that slots and time are of."""
     model = plan.model_of_row
@@ -285,6 +302,25 @@ def _summary(
         "gap": plan.gap if plan.gap < math.inf else None,
         "binding": [_named(row, engines, plan.seconds is not None) for row in plan.binding],
         "requests_by_model": {name: int((model == j).sum()) for j, name in enumerate(models)},
+        "limits": _used(workload, means, plan),
+    }
+
+
+def _used(workload: Workload, means: Means, plan: JobPlan) -> dict[str, dict[str, Any]]:
+    """By each limit's name: what it allows, what of that the plan takes, and what one more would add to the objective.
+
+    `price` is None where the strategy knows none.
+    """
+    rows = [limit.row(workload) for limit in means.limits]
+    prices = plan.prices.limits.tolist() if plan.gap < math.inf else [None] * len(rows)
+    return {
+        limit.name: {
+            "of": limit.of,
+            "at_most": limit.at_most,
+            "used": float(picked(row.use, plan.model_of_row).sum()),
+            "price": price,
+        }
+        for limit, row, price in zip(means.limits, rows, prices, strict=True)
     }
 
 
@@ -307,6 +343,9 @@ def _print(result: dict[str, Any], out: Path) -> None:
     if result["left_out"]:
         console.print(f"{result['left_out']} requests have no model: not all can be answered with that")
     counted = {"encoder": "the encoder's tokenizer", "models": "the models' tokenizers"}
+    for name, one in result["limits"].items():
+        worth = f", one more is worth {one['price']:.3g}" if one["price"] else ""
+        console.print(f"limit {name}: {one['used']:.6g} of {one['at_most']:.6g} {one['of']}{worth}", highlight=False)
     console.print(f"input tokens counted with {counted[result['input_tokens_counted_by']]}")
     table = Table("model", "requests")
     for model, count in result["requests_by_model"].items():

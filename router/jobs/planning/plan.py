@@ -202,6 +202,6 @@ def _planned(workload: Workload, means: Means, answer: Assignment) -> JobPlan:
 
 
 def _nothing(n_engines: int, means: Means) -> JobPlan:
-    prices = Prices(0.0, np.zeros(n_engines))
+    prices = Prices(0.0, np.zeros(n_engines), np.zeros(len(means.limits)))
     seconds = 0.0 if means.timed else None
     return JobPlan(np.zeros(0, np.int64), prices, 0.0, 0.0, 0.0, Status.optimal, (), 0.0, 0.0, seconds)

@@ -15,7 +15,7 @@ from apportion.router.jobs.planning.workload import Means, Posed
 CLOSE = 1e-3  # so near to the proved bound, relatively, an amount is exact enough
 FIRST_STEP, STEP_GROWTH = 1e-4, 8.0  # from the relaxation's amount to the first for which a plan is found
 
-Missing = Literal["models", "slots", "budget", "deadline", "both"]
+Missing = Literal["models", "slots", "limits", "budget", "deadline", "both"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Amount:
 class Shortfall:
     """Why a job cannot be planned, and what would do.
 
-    missing: "models": `rows` rows have no model that may answer them; "slots": the given ones are too few; "budget" or
-    "deadline": more of it would do; "both": neither would by itself.
+    missing: "models": `rows` rows have no model that may answer them; "slots", "limits": the given ones are too few;
+    "budget" or "deadline": more of it would do; "both": neither would by itself.
     usd: money that would do at the asked deadline, None: none would; seconds: time that would do with the asked budget,
     None: none would. together: USD and seconds that would do, where both are missing.
     """
@@ -52,6 +52,8 @@ def shortfall(posed: Posed, means: Means, strategy: Strategy, reason: Infeasibil
     """
     if reason is not None and reason.row == "slots" and not means.timed:
         return Shortfall("slots", reason.message)
+    if reason is not None and reason.row == "limits":
+        return Shortfall("limits", reason.message)
     usd = _usd(posed, means.seconds, strategy) if math.isfinite(means.budget_usd) else None
     seconds = _seconds(posed, means.budget_usd, strategy)
     limits = (means.budget_usd, "USD"), (means.seconds, "s")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from apportion.router.arrays import BoolArray, FloatArray, IntArray
-from apportion.router.assignment import BatchProblem
+from apportion.router.assignment import BatchProblem, Limit
 from apportion.router.errors import InvalidRequestError
 
 MOST_TOKENS = 2.0**53
@@ -122,18 +122,43 @@ class Workload:
             return float(np.divide(use, tokens_per_s, out=np.zeros_like(use), where=use > 0).max(initial=0.0))
 
 
+@dataclass(frozen=True)
+class JobLimit:
+    """At most so much of a whole job on some models together.
+
+    name: it is told by; of: rows, expected output tokens or expected cost; at_most: of that; columns: that it holds on.
+    """
+
+    name: str
+    of: Literal["requests", "tokens", "cost_usd"]
+    at_most: float
+    columns: tuple[int, ...]
+
+    def row(self, workload: Workload) -> Limit:
+        """Of the problem of these rows."""
+        use = np.zeros(workload.success.shape)
+        if self.of == "requests":
+            use[:, self.columns] = 1.0
+        else:
+            each = workload.lengths() if self.of == "tokens" else workload.cost_usd
+            use[:, self.columns] = each[:, self.columns]
+        return Limit(self.name, use, self.at_most)
+
+
 @dataclass(frozen=True, eq=False)
 class Means:
     """What a job has to spend: money, and tokens until its deadline.
 
     budget_usd: inf: any; seconds: until the deadline, inf: none; tokens_per_s: (E,) that each engine generates for the
     job, zero while it is gone; None: no deadline can be told; slots: (E,) most answers of each engine, None: any.
+    limits: of some models together.
     """
 
     budget_usd: float = math.inf
     seconds: float = math.inf
     tokens_per_s: FloatArray | None = None
     slots: IntArray | None = None
+    limits: tuple[JobLimit, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.budget_usd >= 0:
@@ -151,8 +176,9 @@ class Means:
 
     def posed(self, workload: Workload) -> Posed:
         """The whole job as one batch problem, whose slots are tokens."""
+        rows = tuple(limit.row(workload) for limit in self.limits)
         if not self.timed:
-            return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd), None)
+            return Posed(_problem(workload, self._answers(workload), workload.answers, self.budget_usd, rows), None)
         rate = np.asarray(self.tokens_per_s, np.float64)
         if rate.shape != (workload.n_engines,):
             raise InvalidRequestError(
@@ -160,7 +186,7 @@ class Means:
             )
         workload = workload.on(rate > 0)
         slots = _whole(rate * self.seconds)
-        return Posed(_problem(workload, slots, workload.whole_tokens(), self.budget_usd), rate)
+        return Posed(_problem(workload, slots, workload.whole_tokens(), self.budget_usd, rows), rate)
 
     def _answers(self, workload: Workload) -> IntArray:
         if self.slots is not None:
@@ -182,12 +208,14 @@ class Posed:
         return replace(self.problem, budget_usd=budget_usd, slots=slots)
 
 
-def _problem(workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float) -> BatchProblem:
+def _problem(
+    workload: Workload, slots: IntArray, load: IntArray | None, budget_usd: float, limits: tuple[Limit, ...]
+) -> BatchProblem:
     return BatchProblem(
         workload.success, workload.cost_usd, slots, budget_usd,
         allowed=workload.allowed, sequences=load, cost_std_usd=workload.cost_std_usd,
         success_std=workload.success_std, success_samples=workload.success_samples,
-        row_of_column=workload.row_of_column,
+        row_of_column=workload.row_of_column, limits=limits,
     )  # fmt: skip
 
 

@@ -65,6 +65,67 @@ def test_assign_keeps_slots(folder: Path) -> None:
     assert report["requests_by_model"]["medium"] <= 4
 
 
+LIMITS = """limits:
+  - {name: host, models: [medium, large], share: 0.25}
+  - {name: words, models: [large], of: tokens, at_most: 300}
+"""
+
+
+@pytest.mark.parametrize("strategy", ["mip", "greedy", "price", "robust_mip"])
+def test_assign_keeps_limits_and_tells_their_use_and_price(folder: Path, strategy: str) -> None:
+    (folder / "limits.yaml").write_text(LIMITS)
+    options = ["--option", "kind=cost"] if strategy == "robust_mip" else []
+    free = run_assign(folder, "--strategy", strategy, *options)
+    report = run_assign(folder, "--limits", str(folder / "limits.yaml"), "--strategy", strategy, *options)
+    placed, told = report["requests_by_model"], report["limits"]
+    assert free["requests_by_model"]["medium"] + free["requests_by_model"]["large"] > 10 or strategy == "greedy"
+    assert placed["medium"] + placed["large"] == told["host"]["used"] <= told["host"]["at_most"] == 10
+    assert told["words"]["used"] <= told["words"]["at_most"] == 300
+    if strategy == "mip":
+        assert report["status"] == "optimal"
+        assert "limits[host]" in report["binding"]
+        assert told["host"]["price"] > 0
+        assert report["expected_success"] < free["expected_success"]
+
+
+def test_limits_hold_beside_a_deadline_and_with_best_effort(folder: Path) -> None:
+    (folder / "few.yaml").write_text("limits: [{name: few, models: [medium, large], at_most: 2}]")
+    limits = ("--limits", str(folder / "few.yaml"))
+    speeds = [f"--tokens-per-s={model}=100" for model in ("small", "medium", "large")]
+    timed = run_assign(folder, *limits, "--window", "10m", *speeds)
+    assert timed["limits"]["few"]["used"] == 2
+    (folder / "all.yaml").write_text("limits: [{name: all, at_most: 30}]")
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+    refused = runner.invoke(app, ["assign", *given, "--limits", str(folder / "all.yaml")])
+    assert refused.exit_code == 2
+    assert "limits: all is short by 10; raise it, or send fewer requests" in " ".join(refused.stderr.split())
+    some = run_assign(folder, "--limits", str(folder / "all.yaml"), "--best-effort")
+    assert (some["left_out"], some["limits"]["all"]["used"]) == (10, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("limits: []", "line 1: limits"),
+        ("limits:\n- {name: a}", "give one of them"),
+        ("limits:\n- {name: a, share: 0.5, of: tokens}", "share: is of requests"),
+        ("limits:\n- {name: a, at_most: -1}", "line 2: limits.0.at_most"),
+        (
+            "limits:\n- {name: a, at_most: 1, models: [lrage]}",
+            "line 2: limits.0.models: 'lrage' is no model here; the nearest",
+        ),
+        ("limits:\n- {name: a, at_most: 1}\n- {name: a, at_most: 2}", "line 3: limits.1.name: 'a' stands twice"),
+        ("limit: []", "unknown field"),
+    ],
+)
+def test_mistakes_in_a_file_of_limits_are_named(folder: Path, text: str, says: str) -> None:
+    (folder / "wrong.yaml").write_text(text)
+    given = [str(folder / "artefact"), str(folder / "prompts.txt"), "--out", str(folder / "plan.csv")]
+    refused = runner.invoke(app, ["assign", *given, "--limits", str(folder / "wrong.yaml")])
+    assert refused.exit_code == 2
+    assert says in " ".join(refused.stderr.split())
+
+
 def test_a_long_csv_leads_to_an_assignment(tmp_path: Path, encoder_folder: Path, outcomes: OutcomesTable) -> None:
     long = long_frame(outcomes.subset(range(200)))
     (tmp_path / "prompts.txt").write_text("\n".join(outcomes.prompts[:20]))

@@ -14,7 +14,7 @@ from apportion.router.jobs.planning.least import least_seconds, least_usd
 from apportion.router.jobs.planning.options import PlanOptions
 from apportion.router.jobs.planning.plan import JobPlan, as_far_as_money_goes, plan_job, replan_job
 from apportion.router.jobs.planning.shortfall import Shortfall
-from apportion.router.jobs.planning.workload import Means, Workload
+from apportion.router.jobs.planning.workload import JobLimit, Means, Workload
 from tests.router.assignment.instances import every_choice
 
 QUICK = PlanOptions(strategy=Mip(time_limit_s=1.0))
@@ -341,3 +341,28 @@ def test_variants_of_a_model_share_its_slots() -> None:
     best = workload.success[np.arange(6), choices].sum(axis=1).max()
     assert (plan.model_of_row > 0).sum() <= 2
     assert plan.objective == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_plan_with_limits_is_the_best_of_all_choices_that_keep_them(seed: int) -> None:
+    workload = job(seed, 5, 3, by_model=bool(seed % 2))
+    tokens = workload.lengths().sum() / 15
+    limits = (
+        JobLimit("rows", "requests", 2.0, (1, 2)),
+        JobLimit("words", "tokens", tokens, (2,)),
+        JobLimit("usd", "cost_usd", 0.5 * float(workload.cost_usd.max(axis=1).sum()), (0, 1, 2)),
+    )
+    rows = [limit.row(workload) for limit in limits]
+    every = np.arange(5)
+    kept = [
+        float(workload.success[every, model].sum())
+        for model in every_choice(5, 3)
+        if all(row.use[every, model].sum() <= row.at_most for row in rows)
+    ]
+    plan = plan_job(workload, Means(limits=limits), QUICK)
+    assert isinstance(plan, JobPlan)
+    assert plan.objective == pytest.approx(max(kept), rel=1e-3)
+    assert all(row.use[every, plan.model_of_row].sum() <= row.at_most * (1 + 1e-9) for row in rows)
+    none = plan_job(workload, Means(limits=(JobLimit("rows", "requests", 4.0, (0, 1, 2)),)), QUICK)
+    assert isinstance(none, Shortfall)
+    assert (none.missing, none.message) == ("limits", "limits: rows is short by 1; raise it, or send fewer requests")

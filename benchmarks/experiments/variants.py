@@ -5,9 +5,9 @@ cost are taken; `plain` is what was recorded. `think` has 4 times the output tok
 a chance of up to 0.6 (large gain), 0.2 (small gain) or 0 (no gain), in proportion to how many of these models get the
 prompt right, and a right one wrong with 0.02. `brief` has 0.4 times the tokens, and makes a right answer wrong with a
 chance of up to 0.3, the more the fewer models get the prompt right. These numbers are assumed, around what is published
-of models that can think or not: they say what routing makes of such variants, not what any model gains. Predictors are
-trained on the simulated outcomes of the training rows and know nothing of the rule. Scores are shares of the best plain
-model's, and so are budgets of its cost. Estimator: our head.
+of models that can think or not: they say what routing makes of such variants, not what any model gains; `thinking` says
+it of one that really thinks. Predictors are trained on the simulated outcomes of the training rows and know nothing of
+the rule. Scores are shares of the best plain model's, and so are budgets of its cost. Estimator: our head.
 """
 
 from __future__ import annotations

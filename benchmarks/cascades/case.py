@@ -39,12 +39,12 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     verifiers: Sequence[float | None] = (None,) if case.test.signals is not None else AUCS[::4] if smoke else AUCS
     for auc in verifiers:
         verifier = {"verifier": REAL if auc is None else f"AUC {auc:g}"}
-        held_out, signals = _held_out(case, auc), _signals(case.test, auc, 2 * case.seed + 1)
+        held_out, signals = held_out_of(case, auc), signals_of(case.test, auc, 2 * case.seed + 1)
         gate = fit_gate(held_out, case.seed)
         records += [{"kind": "trial", **verifier, **_trial(gate, number)} for number in range(len(gate.trials))]
         records += [{**verifier, **record} for record in _told_apart(case, held_out, signals)]
         records.append({"kind": "gate", **verifier, "pairs_offered": len(gate.pairs), "closed": gate.closed})
-        ungated = _most_promising(gate, held_out)
+        ungated = most_promising(gate, held_out)
         found = curve(case, signals, ungated, setting) if ungated else plain
         records += _compared(case, plain, found, {**verifier, "pairs": "ungated"})
         if not gate.pairs:
@@ -55,12 +55,13 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     return records
 
 
-def _most_promising(gate: Gate, held_out: HeldOut) -> tuple[Pair, ...]:
+def most_promising(gate: Gate, held_out: HeldOut) -> tuple[Pair, ...]:
     """The pair that was tried first, whatever came of it."""
     return tuple(fit_pair(held_out, trial.first, trial.second) for trial in gate.trials[:1])
 
 
-def _held_out(case: Case, auc: float | None) -> HeldOut:
+def held_out_of(case: Case, auc: float | None) -> HeldOut:
+    """The rows that calibrate, with their own signals or those of a stated verifier."""
     own = case.validation
     return HeldOut(
         models=case.models,
@@ -68,11 +69,12 @@ def _held_out(case: Case, auc: float | None) -> HeldOut:
         cost_usd=own.estimates.cost_usd,
         scores=own.score,
         paid_usd=own.paid_usd,
-        signals=_signals(own, auc, 2 * case.seed),
+        signals=signals_of(own, auc, 2 * case.seed),
     )
 
 
-def _signals(sample: Sample, auc: float | None, seed: int) -> FloatArray:
+def signals_of(sample: Sample, auc: float | None, seed: int) -> FloatArray:
+    """(N, M, 4) the sample's own, or those of a stated verifier."""
     if auc is not None:
         return stated(sample.score, auc, seed)
     assert sample.signals is not None

@@ -55,6 +55,9 @@ def submit(
         bool,
         typer.Option("--best-effort", help="answer as many as money and time suffice for, rather than none"),
     ] = False,
+    cascade: Annotated[
+        bool, typer.Option("--cascade/--no-cascade", help="two models may answer a request, if the service has it so")
+    ] = True,
     wait: WaitOption = False,
     out: Annotated[
         Path | None,
@@ -76,6 +79,7 @@ def submit(
         "budget_usd": budget_usd,
         "models": [name.strip() for name in models.split(",")] if models else None,
         "best_effort": best_effort or None,
+        "cascade": None if cascade else False,
     }
     body = {"endpoint": _endpoint(file), "completion_window": window}
     with _client(url, key_variable) as client:

@@ -52,7 +52,18 @@ async def test_a_file_is_sent_waited_for_and_fetched(bulk: Command, requests: Pa
     work = asyncio.create_task(bulk.work())
 
     done = await bulk(
-        "submit", requests, "--budget-usd", 12, "--window", "90m", "--models", "small", "--wait", "--out", out
+        "submit",
+        requests,
+        "--budget-usd",
+        12,
+        "--window",
+        "90m",
+        "--models",
+        "small",
+        "--no-cascade",
+        "--wait",
+        "--out",
+        out,
     )
     await work
 
@@ -61,7 +72,7 @@ async def test_a_file_is_sent_waited_for_and_fetched(bulk: Command, requests: Pa
     assert [json.loads(text)["custom_id"] for text in out.read_text().splitlines()] == ["a", "b"]
     assert json.loads((tmp_path / "answers.errors.jsonl").read_text())["custom_id"] == "c"
     (job,), _ = bulk.place.store.jobs(Account("me"), limit=5)
-    assert (job.routing, job.completion_window) == ({"budget_usd": 12.0, "models": ["small"]}, "90m")
+    assert (job.routing, job.completion_window) == ({"budget_usd": 12.0, "models": ["small"], "cascade": False}, "90m")
     assert job.expires_at == job.created_at + 90 * 60
 
 

@@ -37,7 +37,7 @@ TITLE = "Bulk jobs with cascades"
 AUCS = (0.8, 0.9)
 FRACTIONS = (0.2, 0.3, 0.5, 0.7, 1.0)
 DIALS = (0.12, 0.2, 0.3, 0.45, 0.65, 0.9, 1.2)
-RESOLVES = 10
+PLANS = 10
 BEST_EFFORT = PlanOptions(best_effort=True)
 
 
@@ -47,11 +47,14 @@ class Job:
     Args:
         signals: (N, M, 4) of every model's answer.
         pairs: none: rows have one answer each.
+        plans: that its rows are answered by, one after the other.
     """
 
-    def __init__(self, case: Case, signals: FloatArray, pairs: Sequence[Pair], budget_usd: float) -> None:
+    def __init__(
+        self, case: Case, signals: FloatArray, pairs: Sequence[Pair], budget_usd: float, plans: int = PLANS
+    ) -> None:
         self._case, self._signals, self._pairs = case, signals, tuple(pairs)
-        self._budget_usd = budget_usd
+        self._budget_usd, self._plans = budget_usd, plans
         self._workload = Workload(case.test.estimates.success, case.test.estimates.cost_usd)
         n = len(case.test)
         self._fresh = np.ones(n, np.bool_)
@@ -64,7 +67,7 @@ class Job:
     def run(self) -> Job:
         """Answers all rows."""
         order = np.random.default_rng([self._case.seed, 29]).permutation(len(self.model))
-        for chunk in np.array_split(order, RESOLVES):
+        for chunk in np.array_split(order, self._plans):
             plan = self._plan()
             self._ask_on(plan)
             self._answer(np.isin(np.arange(len(self.model)), chunk), plan)
@@ -122,7 +125,7 @@ class Job:
 def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
     """Gains of jobs that cascade over jobs that do not, by verifier, pairs and budget."""
     nothing = np.full((*case.test.score.shape, 4), np.nan)
-    plain = _curve(case, nothing, ())
+    plain = _curve(case, nothing, (), smoke)
     verifiers: Sequence[float | None] = (None,) if case.test.signals is not None else AUCS[1:] if smoke else AUCS
     records: list[Record] = []
     for auc in verifiers:
@@ -130,18 +133,19 @@ def measure_case(case: Case, dataset: Dataset, smoke: bool) -> list[Record]:
         gate = fit_gate(held_out, case.seed)
         ungated = most_promising(gate, held_out)
         named = {"verifier": REAL if auc is None else f"AUC {auc:g}", "opened": bool(gate.pairs)}
-        found = _curve(case, signals, ungated) if ungated else plain
+        found = _curve(case, signals, ungated, smoke) if ungated else plain
         records += _gains(case, plain, found, named | {"pairs": "ungated"})
         same = len(gate.pairs) == 1 and gate.trials[0].passed
         if not same:
-            found = _curve(case, signals, gate.pairs) if gate.pairs else plain
+            found = _curve(case, signals, gate.pairs, smoke) if gate.pairs else plain
         records += _gains(case, plain, found, named | {"pairs": "gated"})
     return records
 
 
-def _curve(case: Case, signals: FloatArray, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+def _curve(case: Case, signals: FloatArray, pairs: Sequence[Pair], smoke: bool) -> list[dict[str, float]]:
     whole_usd = float(case.mean_paid_usd[case.best]) * len(case.test)
-    return [Job(case, signals, pairs, dial * whole_usd).run().told() for dial in DIALS]
+    dials, plans = (DIALS[::3], 2) if smoke else (DIALS, PLANS)
+    return [Job(case, signals, pairs, dial * whole_usd, plans).run().told() for dial in dials]
 
 
 def _gains(case: Case, plain: list[dict[str, float]], other: list[dict[str, float]], named: Record) -> list[Record]:

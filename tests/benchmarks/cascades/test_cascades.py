@@ -14,6 +14,7 @@ from apportion.router.evaluation import Setting
 from apportion.router.outcomes import write_outcomes
 from benchmarks.cascades import report
 from benchmarks.cascades.follow import curve, follow
+from benchmarks.cascades.jobs import Job
 from benchmarks.cascades.run import few_models, losses, run
 from benchmarks.cascades.signals import stated
 from benchmarks.experiments.cache import Cache
@@ -50,6 +51,26 @@ def test_both_stages_are_planned_and_paid(context: Context) -> None:
     assert found.paid_usd[found.asked].min() > found.paid_usd.min()
     plain = curve(case, case.test.signals, (), Setting())
     assert all(point["asked"] == point["waited"] == 0 for point in plain)
+
+
+def test_a_job_pays_both_stages_out_of_one_budget(context: Context) -> None:
+    case = Dataset(context.data.parent / "large" / "sure", context.encoder, context.cache).case("knn-20", 0)
+    assert case.gate is not None
+    assert case.test.signals is not None
+    budget_usd = 0.5 * case.best_cost_usd * len(case.test)
+
+    job = Job(case, case.test.signals, case.gate.pairs, budget_usd, plans=3).run()
+
+    rows = np.arange(len(case.test))
+    assert 0 < job.asked.sum() < len(rows)
+    paid_usd = case.test.paid_usd[rows, job.first] + np.where(job.asked, case.test.paid_usd[rows, job.model], 0.0)
+    assert job.paid_usd == pytest.approx(paid_usd)
+    assert (job.first == job.model)[~job.asked].all()
+    assert (job.first != job.model)[job.asked].all()
+    assert job.paid_usd.sum() <= budget_usd * 1.1, "but for how dear the last answers turn out"
+    plain = Job(case, case.test.signals, (), budget_usd, plans=3).run().told()
+    assert plain["asked"] == 0
+    assert job.told()["score"] > plain["score"]
 
 
 def test_a_small_run(context: Context, tmp_path: Path) -> None:

@@ -226,7 +226,8 @@ class BatchPlanner:
             bound=assignment.bound,
             binding=assignment.binding,
         )
-        models, prompts = batch.policy.models, prompt_tokens(batch.items, batch.estimates)
+        models = batch.policy.models
+        prompts = prompt_tokens(batch.items, batch.estimates, models)
         placed = np.flatnonzero(model_of >= 0)
         batch.wait(rows[model_of < 0])
         batch.remaining -= problem.use(model_of)

@@ -36,14 +36,21 @@ def possible_models(items: Sequence[RouteItem], estimates: Estimates, models: Se
     return possible
 
 
-def prompt_tokens(items: Sequence[RouteItem], estimates: Estimates) -> FloatArray:
+def prompt_tokens(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> FloatArray:
     """(N, M): tokens of each request's prompt, beside which an answer has to fit.
 
     Of several prompts, which are counted together, the mean: where that is too much, so is one of them; where only one
-    of them is too long, its engine says so.
+    of them is too long, its engine says so. So it does of a prompt that nobody has counted, of which only the most is
+    known that it can have: it is taken to leave room for the answer, or for half of the context where that may be cut.
     """
     prompts = np.array([item.prompts for item in items], dtype=float)
-    return np.asarray(np.ceil(estimates.input_tokens / prompts[:, None]))
+    tokens = np.asarray(np.ceil(estimates.input_tokens / prompts[:, None]))
+    if not estimates.guessed:
+        return tokens
+    context, clamps = _context(models), np.array([model.clamps for model in models])
+    answer = _longest(items, models, unasked=np.inf)
+    answer = np.where(clamps, np.minimum(answer, context // 2), answer)
+    return np.where(estimates.predicted[:, None], tokens, np.minimum(tokens, np.maximum(context - answer, 1.0)))
 
 
 def answer_limit(item: RouteItem, model: ServedModel, prompt_tokens: int) -> int | None:
@@ -57,7 +64,7 @@ def answer_limit(item: RouteItem, model: ServedModel, prompt_tokens: int) -> int
 
 def most_tokens(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> IntArray:
     """(N, M): the most tokens that all answers to each request can have together, as far as its prompt is counted."""
-    room = np.maximum(_context(models) - prompt_tokens(items, estimates), 1.0)
+    room = np.maximum(_context(models) - prompt_tokens(items, estimates, models), 1.0)
     longest = np.minimum(longest_answers([item.max_tokens for item in items], models), room)
     return np.asarray(longest * np.array([[item.sequences] for item in items])).astype(np.int64)
 
@@ -165,7 +172,7 @@ def _limit(
 
 def _too_long(item: RouteItem, one: Estimates, models: Sequence[ServedModel], may: BoolArray) -> ContextLengthError:
     """In the words that clients look for; of the model that has most room."""
-    tokens = prompt_tokens([item], one)[0]
+    tokens = prompt_tokens([item], one, models)[0]
     room = np.where(may, _context(models) - tokens, -np.inf)
     best = int(room.argmax())
     left = int(room[best])
@@ -211,11 +218,15 @@ def _why_not_named(item: RouteItem, model: ServedModel) -> str:
 
 
 def _fits(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> BoolArray:
-    asked = np.array([item.max_tokens or 1 for item in items], dtype=float)
-    longest = np.minimum(asked[:, None], [model.max_tokens or np.inf for model in models])
-    answer = np.where([model.clamps for model in models], 1.0, longest)
-    fits: BoolArray = prompt_tokens(items, estimates) + answer <= _context(models)
+    answer = np.where([model.clamps for model in models], 1.0, _longest(items, models, unasked=1.0))
+    fits: BoolArray = prompt_tokens(items, estimates, models) + answer <= _context(models)
     return fits
+
+
+def _longest(items: Sequence[RouteItem], models: Sequence[ServedModel], unasked: float) -> FloatArray:
+    """(N, M): tokens that an answer is asked, and allowed, to have at most."""
+    asked = np.array([_or(item.max_tokens, unasked) for item in items], dtype=float)
+    return np.asarray(np.minimum(asked[:, None], [model.max_tokens or np.inf for model in models]))
 
 
 def _context(models: Sequence[ServedModel]) -> FloatArray:

@@ -53,7 +53,7 @@ class _Plan:
         column = int(self.assignment.model[row])
         model = policy.models[column]
         one = self.estimates.rows([row])
-        tokens = int(prompt_tokens([item], one)[0, column])
+        tokens = int(prompt_tokens([item], one, policy.models)[0, column])
         return Decision(
             id=item.id,
             model=model.name,

@@ -141,6 +141,22 @@ async def test_an_answer_longer_than_fits_is_cut_to_what_fits_on_the_chosen_mode
     assert told == [("large", None), ("large", None), ("large", 70)]
 
 
+async def test_a_prompt_that_nobody_has_counted_is_its_engines_to_refuse() -> None:
+    strict = tuple(dataclasses.replace(model, clamps=False) for model in MODELS)
+    limits = (None, 30, 95, 32000)
+    asked = [dataclasses.replace(item, max_tokens=most) for item, most in zip(items(4), limits, strict=True)]
+    most = dataclasses.replace(estimates(4), guessed=frozenset(range(4)))
+    most.input_tokens[:] = 400  # that they may have, in a context of 100
+    told = [verdict.max_tokens for verdict in (await plan(asked, most)).verdicts.values()]
+    assert told == [None, None, 50, 50]
+    verdicts = (await plan(asked, most, models=strict)).verdicts
+    assert isinstance(verdicts.pop("r3").error, ContextLengthError)
+    assert [verdict.max_tokens for verdict in verdicts.values()] == [None] * 3
+    most.input_tokens[:] = 40
+    told = [verdict.max_tokens for verdict in (await plan(asked, most)).verdicts.values()]
+    assert told == [None, None, 60, 60]
+
+
 async def test_of_several_prompts_each_has_to_fit_beside_its_answer() -> None:
     of = estimates(3)
     of.input_tokens[:] = 400  # of all prompts together, in a context of 100

@@ -100,6 +100,9 @@ def throughput(
         bool, typer.Option("--goodput", help="Requests in time with and without routing by time, instead.")
     ] = False,
     window_s: Annotated[float, typer.Option(min=1, help="With --goodput: seconds of arrivals of a window.")] = 6.0,
+    target_percentile: Annotated[
+        float, typer.Option(min=1, max=99, help="With --goodput: the target, among seconds of routing by success.")
+    ] = 75.0,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
@@ -110,7 +113,7 @@ def throughput(
 
     known = json.loads(json_file.read_text()) if json_file is not None and json_file.exists() else {}
     if goodput:
-        part = in_time.run(config, rounds, window_s, seed, console)
+        part = in_time.run(config, rounds, window_s, target_percentile, seed, console)
         result = {"stamp": part["stamp"], **known, "in_time": part}
     else:
         result = known | run(config, rounds, scale, Target(first_token_s, latency_s), seed, vllm, console)

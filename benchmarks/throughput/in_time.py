@@ -34,7 +34,6 @@ SLOTS = 16  # of every engine
 SHARES = (0.5, 0.8, 1.0)  # of what all engines answer with their slots taken
 CAP_SHARE = 0.6  # of what a request costs without a limit
 WEIGHT_PER_S = 0.1
-TARGET_PERCENTILE = 75
 FLOOD_REQUESTS = 240  # of the closed loop that measures capacity, after as many that warm up
 FREE, PLAIN, BOUND, WEIGHED = "by success, any money", "by success", "max_seconds", f"weight {WEIGHT_PER_S:g}"
 
@@ -57,12 +56,13 @@ ARMS = (
 )
 
 
-def run(config: Path, rounds: int, window_s: float, seed: int, console: Console) -> dict[str, Any]:
+def run(config: Path, rounds: int, window_s: float, percentile: float, seed: int, console: Console) -> dict[str, Any]:
     """Starts the service with few slots and measures it.
 
     Args:
         rounds: of all arms at all loads; their order is turned around in every other one.
         window_s: in which requests arrive; a window ends with its last answer.
+        percentile: of the seconds of routing by success, measured beforehand, that is the target at each load.
     """
     started_s = time.monotonic()
     examples = generate("test", 1024, seed)
@@ -72,8 +72,9 @@ def run(config: Path, rounds: int, window_s: float, seed: int, console: Console)
         file.write_text(yaml.safe_dump(document))
         with running_service(file, console=console) as url:
             engine_urls(url, READY_S)
-            found = _measured(document, url, examples, rounds, window_s, seed, console)
-    settings = {"seed": seed, "rounds": rounds, "window_s": window_s, "slots": SLOTS, "cap_share": CAP_SHARE}
+            found = _measured(document, url, examples, rounds, window_s, percentile, seed, console)
+    settings = {"seed": seed, "rounds": rounds, "window_s": window_s, "target_percentile": percentile}
+    settings |= {"slots": SLOTS, "cap_share": CAP_SHARE}
     return {"stamp": stamp(**settings, work_s=round(time.monotonic() - started_s)), **found}
 
 
@@ -90,6 +91,7 @@ def _measured(
     examples: Sequence[Example],
     rounds: int,
     window_s: float,
+    percentile: float,
     seed: int,
     console: Console,
 ) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _measured(
     rates_per_s, cap_usd = {share: share * capacity_per_s for share in SHARES}, CAP_SHARE * usual_usd
     _set(document, url, cap_usd)
     pilot = {s: Window.measure(url, Load.draw(examples, r, window_s, seed + 999), None) for s, r in rates_per_s.items()}
-    targets_s = {share: float(np.percentile(one.seconds, TARGET_PERCENTILE)) for share, one in pilot.items()}
+    targets_s = {share: float(np.percentile(one.seconds, percentile)) for share, one in pilot.items()}
     records, windows = [], []
     for turn in track(range(rounds), "rounds", console=console):
         loads = {s: Load.draw(examples, r, window_s, seed + turn) for s, r in rates_per_s.items()}

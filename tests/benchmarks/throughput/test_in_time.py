@@ -114,7 +114,7 @@ def test_an_arm_is_compared_at_what_it_spends_and_the_page_follows_from_the_resu
     gain = in_time_report.at_equal_spend(records, "right_in_time", BOUND, 0.5)
     assert (gain.mean, gain.half_width) == (pytest.approx(0.2), pytest.approx(0.0, abs=1e-9))
     part = {
-        "stamp": stamp(rounds=3, window_s=1.0, slots=SLOTS, cap_share=0.6),
+        "stamp": stamp(rounds=3, window_s=1.0, slots=SLOTS, cap_share=0.6, target_percentile=75),
         "capacity_per_s": 20.0,
         "cap_usd_per_request": 2e-5,
         "targets_s": {"0.5": 1.0},

@@ -123,6 +123,7 @@ def verdict_json(index: int, verdict: Verdict) -> dict[str, Any]:
             "objective": decision.batch.objective,
             "bound": decision.batch.bound,
             "binding": list(decision.batch.binding),
+            "limit_prices": dict(decision.batch.limit_prices),
         },
         "candidates": [
             {

@@ -143,7 +143,7 @@ class RouteItem:
 
 @dataclass(frozen=True, slots=True)
 class BatchInfo:
-    """The batch that a decision belongs to."""
+    """The batch that a decision belongs to; `limit_prices` are of limits on what is in flight that might have bound."""
 
     id: int
     size: int
@@ -153,6 +153,7 @@ class BatchInfo:
     objective: float
     bound: float
     binding: tuple[str, ...]
+    limit_prices: Mapping[str, float] = field(default_factory=dict)
 
 
 class Turn(enum.StrEnum):

@@ -63,6 +63,11 @@ class Uses:
         patient = np.zeros(len(items), dtype=bool) if left.patient is None else left.patient
         return cls(left.limits, use, left.most, left.left.copy(), patient)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the limits."""
+        return tuple(limit.name for limit in self.limits)
+
     def never(self) -> BoolArray:
         """(N, M) pairs that some limit has no room for whatever is in flight."""
         over = (self.use > self.most[:, None, None]) & (self.most > 0)[:, None, None]

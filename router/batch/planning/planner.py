@@ -189,7 +189,7 @@ class BatchPlanner:
             placed=np.bincount(models[models >= 0], minlength=problem.n_models),
             candidates=batch.allowed[rows].sum(axis=0),
             assignment=assignment,
-            limit_prices=_limit_prices(batch, problem, assignment),
+            limit_prices={} if batch.uses is None else dict.fromkeys(batch.uses.names, 0.0) | info.limit_prices,
         )
 
     async def _assign(
@@ -225,6 +225,7 @@ class BatchPlanner:
             objective=assignment.objective,
             bound=assignment.bound,
             binding=assignment.binding,
+            limit_prices=_limit_prices(problem, assignment),
         )
         models = batch.policy.models
         prompts = prompt_tokens(batch.items, batch.estimates, models)
@@ -273,13 +274,10 @@ class BatchPlanner:
         return info
 
 
-def _limit_prices(batch: Batch, problem: BatchProblem, assignment: Assignment) -> dict[str, float]:
-    """By name; 0 for limits that could not bind, and so are not in the problem."""
-    if batch.uses is None:
-        return {}
-    names = [limit.name for limit in problem.limits]
-    free = dict.fromkeys((limit.name for limit in batch.uses.limits), 0.0)
-    return free | dict(zip(names, assignment.prices.limits.tolist(), strict=True))
+def _limit_prices(problem: BatchProblem, assignment: Assignment) -> dict[str, float]:
+    """By name, of those in the problem: what could not bind is not."""
+    names = (limit.name for limit in problem.limits)
+    return dict(zip(names, assignment.prices.limits.tolist(), strict=True))
 
 
 def _candidates(batch: Batch, row: int) -> tuple[Candidate, ...]:

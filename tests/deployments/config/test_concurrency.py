@@ -7,6 +7,7 @@ import pytest
 
 from apportion.deployments.config.service import live_policy
 from apportion.deployments.keys.keyring import Keyring
+from apportion.deployments.wire.headers import verdict_json
 from apportion.router.batch.concurrency import ConcurrencyLimit, Counted
 from apportion.router.batch.messages import Done, RouteItem
 from apportion.router.errors import ConfigurationError
@@ -103,6 +104,20 @@ async def test_a_router_that_starts_anew_knows_what_its_limits_have_in_flight() 
     await router.exchange(report("i", done=(Done("r1", 0.0), Done("r2", 0.0))), False)
     assert (await router.state())["concurrency_limits"]["kv"]["in_flight"] == 0
     await close_router(before)
+    await service.close()
+
+
+async def test_a_plan_that_is_not_run_tells_what_a_limit_is_worth() -> None:
+    service = LocalService(configuration(None, routing={"concurrency_limits": [LIMIT | {"at_most": 2}]}))
+    await service.announce()
+    told = [verdict_json(i, one) for i, one in enumerate(await service.route([RouteItem(f"r{i}") for i in range(3)]))]
+    assert [one.get("error", {}).get("message", "")[:30] for one in told] == ["", "", "more requests than slots: this"]
+    assert told[0]["batch"]["limit_prices"] == {"few": 0.0}, "whoever waits, and for whatever, costs the plan nothing"
+    limit = LIMIT | {"at_most": 1, "models": ["heron"]}
+    service.router.reconfigure({"concurrency_limits": [limit]})
+    told = [verdict_json(i, one) for i, one in enumerate(await service.route([RouteItem(f"r{i}") for i in range(3)]))]
+    assert told[0]["batch"]["limit_prices"]["few"] > 0
+    assert told[0]["batch"]["binding"] == ["limits[few]"]
     await service.close()
 
 

@@ -11,7 +11,7 @@ from apportion.router.arrays import BoolArray, FloatArray, IntArray
 from apportion.router.assignment import Limit
 from apportion.router.batch.concurrency import ConcurrencyLimit, Counted, LimitsLeft, Needs
 from apportion.router.batch.messages import RouteItem
-from apportion.router.batch.planning.screening import most_tokens
+from apportion.router.batch.planning.screening import most_tokens, prompt_tokens
 from apportion.router.batch.policy import ServedModel
 from apportion.router.errors import ApportionError, InfeasibleError, UnavailableError
 from apportion.router.estimates import Estimates
@@ -59,7 +59,7 @@ class Uses:
             if limit.of is Counted.slots:
                 use[k] *= slots
             elif limit.of is Counted.tokens:
-                use[k] *= most_tokens(items, estimates, models)
+                use[k] *= most_tokens(items, prompt_tokens(items, estimates), models)
         patient = np.zeros(len(items), dtype=bool) if left.patient is None else left.patient
         return cls(left.limits, use, left.most, left.left.copy(), patient)
 

@@ -248,7 +248,7 @@ class BatchPlanner:
             success.tolist(),
             cost_usd.tolist(),
             prompts[seats, columns].tolist(),
-            most_tokens(batch.items, batch.estimates, models)[seats, columns].tolist(),
+            most_tokens(batch.items, prompts, models)[seats, columns].tolist(),
         )
         slot_prices = assignment.prices.slots[problem.engine_of].tolist()
         for i, row, chosen, p, usd, tokens, most in zip(*known, strict=True):

@@ -62,9 +62,13 @@ def answer_limit(item: RouteItem, model: ServedModel, prompt_tokens: int) -> int
     return None if item.max_tokens <= most else most
 
 
-def most_tokens(items: Sequence[RouteItem], estimates: Estimates, models: Sequence[ServedModel]) -> IntArray:
-    """(N, M): the most tokens that all answers to each request can have together, as far as its prompt is counted."""
-    room = np.maximum(_context(models) - prompt_tokens(items, estimates, models), 1.0)
+def most_tokens(items: Sequence[RouteItem], prompts: FloatArray, models: Sequence[ServedModel]) -> IntArray:
+    """(N, M): the most tokens that all answers to each request can have together, as far as its prompt is counted.
+
+    Args:
+        prompts: (N, M), of `prompt_tokens`.
+    """
+    room = np.maximum(_context(models) - prompts, 1.0)
     longest = np.minimum(longest_answers([item.max_tokens for item in items], models), room)
     return np.asarray(longest * np.array([[item.sequences] for item in items])).astype(np.int64)
 

@@ -53,7 +53,7 @@ class _Plan:
         column = int(self.assignment.model[row])
         model = policy.models[column]
         one = self.estimates.rows([row])
-        tokens = int(prompt_tokens([item], one, policy.models)[0, column])
+        prompts = prompt_tokens([item], one, policy.models)
         return Decision(
             id=item.id,
             model=model.name,
@@ -63,8 +63,8 @@ class _Plan:
             rung=self.rung,
             strategy=self.assignment.strategy,
             batch=self.info,
-            max_tokens=answer_limit(item, model, tokens),
-            most_tokens=int(most_tokens([item], one, policy.models)[0, column]),
+            max_tokens=answer_limit(item, model, int(prompts[0, column])),
+            most_tokens=int(most_tokens([item], prompts, policy.models)[0, column]),
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from apportion.router.assignment import Assignment, BatchProblem, Strategy
+from apportion.router.batch.concurrency import ConcurrencyLimit
 from apportion.router.batch.messages import Decision, Done, Ending, RouteItem
 from apportion.router.batch.money.spending import Spending
 from apportion.router.batch.policy import Policy
@@ -182,6 +183,22 @@ async def test_who_finds_no_slot_of_the_second_model_has_an_answer() -> None:
     second = again(first, decision, UNSURE)
     room.submit(second)
     assert isinstance(await room.heard(second.id), Kept)
+
+
+async def test_second_stages_keep_limits_on_what_is_in_flight() -> None:
+    room = room_of()
+    room.fleet.concurrency.set_limits([ConcurrencyLimit("few", at_most=2, models=("large",))], room.policy.names)
+    requests = asking(3)
+    decisions = [one for one in await room.verdicts(*requests) if isinstance(one, Decision) and one.second]
+    assert len(decisions) == 3, "in flight is the first model alone"
+    seconds = [again(item, one, UNSURE) for item, one in zip(requests, decisions, strict=True)]
+    room.submit(*seconds)
+    told = [await room.heard(one.id) for one in seconds]
+    assert [type(one) for one in told].count(Decision) == 2
+    assert room.fleet.concurrency.describe()["few"]["in_flight"] == 2
+    for one in (*requests, *seconds):
+        room.end(Done(one.id, 1e-6))
+    assert room.fleet.concurrency.describe()["few"]["in_flight"] == 0
 
 
 async def test_a_second_stage_that_is_told_of_again_has_its_money_set_aside_anew(ledger: BudgetLedger) -> None:

@@ -22,6 +22,7 @@ CODES = {
     "context_length_exceeded",
     "no_feasible_assignment",
     "overloaded",
+    "unavailable",  # a share that is too small for now
 }
 asks = st.builds(
     RoutingAsk,
@@ -61,16 +62,36 @@ limits = st.lists(
 )
 
 
+concurrency = st.lists(
+    st.sampled_from(
+        [
+            {"name": "few", "at_most": 2, "models": ["wren", "finch"]},
+            {"name": "kv", "of": "tokens", "at_most": 150, "models": ["lark"]},
+            {"name": "unnamed", "of": "requests", "at_most": 3, "tenants": ["unnamed"]},
+            {"name": "half", "share": 0.5},
+        ]
+    ),
+    max_size=3,
+    unique_by=lambda limit: str(limit["name"]),
+)
+
+
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
-@given(batch=st.lists(st.tuples(requests, fates), min_size=1, max_size=24), limits=limits, slots=st.integers(1, 8))
+@given(
+    batch=st.lists(st.tuples(requests, fates), min_size=1, max_size=24),
+    limits=limits,
+    concurrency=concurrency,
+    slots=st.integers(1, 8),
+)
 def test_whatever_comes_is_answered_and_nothing_leaks(
-    tmp_path_factory: pytest.TempPathFactory, batch: list[Any], limits: list[Any], slots: int
+    tmp_path_factory: pytest.TempPathFactory, batch: list[Any], limits: list[Any], concurrency: list[Any], slots: int
 ) -> None:
-    asyncio.run(serve(tmp_path_factory.mktemp("fuzz"), batch, limits, slots))
+    asyncio.run(serve(tmp_path_factory.mktemp("fuzz"), batch, limits, concurrency, slots))
 
 
-async def serve(folder: Path, batch: list[Any], limits: list[Any], slots: int) -> None:
-    service = LocalService(configuration(folder / "b.db", slots=slots, budget={"limits": limits}))
+async def serve(folder: Path, batch: list[Any], limits: list[Any], concurrency: list[Any], slots: int) -> None:
+    sections = {"budget": {"limits": limits}, "routing": {"concurrency_limits": concurrency}}
+    service = LocalService(configuration(folder / "b.db", slots=slots, **sections))
     await service.announce()
 
     async def client(i: int, request: dict[str, Any], fate: dict[str, Any]) -> str:
@@ -92,6 +113,7 @@ async def serve(folder: Path, batch: list[Any], limits: list[Any], slots: int) -
         state = await service.idle_state()
         assert (state["in_flight"], state["waiting"], state["waiting_for_budget"]) == (0, 0, 0)
         assert all(model["free_slots"] == model["slots"] for model in state["models"].values())
+        assert all(limit["in_flight"] == 0 for limit in state["concurrency_limits"].values())
         money = state["budget"]
         assert (money["reserved_usd"], money["overruns"]) == (0, 0)
         assert money["spent_usd"] >= service.generated_usd * (1 - 1e-9)

@@ -189,7 +189,7 @@ class BatchPlanner:
             placed=np.bincount(models[models >= 0], minlength=problem.n_models),
             candidates=batch.allowed[rows].sum(axis=0),
             assignment=assignment,
-            limit_prices={} if batch.uses is None else dict.fromkeys(batch.uses.names, 0.0) | info.limit_prices,
+            limit_prices={} if batch.uses is None else {**dict.fromkeys(batch.uses.names, 0.0), **info.limit_prices},
         )
 
     async def _assign(

@@ -59,7 +59,7 @@ class Uses:
             if limit.of is Counted.slots:
                 use[k] *= slots
             elif limit.of is Counted.tokens:
-                use[k] *= most_tokens(items, prompt_tokens(items, estimates), models)
+                use[k] *= most_tokens(items, prompt_tokens(items, estimates, models), models)
         patient = np.zeros(len(items), dtype=bool) if left.patient is None else left.patient
         return cls(left.limits, use, left.most, left.left.copy(), patient)
 

@@ -108,16 +108,17 @@ def _ray(num_cpus: float) -> Iterator[None]:
     import ray
     from ray import serve
 
-    ray.init(
-        address="local",  # never join one that runs here already, or that a file left behind speaks of
-        num_cpus=max(os.cpu_count() or 1, int(num_cpus + 1)),
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=DASHBOARD_PORT,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        namespace="serve",
-    )
+    with _own_signal_handlers():
+        ray.init(
+            address="local",  # never join one that runs here already, or that a file left behind speaks of
+            num_cpus=max(os.cpu_count() or 1, int(num_cpus + 1)),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=DASHBOARD_PORT,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="serve",
+        )
     try:
         yield
     finally:
@@ -131,6 +132,18 @@ def _ray(num_cpus: float) -> Iterator[None]:
         ray.shutdown()
         # Helpers of Ray's dashboard end by themselves, seconds after it.
         psutil.wait_procs(started, END_LIMIT_S)
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Puts back what handles signals: Ray's handler of SIGTERM aborts the process three seconds later, and what it was
+    stopping stays.
+    """
+    own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in own.items():
+        if callable(handler):
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

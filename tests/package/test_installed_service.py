@@ -39,7 +39,7 @@ def hostile(installed: Installed) -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving(installed: Installed, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`apportion serve` without a file; stopped by Ctrl-C."""
+    """`apportion serve` without a file; stopped by SIGTERM, as Docker and Kubernetes do it."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             ["apportion", "serve"], cwd=installed.folder, env=installed.variables, stdout=out, stderr=out
@@ -47,8 +47,8 @@ def serving(installed: Installed, log: Path) -> Iterator[subprocess.Popen[bytes]
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(120)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 0, log.read_text()
 
 
 def answer(timeout_s: float, log: Path | None = None) -> httpx.Response:

@@ -25,7 +25,6 @@ from apportion.deployments.cli.application import (
     writable_file,
     write_json,
 )
-from apportion.deployments.cli.limits import read_limits
 from apportion.deployments.cli.models import ConfigOption, ModelsOption, read_models
 from apportion.deployments.cli.strategies import read_strategy
 from apportion.deployments.config.bulk import window_s
@@ -41,6 +40,7 @@ from apportion.router.prediction.prompts import RequestFile
 from apportion.router.variants import engines_of, model_of
 
 if TYPE_CHECKING:
+    from apportion.deployments.cli.limits import FileLimit
     from apportion.router.arrays import FloatArray
     from apportion.router.prediction.predictor import Predictor
     from apportion.router.prices import ModelPrice
@@ -148,7 +148,7 @@ def assign(
     names = _names(artefact, config, models)  # before what takes seconds to load, so that typos are found at once
     chosen = read_strategy(strategy, option or [], names, gap, time_limit_s)
     means = _means(names, budget_usd, window, tokens_per_s or [], slots or [])
-    limited = () if limits is None else read_limits(limits, names)
+    limited = () if limits is None else _limits(limits, names)
     requests = RequestFile.checked(file)
     means = replace(means, limits=tuple(limit.limit(names, requests.rows) for limit in limited))
     made = partial(_estimator, artefact, config, models, encoder, device, chosen.needs_samples)
@@ -175,6 +175,12 @@ def assign(
     }
     if not write_json(result, json_file):
         _print(result, out)
+
+
+def _limits(path: Path, columns: tuple[str, ...]) -> tuple[FileLimit, ...]:
+    from apportion.deployments.cli.limits import read_limits  # reads files as the planner does, which is slow to load
+
+    return read_limits(path, columns)
 
 
 def _check_engine(engine: str) -> None:
